@@ -1,0 +1,37 @@
+"""Every error raised on purpose; the command line prints one as a single line and exits with code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KvsimError(Exception):
+    """A fault in what the user gave: the message says what is wrong, where, and what would be right."""
+
+
+class ScenarioError(KvsimError):
+    """A scenario, or an option that overrides one, says something that cannot be run."""
+
+
+class TraceError(KvsimError):
+    """An access or request trace is damaged, hostile, or does not hold what was asked of it."""
+
+    def __init__(self, path: Path | str, problem: str, *, line: int | None = None) -> None:
+        where = f"{path}" if line is None else f"{path}:{line}"
+        super().__init__(f"{where}: {problem}")
+
+
+class CapacityError(KvsimError):
+    """A budget, a device or a disk is too small for what was asked."""
+
+
+class CalibrationError(KvsimError):
+    """A profile cannot be measured, read or used."""
+
+
+class PolicyError(KvsimError):
+    """A policy asked for something that it may not do, such as evicting a page being read."""
+
+
+class ResultError(KvsimError):
+    """A result folder is missing, damaged or of another version."""

@@ -1,0 +1,250 @@
+"""The frozen profile: what things cost on one machine for one model; `kvsim calibrate` writes it, the simulator reads it.
+
+Every cost is a `CostTable`: medians of samples on a grid, interpolated linearly (in log space it costs
+accuracy), with the residuals of the samples around it and the range that was measured.
+"""
+
+from __future__ import annotations
+
+import bisect
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import tomli_w
+from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from kvsim.errors import CalibrationError
+from kvsim.models import ModelShape
+from kvsim.strict import Strict, read_toml, validate
+
+SCHEMA_VERSION = 1
+
+_T = TypeVar("_T")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+Row: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
+
+SEGMENTS = ("embed", "attention_input", "select", "attention", "attention_output", "head")
+"""The work of a decode step, in order; the middle four once a layer. `attention_output` holds projection and MLP."""
+
+
+class CostTable(Strict):
+    """Seconds over a grid of amount x batch, linear between grid points and beyond the last two.
+
+    ``time_s[i][j]`` is the cost at ``amounts[i]`` and ``batches[j]``. Below the first amount the first value
+    holds (a cost never shrinks below what was measured). `amount` says what is counted.
+    """
+
+    amount: Literal["none", "tokens", "pages", "pieces"]
+    """What `amounts` counts: attended tokens of the batch, pages of the batch, pieces of one transfer, or nothing."""
+    amounts: Row[NonNegativeFloat]
+    batches: Row[NonNegativeFloat]
+    """Sequences of the batch; for a copy, the bytes of one piece."""
+    time_s: Row[Row[NonNegativeFloat]]
+    residual_low_frac: float = 0.0
+    """5th percentile of sample / table - 1: the lower edge of a 90% interval of one occurrence."""
+    residual_high_frac: float = 0.0
+    """95th percentile of sample / table - 1."""
+    median_error_frac: NonNegativeFloat = 0.0
+    """Relative standard error of the medians on the grid, the mean over its points."""
+    num_samples: int = 0
+    samples: Row[Row[float]] = ()
+    """Raw samples: rows of (amount, batch, seconds)."""
+    source: str = ""
+    """For a published number: where it was published."""
+
+    @model_validator(mode="after")
+    def _is_grid(self) -> CostTable:
+        if len(self.time_s) != len(self.amounts) or any(len(row) != len(self.batches) for row in self.time_s):
+            raise ValueError("time_s must have a row for each of amounts and a column for each of batches")
+        for name, grid in (("amounts", self.amounts), ("batches", self.batches)):
+            if not grid or any(right <= left for left, right in zip(grid, grid[1:], strict=False)):
+                raise ValueError(f"{name} must not be empty and must increase")
+        return self
+
+    def at_s(self, amount: float, batch: float) -> float:
+        """Return the seconds of `amount` at `batch`, interpolated linearly.
+
+        Examples
+        --------
+        >>> table = CostTable(amount="pages", amounts=(0.0, 10.0), batches=(1.0,), time_s=((1e-6,), (3e-6,)))
+        >>> round(table.at_s(5, 1) * 1e6, 6)
+        2.0
+        """
+        row, row_frac = _place(self.amounts, amount)
+        column, column_frac = _place(self.batches, batch)
+        value_s = _mix(self.time_s, row, row_frac, column, column_frac)
+        return max(value_s, 0.0)
+
+    def covers(self, amount: float, batch: float) -> bool:
+        """Return whether (`amount`, `batch`) lies inside the measured range."""
+        return self.amounts[0] <= amount <= self.amounts[-1] and self.batches[0] <= batch <= self.batches[-1]
+
+
+def _place(grid: tuple[float, ...], value: float) -> tuple[int, float]:
+    if len(grid) == 1 or value <= grid[0]:
+        return 0, 0.0
+    left = min(bisect.bisect_right(grid, value) - 1, len(grid) - 2)
+    return left, (value - grid[left]) / (grid[left + 1] - grid[left])
+
+
+def _mix(table: tuple[tuple[float, ...], ...], row: int, row_frac: float, column: int, column_frac: float) -> float:
+    value = table[row][column]
+    if row_frac:
+        value += row_frac * (table[row + 1][column] - value)
+    if not column_frac:
+        return value
+    beside = table[row][column + 1]
+    if row_frac:
+        beside += row_frac * (table[row + 1][column + 1] - beside)
+    return value + column_frac * (beside - value)
+
+
+class SegmentCost(Strict):
+    """One segment of work: ``end = max(start + device_s, host_end + tail_s)`` with three numbers of its own.
+
+    On a synchronous machine (a CPU) the host is the device: `host` is absent and the segment takes `device`.
+    """
+
+    device: CostTable
+    host: CostTable | None = None
+    """Host time to launch it; absent: none."""
+    tail_s: NonNegativeFloat = 0.0
+    """Device time left after the host's last launch, when the host is the bottleneck."""
+
+
+class LinkCost(Strict):
+    """One direction of the link between host and device."""
+
+    transfer: CostTable
+    """Seconds of one transfer over pieces (`amounts`) x bytes of one piece (`batches`), the link idle."""
+    submit_s: NonNegativeFloat
+    """Host time to hand over one transfer."""
+    mechanism: str
+    """How it copies: ``emulated``, ``memcpy``, ``staged-gather`` ..."""
+
+    def transfer_s(self, num_pieces: int, piece_bytes: int) -> float:
+        """Return the time of one transfer of `num_pieces` pieces over the idle link; none for no pieces."""
+        return self.transfer.at_s(num_pieces, piece_bytes) if num_pieces else 0.0
+
+
+class Link(Strict):
+    """The two copy engines, how transfers are issued and what they do to compute."""
+
+    emulated: bool
+    """True where no GPU was at hand: a worker thread copied and held each transfer to the stated bandwidth."""
+    issue: Literal["worker", "stream"]
+    """``worker``: whoever is idle takes demand first. ``stream``: no reordering once issued; see `window_transfers`."""
+    stated_bandwidth_bytes_per_s: PositiveFloat | None = None
+    to_device: LinkCost
+    to_host: LinkCost
+    both_ways_slowdown_frac: NonNegativeFloat = 0.0
+    """How much longer a transfer takes while the other direction is busy too."""
+    compute_slowdown_frac: NonNegativeFloat = 0.0
+    """How much longer compute takes while a transfer to the device runs."""
+
+
+class Machine(Strict):
+    """Where and with what a profile was measured."""
+
+    host: str
+    processor: str
+    device: str
+    driver: str = ""
+    num_threads: int
+    os: str
+    python: str
+    versions: dict[str, str]
+    date: str
+    command: str
+    commit: str = ""
+
+
+class Profile(Strict):
+    """What things cost on one machine for one model shape."""
+
+    schema_version: Literal[1]
+    name: str
+    kind: Literal["measured", "published"]
+    """``published``: no measurement of ours; every table carries the `source` of its numbers."""
+    notes: str = ""
+    device: Literal["cpu", "cuda"]
+    synchronous: bool
+    """True where a launch returns when its work is done (CPU): the host is then the compute stream."""
+    runtime: Literal["eager", "graph"]
+    device_memory_bytes: PositiveInt
+    page_tokens: Row[PositiveInt]
+    """Page sizes that the tables over pages were measured at."""
+    shape: ModelShape
+    machine: Machine
+    segments: dict[str, SegmentCost]
+    sync_s: NonNegativeFloat
+    """Host time to wait for the device and read back page ids and scores, its own work apart."""
+    policies: dict[str, CostTable]
+    """Host time of one decision over pages selected by the batch, by policy name; ``*`` is for any other."""
+    link: Link
+    prefill: CostTable | None = None
+    """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
+    instrument_s: NonNegativeFloat = 0.0
+    """What the stamps added to one layer while the tables were measured; already taken off."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Profile:
+        missing = [name for name in SEGMENTS if name not in self.segments]
+        unknown = [name for name in self.segments if name not in SEGMENTS]
+        if missing or unknown:
+            raise ValueError(f"segments must be {', '.join(SEGMENTS)}; missing {missing}, unknown {unknown}")
+        if self.kind == "published" and any(not table.source for table in self.tables().values()):
+            raise ValueError("a published profile must give the source of every table")
+        return self
+
+    def tables(self) -> dict[str, CostTable]:
+        """Return every table by a dotted name."""
+        found = {f"segments.{name}": cost.device for name, cost in self.segments.items()}
+        found |= {f"segments.{name}.host": cost.host for name, cost in self.segments.items() if cost.host}
+        found |= {f"policies.{name}": table for name, table in self.policies.items()}
+        found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
+        return found | ({"prefill": self.prefill} if self.prefill else {})
+
+    def decide_s(self, policy: str, pages: int) -> float:
+        """Return the host time of one decision of `policy` over `pages` selected pages."""
+        table = self.policies.get(policy) or self.policies.get("*")
+        if table is None:
+            raise CalibrationError(
+                f"profile {self.name}: no cost of policy {policy!r} and none for '*'; calibrate again"
+            )
+        return table.at_s(pages, 1)
+
+
+def load_profile(path: Path) -> Profile:
+    """Return the profile in the TOML file `path`.
+
+    Raises
+    ------
+    CalibrationError
+        If it cannot be read, is of another schema version, or breaks the schema.
+    """
+    tables = read_toml(path, CalibrationError)
+    version = tables.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise CalibrationError(
+            f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; calibrate again"
+        )
+    return validate(Profile, tables, where=str(path), error=CalibrationError)
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write `profile` as TOML, whole or not at all."""
+    text = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise CalibrationError(f"{path}: cannot write the profile: {problem.strerror}") from None

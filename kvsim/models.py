@@ -1,0 +1,97 @@
+"""Model shapes: what kvsim must know of a transformer to count its bytes, and the well-known ones by name."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+DType: TypeAlias = Literal["fp32", "bf16", "fp16"]
+
+DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+class ModelShape(BaseModel):
+    """The sizes of a decoder-only transformer with grouped-query attention and a gated MLP."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    num_layers: PositiveInt
+    hidden_size: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    intermediate_size: PositiveInt
+    vocab_size: PositiveInt
+    tied_embeddings: bool
+    dtype: DType
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one number of the KV cache and of the weights."""
+        return DTYPE_BYTES[self.dtype]
+
+    def page_bytes(self, page_tokens: int) -> int:
+        """Return the bytes of K and V of `page_tokens` tokens of one layer of one sequence."""
+        return 2 * self.num_kv_heads * self.head_dim * self.dtype_bytes * page_tokens
+
+    def summary_bytes(self, num_pages: int) -> int:
+        """Return the device bytes of the element-wise minimum and maximum of the keys of `num_pages` pages (Quest)."""
+        return 2 * self.num_kv_heads * self.head_dim * self.dtype_bytes * num_pages
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model: embeddings, attention, gated MLP, norms, LM head."""
+        query = self.num_heads * self.head_dim
+        kv = self.num_kv_heads * self.head_dim
+        layer = (
+            self.hidden_size * (2 * query + 2 * kv)
+            + 3 * self.hidden_size * self.intermediate_size
+            + 2 * self.hidden_size
+        )
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        return self.num_layers * layer + embeddings + self.hidden_size
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights in `dtype`."""
+        return self.num_parameters * self.dtype_bytes
+
+    def activation_bytes(self, num_sequences: int, prefill_chunk_tokens: int) -> int:
+        """Return a bound on the bytes alive between layers: the widest pair of tensors of a prefill chunk, and the logits.
+
+        Counted from the shape, not measured: residual and normed input, both MLP halves, and one row of
+        fp32 logits for each sequence.
+        """
+        tokens = num_sequences * max(prefill_chunk_tokens, 1)
+        per_token = 2 * self.hidden_size + 2 * self.intermediate_size
+        return tokens * per_token * self.dtype_bytes + num_sequences * self.vocab_size * 4
+
+
+def _shape(
+    layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, intermediate: int, vocab: int, *, tied: bool
+) -> ModelShape:
+    return ModelShape(
+        num_layers=layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate_size=intermediate,
+        vocab_size=vocab,
+        tied_embeddings=tied,
+        dtype="bf16",
+    )
+
+
+SHAPES: dict[str, ModelShape] = {
+    "smollm2-135m": _shape(30, 576, 9, 3, 64, 1536, 49_152, tied=True),
+    "llama-3.2-1b": _shape(16, 2048, 32, 8, 64, 8192, 128_256, tied=True),
+    "llama-3.2-3b": _shape(28, 3072, 24, 8, 128, 8192, 128_256, tied=True),
+    "llama-3-8b": _shape(32, 4096, 32, 8, 128, 14_336, 128_256, tied=False),
+    "llama-3-70b": _shape(80, 8192, 64, 8, 128, 28_672, 128_256, tied=False),
+    "qwen2.5-7b": _shape(28, 3584, 28, 4, 128, 18_944, 152_064, tied=False),
+    "mistral-7b": _shape(32, 4096, 32, 8, 128, 14_336, 32_768, tied=False),
+    "gemma-2-9b": _shape(42, 3584, 16, 8, 256, 14_336, 256_000, tied=True),
+}
+"""Shapes by the name that a scenario and `kvsim calibrate --shape` use; sizes from each model's published config.json."""

@@ -1,0 +1,214 @@
+"""Which pages own device slots: the one set of books, kept alike by simulator and engine, that turns plans into facts.
+
+It knows no time and no bytes. It refuses a plan that breaks the protocol, so a faulty plug-in is caught at its
+first wrong decision and not by a wrong figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvsim.errors import CapacityError, PolicyError
+from kvsim.policies.base import Plan, Policy, Setting, View
+from kvsim.types import BoolArray, IntArray, PageIds, Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one (step, layer) did to the device, page by page; all ascending but `prefetches`, which are in order."""
+
+    selected: PageIds
+    hits: PageIds
+    misses: PageIds
+    victims: PageIds
+    prefetches: PageIds
+    opened: PageIds
+
+
+class Residency:
+    """The pages of one batch on the device under one policy.
+
+    Parameters
+    ----------
+    pinned_first_pages
+        Pages at the start of each sequence's layer that never leave (sinks).
+    pinned_last_pages
+        Complete pages just before the open one that never leave (recent window).
+    """
+
+    def __init__(self, policy: Policy, setting: Setting, *, pinned_first_pages: int, pinned_last_pages: int) -> None:
+        self.setting = setting
+        self.policy = policy
+        self._pinned_first_pages = pinned_first_pages
+        self._pinned_last_pages = pinned_last_pages
+        grid = setting.grid
+        self.resident: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
+        self._evictable: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
+        self._prefetchable: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
+        self._num_pages = np.zeros((grid.num_sequences, grid.num_layers), dtype=np.int64)
+        self._pools = grid.num_layers if setting.partition == "per_layer" else 1
+        self._pool_capacity = setting.capacity_pages // self._pools
+        self._free: IntArray = np.full(self._pools, self._pool_capacity, dtype=np.int64)
+        self._shown_resident = _read_only(self.resident)
+        self._shown_evictable = _read_only(self._evictable)
+        self._shown_prefetchable = _read_only(self._prefetchable)
+
+    @property
+    def num_free(self) -> int:
+        """Slots with no owner."""
+        return int(self._free.sum())
+
+    def start(self, num_pages: IntArray) -> PageIds:
+        """Place what prefill left behind, tell the policy, and return the resident pages, ascending.
+
+        Prefill ends with each layer of each sequence holding an equal share of the budget: its sinks, and
+        then its most recent pages, whatever policy follows. `num_pages` has one entry a sequence.
+        """
+        grid = self.setting.grid
+        share = int(self._pool_capacity * self._pools // (grid.num_layers * grid.num_sequences))
+        for sequence in range(grid.num_sequences):
+            total = int(num_pages[sequence])
+            if total > grid.pages_per_layer:
+                raise CapacityError(f"sequence {sequence} has {total} pages, the grid holds {grid.pages_per_layer}")
+            kept_first = min(self._pinned_first_pages, total)
+            kept_last = min(max(share - kept_first, 0), total - kept_first)
+            for layer in range(grid.num_layers):
+                first = grid.first_page(sequence=sequence, layer=layer)
+                self._prefetchable[first : first + total] = True
+                ids = np.concatenate(
+                    (np.arange(first, first + kept_first), np.arange(first + total - kept_last, first + total))
+                )
+                self._admit(ids, layer)
+                self._num_pages[sequence, layer] = total
+                self._repin(sequence, layer)
+        resident: PageIds = np.flatnonzero(self.resident)
+        self.policy.start(resident)
+        return resident
+
+    def decide(self, *, step: int, layer: int, selected: PageIds, scores: Scores, num_pages: IntArray) -> Decision:
+        """Run the policy for one step and layer and carry out its plan in the books.
+
+        Parameters
+        ----------
+        selected
+            Pages that attention reads now, ascending, the open ones among them.
+        num_pages
+            Pages of this layer of each sequence now, the open one included, ``[num_sequences]``; a growth by one
+            since the last step opens a page, which takes a slot before anything is selected.
+        """
+        opened = self._open_pages(layer, num_pages)
+        was_resident = self.resident[selected]
+        misses = selected[~was_resident]
+        hits = selected[was_resident]
+        pool = layer if self._pools > 1 else 0
+        free_after = int(self._free[pool]) - misses.size
+
+        held = self._evictable[selected]
+        self._evictable[selected] = False
+        self._prefetchable[misses] = False
+        plan = self.policy.decide(
+            View(
+                step=step,
+                layer=layer,
+                selected=selected,
+                misses=misses,
+                scores=scores,
+                resident=self._shown_resident,
+                evictable=self._shown_evictable,
+                prefetchable=self._shown_prefetchable,
+                free_slots=free_after,
+                prefetch_quota=self.setting.prefetch_quota_pages,
+            )
+        )
+        victims = np.sort(np.asarray(plan.victims, dtype=np.int64))
+        prefetches = np.asarray(plan.prefetches, dtype=np.int64)
+        self._check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
+        self._release(victims)
+        self._admit(misses, layer)
+        self._admit(prefetches, None)
+        self._evictable[selected[was_resident]] = held[was_resident]
+        if (self._free < 0).any():
+            raise PolicyError(
+                f"{self._name}: step {step}, layer {layer}: {victims.size} victims leave {-int(self._free.min())} "
+                f"pages without a slot ({misses.size} misses, {prefetches.size} prefetches)"
+            )
+        return Decision(
+            selected=selected, hits=hits, misses=misses, victims=victims, prefetches=prefetches, opened=opened
+        )
+
+    @property
+    def _name(self) -> str:
+        return f"policy {type(self.policy).__name__}"
+
+    def _open_pages(self, layer: int, num_pages: IntArray) -> PageIds:
+        opened = []
+        for sequence in np.flatnonzero(num_pages > self._num_pages[:, layer]):
+            grid = self.setting.grid
+            page = grid.first_page(sequence=int(sequence), layer=layer) + int(num_pages[sequence]) - 1
+            self._num_pages[sequence, layer] = num_pages[sequence]
+            self.resident[page] = True
+            self._free[layer if self._pools > 1 else 0] -= 1
+            self._repin(int(sequence), layer)
+            self.policy.page_opened(page)
+            opened.append(page)
+        return np.array(opened, dtype=np.int64)
+
+    def _repin(self, sequence: int, layer: int) -> None:
+        """Mark sinks, recent window and open page as not evictable, and free the page that left the window."""
+        first = self.setting.grid.first_page(sequence=sequence, layer=layer)
+        total = int(self._num_pages[sequence, layer])
+        window = total - 1 - self._pinned_last_pages
+        low = max(window - 1, self._pinned_first_pages)
+        if low < window:
+            page = first + low
+            self._evictable[page] = self.resident[page]
+        self._evictable[first : first + min(self._pinned_first_pages, total)] = False
+        self._evictable[first + max(window, 0) : first + total] = False
+        self._prefetchable[first + total - 1] = False
+
+    def _admit(self, pages: PageIds, layer: int | None) -> None:
+        self.resident[pages] = True
+        self._evictable[pages] = True
+        self._prefetchable[pages] = False
+        self._take(pages, layer, 1)
+
+    def _release(self, pages: PageIds) -> None:
+        self.resident[pages] = False
+        self._evictable[pages] = False
+        self._prefetchable[pages] = True
+        self._take(pages, None, -1)
+
+    def _take(self, pages: PageIds, layer: int | None, sign: int) -> None:
+        if self._pools == 1:
+            self._free[0] -= sign * pages.size
+        elif layer is not None:
+            self._free[layer] -= sign * pages.size
+        else:
+            np.subtract.at(self._free, self.setting.grid.layer_of(pages), sign)
+
+    def _check(self, *, plan_victims: PageIds, prefetches: PageIds, step: int, layer: int) -> None:
+        where = f"{self._name}: step {step}, layer {layer}"
+        if plan_victims.size and not bool(self._evictable[plan_victims].all()):
+            page = int(plan_victims[~self._evictable[plan_victims]][0])
+            raise PolicyError(f"{where}: victim {page} may not leave (selected, pinned, open or not on the device)")
+        if plan_victims.size > 1 and bool((plan_victims[1:] == plan_victims[:-1]).any()):
+            raise PolicyError(f"{where}: a victim is named twice")
+        if not prefetches.size:
+            return
+        if not bool(self._prefetchable[prefetches].all()):
+            page = int(prefetches[~self._prefetchable[prefetches]][0])
+            raise PolicyError(f"{where}: page {page} cannot be prefetched (on the device, selected, open or not there)")
+        if np.unique(prefetches).size != prefetches.size:
+            raise PolicyError(f"{where}: a page is prefetched twice")
+        if self.policy.attends == "selection" and prefetches.size > self.setting.prefetch_quota_pages:
+            raise PolicyError(
+                f"{where}: {prefetches.size} prefetches, the quota is {self.setting.prefetch_quota_pages}"
+            )
+
+
+def _read_only(array: BoolArray) -> BoolArray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,72 @@
+"""Nouns that more than one room needs: the grid of pages and the arrays that speak of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+PageIds: TypeAlias = NDArray[np.int64]
+"""Dense page ids, one integer a page; see `PageGrid`."""
+
+Scores: TypeAlias = NDArray[np.floating[Any]]
+"""Scores of pages, one row a sequence: ``[num_sequences, num_pages]``."""
+
+BoolArray: TypeAlias = NDArray[np.bool_]
+IntArray: TypeAlias = NDArray[np.int64]
+FloatArray: TypeAlias = NDArray[np.float64]
+
+Partition: TypeAlias = Literal["shared", "per_layer"]
+
+UNIT_TOKENS = 16
+"""Tokens of one unit of an access trace; a page is a whole number of units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageGrid:
+    """Every page that a batch can own, numbered densely: ``(sequence * num_layers + layer) * pages_per_layer + index``.
+
+    Examples
+    --------
+    >>> grid = PageGrid(num_sequences=2, num_layers=3, pages_per_layer=10)
+    >>> grid.first_page(sequence=1, layer=2)
+    50
+    >>> grid.num_pages
+    60
+    """
+
+    num_sequences: int
+    num_layers: int
+    pages_per_layer: int
+
+    @property
+    def num_pages(self) -> int:
+        """Number of page ids, used or not."""
+        return self.num_sequences * self.num_layers * self.pages_per_layer
+
+    def first_page(self, *, sequence: int, layer: int) -> int:
+        """Return the id of page 0 of one layer of one sequence."""
+        return (sequence * self.num_layers + layer) * self.pages_per_layer
+
+    def layer_of(self, pages: PageIds) -> IntArray:
+        """Return the layer of each page."""
+        layers: IntArray = (pages // self.pages_per_layer) % self.num_layers
+        return layers
+
+    def index_of(self, pages: PageIds) -> IntArray:
+        """Return each page's place within its layer, 0 for the first tokens."""
+        indices: IntArray = pages % self.pages_per_layer
+        return indices
+
+
+def pages_of(tokens: int, page_tokens: int) -> int:
+    """Return how many pages hold `tokens` tokens, the open page included.
+
+    Examples
+    --------
+    >>> pages_of(33, 16)
+    3
+    """
+    return -(-tokens // page_tokens)

@@ -1,0 +1,82 @@
+"""What people write into SI units: the only place that converts, for files and for print."""
+
+from __future__ import annotations
+
+import re
+
+from kvsim.errors import ScenarioError
+
+_BYTE_UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_QUANTITY = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)\s*\Z")
+
+
+def parse_bytes(text: str | int) -> int:
+    """Return the bytes that `text` names.
+
+    Raises
+    ------
+    ScenarioError
+        If `text` is no number with a byte unit, or not a whole number of bytes.
+
+    Examples
+    --------
+    >>> parse_bytes("24 GiB")
+    25769803776
+    >>> parse_bytes("1.5 MB")
+    1500000
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = _QUANTITY.match(str(text))
+    if match is None or (match["unit"] or "B") not in _BYTE_UNITS:
+        raise ScenarioError(f'{text!r} is no size: write a number and one of {", ".join(_BYTE_UNITS)}, as in "24 GiB"')
+    size_bytes = float(match["number"]) * _BYTE_UNITS[match["unit"] or "B"]
+    if not size_bytes.is_integer():
+        raise ScenarioError(f"{text!r} is not a whole number of bytes")
+    return int(size_bytes)
+
+
+def format_bytes(size_bytes: float) -> str:
+    """Return `size_bytes` for people, in binary units with three significant digits.
+
+    Examples
+    --------
+    >>> format_bytes(25769803776)
+    '24 GiB'
+    >>> format_bytes(1536)
+    '1.5 KiB'
+    """
+    magnitude = float(abs(size_bytes))
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if magnitude < 1023.5:
+            return f"{'-' if size_bytes < 0 else ''}{_three_digits(magnitude)} {unit}"
+        magnitude /= 1024
+    return f"{'-' if size_bytes < 0 else ''}{_three_digits(magnitude)} TiB"
+
+
+def format_seconds(time_s: float) -> str:
+    """Return `time_s` for people, in the unit that leaves one to three digits before the point.
+
+    Examples
+    --------
+    >>> format_seconds(0.0123)
+    '12.3 ms'
+    """
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if abs(time_s) >= scale:
+            return f"{_three_digits(time_s / scale)} {unit}"
+    return "0 s" if time_s == 0 else f"{_three_digits(time_s / 1e-9)} ns"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 99.95 else f"{number:.3g}"
