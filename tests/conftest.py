@@ -1,0 +1,48 @@
+"""Models that more than one room's tests need: the trained one where it is at hand, and a tiny one made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TRAINED_MODEL = REPOSITORY / ".cache" / "models" / "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """Return the folder of the trained model: KVSIM_MODEL, or what `make model` wrote; skip, or fail in CI, without."""
+    path = Path(os.environ.get("KVSIM_MODEL") or TRAINED_MODEL)
+    if not (path / "config.json").is_file():
+        reason = f"no trained model in {path}: run `make model`, or set KVSIM_MODEL to its folder"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Return a random Llama of 3 layers, 4 query heads on 2 key-value heads of 16, in fp32; never changed by a test."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.LlamaForCausalLM(config)
+    return model.eval()
