@@ -31,7 +31,7 @@ class AccessSource(Protocol):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names that `scores` knows: ``mass``, ``estimate:<summary>``, ``speculate:next-layer``, whatever the page size."""
+        """Names that `scores` knows: ``mass``, ``estimate:<summary>``, ``speculate:next-layer``."""
 
     def context_tokens(self, step: int) -> IntArray:
         """Return the tokens each sequence attends to at `step`, the new one included, ``[num_sequences]``."""
