@@ -6,29 +6,69 @@ under ``[sweep]`` into one scenario a cell.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
-import tomllib
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from kvsim.errors import ScenarioError
-from kvsim.models import DType, ModelShape
-from kvsim.strict import Strict, nearest, read_toml, validate
+from kvsim.models import SHAPES, DType, ModelShape
+from kvsim.strict import Strict, faults_of, nearest, parse_toml, read_toml, validate
 from kvsim.types import UNIT_TOKENS, Partition
 from kvsim.units import parse_bytes
 
 SCHEMA_VERSION = 1
+
+MAX_CELLS = 10_000
+"""Most combinations that ``[sweep]`` may ask for."""
+
+CHANNELS = ("mass", "estimate:quest", "estimate:mean", "speculate:next-layer")
+"""Score channels that captures hold; a trace may name other estimates."""
 
 _T = TypeVar("_T")
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError(
+            f"should be up to 64 letters, digits, '_', '.' and '-', a letter or digit first; found {value[:60]!r}"
+        )
+    return value
+
+
+def _is_shape(value: str | ModelShape) -> str | ModelShape:
+    if isinstance(value, str) and value not in SHAPES:
+        raise ValueError(f"unknown shape {value!r} (a name, or a table of all sizes){nearest(value, SHAPES)}")
+    return value
+
+
+def _is_channel(value: str) -> str:
+    if value not in CHANNELS and not re.fullmatch(r"(estimate|speculate):[a-z0-9-]+", value):
+        raise ValueError(f"unknown channel {value!r}{nearest(value, CHANNELS)}")
+    return value
+
+
+def _is_whole_units(value: int) -> int:
+    if value % UNIT_TOKENS:
+        raise ValueError(f"should be a multiple of {UNIT_TOKENS} (the unit of a trace), found {value}")
+    return value
+
+
+def _is_memory(value: int) -> int:
+    if value >= 2**62:
+        raise ValueError(f"should be less than 4 EiB, found {value}")
+    return value
 
 
 def _as_bytes(value: Any) -> Any:
@@ -41,11 +81,13 @@ def _as_bytes(value: Any) -> Any:
 
 
 def _as_policy(value: Any) -> Any:
+    if not isinstance(value, str | dict | PolicyChoice):
+        raise ValueError(f"should be a name in quotes or a table with a name, found {value!r}"[:120])
     return {"name": value} if isinstance(value, str) else value
 
 
 Listed: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
-SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes)]
+SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes), AfterValidator(_is_memory)]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Scalar: TypeAlias = str | int | float | bool
 
@@ -67,7 +109,7 @@ class PolicyChoice(Strict):
 class ModelChoice(Strict):
     """The model: a known shape by name or all its sizes; `path` is where the engine finds the weights."""
 
-    shape: str | ModelShape
+    shape: Annotated[str | ModelShape, AfterValidator(_is_shape)]
     dtype: DType | None = None
     path: str | None = None
     """Folder, hub id or GGUF file: for `kvsim measure` and `kvsim capture`; the simulation needs none."""
@@ -94,7 +136,7 @@ class Extrapolation(Strict):
 
 
 class TraceChoice(Strict):
-    """What is accessed: a shipped capture by name, or a file; replayed untouched unless `extrapolate` asks otherwise."""
+    """What is accessed: a shipped capture by name, or a file; replayed untouched but where `extrapolate` is given."""
 
     path: str
     num_steps: PositiveInt | None = None
@@ -131,8 +173,8 @@ class SelectorChoice(Strict):
     sink_pages: NonNegativeInt = 0
     recent_pages: NonNegativeInt = 0
     """Complete pages before the open one that are always read."""
-    channel: str = "mass"
-    """Score channel of the trace: ``mass`` (an oracle), ``estimate:quest``, ``estimate:mean``, ``speculate:next-layer``."""
+    channel: Annotated[str, AfterValidator(_is_channel)] = "mass"
+    """Score channel of the trace, one of `CHANNELS`; ``mass`` makes an oracle of the selector."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> SelectorChoice:
@@ -179,12 +221,12 @@ class Scenario(Strict):
     """One experiment."""
 
     schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Annotated[str, AfterValidator(_is_name)]
     question: str = ""
     model: ModelChoice
     profile: ProfileChoice
     trace: TraceChoice
-    page_tokens: PositiveInt
+    page_tokens: Annotated[PositiveInt, AfterValidator(_is_whole_units)]
     budget: Budget
     selector: SelectorChoice
     prefetch: Prefetch = Prefetch()
@@ -192,14 +234,6 @@ class Scenario(Strict):
     sweep: dict[str, Listed[Scalar]] = {}
     """Dotted fields and the values each takes; the cells are their product."""
     output: Output = Output()
-
-    @model_validator(mode="after")
-    def _fits_units(self) -> Scenario:
-        if self.page_tokens % UNIT_TOKENS:
-            raise ValueError(
-                f"page_tokens must be a multiple of {UNIT_TOKENS} (the unit of a trace), found {self.page_tokens}"
-            )
-        return self
 
     @property
     def hash(self) -> str:
@@ -211,67 +245,119 @@ class Scenario(Strict):
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
     """Return the scenario in the file `path` with ``KEY=VALUE`` overrides applied.
 
+    A value is TOML, or else text. A list sweeps its field; for ``run.policies`` it is the list of policies.
+
     Raises
     ------
     ScenarioError
         With a line for every fault: the key, what was found, what would be right, the nearest valid name.
     """
     tables = read_toml(path, ScenarioError)
+    if isinstance(tables.get("sweep"), dict):
+        tables["sweep"] = dict(_dotted(tables["sweep"]))
     for override in overrides:
         _override(tables, override)
-    scenario = validate(Scenario, tables, where=str(path), error=ScenarioError)
-    faults = _sweep_faults(scenario)
+    where = f"{path} with --set" if overrides else str(path)
+    faults = faults_of(Scenario, tables)
+    faults += _sweep_faults(tables, known=faults)
     if faults:
-        raise ScenarioError("\n".join(f"{path}: {fault}" for fault in faults))
-    return scenario
+        raise ScenarioError("\n".join(f"{where}: {fault}" for fault in faults))
+    return validate(Scenario, tables, where=where, error=ScenarioError)
 
 
 def expand(scenario: Scenario) -> list[Scenario]:
     """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
-    names = list(scenario.sweep)
-    cells = []
-    for values in itertools.product(*scenario.sweep.values()):
-        cells.append(_with_values(scenario, dict(zip(names, values, strict=True))))
-    return cells
-
-
-def _with_values(scenario: Scenario, values: dict[str, Any]) -> Scenario:
     tables = scenario.model_dump(mode="python", exclude_unset=True)
-    tables["sweep"] = {}
-    for key, value in values.items():
-        _set(tables, key, value)
-    return validate(Scenario, tables, where=scenario.name, error=ScenarioError)
+    return [
+        validate(Scenario, cell, where=scenario.name, error=ScenarioError) for cell in _cells(tables, scenario.sweep)
+    ]
 
 
-def _sweep_faults(scenario: Scenario) -> list[str]:
+def _cells(tables: dict[str, Any], sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*sweep.values()):
+        cell: dict[str, Any] = copy.deepcopy(tables)
+        cell["sweep"] = {}
+        for key, value in zip(sweep, values, strict=True):
+            _set(cell, key, value)
+        yield cell
+
+
+def _dotted(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a table's values by dotted key, so that ``a.b = [1]`` and ``"a.b" = [1]`` say the same."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+_NOT_SWEPT = {
+    "schema_version": "",
+    "name": "",
+    "question": "",
+    "output": "",
+    "sweep": "",
+    "run.policies": ": every policy of run.policies already runs in every cell",
+}
+
+
+def _sweep_faults(tables: dict[str, Any], known: list[str]) -> list[str]:
+    """Return the faults that only swept values have, those `known` of the rest of the file left out."""
+    sweep = tables.get("sweep")
+    if not isinstance(sweep, dict) or any(fault.startswith("sweep") for fault in known):
+        return []
     faults = []
-    for key, values in scenario.sweep.items():
-        if not values:
-            faults.append(f"sweep.{key!r}: an empty list; give at least one value")
-        for value in values:
-            try:
-                _with_values(scenario, {key: value})
-            except ScenarioError as problem:
-                faults += [f"sweep.{key!r}: {line.split(': ', 1)[-1]}" for line in str(problem).splitlines()]
-    return list(dict.fromkeys(faults))
+    for key, values in sweep.items():
+        reason = _NOT_SWEPT.get(key, _NOT_SWEPT.get(key.partition(".")[0]))
+        if reason is not None:
+            faults.append(f"sweep: {key} cannot be swept{reason}")
+        elif not values:
+            faults.append(f"sweep: {key}: an empty list; give at least one value")
+        faults += [
+            f"sweep: {key} and {other} exclude each other" for other in _alternatives(key) if key < other in sweep
+        ]
+    num_cells = math.prod(len(values) for values in sweep.values())
+    if num_cells > MAX_CELLS:
+        faults.append(f"sweep: {num_cells} combinations; at most {MAX_CELLS}")
+    if faults:
+        return faults
+    found: dict[str, None] = {}
+    try:
+        for cell in _cells(tables, sweep):
+            found |= dict.fromkeys(fault for fault in faults_of(Scenario, cell) if fault not in known)
+    except ScenarioError as problem:
+        found[str(problem)] = None
+    return [f"sweep: {fault}" for fault in found]
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key.strip():
+    key, sign, text = (part.strip() for part in override.partition("="))
+    if not sign or not key:
         raise ScenarioError(f"--set {override!r}: write KEY=VALUE, as in --set budget.pages_per_layer=64")
+    value: Any = text
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    key = key.strip()
+        parsed = parse_toml(f"value = {text}")
+        value = parsed["value"] if set(parsed) == {"value"} else text
+    except (ValueError, RecursionError):
+        if key == "run.policies":
+            value = [name.strip() for name in text.strip("[]").split(",")]
+    sweep = tables.setdefault("sweep", {})
+    if isinstance(sweep, dict):
+        sweep.pop(key, None)
+        for other in _alternatives(key):
+            sweep.pop(other, None)
+        if isinstance(value, list) and key != "run.policies" and not key.startswith("sweep."):
+            sweep[key] = value
+            return
     _set(tables, key, value)
-    swept = tables.get("sweep")
-    if isinstance(swept, dict):
-        swept.pop(key, None)
 
 
-_ONE_OF = {"budget": ("pages_per_layer", "bytes", "context_frac")}
+_ONE_OF = ("budget.pages_per_layer", "budget.bytes", "budget.context_frac")
+
+
+def _alternatives(dotted: str) -> list[str]:
+    """Return the fields that a value of `dotted` takes the place of."""
+    return [other for other in _ONE_OF if other != dotted] if dotted in _ONE_OF else []
 
 
 def _set(tables: dict[str, Any], dotted: str, value: Any) -> None:
@@ -281,9 +367,8 @@ def _set(tables: dict[str, Any], dotted: str, value: Any) -> None:
     current = tables
     for part in outer:
         if not isinstance(current.setdefault(part, {}), dict):
-            raise ScenarioError(f"{dotted}: {part!r} is no table{nearest(part, Scenario.model_fields)}")
+            raise ScenarioError(f"{dotted}: {part} is no table, so {last!r} cannot be set in it")
         current = current[part]
-    for other in _ONE_OF.get(".".join(outer), ()):
-        if last in _ONE_OF[".".join(outer)] and other != last:
-            current.pop(other, None)
+    for other in _alternatives(dotted):
+        current.pop(other.rpartition(".")[2], None)
     current[last] = value

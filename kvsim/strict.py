@@ -1,10 +1,13 @@
-"""A TOML file as a strict frozen model: all of a file's errors at once, each with its key and the nearest valid name."""
+"""A TOML file as a strict frozen model: all of its errors at once, each with its key and the nearest valid name."""
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import tomllib
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +33,7 @@ def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise error(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB, which no file of this kind is")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -39,8 +42,23 @@ def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
         raise error(f"{path}: {problem.strerror}") from None
     except UnicodeDecodeError:
         raise error(f"{path}: not UTF-8 text") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid TOML: {problem}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables that TOML `text` says.
+
+    Raises
+    ------
+    ValueError
+        If it is no TOML, or holds an integer of more than the 64 bits that TOML promises.
+    """
+    tables = tomllib.loads(text)
+    for value in _leaves(tables):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("an integer of more than 64 bits")
+    return tables
 
 
 def validate(model: type[ModelT], tables: dict[str, Any], *, where: str, error: type[KvsimError]) -> ModelT:
@@ -51,11 +69,19 @@ def validate(model: type[ModelT], tables: dict[str, Any], *, where: str, error: 
     try:
         return model.model_validate(tables)
     except ValidationError as problem:
-        faults = [_fault(model, fault) for fault in problem.errors(include_url=False)]
-        raise error("\n".join(f"{where}: {fault}" for fault in dict.fromkeys(faults))) from None
+        raise error("\n".join(f"{where}: {fault}" for fault in _faults(model, tables, problem))) from None
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
+def faults_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
+    """Return every fault of `tables` as a `model`, one line each; none where it is valid."""
+    try:
+        model.model_validate(tables)
+    except ValidationError as problem:
+        return _faults(model, tables, problem)
+    return []
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, else their list.
 
     Examples
@@ -64,42 +90,167 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     "; did you mean 'lru'?"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = _closest(name, names)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {close!r}?"
     return f"; known: {', '.join(names)}" if names else ""
 
 
-def _fault(model: type[BaseModel], fault: Any) -> str:
-    location: tuple[Any, ...] = fault["loc"]
-    key = ".".join(str(part) for part in location if not _is_tag(part)) or "(the whole file)"
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
-    if fault["type"] == "missing":
-        return f"{key}: missing; it has no default"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    found = fault.get("input")
-    shown = "" if isinstance(found, dict | list) or fault["type"] == "value_error" else f", found {found!r}"
-    return f"{key}: {message[:1].lower() + message[1:]}{shown}"
+def _closest(name: str, names: list[str]) -> str | None:
+    close = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        else:
+            yield item
+
+
+Key: typing.TypeAlias = tuple[Any, ...]
+
+_WANTED = {
+    "string_type": "text in quotes",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+}
+"""What would be right, by pydantic's type of error: those that only say that the type is another."""
+
+
+_WORDS = {
+    "less than or equal to": "at most",
+    "greater than or equal to": "at least",
+    " item after validation, not 0": " entry",
+}
+
+
+def _faults(model: type[BaseModel], tables: dict[str, Any], problem: ValidationError) -> list[str]:
+    """Return one line a fault: alternatives of one key in one line, and a misspelt key not also as a missing one."""
+    by_key: dict[Key, list[Any]] = {}
+    for fault in problem.errors(include_url=False):
+        by_key.setdefault(_key_of(fault, tables), []).append(fault)
+    lines: dict[Key, str] = {}
+    meant: set[Key] = set()
+    for key, faults in by_key.items():
+        if any(fault["type"] == "extra_forbidden" for fault in faults):
+            lines[key], intended = _unknown(model, key)
+            meant.add(intended)
+    for key, faults in by_key.items():
+        if key in lines or (key in meant and faults[0]["type"] == "missing"):
+            continue
+        is_outer = any(other != key and other[: len(key)] == key for other in by_key)
+        if is_outer and all(fault["type"] in _WANTED for fault in faults):
+            continue  # another alternative fitted better: its own faults, inside this key, are told
+        lines[key] = f"{_shown_key(key)}: {_told(faults)}"
+    return [lines[key] for key in by_key if key in lines]
+
+
+def _key_of(fault: Any, tables: dict[str, Any]) -> Key:
+    """Return the place in the file: pydantic's location without the tags of the alternatives that it tried."""
+    key: list[Any] = []
+    current: Any = tables
+    for part in fault["loc"]:
+        is_index = isinstance(part, int) and isinstance(current, list | tuple) and part < len(current)
+        if is_index or (isinstance(current, dict) and part in current):
+            current = current[part]
+        elif _is_tag(part):
+            continue
+        key.append(part)
+    return tuple(key)
 
 
 def _is_tag(part: Any) -> bool:
-    return isinstance(part, str) and (part.startswith("function-") or part.endswith("]") or part in _TYPE_TAGS)
+    return isinstance(part, str) and (part in _TAGS or part.endswith("]") or part[:1].isupper())
 
 
-_TYPE_TAGS = {"str", "int", "float", "bool"}
+_TAGS = {"str", "int", "float", "bool", "constrained-int", "constrained-float", "constrained-str"}
 
 
-def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+def _unknown(model: type[BaseModel], key: Key) -> tuple[str, Key]:
+    """Return the line for an unknown key, and the key that was probably meant."""
+    name, known = str(key[-1]), _fields_at(model, key[:-1])
+    line = f"unknown key {_shown_key(key)!r}"
+    elsewhere = next((path for path in _paths(model) if path[-1] == name), None)
+    if elsewhere:
+        return f"{line}; did you mean {_shown_key(elsewhere)!r}?", elsewhere
+    close = _closest(name, known)
+    if close:
+        return f"{line}; did you mean {close!r}?", (*key[:-1], close)
+    return line + nearest(name, known), ()
+
+
+def _told(faults: list[Any]) -> str:
+    """Return what is wrong with one key, of which each fault speaks for one alternative."""
+    precise = [fault for fault in faults if fault["type"] not in _WANTED]
+    if not precise:
+        wanted = list(dict.fromkeys(_WANTED[fault["type"]] for fault in faults))
+        if "a number" in wanted and "a whole number" in wanted:
+            wanted.remove("a whole number")
+        return f"should be {' or '.join(wanted)}, found {_shown(faults[0]['input'])}"
+    fault = precise[0]
+    if fault["type"] == "missing":
+        return "missing; it has no default"
+    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("Tuple ")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    if fault["type"] == "value_error":
+        return message
+    hint = ""
+    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
+        close = _closest(fault["input"], re.findall(r"'([^']+)'", str(fault["ctx"]["expected"])))
+        hint = f"; did you mean {close!r}?" if close else ""
+    return f"{message[:1].lower() + message[1:]}, found {_shown(fault['input'])}{hint}"
+
+
+def _shown(value: Any) -> str:
+    """Return `value` as a file would say it, cut to a length that a line bears."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value) if isinstance(value, str | int | float) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _shown_key(key: Key) -> str:
+    """Return a dotted key as TOML writes it, quoted where it must be."""
+    if not key:
+        return "the file"
+    parts = (str(part)[:60] for part in key)
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else json.dumps(part) for part in parts)
+
+
+def _fields_at(model: type[BaseModel], path: Key) -> list[str]:
     current: list[type[BaseModel]] = [model]
     for part in path:
-        current = [
+        inner_models = [
             inner
             for outer in current
             if part in outer.model_fields
             for inner in _models_in(outer.model_fields[str(part)].annotation)
-        ] or current
+        ]
+        current = inner_models or current  # a place in a list, or a free key of a table of models
     return [name for inner in current for name in inner.model_fields]
+
+
+def _paths(model: type[BaseModel]) -> Iterator[Key]:
+    for name, field in model.model_fields.items():
+        yield (name,)
+        for inner in _models_in(field.annotation):
+            yield from ((name, *rest) for rest in _paths(inner))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

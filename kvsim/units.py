@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from kvsim.errors import ScenarioError
 
@@ -17,7 +18,7 @@ _BYTE_UNITS = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_QUANTITY = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)\s*\Z")
+_QUANTITY = re.compile(r"\s*(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?P<unit>[A-Za-z]*)\s*\Z")
 
 
 def parse_bytes(text: str | int) -> int:
@@ -40,10 +41,10 @@ def parse_bytes(text: str | int) -> int:
     match = _QUANTITY.match(str(text))
     if match is None or (match["unit"] or "B") not in _BYTE_UNITS:
         raise ScenarioError(f'{text!r} is no size: write a number and one of {", ".join(_BYTE_UNITS)}, as in "24 GiB"')
-    size_bytes = float(match["number"]) * _BYTE_UNITS[match["unit"] or "B"]
-    if not size_bytes.is_integer():
+    size_bytes = Fraction(match["number"]) * _BYTE_UNITS[match["unit"] or "B"]
+    if size_bytes.denominator != 1:
         raise ScenarioError(f"{text!r} is not a whole number of bytes")
-    return int(size_bytes)
+    return size_bytes.numerator
 
 
 def format_bytes(size_bytes: float) -> str:
