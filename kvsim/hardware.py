@@ -1,4 +1,4 @@
-"""The frozen profile: what things cost on one machine for one model; `kvsim calibrate` writes it, the simulator reads it.
+"""The frozen profile: what things cost on one machine for one model; `calibrate` writes it, the simulator reads it.
 
 Every cost is a `CostTable`: medians of samples on a grid, interpolated linearly (in log space it costs
 accuracy), with the residuals of the samples around it and the range that was measured.
@@ -7,6 +7,7 @@ accuracy), with the residuals of the samples around it and the range that was me
 from __future__ import annotations
 
 import bisect
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -62,7 +63,7 @@ class CostTable(Strict):
         if len(self.time_s) != len(self.amounts) or any(len(row) != len(self.batches) for row in self.time_s):
             raise ValueError("time_s must have a row for each of amounts and a column for each of batches")
         for name, grid in (("amounts", self.amounts), ("batches", self.batches)):
-            if not grid or any(right <= left for left, right in zip(grid, grid[1:], strict=False)):
+            if not grid or any(right <= left for left, right in itertools.pairwise(grid)):
                 raise ValueError(f"{name} must not be empty and must increase")
         return self
 
@@ -191,6 +192,8 @@ class Profile(Strict):
     """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
     instrument_s: NonNegativeFloat = 0.0
     """What the stamps added to one layer while the tables were measured; already taken off."""
+    sources: dict[str, str] = {}
+    """For published numbers that are no table: where each was published, by its dotted name."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Profile:

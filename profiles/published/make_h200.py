@@ -1,0 +1,343 @@
+"""Make `h200-llama-3-8b-published.toml` from public kernel tables, so that every number in it can be made again.
+
+    pip download --no-deps aiconfigurator-core==0.12.0
+    python profiles/published/make_h200.py aiconfigurator_core-0.12.0-*.whl
+
+The package (Apache-2.0, NVIDIA) is read and not copied: only the rows that one model shape needs end up in the
+profile. `docs/profiles.md` lists where each number is from and what such a profile cannot say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from scipy.optimize import isotonic_regression
+
+from kvsim.hardware import CostTable, Link, LinkCost, Machine, Profile, SegmentCost, write_profile
+from kvsim.models import SHAPES
+
+WHEEL_SHA256 = "aadc4aad0a00bf8a61c477c62bef43de479849c3aa0b1c3078068e08309eccc4"
+SYSTEMS = "aiconfigurator_core/systems/"
+ATTENTION = "data/h200_sxm/attention/vllm/0.24.0/generation_attention_perf.parquet"
+GEMM = "data/h200_sxm/gemm/vllm/0.24.0/gemm_perf.parquet"
+PACKAGE = "aiconfigurator-core 0.12.0 (PyPI, NVIDIA), systems/"
+
+SHAPE = SHAPES["llama-3-8b"]
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+ATTENDED_TOKENS = tuple(2**power for power in range(4, 20))
+DATE = "2026-11-21"
+
+COPY_GB_PER_S = {
+    4: (6.8, 4.0, 3.8),
+    8: (6.8, 5.2, 5.3),
+    16: (7.1, 6.3, 6.3),
+    24: (25.8, 6.7, 6.9),
+    28: (27.5, 39.9, 44.1),
+    64: (38.8, 51.4, 51.8),
+}
+"""GB/s of one batched copy to the device by KiB of a piece, for `COPY_PIECES` pieces: vllm PR 42212, H100."""
+COPY_PIECES = (10_000, 50_000, 100_000)
+LARGE_KIB, LARGE_GB_PER_S = 2048, 50.0
+TO_HOST_GB_PER_S = 52.77
+CALL_S = 2.3e-6
+TOP_K_S = 10e-6
+
+
+def main(wheel: Path, target: Path) -> None:
+    """Read the tables in `wheel` and write the profile to `target`."""
+    content = wheel.read_bytes()
+    if hashlib.sha256(content).hexdigest() != WHEEL_SHA256:
+        sys.exit(f"{wheel}: not the wheel that this script was written for (sha256 {WHEEL_SHA256})")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        system = archive.read(SYSTEMS + "h200_sxm.yaml").decode()
+        attention = _rows(archive, ATTENTION)
+        gemm = _rows(archive, GEMM)
+    kernels = SmallKernels(system)
+    write_profile(make_profile(attention, gemm, kernels, _number(system, "mem_capacity")), target)
+    print(f"wrote {target}")
+
+
+class SmallKernels:
+    """Time of a kernel that only moves bytes: the package's own rule, ``bytes / (0.8 * bandwidth) + 3 us``."""
+
+    def __init__(self, system: str) -> None:
+        self.floor_s = _number(system, "mem_empirical_constant_latency")
+        self.bytes_per_s = _number(system, "mem_bw") * _number(system, "mem_bw_empirical_scaling_factor")
+
+    def __call__(self, numbers: float) -> float:
+        """Return the seconds to move `numbers` of the shape's dtype."""
+        return self.floor_s + numbers * SHAPE.dtype_bytes / self.bytes_per_s
+
+
+def make_profile(attention: Any, gemm: Any, kernels: SmallKernels, memory_bytes: float) -> Profile:
+    """Return the profile."""
+    return Profile(
+        schema_version=1,
+        name="h200-llama-3-8b-published",
+        kind="published",
+        notes=NOTES,
+        device="cuda",
+        synchronous=False,
+        runtime="graph",
+        device_memory_bytes=int(memory_bytes),
+        page_tokens=(16, 32, 64),
+        shape=SHAPE,
+        machine=Machine(
+            host="none: put together from public tables, nothing was run",
+            processor="",
+            device="NVIDIA H200 SXM (kernels), H100 SXM (copies)",
+            num_threads=0,
+            os="",
+            python="",
+            versions={"aiconfigurator-core": "0.12.0", "vllm": "0.24.0"},
+            date=DATE,
+            command="python profiles/published/make_h200.py aiconfigurator_core-0.12.0-*.whl",
+        ),
+        segments={
+            name: SegmentCost(device=table) for name, table in _segments(Gemms(gemm), attention, kernels).items()
+        },
+        sync_s=15e-6,
+        policies={"resident": _constant(0.0, RESIDENT_SOURCE), "*": _decision()},
+        link=Link(
+            emulated=False,
+            issue="stream",
+            to_device=LinkCost(transfer=_to_device(), submit_s=CALL_S, mechanism="cuMemcpyBatchAsync"),
+            to_host=LinkCost(transfer=_to_host(), submit_s=CALL_S, mechanism="cuMemcpyBatchAsync"),
+            both_ways_slowdown_frac=round(LARGE_GB_PER_S / (83.4 / 2) - 1, 4),
+            compute_slowdown_frac=0.0,
+        ),
+        sources=SOURCES,
+    )
+
+
+def _segments(gemms: Gemms, attention: Any, kernels: SmallKernels) -> dict[str, CostTable]:
+    hidden, inner = SHAPE.hidden_size, SHAPE.intermediate_size
+    kv = SHAPE.num_kv_heads * SHAPE.head_dim
+    query = SHAPE.num_heads * SHAPE.head_dim
+    batch = np.array(BATCHES, dtype=float)
+    norm_s = kernels(4 * hidden * batch)
+    rotary_s = kernels(2 * (query + kv) * batch)
+    append_s = kernels(4 * kv * batch)
+    gate_s = kernels(3 * inner * batch)
+    sample_s = kernels(SHAPE.vocab_size * batch)
+    output_s = gemms.at(query, hidden) + norm_s + gemms.between_n(2 * inner, hidden, 16_384, 51_200)
+    output_s = output_s + gate_s + gemms.between_k(hidden, inner, 12_288, 16_384)
+    head_s = norm_s + gemms.at(65_536, hidden) * (SHAPE.vocab_size / 65_536) + sample_s
+    page_s = SHAPE.summary_bytes(1) / kernels.bytes_per_s
+    last_page = 2**19
+    return {
+        "embed": _by_batch(kernels(2 * hidden * batch), EMBED_SOURCE),
+        "attention_input": _by_batch(norm_s + gemms.at(query + 2 * kv, hidden) + rotary_s + append_s, INPUT_SOURCE),
+        "select": CostTable(
+            amount="pages",
+            amounts=(0.0, float(last_page)),
+            batches=tuple(map(float, BATCHES)),
+            time_s=tuple((_rounded(kernels.floor_s + TOP_K_S + pages * page_s),) * 7 for pages in (0, last_page)),
+            source=SELECT_SOURCE,
+        ),
+        "attention": _attention(attention),
+        "attention_output": _by_batch(output_s, OUTPUT_SOURCE),
+        "head": _by_batch(head_s, HEAD_SOURCE),
+    }
+
+
+class Gemms:
+    """The bf16 GEMM rows: seconds over `BATCHES`, made monotone in the batch over all rows up to 64."""
+
+    def __init__(self, rows: Any) -> None:
+        keep = (rows["gemm_dtype"] == "bfloat16") & (rows["m"] <= BATCHES[-1])
+        self._rows = {name: column[keep] for name, column in rows.items()}
+
+    def at(self, n: int, k: int) -> Any:
+        """Return the seconds of an [m, k] x [k, n] product at each of `BATCHES`."""
+        keep = (self._rows["n"] == n) & (self._rows["k"] == k)
+        order = np.argsort(self._rows["m"][keep])
+        m = self._rows["m"][keep][order]
+        time_s = isotonic_regression(self._rows["latency"][keep][order] * 1e-3).x
+        return time_s[np.searchsorted(m, BATCHES)]
+
+    def between_n(self, n: int, k: int, low: int, high: int) -> Any:
+        """Return the same for an `n` between two that were measured, linear in n."""
+        low_s, high_s = self.at(low, k), self.at(high, k)
+        return low_s + (n - low) / (high - low) * (high_s - low_s)
+
+    def between_k(self, n: int, k: int, low: int, high: int) -> Any:
+        """Return the same for a `k` between two that were measured, linear in k."""
+        low_s, high_s = self.at(n, low), self.at(n, high)
+        return low_s + (k - low) / (high - low) * (high_s - low_s)
+
+
+def _attention(rows: Any) -> CostTable:
+    columns = []
+    for batch in BATCHES:
+        tokens, time_s = _attention_rows(rows, batch, SHAPE.num_heads)
+        if batch == 1:  # the longest context has no row with 32 query heads; with 16 the KV cache is the same
+            more, more_s = _attention_rows(rows, batch, 16)
+            tokens = np.append(tokens, more[more > tokens[-1]])
+            time_s = np.append(time_s, more_s[more_s.size - (tokens.size - time_s.size) :])
+        time_s = isotonic_regression(time_s).x
+        slope = (time_s[-1] - time_s[-2]) / (tokens[-1] - tokens[-2])
+        inside = np.interp(ATTENDED_TOKENS, tokens, time_s)
+        beyond = np.maximum(np.array(ATTENDED_TOKENS) - tokens[-1], 0) * slope
+        columns.append(inside + beyond)
+    return CostTable(
+        amount="tokens",
+        amounts=tuple(map(float, ATTENDED_TOKENS)),
+        batches=tuple(map(float, BATCHES)),
+        time_s=tuple(tuple(map(_rounded, row)) for row in np.array(columns).T),
+        source=ATTENTION_SOURCE,
+    )
+
+
+def _attention_rows(rows: Any, batch: int, num_heads: int) -> tuple[Any, Any]:
+    keep = (rows["batch_size"] == batch) & (rows["num_heads"] == num_heads) & (rows["window_size"] == 0)
+    keep &= (rows["num_key_value_heads"] == SHAPE.num_kv_heads) & (rows["head_dim"] == SHAPE.head_dim)
+    keep &= rows["kv_cache_dtype"] == "bfloat16"
+    order = np.argsort(rows["step"][keep])
+    return batch * (rows["step"][keep][order] + 1), rows["latency"][keep][order] * 1e-3
+
+
+def _to_device() -> CostTable:
+    columns = {}
+    for kib, rates in COPY_GB_PER_S.items():
+        times = [count * kib * 1024 / (rate * 1e9) for count, rate in zip(COPY_PIECES, rates, strict=True)]
+        columns[kib * 1024] = [CALL_S + times[0] / COPY_PIECES[0], *times]
+    columns[LARGE_KIB * 1024] = [
+        CALL_S * (count == 1) + count * LARGE_KIB * 1024 / (LARGE_GB_PER_S * 1e9) for count in (1, *COPY_PIECES)
+    ]
+    return _copies((1, *COPY_PIECES), columns, TO_DEVICE_SOURCE)
+
+
+def _to_host() -> CostTable:
+    columns = {
+        kib * 1024: [
+            CALL_S + count * (_descriptor_s() + kib * 1024 / (TO_HOST_GB_PER_S * 1e9)) for count in (1, COPY_PIECES[0])
+        ]
+        for kib in (4, 64, LARGE_KIB)
+    }
+    return _copies((1, COPY_PIECES[0]), columns, TO_HOST_SOURCE)
+
+
+def _descriptor_s() -> float:
+    """Return what a piece of 64 KiB takes among 10,000 beyond its time among 100,000: handing over its descriptor."""
+    few, _, many = COPY_GB_PER_S[64]
+    return 64 * 1024 * (1 / few - 1 / many) * 1e-9
+
+
+def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: str) -> CostTable:
+    return CostTable(
+        amount="pieces",
+        amounts=tuple(map(float, pieces)),
+        batches=tuple(map(float, columns)),
+        time_s=tuple(tuple(map(_rounded, row)) for row in zip(*columns.values(), strict=True)),
+        source=source,
+    )
+
+
+def _decision() -> CostTable:
+    return CostTable(
+        amount="pages", amounts=(0.0, 1000.0), batches=(1.0,), time_s=((25e-6,), (225e-6,)), source=DECISION_SOURCE
+    )
+
+
+def _constant(time_s: float, source: str) -> CostTable:
+    return CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((time_s,),), source=source)
+
+
+def _by_batch(time_s: Any, source: str) -> CostTable:
+    batches = tuple(map(float, BATCHES))
+    return CostTable(
+        amount="none", amounts=(0.0,), batches=batches, time_s=(tuple(map(_rounded, time_s)),), source=source
+    )
+
+
+def _rounded(time_s: float) -> float:
+    return round(float(time_s), 10)
+
+
+def _rows(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    table = pq.read_table(io.BytesIO(archive.read(SYSTEMS + name)))
+    return {column: np.array(table[column].to_pylist()) for column in table.column_names}
+
+
+def _number(system: str, key: str) -> float:
+    found = re.search(rf"^\s*{key}:\s*([0-9.e+-]+)", system, flags=re.MULTILINE)
+    if found is None:
+        sys.exit(f"{key}: not in h200_sxm.yaml")
+    return float(found[1])
+
+
+GEMM_SOURCE = f"{PACKAGE}{GEMM}: torch.nn.functional.linear, bf16, NVIDIA H200, m = batch, made monotone in m"
+SMALL_SOURCE = f"bytes / (0.8 * 4.8 TB/s) + 3 us, the rule of {PACKAGE}h200_sxm.yaml (unofficial, says the file)"
+ATTENTION_SOURCE = (
+    f"{PACKAGE}{ATTENTION}: vllm_flash_attn_fa3, NVIDIA H200, bf16, 32 query and 8 KV heads of 128, window 0; "
+    "tokens = batch * (step + 1), so that every grid point is a row; made monotone in the tokens. Batch 1 at 131072 "
+    "is the row with 16 query heads (152.1 us; at 65536 the two differ by 1%). Five grid points have no row: above "
+    "131072 at batch 1 and 2 and at 524288 at batch 4 the time goes on linearly from the last two rows"
+)
+INPUT_SOURCE = (
+    f"add and norm, QKV product (n 6144, k 4096), rotary, append to the cache. Product: {GEMM_SOURCE}. "
+    f"The three small kernels: {SMALL_SOURCE}"
+)
+OUTPUT_SOURCE = (
+    "output projection (n 4096, k 4096), add and norm, gate and up in one (n 28672, linear between the rows of "
+    "n 16384 and 51200 at k 4096), activation, down (k 14336, linear between the rows of k 12288 and 16384 at n 4096). "
+    f"Products: {GEMM_SOURCE}. Small kernels: {SMALL_SOURCE}"
+)
+HEAD_SOURCE = (
+    "norm, LM head (n 128256, the row of n 65536 at k 4096 times 128256 / 65536: the same bandwidth), greedy sampling. "
+    f"Product: {GEMM_SOURCE}. Small kernels: {SMALL_SOURCE}"
+)
+EMBED_SOURCE = f"one gather of a row a sequence: {SMALL_SOURCE}"
+SELECT_SOURCE = (
+    f"scoring reads the minimum and maximum key of every page (4096 bytes): {SMALL_SOURCE}; top-k: 10 us, the upper "
+    "end of Quest's 5-10 us (arXiv 2406.10774, kernel evaluation, below 128k tokens). On an H200 the package's "
+    "sglang/0.5.14/dsv4_csa_topk_calib_perf has 6.8 to 13.2 us for 512 of 768 to 4096 flat scores, "
+    "and no dependence on the batch up to 64"
+)
+TO_DEVICE_SOURCE = (
+    "GB/s of one cuMemcpyBatchAsync over 10000, 50000 and 100000 pieces of 4 to 64 KiB, H100: vllm PR 42212. 2 MiB: "
+    "about 50 GB/s one way, H100, blog.vllm.ai 2026-01-08 (KV offloading connector). One piece: 2.3 us of a batched "
+    "call (H100, meta-pytorch/torchcomms PR 2195) and its share of the 10000: few pieces go at the rate of 10000"
+)
+TO_HOST_SOURCE = (
+    "52.77 GB/s, device_to_host_memcpy_sm on an H100, NVIDIA/nvbandwidth issue 24; assumption: each piece costs "
+    "besides what one to the device does (0.42 us: 64 KiB at 10000 pieces against 100000, vllm PR 42212), "
+    "and no cliff below 28 KiB, which that PR reports of the other direction only"
+)
+DECISION_SOURCE = (
+    "assumption: 25 us and 0.2 us a selected page, what kvsim's own `lru` with its books takes in Python on a 2-core "
+    "AMD EPYC (30 us at 20 pages, 42 at 67, 79 at 260). A policy that ranks every page of the batch in Python "
+    "takes longer the longer the context; this says what a compiled one would cost"
+)
+RESIDENT_SOURCE = "assumption: nothing to decide"
+SYNC_SOURCE = (
+    "assumption: 15 us for a read-back of page ids: 6 us for the copy (5-7 us a cudaMemcpyAsync, DualPath, "
+    "arXiv 2602.21548, section 5.2) and 9 us, for which no source was found, until the host has woken and relaunched"
+)
+SOURCES = {
+    "device_memory_bytes": f"{PACKAGE}h200_sxm.yaml, mem_capacity",
+    "sync_s": SYNC_SOURCE,
+    "runtime": "assumption: CUDA graphs, so that launches cost the host nothing",
+    "link.to_device.submit_s": "2.3 us a batched call of 1 byte on an H100: meta-pytorch/torchcomms PR 2195; "
+    "2.3 us a cudaMemcpyAsync on an H20: taco-project/FlexKV PR 193",
+    "link.to_host.submit_s": "as to the device",
+    "link.both_ways_slowdown_frac": "83.4 GB/s both ways together against about 50 one way, 2 MiB blocks, H100: "
+    "blog.vllm.ai 2026-01-08 (KV offloading connector)",
+    "link.compute_slowdown_frac": "assumption: none; the same post finds that copy engines disturb compute little",
+}
+NOTES = (
+    "Published numbers of several machines put together; nothing was run as a whole. Kernels: H200. Copies: H100, "
+    "with the same PCIe 5 x16 link. See docs/profiles.md for what it cannot say."
+)
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(__file__).resolve().parent.parent / "h200-llama-3-8b-published.toml")
