@@ -12,7 +12,7 @@ from kvsim.types import PageIds
 
 
 class Attention:
-    """Rank pages by their decayed score relative to what it takes to be selected; evict the lowest, prefetch the highest.
+    """Rank pages by decayed score relative to what it takes to be selected; evict the lowest, fetch the highest.
 
     The predicted use of a page is ``recent / bar``, where `recent` is the exponential mean of its scores over steps and
     `bar` the k-th largest of its layer (k pages were selected), plus 1 if the last step selected it: layers of unlike

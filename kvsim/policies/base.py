@@ -52,7 +52,7 @@ class View:
     prefetchable: BoolArray
     """Complete pages that own no slot and are not selected now, ``[num_page_ids]``."""
     free_slots: int
-    """Slots with no owner once the misses have theirs; negative: so many victims are due. In ``per_layer``, of this layer."""
+    """Slots with no owner once the misses have theirs (in ``per_layer``: of this layer); negative: victims due."""
     prefetch_quota: int
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.errors import CapacityError, PolicyError
-from kvsim.policies.base import Plan, Policy, Setting, View
+from kvsim.policies.base import Policy, Setting, View
 from kvsim.types import BoolArray, IntArray, PageIds, Scores
 
 

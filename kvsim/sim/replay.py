@@ -1,0 +1,107 @@
+"""What attention reads at each step and layer: the selections of a source, worked out once for all policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvsim.selectors import Selector
+from kvsim.traces.base import AccessSource
+from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores, pages_of
+
+MAX_KEPT_BYTES = 512 * 2**20
+"""Readings are kept for the next policy up to so many bytes; beyond, they are worked out again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one layer reads at one step."""
+
+    num_pages: IntArray
+    """Pages of each sequence now, the open one included, ``[num_sequences]``."""
+    selected: PageIds
+    """Page ids that the selector chose, ascending."""
+    scores: Scores
+    """The selector's channel, ``[num_sequences, num_pages]``."""
+    attended_frac: FloatArray
+    """Share of the attention mass in the selected pages, ``[num_sequences]``."""
+
+
+class Replay:
+    """Readings of one source under one selector; `selector` None reads every page and scores nothing."""
+
+    def __init__(
+        self, source: AccessSource, selector: Selector | None, *, channel: str, page_tokens: int, num_steps: int
+    ) -> None:
+        self.source = source
+        self.page_tokens = page_tokens
+        self.num_steps = num_steps
+        self._selector = selector
+        self._channel = channel
+        last = int(source.context_tokens(num_steps - 1).max())
+        self.grid = PageGrid(
+            num_sequences=source.num_sequences,
+            num_layers=source.num_layers,
+            pages_per_layer=pages_of(last, page_tokens),
+        )
+        self._kept: dict[tuple[int, int, bool], Reading] = {}
+        self._kept_bytes = 0
+
+    @property
+    def scores_pages(self) -> bool:
+        """Whether pages are scored and chosen at all."""
+        return self._selector is not None
+
+    def context_tokens(self, step: int) -> IntArray:
+        """Return the tokens each sequence attends to, ``[num_sequences]``."""
+        return self.source.context_tokens(step)
+
+    def num_pages(self, tokens: IntArray) -> IntArray:
+        """Return the pages that hold `tokens` of each sequence."""
+        return np.array([pages_of(int(count), self.page_tokens) for count in tokens], dtype=np.int64)
+
+    def at(self, step: int, layer: int, *, everything: bool) -> Reading:
+        """Return the reading of one layer; `everything`: of all pages, whatever the selector says."""
+        everything = everything or self._selector is None
+        key = (step, layer, everything)
+        reading = self._kept.get(key)
+        if reading is None:
+            reading = self._read_all(step, layer) if everything else self._read_chosen(step, layer)
+            size = 0 if everything else reading.selected.nbytes + reading.scores.nbytes
+            if not everything and self._kept_bytes + size <= MAX_KEPT_BYTES:
+                self._kept_bytes += size
+                self._kept[key] = reading
+        return reading
+
+    def _read_all(self, step: int, layer: int) -> Reading:
+        num_pages = self.num_pages(self.source.context_tokens(step))
+        ids = [self._first(sequence, layer) + np.arange(num_pages[sequence]) for sequence in range(num_pages.size)]
+        return Reading(
+            num_pages=num_pages,
+            selected=np.concatenate(ids),
+            scores=np.zeros((num_pages.size, int(num_pages.max())), dtype=np.float16),
+            attended_frac=np.ones(num_pages.size),
+        )
+
+    def _read_chosen(self, step: int, layer: int) -> Reading:
+        assert self._selector is not None  # the caller asked for a choice
+        num_pages = self.num_pages(self.source.context_tokens(step))
+        scores = self.source.scores(step, layer, self._channel, self.page_tokens)
+        mass = self.source.mass(step, layer, self.page_tokens)
+        recorded: BoolArray | None = self.source.selection(step, layer, self.page_tokens)
+        chosen, attended = [], np.ones(num_pages.size)
+        for sequence in range(num_pages.size):
+            count = int(num_pages[sequence])
+            if recorded is not None:
+                indices = np.flatnonzero(recorded[sequence, :count])
+            else:
+                indices = self._selector.select(scores[sequence], count)
+            chosen.append(self._first(sequence, layer) + indices)
+            row = mass[sequence].astype(np.float64)
+            total = float(row.sum())
+            attended[sequence] = float(row[indices].sum()) / total if total > 0 else np.nan
+        return Reading(num_pages=num_pages, selected=np.concatenate(chosen), scores=scores, attended_frac=attended)
+
+    def _first(self, sequence: int, layer: int) -> int:
+        return self.grid.first_page(sequence=sequence, layer=layer)

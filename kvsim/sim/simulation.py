@@ -1,0 +1,256 @@
+"""One decode run of a batch in simulated time: selections from a trace, decisions from a policy, costs from a profile.
+
+The host thread walks through the steps and layers as the engine's does; what it launches runs on the compute stream,
+what it submits runs on the copy engines, and the three meet only at events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from kvsim.hardware import Profile
+from kvsim.policies.base import Policy, Setting
+from kvsim.policies.residency import Decision, Residency
+from kvsim.sim.clock import Process
+from kvsim.sim.compute import ComputeStream, Work, work_of
+from kvsim.sim.copies import Copies, Transfer
+from kvsim.sim.ledger import Ledger
+from kvsim.sim.replay import Reading, Replay
+from kvsim.types import IntArray, PageIds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationInput:
+    """Everything one run needs; nothing is read from anywhere else."""
+
+    profile: Profile
+    replay: Replay
+    policy: Policy
+    policy_name: str
+    """What the profile calls the policy's decision cost."""
+    setting: Setting
+    page_bytes: int
+    pinned_first_pages: int
+    pinned_last_pages: int
+    warmup_steps: int
+    chunk_pages: int
+    window_transfers: int
+
+
+def simulate_decode(
+    given: SimulationInput, progress: Callable[[int], None] | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Return the rows of a decode run as columns (`kvsim.sim.ledger.COLUMNS`), one row a step.
+
+    `progress` is called with 1 after each step.
+    """
+    env = simpy.Environment()
+    host = _Host(env, given, progress or _ignore)
+    env.run(until=env.process(host.run()))
+    host.ledger.finish()
+    return host.ledger.columns()
+
+
+def _ignore(num_steps: int) -> None:
+    """Show no progress."""
+    del num_steps
+
+
+class _Host:
+    """The host thread: the one process that knows the order of a step."""
+
+    def __init__(self, env: simpy.Environment, given: SimulationInput, progress: Callable[[int], None]) -> None:
+        self._env = env
+        self._given = given
+        self._progress = progress
+        self._profile = given.profile
+        link = given.profile.link
+        self._copies = Copies(
+            env,
+            link,
+            given.page_bytes,
+            chunk_pages=given.chunk_pages,
+            window_transfers=given.window_transfers,
+        )
+        self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy)
+        if not self._profile.synchronous:
+            self._compute.start()
+        self._residency = Residency(
+            given.policy,
+            given.setting,
+            pinned_first_pages=given.pinned_first_pages,
+            pinned_last_pages=given.pinned_last_pages,
+        )
+        self.ledger = Ledger(given.setting.grid, given.page_bytes)
+        self._batch = given.setting.grid.num_sequences
+        self._transfers: dict[int, Transfer] = {}
+        self._num_transfers = 0
+        self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
+        """Number of the transfer that carries each page, -1 once it is known to have arrived."""
+        self._writing_back: dict[int, simpy.Event] = {}
+        self._last_attention: simpy.Event | None = None
+        self._reads_all = given.policy.attends == "everything" or not given.replay.scores_pages
+
+    def run(self) -> Process[None]:
+        """Decode every step."""
+        given, env, replay = self._given, self._env, self._given.replay
+        self._residency.start(replay.num_pages(replay.context_tokens(0) - 1))
+        ended_s = env.now
+        for step in range(replay.num_steps):
+            context = replay.context_tokens(step)
+            self.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
+            yield from self._launch("embed", self._batch)
+            for layer in range(given.setting.grid.num_layers):
+                yield from self._layer(step, layer, context)
+            head = yield from self._launch("head", self._batch)
+            yield from self._wait(head)
+            self.ledger.end(env.now - ended_s, self._compute.read_parts())
+            ended_s = env.now
+            if not self._profile.synchronous:
+                yield from self._spend("sync_s", self._profile.sync_s)
+            self._progress(1)
+
+    def _layer(self, step: int, layer: int, context: IntArray) -> Process[None]:
+        given, profile, ledger = self._given, self._profile, self.ledger
+        reading = given.replay.at(step, layer, everything=self._reads_all)
+        yield from self._launch("attention_input", self._batch)
+        if not self._reads_all:
+            scored = yield from self._launch("select", int(reading.num_pages.sum()))
+            if given.policy.reads_selection:
+                yield from self._wait(scored)
+                yield from self._spend("sync_s", profile.sync_s)
+        decision = self._residency.decide(
+            step=step,
+            layer=layer,
+            selected=reading.selected,
+            scores=reading.scores,
+            num_pages=reading.num_pages,
+        )
+        ledger.count(decision)
+        if given.policy.holds == "budget":
+            yield from self._spend("decide_s", profile.decide_s(given.policy_name, reading.selected.size))
+        waits_for = yield from self._copy(decision)
+        yield from self._write_back(layer, context)
+        tokens = self._attended_tokens(reading, context)
+        self._last_attention = (yield from self._launch("attention", tokens, waits_for)).done
+        yield from self._launch("attention_output", self._batch)
+        ledger.mass(reading.attended_frac)
+
+    def _copy(self, decision: Decision) -> Process[tuple[simpy.Event, ...]]:
+        """Submit what the decision moves; return the arrivals that attention must wait for."""
+        copies = self._copies
+        late = self._late(decision.hits)
+        self.ledger.late(late[1])
+        after = self._slots_free(decision.victims)
+        waits_for = [transfer.done for transfer in late[0]]
+        submissions = copies.force(late[0])
+        if decision.misses.size:
+            demand = copies.transfer(decision.misses.size, is_demand=True, after=after)
+            yield from self._submit(1)
+            copies.to_device.submit(demand)
+            waits_for.append(demand.done)
+        place = 0
+        for size in self._chunks(decision.prefetches.size):
+            transfer = copies.transfer(size, is_demand=False, after=after)
+            self._carried_by[decision.prefetches[place : place + size]] = self._num_transfers
+            self._transfers[self._num_transfers] = transfer
+            self._num_transfers += 1
+            place += size
+            copies.hold_back(transfer)
+            submissions += self._profile.link.issue == "worker"
+        submissions += copies.issue_prefetches()
+        yield from self._submit(submissions)
+        return tuple(waits_for)
+
+    def _chunks(self, num_pages: int) -> list[int]:
+        """Return the pages of each transfer: whole layers travel as one where everything is read."""
+        if self._given.policy.attends == "everything":
+            return [num_pages] if num_pages else []
+        return self._copies.chunks(num_pages)
+
+    def _late(self, hits: PageIds) -> tuple[list[Transfer], int]:
+        """Return the transfers that still carry selected pages, and how many of `hits` they carry."""
+        carriers = self._in_flight(hits)
+        return [self._transfers[number] for number in carriers], sum(carriers.values())
+
+    def _in_flight(self, pages: PageIds) -> dict[int, int]:
+        """Return the unfinished transfers that carry some of `pages`, with how many each; forget finished ones."""
+        if not self._transfers:
+            return {}
+        carried_by = self._carried_by[pages]
+        numbers, counts = np.unique(carried_by[carried_by >= 0], return_counts=True)
+        carriers = {}
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            transfer = self._transfers.get(number)
+            if transfer is not None and transfer.done.triggered:
+                del self._transfers[number]
+            elif transfer is not None:
+                carriers[number] = count
+        return carriers
+
+    def _slots_free(self, victims: PageIds) -> tuple[simpy.Event, ...]:
+        """Return what must happen before the slots of `victims` may be written."""
+        if not victims.size:
+            return ()
+        events: list[simpy.Event] = []
+        if self._last_attention is not None and not self._last_attention.processed:
+            events.append(self._last_attention)
+        in_flight = [self._transfers[number] for number in self._in_flight(victims)]
+        self._copies.force(in_flight)
+        events += [transfer.done for transfer in in_flight]
+        self._carried_by[victims] = -1
+        for page in [page for page in self._writing_back if self._writing_back[page].processed]:
+            del self._writing_back[page]
+        if self._writing_back:
+            events += [self._writing_back[page] for page in victims.tolist() if page in self._writing_back]
+        return tuple(events)
+
+    def _write_back(self, layer: int, context: IntArray) -> Process[None]:
+        """Copy pages that this step filled to the host, once."""
+        given = self._given
+        filled = np.flatnonzero(context % given.replay.page_tokens == 0)
+        if not filled.size or given.policy.holds == "everything":
+            return
+        for sequence in filled.tolist():
+            index = int(context[sequence]) // given.replay.page_tokens - 1
+            page = given.setting.grid.first_page(sequence=sequence, layer=layer) + index
+            transfer = self._copies.transfer(1, is_demand=True, after=())
+            self._writing_back[page] = transfer.done
+            yield from self._spend("submit_s", self._profile.link.to_host.submit_s)
+            self._copies.to_host.submit(transfer)
+        self.ledger.written_back(filled.size)
+
+    def _launch(self, segment: str, amount: float, waits_for: tuple[simpy.Event, ...] = ()) -> Process[Work]:
+        work, host_s = work_of(self._env, segment, self._profile.segments[segment], amount, self._batch)
+        work.waits_for = waits_for
+        if self._profile.synchronous:
+            yield from self._compute.execute(work)
+            return work
+        self._compute.put(work)
+        if host_s:
+            yield self._env.timeout(host_s)
+        return work
+
+    def _wait(self, work: Work) -> Process[None]:
+        if not work.done.processed:
+            yield work.done
+
+    def _spend(self, name: str, time_s: float) -> Process[None]:
+        self.ledger.host(name, time_s)
+        if time_s:
+            yield self._env.timeout(time_s)
+
+    def _submit(self, count: int) -> Process[None]:
+        if count:
+            yield from self._spend("submit_s", count * self._profile.link.to_device.submit_s)
+
+    def _attended_tokens(self, reading: Reading, context: IntArray) -> int:
+        """Return the tokens in the selected pages: an open page is not full."""
+        page_tokens = self._given.replay.page_tokens
+        unfilled = reading.num_pages * page_tokens - context
+        return int(reading.selected.size * page_tokens - unfilled.sum())
