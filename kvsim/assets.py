@@ -1,0 +1,100 @@
+"""Finds scenarios, profiles and captures: shipped ones by name (installed or in a checkout), others by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kvsim.errors import CalibrationError, KvsimError, ScenarioError, TraceError
+from kvsim.strict import nearest
+
+CAPTURE_SUFFIX = ".kvtrace"
+"""How the name of an access trace ends."""
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped_folder(kind: str) -> Path:
+    """Return the folder of the shipped ``scenarios``, ``profiles`` or ``captures``.
+
+    An installed package carries them inside itself; in a checkout they lie beside it.
+    """
+    installed = _PACKAGE / "_shipped" / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def shipped(kind: str, suffix: str) -> dict[str, Path]:
+    """Return what ships of one kind, by name, in the order of the names."""
+    return {path.name.removesuffix(suffix): path for path in sorted(shipped_folder(kind).glob(f"*{suffix}"))}
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """Return the scenarios that ship, by name."""
+    return shipped("scenarios", ".toml")
+
+
+def find_scenario(name_or_path: str) -> Path:
+    """Return the file of a shipped scenario, or of one given by path.
+
+    Raises
+    ------
+    ScenarioError
+        If there is none.
+    """
+    return _find(name_or_path, "scenario", ".toml", None, _raise_as(ScenarioError))
+
+
+def find_profile(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped profile, or of one given by path; `beside` as in `find_capture`.
+
+    Raises
+    ------
+    CalibrationError
+        If there is none.
+    """
+    return _find(name_or_path, "profile", ".toml", beside, _raise_as(CalibrationError))
+
+
+def find_capture(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped capture, or of one given by path.
+
+    A path is taken from the current folder and, failing that, from `beside`: the folder of the scenario that
+    names it.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    return _find(name_or_path, "capture", CAPTURE_SUFFIX, beside, TraceError)
+
+
+def _raise_as(error: type[KvsimError]) -> Callable[[str, str], KvsimError]:
+    return lambda name, problem: error(f"{name}: {problem}")
+
+
+def _find(
+    name_or_path: str, noun: str, suffix: str, beside: Path | None, error: Callable[[str, str], KvsimError]
+) -> Path:
+    """Return the file that is meant: whatever has a folder or the suffix is a path, all else a shipped name."""
+    if "/" not in name_or_path and not name_or_path.endswith(suffix):
+        known = shipped(f"{noun}s", suffix)
+        if name_or_path in known:
+            return known[name_or_path]
+        hint = nearest(name_or_path, known)
+        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
+    places = [Path(name_or_path)]
+    if beside is not None:
+        places.append(beside / name_or_path)
+    for place in places:
+        if _exists(place):
+            return place
+    beside_too = "" if beside is None else f" here, nor in {beside}"
+    raise error(name_or_path, f"no such {noun} file{beside_too}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file has
+        return False
