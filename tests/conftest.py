@@ -46,3 +46,23 @@ def tiny_model():
         torch.manual_seed(7)
         model = transformers.LlamaForCausalLM(config)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Return a tokenizer of one token for each of the first 256 characters, for `tiny_model`."""
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({chr(code): code for code in range(256)}, unk_token="?"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    core.decoder = tokenizers.decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tiny_model, tiny_tokenizer, tmp_path_factory) -> Path:
+    """Return a folder that holds `tiny_model` and `tiny_tokenizer` as `save_pretrained` writes them."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

@@ -7,12 +7,15 @@ import io
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -47,15 +50,18 @@ def load_model(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise KvsimError(f"device {device!r}: torch sees no CUDA GPU here; use 'cpu'")
     source, arguments = _source_of(path_or_id)
-    with _one_line_faults(path_or_id), _quiet():
+    where = path_or_id if "local_files_only" in arguments else f"{path_or_id}: no folder here, and as a hub id"
+    with _one_line_faults(where), _quiet():
         _check_config(AutoConfig.from_pretrained(source, **arguments), path_or_id)
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
         if "gguf_file" in arguments and hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source, dtype=TORCH_DTYPES[dtype], attn_implementation="sdpa", **arguments
         )
-    return model.eval().to(device), tokenizer
+    module: torch.nn.Module = model
+    module.train(False).to(device)
+    return model, tokenizer
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
@@ -108,10 +114,12 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     config.dtype = torch.bfloat16
     model = type(packed)(config)
     model.load_state_dict(packed.state_dict())
+    module: torch.nn.Module = model
+    module.to(torch.bfloat16)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with _quiet():
-        model.to(torch.bfloat16).save_pretrained(partial)
+        model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
     partial.rename(folder)
 
@@ -138,9 +146,7 @@ def _source_of(path_or_id: Path | str) -> tuple[str, dict[str, Any]]:
         return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise KvsimError(
-                f"{path_or_id}: no model here, config.json is missing; name a folder, hub id or .gguf file"
-            )
+            raise KvsimError(f"{path_or_id}: no model here, it lacks config.json; name a folder, hub id or .gguf file")
         return str(path), {"local_files_only": True}
     if path.exists() or isinstance(path_or_id, Path) or not _HUB_ID.match(path_or_id):
         problem = "not a .gguf file" if path.exists() else "no such folder or file"
@@ -164,10 +170,8 @@ def _one_line_faults(name: Path | str) -> Iterator[None]:
     """Turn what transformers and its readers raise on a damaged or unreachable model into one line."""
     try:
         yield
-    except KvsimError:
-        raise
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 240, placeholder=" ...")
         raise KvsimError(f"{name}: cannot load this model: {reason}") from error
 
 
@@ -177,16 +181,20 @@ def _quiet() -> Iterator[None]:
 
     The bar of its GGUF reader asks nobody, hence the redirection; faults are exceptions and come through.
     """
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    log: Any = transformers_logging  # half of it is not annotated
+    hub: Any = hub_logging
+    verbosity, hub_verbosity, bars = log.get_verbosity(), hub.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    hub.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        log.set_verbosity(verbosity)
+        hub.set_verbosity(hub_verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            log.enable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""The scores of pages against what they bound and against plain sums over tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from kvsim.engine.scores import PageSummaries, head_logits, mean_softmax, quest_bounds, sum_by  # noqa: E402
+
+HEADS, KV_HEADS, HEAD_DIM = 6, 2, 8
+
+
+def random_layer(seed: int, tokens: int):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(HEADS, HEAD_DIM, generator=generator)
+    return query, torch.randn(KV_HEADS, tokens, HEAD_DIM, generator=generator)
+
+
+def summaries_of(keys, page_tokens: int, max_tokens: int = 200) -> PageSummaries:
+    summaries = PageSummaries(
+        page_tokens=page_tokens,
+        max_tokens=max_tokens,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        device=torch.device("cpu"),
+    )
+    summaries.extend(keys)
+    return summaries
+
+
+def test_each_query_head_meets_the_keys_of_its_own_group():
+    query, keys = random_layer(1, 5)
+    logits = head_logits(query, keys, 0.5)
+    for head in range(HEADS):
+        expected = 0.5 * keys[head // (HEADS // KV_HEADS)] @ query[head]
+        assert torch.allclose(logits[head], expected, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), tokens=st.integers(1, 150), page_tokens=st.sampled_from([16, 32, 64]))
+def test_no_key_of_a_page_scores_above_the_quest_bound(seed, tokens, page_tokens):
+    query, keys = random_layer(seed, tokens)
+    pages = keys.split(page_tokens, dim=1)
+    minimum, maximum = (torch.stack([getattr(page, name)(1) for page in pages], 1) for name in ("amin", "amax"))
+    bounds = quest_bounds(query, minimum, maximum, 0.25)
+    best = torch.stack([head_logits(query, page, 0.25).amax(1) for page in pages], 1)
+    assert bounds.shape == (HEADS, len(pages))
+    assert (bounds >= best - 1e-5).all()
+
+
+def test_quest_bound_of_a_page_of_one_key_is_its_score():
+    query, keys = random_layer(3, 4)
+    assert torch.allclose(quest_bounds(query, keys, keys, 0.25), head_logits(query, keys, 0.25), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), first=st.integers(0, 80), steps=st.integers(1, 70))
+def test_summaries_grown_token_by_token_equal_those_made_at_once(seed, first, steps):
+    query, keys = random_layer(seed, first + steps)
+    grown = summaries_of(keys[:, :first], 32)
+    for tokens in range(first + 1, first + steps + 1):
+        grown.extend(keys[:, :tokens])
+    whole = summaries_of(keys, 32)
+    assert torch.equal(grown.quest(query, 0.25), whole.quest(query, 0.25))
+    assert torch.allclose(grown.mean(query, 0.25), whole.mean(query, 0.25), atol=1e-6)
+
+
+def test_mean_estimate_is_the_softmax_of_the_pages_mean_keys_the_open_page_over_its_own_tokens():
+    query, keys = random_layer(5, 40)
+    means = torch.stack([keys[:, :32].mean(1), keys[:, 32:].mean(1)], 1)
+    expected = head_logits(query, means, 0.25).softmax(-1).mean(0)
+    assert torch.allclose(summaries_of(keys, 32).mean(query, 0.25), expected, atol=1e-6)
+
+
+def test_a_softmax_is_taken_for_each_head_before_the_mean():
+    logits = torch.tensor([[10.0, 0.0], [0.0, 10.0]])
+    assert torch.allclose(mean_softmax(logits), torch.tensor([0.5, 0.5]))
+    assert mean_softmax(torch.tensor([[9.0, 0.0], [0.0, 1.0]]))[0].item() == pytest.approx(
+        (1 / (1 + 2.718281828**-9) + 1 / (1 + 2.718281828)) / 2, abs=1e-6
+    )
+
+
+def test_sums_keep_all_mass_and_the_last_holds_the_rest():
+    mass = torch.arange(1.0, 36.0)
+    sums = sum_by(16, mass)
+    assert sums.tolist() == [sum(range(1, 17)), sum(range(17, 33)), 33 + 34 + 35]
