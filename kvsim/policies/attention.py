@@ -88,7 +88,7 @@ class Attention:
         grid = self._grid
         for sequence in range(grid.num_sequences):
             first = grid.first_page(sequence=sequence, layer=view.layer)
-            scores = view.scores[sequence]
+            scores = view.scores[sequence].astype(np.float64)
             pages = slice(first, first + scores.size)
             recent = self._recent[pages]
             recent *= self._decay_frac

@@ -47,6 +47,7 @@ class Residency:
         self.resident: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
         self._evictable: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
         self._prefetchable: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
+        self._last_place = np.zeros(grid.num_pages, dtype=np.int64)
         self._num_pages = np.zeros((grid.num_sequences, grid.num_layers), dtype=np.int64)
         self._pools = grid.num_layers if setting.partition == "per_layer" else 1
         self._pool_capacity = setting.capacity_pages // self._pools
@@ -200,7 +201,9 @@ class Residency:
         if not bool(self._prefetchable[prefetches].all()):
             page = int(prefetches[~self._prefetchable[prefetches]][0])
             raise PolicyError(f"{where}: page {page} cannot be prefetched (on the device, selected, open or not there)")
-        if np.unique(prefetches).size != prefetches.size:
+        order = np.arange(prefetches.size)
+        self._last_place[prefetches] = order
+        if bool((self._last_place[prefetches] != order).any()):
             raise PolicyError(f"{where}: a page is prefetched twice")
         if self.policy.attends == "selection" and prefetches.size > self.setting.prefetch_quota_pages:
             raise PolicyError(

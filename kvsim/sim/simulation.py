@@ -182,16 +182,19 @@ class _Host:
         """Return the unfinished transfers that carry some of `pages`, with how many each; forget finished ones."""
         if not self._transfers:
             return {}
+        transfers = self._transfers
+        while transfers and transfers[oldest := next(iter(transfers))].done.triggered:
+            del transfers[oldest]
+        if not transfers:
+            return {}
+        oldest = next(iter(transfers))
         carried_by = self._carried_by[pages]
-        numbers, counts = np.unique(carried_by[carried_by >= 0], return_counts=True)
-        carriers = {}
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            transfer = self._transfers.get(number)
-            if transfer is not None and transfer.done.triggered:
-                del self._transfers[number]
-            elif transfer is not None:
-                carriers[number] = count
-        return carriers
+        counts = np.bincount(carried_by[carried_by >= oldest] - oldest)
+        return {
+            oldest + int(place): int(counts[place])
+            for place in np.flatnonzero(counts)
+            if oldest + int(place) in transfers and not transfers[oldest + int(place)].done.triggered
+        }
 
     def _slots_free(self, victims: PageIds) -> tuple[simpy.Event, ...]:
         """Return what must happen before the slots of `victims` may be written."""
