@@ -1,0 +1,242 @@
+"""Result folders, written whole or not at all, and read back with suspicion: the one place that knows Parquet."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kvsim import __version__
+from kvsim.errors import ResultError
+
+SCHEMA_VERSION = 1
+
+MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
+
+_PACKAGES = ("numpy", "scipy", "numba", "simpy", "pandas", "pyarrow", "torch", "transformers")
+_ROW_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
+_MAX_JSON_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What one run found: a summary that equal scenarios make equal, its rows, and where and how it was made."""
+
+    summary: dict[str, Any]
+    rows: dict[str, NDArray[Any]]
+    """Columns of the per-step table, all of one length."""
+    manifest: dict[str, Any]
+
+
+def make_manifest(*, scenario_text: str, scenario_hash: str, seed: int, command: str) -> dict[str, Any]:
+    """Return where, when, with what and from what a run is made: all that must not be in the summary."""
+    now = datetime.now(UTC)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": f"{now:%Y%m%dT%H%M%S}Z-{scenario_hash}",
+        "date": now.isoformat(timespec="seconds"),
+        "command": command,
+        "scenario": scenario_text,
+        "scenario_hash": scenario_hash,
+        "seed": seed,
+        "commit": _commit(Path(__file__).resolve()),
+        "versions": {"kvsim": __version__, "python": platform.python_version(), **_versions()},
+        "machine": {
+            "host": platform.node(),
+            "os": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "num_cpus": os.cpu_count(),
+        },
+    }
+
+
+def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] | None = None) -> Path:
+    """Write ``folder/<scenario>/<run id>/`` and return it; a run id that exists already gets a number behind it.
+
+    Parameters
+    ----------
+    figures
+        Files to put beside, by name, as in ``{"latency.png": ...}``.
+
+    Raises
+    ------
+    ResultError
+        If it cannot be written (a full disk, no permission); nothing of it is then left.
+    """
+    target = folder / str(result.summary["scenario"]) / str(result.manifest["run_id"])
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_files(result, partial, figures or {})
+        return _rename(partial, target)
+    except OSError as problem:
+        _remove(partial)
+        reason = problem.strerror or str(problem)
+        raise ResultError(f"{target}: cannot write the result: {reason}; nothing was kept") from None
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def load_result(path: Path) -> RunResult:
+    """Return the result in the folder `path`.
+
+    Raises
+    ------
+    ResultError
+        If it is missing, truncated, changed since it was written, or of another schema version.
+    """
+    if not path.is_dir():
+        raise ResultError(f"{path}: no such result folder")
+    if not (path / MANIFEST).is_file():
+        raise ResultError(f"{path}: no {MANIFEST}, so no result{_nearest_run(path)}")
+    manifest = _read_json(path / MANIFEST)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version")
+        raise ResultError(f"{path}: schema_version {found!r}, this kvsim reads {SCHEMA_VERSION}; run it again")
+    _check_digests(path, manifest)
+    summary = _read_json(path / SUMMARY)
+    cells = summary.get("cells")
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) and "policy" in cell for cell in cells):
+        raise ResultError(f"{path / SUMMARY}: damaged: no list of cells, each with its policy")
+    return RunResult(summary=summary, rows=_read_rows(path / ROWS), manifest=manifest)
+
+
+def summary_json(summary: Mapping[str, Any]) -> str:
+    """Return the text of ``summary.json``: names sorted, equal floats equal text, what is not a number null.
+
+    Examples
+    --------
+    >>> print(summary_json({"b": float("nan"), "a": np.float64(0.1)}), end="")
+    {
+     "a": 0.1,
+     "b": null
+    }
+    """
+    return json.dumps(_plain(summary), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) -> None:
+    (folder / SUMMARY).write_text(summary_json(result.summary), encoding="utf-8")
+    table = pa.table({name: pa.array(column) for name, column in result.rows.items()})
+    pq.write_table(table, folder / ROWS)
+    for name, content in figures.items():
+        (folder / name).write_bytes(content)
+    digests = {name: _digest(folder / name) for name in (SUMMARY, ROWS)}
+    (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
+
+
+def _rename(partial: Path, target: Path) -> Path:
+    for number in range(1, 1000):
+        free = target if number == 1 else target.with_name(f"{target.name}-{number}")
+        try:
+            return partial.rename(free)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise FileExistsError(errno.EEXIST, "1000 results of that name exist")
+
+
+def _remove(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):  # only where nothing else is in it
+        partial.parent.rmdir()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
+    written = manifest.get("files")
+    for name in (SUMMARY, ROWS):
+        expected = written.get(name) if isinstance(written, dict) else None
+        try:
+            found = _digest(path / name)
+        except OSError as problem:
+            raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
+        if found != expected:
+            raise ResultError(f"{path / name}: damaged: it is not what was written; run it again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ResultError(f"{path}: damaged: larger than any result's")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ResultError(f"{path}: {problem.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ResultError(f"{path}: damaged: not valid JSON; run it again") from None
+    if not isinstance(content, dict):
+        raise ResultError(f"{path}: damaged: not a JSON object; run it again")
+    return content
+
+
+def _read_rows(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        table = pq.read_table(path)
+        rows = {name: table[name].to_numpy() for name in table.column_names}
+    except (OSError, ValueError, pa.ArrowException) as problem:
+        first = (str(problem).splitlines() or ["not Parquet"])[0]
+        raise ResultError(f"{path}: damaged: {first}") from None
+    missing = [name for name in _ROW_COLUMNS if name not in rows]
+    if missing:
+        raise ResultError(f"{path}: damaged: no column {', '.join(missing)}")
+    return rows
+
+
+def _nearest_run(path: Path) -> str:
+    runs = sorted((inner.parent for inner in path.glob(f"*/{MANIFEST}")), key=lambda run: run.name)
+    return f"; did you mean {runs[-1]}?" if runs else ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _commit(source: Path) -> str | None:
+    """Return the commit of `source`, ``-dirty`` behind it where files differ; None where git does not track it."""
+    tracked = _git(source.parent, "ls-files", "--error-unmatch", source.name)
+    return _git(source.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if tracked else None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
