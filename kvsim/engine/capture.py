@@ -14,15 +14,18 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvsim.engine.recorder import NEXT_LAYER, QUEST, StepRecorder, parse_channel, recording
-from kvsim.engine.weights import shape_of
+from kvsim.engine.weights import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
-from kvsim.models import ModelShape
+from kvsim.models import DType, ModelShape
 from kvsim.traces.base import MASS
 from kvsim.traces.format import TraceWriter
 from kvsim.traces.header import TraceHeader, channel_of, layout_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told the stage (``prefill`` or ``decode``), the tokens of it that are done, and how many there are."""
+
+Announce: TypeAlias = Callable[[int, int], None]
+"""Told the bytes of memory that a capture needs (`capture_bytes`) and those of its file (`trace_bytes`)."""
 
 DEFAULT_CHANNELS = (f"{QUEST}@32", f"{QUEST}@64", f"{NEXT_LAYER}@32")
 
@@ -114,6 +117,40 @@ def capture(
     with torch.inference_mode(), TraceWriter(output, header) as writer, contextlib.closing(steps):
         for context_tokens, values in steps:
             writer.append([context_tokens], values)
+
+
+def capture_file(
+    model: Path | str,
+    text: Path,
+    output: Path,
+    request: CaptureRequest,
+    *,
+    dtype: DType = "fp32",
+    device: str = "cpu",
+    recipe: str = "",
+    announce: Announce | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Load `model`, read the file `text` as UTF-8, and capture; `announce` is told the sizes before the weights load.
+
+    Raises
+    ------
+    KvsimError
+        If the text or the model cannot be read, and as `capture` does.
+    """
+    try:
+        content = text.read_bytes().decode()
+    except OSError as problem:
+        raise KvsimError(f"{text}: cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError as problem:
+        raise KvsimError(f"{text}: not UTF-8 text, byte {problem.start} is wrong") from None
+    shape = read_shape(model, dtype)
+    if announce is not None:
+        announce(capture_bytes(shape, request), trace_bytes(shape, request))
+    loaded, tokenizer = load_model(model, dtype, device)
+    name = str(model) if isinstance(model, str) and not Path(model).exists() else Path(model).resolve().name
+    origin = CaptureOrigin(model=name, text=text.name, recipe=recipe)
+    capture(loaded, tokenizer, content, output, request, origin=origin, progress=progress)
 
 
 def capture_bytes(shape: ModelShape, request: CaptureRequest) -> int:

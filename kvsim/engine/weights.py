@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -49,10 +48,9 @@ def load_model(
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise KvsimError(f"device {device!r}: torch sees no CUDA GPU here; use 'cpu'")
+    _read_config(path_or_id)
     source, arguments = _source_of(path_or_id)
-    where = path_or_id if "local_files_only" in arguments else f"{path_or_id}: no folder here, and as a hub id"
-    with _one_line_faults(where), _quiet():
-        _check_config(AutoConfig.from_pretrained(source, **arguments), path_or_id)
+    with _one_line_faults(path_or_id), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
         if "gguf_file" in arguments and hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -77,6 +75,21 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     names: dict[torch.dtype, DType] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
     if model.dtype not in names:
         raise KvsimError(f"weights are in {model.dtype}; load the model as one of {', '.join(TORCH_DTYPES)}")
+    return _shape_of_config(config, names[model.dtype])
+
+
+def read_shape(path_or_id: Path | str, dtype: DType) -> ModelShape:
+    """Return the sizes of a model as `load_model` would load it, from its configuration alone.
+
+    Raises
+    ------
+    KvsimError
+        As `load_model` does.
+    """
+    return _shape_of_config(_read_config(path_or_id), dtype)
+
+
+def _shape_of_config(config: Any, dtype: DType) -> ModelShape:
     return ModelShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -86,7 +99,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         intermediate_size=config.intermediate_size,
         vocab_size=config.vocab_size,
         tied_embeddings=bool(config.tie_word_embeddings),
-        dtype=names[model.dtype],
+        dtype=dtype,
     )
 
 
@@ -154,6 +167,16 @@ def _source_of(path_or_id: Path | str) -> tuple[str, dict[str, Any]]:
     return path_or_id, {}
 
 
+def _read_config(path_or_id: Path | str) -> Any:
+    """Return the configuration of a Llama-like model."""
+    source, arguments = _source_of(path_or_id)
+    is_hub = "local_files_only" not in arguments
+    with _one_line_faults(f"{path_or_id}: no folder here, and as a hub id" if is_hub else path_or_id), _quiet():
+        config = AutoConfig.from_pretrained(source, **arguments)
+        _check_config(config, path_or_id)
+    return config
+
+
 def _check_config(config: Any, name: Path | str) -> None:
     """Refuse what is not Llama-like: other layers, or layers that do not attend to the whole context."""
     if config.model_type not in LLAMA_LIKE:
@@ -170,7 +193,9 @@ def _one_line_faults(name: Path | str) -> Iterator[None]:
     """Turn what transformers and its readers raise on a damaged or unreachable model into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError) as error:
+    except KvsimError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower
         reason = textwrap.shorten(str(error) or type(error).__name__, 240, placeholder=" ...")
         raise KvsimError(f"{name}: cannot load this model: {reason}") from error
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pydoc_data.topics import topics
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ torch = pytest.importorskip("torch")
 from transformers import DynamicCache, LlamaForCausalLM  # noqa: E402
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb  # noqa: E402
 
-from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture, capture_bytes, trace_bytes  # noqa: E402
+from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture, capture_bytes, capture_file, trace_bytes  # noqa: E402
 from kvsim.engine.recorder import StepRecorder, recording  # noqa: E402
 from kvsim.engine.weights import shape_of  # noqa: E402
 from kvsim.errors import KvsimError, TraceError  # noqa: E402
@@ -281,3 +284,48 @@ def test_sizes_are_known_before_the_run(tiny_model, tiny_tokenizer, tmp_path):
     kv_bytes = 2 * 2 * 16 * 4 * 3 * 325  # K and V, heads, dimensions, bytes, layers, tokens more
     assert large - small > kv_bytes
     assert small > shape_of(tiny_model).weights_bytes
+
+
+def test_a_file_is_captured_as_its_text_is_and_the_sizes_are_told_before(
+    tiny_model, tiny_tokenizer, tiny_model_path, tmp_path
+):
+    text = tmp_path / "some.txt"
+    text.write_bytes(some_text().encode())
+    told = []
+    capture_file(
+        tiny_model_path,
+        text,
+        tmp_path / "file",
+        request(),
+        recipe="again",
+        announce=lambda *sizes: told.append(sizes),
+        progress=lambda *now: told.append(now),
+    )
+    assert told[0] == (capture_bytes(shape_of(tiny_model), request()), trace_bytes(shape_of(tiny_model), request()))
+    assert told[1][0] == "prefill"
+    trace = open_trace(tmp_path / "file")
+    assert (trace.header.model, trace.header.text, trace.header.recipe) == ("tiny", "some.txt", "again")
+    assert trace.header.text_sha256 == hashlib.sha256(text.read_bytes()).hexdigest()
+    capture(tiny_model, tiny_tokenizer, some_text(), tmp_path / "direct", request(), origin=ORIGIN)
+    direct = open_trace(tmp_path / "direct")
+    np.testing.assert_array_equal(trace.mass(STEPS - 1, 2, 16), direct.mass(STEPS - 1, 2, 16))
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "cannot be read"), (b"abc\xff", "not UTF-8 text, byte 3")])
+def test_a_text_that_cannot_be_read_is_one_line(tiny_model_path, tmp_path, content, words):
+    text = tmp_path / "some.txt"
+    if content is not None:
+        text.write_bytes(content)
+    with pytest.raises(KvsimError, match=words):
+        capture_file(tiny_model_path, text, tmp_path / "file", request())
+
+
+@pytest.mark.model
+def test_the_trained_model_attends_to_the_first_page_in_deep_layers_and_not_in_early_ones(model_path, tmp_path):
+    text = tmp_path / "topics.txt"
+    text.write_text("\n\n".join(topics[name] for name in sorted(topics)))
+    few = CaptureRequest(prompt_tokens=512, decode_tokens=4)
+    capture_file(model_path, text, tmp_path / "file", few)
+    trace = open_trace(tmp_path / "file")
+    sink = [np.mean([trace.mass(step, layer, 16)[0, 0] for step in range(4)]) for layer in range(30)]
+    assert np.mean(sink[12:]) > 0.2 > 0.1 > np.mean(sink[:12])

@@ -1,0 +1,262 @@
+"""Loading models from folders and GGUF files, the faults told in one line, and conversion."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import gguf  # noqa: E402
+import numpy as np  # noqa: E402
+
+from kvsim.engine import weights  # noqa: E402
+from kvsim.engine.weights import convert_gguf, load_model, main, read_shape, shape_of  # noqa: E402
+from kvsim.errors import KvsimError  # noqa: E402
+from kvsim.models import SHAPES  # noqa: E402
+
+TINY = {
+    "num_layers": 3,
+    "hidden_size": 64,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "vocab_size": 256,
+    "tied_embeddings": True,
+}
+
+
+@pytest.fixture
+def folder(tiny_model_path, tmp_path):
+    """Return a copy of the tiny model that a test may damage."""
+    return shutil.copytree(tiny_model_path, tmp_path / "tiny")
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_folder_loads_in_the_dtype_asked_for_ready_to_read(tiny_model_path, tiny_model, dtype, torch_dtype):
+    model, tokenizer = load_model(tiny_model_path, dtype)
+    assert model.dtype == torch_dtype
+    assert not model.training
+    assert model.config._attn_implementation == "sdpa"
+    assert tokenizer("ab")["input_ids"] == [97, 98]
+    assert torch.equal(model.model.embed_tokens.weight, tiny_model.model.embed_tokens.weight.to(torch_dtype))
+
+
+def test_shape_is_told_of_a_model_and_of_its_folder_alike(tiny_model, tiny_model_path):
+    shape = shape_of(tiny_model)
+    assert shape.model_dump() == TINY | {"dtype": "fp32"}
+    assert read_shape(tiny_model_path, "bf16").model_dump() == TINY | {"dtype": "bf16"}
+    assert shape.num_parameters == sum(part.numel() for part in tiny_model.parameters())
+
+
+def test_head_dim_that_a_configuration_leaves_out_is_hidden_size_over_heads(folder):
+    change_config(folder, head_dim=None)
+    assert read_shape(folder, "fp32").head_dim == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere/at/all", "no such folder or file"),
+        ("./nowhere", "no such folder or file"),
+        ("two words", "no such folder or file"),
+        ("nowhere.gguf", "no such GGUF file"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KvsimError, match=words) as caught:
+        load_model(name, "fp32")
+    assert str(caught.value).startswith(name)
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, capfd):
+    def unreachable(*args, **kwargs):
+        raise OSError("We couldn't connect to the hub\nto load the files.\n" + "More advice. " * 40)
+
+    monkeypatch.setattr(weights.AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(
+        KvsimError, match=r"someone/model: no folder here, and as a hub id: .* couldn't connect"
+    ) as caught:
+        load_model("someone/model", "fp32")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert capfd.readouterr() == ("", "")
+
+
+def damage_config(folder):
+    (folder / "config.json").write_text("{not json")
+
+
+def drop_config(folder):
+    (folder / "config.json").unlink()
+
+
+def cut_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def drop_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def damage_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("WordLevel", "WordLovel"))
+
+
+def drop_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_config, drop_config, cut_weights, drop_weights, damage_tokenizer, drop_tokenizer]
+)
+def test_a_damaged_folder_is_one_line_that_names_it(folder, damage, capfd):
+    damage(folder)
+    with pytest.raises(KvsimError) as caught:
+        load_model(folder, "fp32")
+    assert str(caught.value).startswith(str(folder))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 100, b"GGUF\3\0\0\0" + b"\xff" * 64])
+def test_a_file_that_is_no_gguf_is_one_line(tmp_path, content):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(content)
+    with pytest.raises(KvsimError, match=r"bad\.gguf: cannot load this model") as caught:
+        load_model(path, "fp32")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"x")
+    with pytest.raises(KvsimError, match=r"not a \.gguf file"):
+        load_model(str(path), "fp32")
+
+
+def test_other_architectures_are_refused_by_name(folder):
+    change_config(folder, model_type="gpt2")
+    with pytest.raises(KvsimError, match=r"'gpt2' is not Llama-like; kvsim reads llama, mistral, qwen2"):
+        read_shape(folder, "fp32")
+
+
+def test_models_with_sliding_windows_are_refused(folder):
+    change_config(folder, model_type="mistral", sliding_window=128)
+    with pytest.raises(KvsimError, match="sliding window"):
+        read_shape(folder, "fp32")
+    change_config(folder, model_type="mistral", sliding_window=None)
+    assert read_shape(folder, "fp32").num_layers == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu_is_one_line(tiny_model_path):
+    with pytest.raises(KvsimError, match="no CUDA GPU"):
+        load_model(tiny_model_path, "fp32", "cuda")
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(tiny_model, tmp_path_factory):
+    """Return a GGUF file in f32 of `tiny_model`, with a byte-pair tokenizer of 256 bytes."""
+    config, path = tiny_model.config, tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    letters = [chr(code) if 33 <= code < 127 else chr(0x100 + code) for code in range(256)]
+    letters[200] = "ab"
+    writer.add_token_list(letters)
+    writer.add_token_types([1] * 256)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    state = tiny_model.state_dict()
+    writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"].numpy())
+    writer.add_tensor("output_norm.weight", state["model.norm.weight"].numpy())
+    for name, tensor in state.items():
+        if name.startswith("model.layers."):
+            layer, part = name.split(".")[2], name.split(".")[-2]
+            values = tensor.numpy()
+            if part in heads:  # llama.cpp keeps the two halves of the rotary embedding interleaved
+                values = values.reshape(heads[part], 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+            writer.add_tensor(f"blk.{layer}.{names[part]}.weight", np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_converts_to_a_folder_that_loads_as_the_same_model(tiny_gguf, tiny_model, tmp_path, capfd):
+    folder = tmp_path / "models" / "tiny"
+    assert main([str(tiny_gguf), str(folder)]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    model, tokenizer = load_model(folder, "bf16")
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    for name, tensor in tiny_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor.to(torch.bfloat16)), name
+    assert tokenizer("cab")["input_ids"] == [99, 200]
+
+
+def test_a_gguf_file_loads_unpacked(tiny_gguf, tiny_model):
+    model, _ = load_model(str(tiny_gguf), "fp32")
+    assert torch.equal(
+        model.model.layers[1].self_attn.q_proj.weight, tiny_model.model.layers[1].self_attn.q_proj.weight
+    )
+
+
+def test_conversion_never_writes_over_a_folder(tiny_gguf, tmp_path, capsys):
+    assert main([str(tiny_gguf), str(tmp_path)]) == 2
+    assert "already there" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KvsimError, match="no such GGUF file"):
+        convert_gguf(tmp_path / "none.gguf", tmp_path / "tiny")
+    assert not list(tmp_path.iterdir())
+
+
+def test_conversion_tells_how_it_is_called(capsys):
+    assert main(["one"]) == 2
+    assert "GGUF FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.model
+def test_the_trained_model_has_the_shape_that_goes_by_its_name(model_path):
+    assert read_shape(model_path, "bf16") == SHAPES["smollm2-135m"]
