@@ -1,0 +1,185 @@
+"""The verdict in words: what fits, what each policy saves, costs and loses. Plain Python: a run needs no pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kvsim.units import format_bytes, format_seconds
+
+Cell = Mapping[str, Any]
+_Situation = tuple[int, int]
+"""Tokens of context and sequences of the batch."""
+
+
+def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: str, emulated_link: bool) -> list[str]:
+    """Return a paragraph for each context and batch, and a closing line.
+
+    Parameters
+    ----------
+    cells
+        The cells of ``summary.json``. Of a policy's cells in one situation, the fastest that fits speaks for it,
+        and the leanest where that needs less memory.
+    profile_kind
+        ``measured`` or ``published``.
+    """
+    situations: dict[_Situation, list[Cell]] = {}
+    for cell in cells:
+        situations.setdefault((cell["context_tokens"], cell["batch"]), []).append(cell)
+    ordered = dict(sorted(situations.items()))
+    paragraphs = [_paragraph(situation, members, device_memory_bytes) for situation, members in ordered.items()]
+    return [*paragraphs, f"{_recommendation(ordered)} {_trust(profile_kind, emulated_link)}"]
+
+
+def _paragraph(situation: _Situation, cells: list[Cell], memory_bytes: int) -> str:
+    resident = _fastest(cell for cell in cells if _is_resident(cell))
+    names = dict.fromkeys(cell["policy"] for cell in cells if not _is_resident(cell))
+    by_policy = [[cell for cell in cells if cell["policy"] == name] for name in names]
+    by_policy.sort(key=lambda members: float(min(cell["tpot_p50_s"] for cell in members)))
+    sentences = [_memory(situation, cells, resident, memory_bytes)]
+    sentences += [_policy(members, resident, memory_bytes) for members in by_policy]
+    return " ".join([*sentences, _loss(cells)])
+
+
+def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
+    """Say what everything resident would take, part by part, and whether it fits."""
+    parts = {
+        "weights": max(cell["weights_bytes"] for cell in cells),
+        "KV": _whole_kv_bytes(cells),
+        "page summaries": max(cell["summary_bytes"] for cell in cells),
+        "activations": max(cell["activation_bytes"] for cell in cells),
+    }
+    whole_bytes = sum(parts.values())
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
+    over_bytes = whole_bytes - memory_bytes
+    fits = over_bytes <= 0
+    outcome = "which fits" if fits else f"{format_bytes(over_bytes)} too much"
+    token = "" if resident is None else f"; a token {'takes' if fits else 'would take'} {_token(resident)}"
+    return (
+        f"At {_at(situation)}, everything resident takes {format_bytes(whole_bytes)} ({listed}) of "
+        f"{format_bytes(memory_bytes)}, {outcome}{token}."
+    )
+
+
+def _whole_kv_bytes(cells: list[Cell]) -> int:
+    kept = [cell["kv_device_bytes"] for cell in cells if _is_resident(cell)]
+    return int(max(kept or [max(cell["host_bytes"], cell["kv_device_bytes"]) for cell in cells]))
+
+
+def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
+    name = f"`{cells[0]['policy']}`"
+    fitting = [cell for cell in cells if cell["fits"]]
+    best = _fastest(fitting)
+    if best is None:
+        least_bytes = min(cell["device_bytes"] for cell in cells)
+        over = format_bytes(least_bytes - memory_bytes)
+        return f"{name} does not fit: it takes at least {format_bytes(least_bytes)}, {over} too much."
+    sentence = (
+        f"{name} takes {_token(best)}{_times(best, resident)} with {format_bytes(best['kv_device_bytes'])} of KV on "
+    )
+    sentence += f"the device{_saving(best, resident)}{_setting(best, cells)}"
+    leanest = min(fitting, key=lambda cell: (cell["device_bytes"], cell["tpot_p50_s"]))
+    if leanest["device_bytes"] < best["device_bytes"]:
+        kept = format_bytes(leanest["kv_device_bytes"])
+        sentence += f", or {_token(leanest)} with {kept}{_saving(leanest, resident)}{_setting(leanest, cells)}"
+    return f"{sentence}."
+
+
+def _token(cell: Cell) -> str:
+    return format_seconds(cell["tpot_p50_s"])
+
+
+def _times(cell: Cell, resident: Cell | None) -> str:
+    if resident is None:
+        return ""
+    ratio = cell["tpot_p50_s"] / resident["tpot_p50_s"]
+    return f" ({ratio:.2f} times)" if ratio < 9.95 else f" ({ratio:.0f} times)"
+
+
+def _saving(cell: Cell, resident: Cell | None) -> str:
+    if resident is None:
+        return ""
+    saved_bytes = resident["device_bytes"] - cell["device_bytes"]
+    if saved_bytes > 0:
+        return f" (saves {format_bytes(saved_bytes)})"
+    return " (saves nothing)" if saved_bytes == 0 else f" ({format_bytes(-saved_bytes)} more than resident)"
+
+
+def _setting(cell: Cell, cells: list[Cell]) -> str:
+    """Name the swept values, the budget's apart, by which this cell differs from the policy's others."""
+    keys = [key for key in cell if "." in key and not key.startswith("budget.")]
+    varied = [key for key in keys if len({str(other.get(key)) for other in cells}) > 1]
+    return f" ({', '.join(f'{key} = {cell[key]}' for key in varied)})" if varied else ""
+
+
+def _loss(cells: list[Cell]) -> str:
+    """Say what attention mass is lost, policies that lose alike together."""
+    by_loss: dict[str, list[str]] = {}
+    for name in dict.fromkeys(cell["policy"] for cell in cells):
+        recalls = [cell["mass_recall_frac"] for cell in cells if cell["policy"] == name]
+        by_loss.setdefault(_lost_mass(recalls), []).append(f"`{name}`")
+    phrases = [f"{_join(names)} {'loses' if len(names) == 1 else 'lose'} {loss}" for loss, names in by_loss.items()]
+    selectors = dict.fromkeys(cell["selector"] for cell in cells if cell["selector"] != "full")
+    reading = f" (pages read: {_join(list(selectors))})" if selectors else ""
+    return f"Of the attention mass{reading}, {_join(phrases)}."
+
+
+def _lost_mass(recalls: list[float | None]) -> str:
+    known = [recall for recall in recalls if recall is not None]
+    if not known:
+        return "an unknown share"
+    least, most = (_percent(1 - recall) for recall in (max(known), min(known)))
+    if most == "0.0%":
+        return "none"
+    return least if least == most else f"{least} to {most}"
+
+
+def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
+    """Name the fastest policy that fits in each situation."""
+    best = {situation: _fastest(cell for cell in cells if cell["fits"]) for situation, cells in situations.items()}
+    if all(cell is not None and _is_resident(cell) for cell in best.values()):
+        return "Everything resident fits and is the fastest: a policy is worth only the memory that it saves."
+    by_policy: dict[str | None, list[_Situation]] = {}
+    for situation, cell in best.items():
+        by_policy.setdefault(cell["policy"] if cell else None, []).append(situation)
+    unfit = by_policy.pop(None, [])
+    if not by_policy:
+        return "Nothing fits."
+    if len(by_policy) == 1 and not unfit:
+        throughout = " throughout" if len(situations) > 1 else ""
+        return f"The fastest that fits is `{next(iter(by_policy))}`{throughout}."
+    chosen = [f"`{name}` at {_join([_at(situation) for situation in found])}" for name, found in by_policy.items()]
+    nothing = f"; at {_join([_at(situation) for situation in unfit])} nothing fits" if unfit else ""
+    return f"The fastest that fits is {', '.join(chosen)}{nothing}."
+
+
+def _trust(profile_kind: str, emulated_link: bool) -> str:
+    if profile_kind == "published":
+        return (
+            "The costs are published figures, not measured on your machine: trust what fits and the order of the "
+            "policies more than the milliseconds."
+        )
+    if emulated_link:
+        return "The link was emulated, not a GPU's: trust the order of the policies more than the milliseconds."
+    return "The costs were measured on one machine: `kvsim measure` runs the same policies there for real."
+
+
+def _at(situation: _Situation) -> str:
+    context_tokens, batch = situation
+    return f"{context_tokens:,} tokens" + (f" in each of {batch} sequences" if batch > 1 else "")
+
+
+def _is_resident(cell: Cell) -> bool:
+    return cell["budget_pages"] is None
+
+
+def _fastest(cells: Iterable[Cell]) -> Cell | None:
+    return min(cells, key=lambda cell: float(cell["tpot_p50_s"]), default=None)
+
+
+def _percent(fraction: float) -> str:
+    return f"{max(100 * fraction, 0.0):.1f}%"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,93 @@
+"""The printed table: every figure once, aligned, within 120 columns, the same in a pipe."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from kvsim.report.tables import COLUMNS, cells_frame, printed_frame, text_table
+
+
+def test_four_policies_and_nine_cells_fit_120_columns_one_line_each(run):
+    summary, _ = run
+    lines = text_table(summary).splitlines()
+    assert max(map(len, lines)) <= 120
+    starts = tuple(f"{name} " for name in ("resident", "stream", "lru", "attention"))
+    assert sum(line.startswith(starts) for line in lines) == 36
+    assert text_table(summary).isascii()
+
+
+def test_columns_line_up_and_combinations_stand_together(run):
+    lines = text_table(run[0]).splitlines()
+    rule = next(line for line in lines if line.startswith("---"))
+    ends = [match.end() for match in re.finditer("-+", rule)]
+    body = lines[lines.index(rule) + 1 : lines.index(rule) + 45]
+    rows = [line for line in body if line]
+    assert len(body) - len(rows) == 8
+    for row in rows:
+        assert all(len(row) == end or row[end] == " " for end in ends if end <= len(row))
+        assert all(row[end - 1] != " " for end in ends[1:])
+
+
+def test_a_printed_row_says_what_its_cell_says(run):
+    summary, _ = run
+    cell = summary["cells"][3]
+    cell_text = printed_frame(summary).iloc[3].to_list()
+    assert cell_text[:3] == ["attention", "32768", "0.1"]
+    assert float(cell_text[4]) == pytest.approx(cell["tpot_p50_s"] * 1e3, rel=0.005)
+    assert float(cell_text[7].removesuffix("x")) == pytest.approx(cell["speed_vs_resident"], abs=0.006)
+    assert float(cell_text[9].removesuffix("%")) == pytest.approx(100 * cell["hit_frac"], abs=0.06)
+    assert float(cell_text[12]) == pytest.approx(cell["moved_bytes_per_token"] / 2**20, rel=0.005)
+    assert float(cell_text[13]) == pytest.approx(cell["device_bytes"] / 2**30, rel=0.005)
+
+
+def test_what_does_not_apply_is_a_dash_and_what_does_not_fit_stands_out(run):
+    summary, _ = run
+    frame = printed_frame(summary)
+    resident = frame[frame["/policy"] == "resident"]
+    assert (resident[["budget/pages", "/hits", "prefetch/prec."]] == "-").all(axis=None)
+    assert set(resident["/fits"]) == {"yes", "NO"}
+    assert not frame.map(lambda text: "nan" in text or "None" in text).any(axis=None)
+
+
+def test_the_frame_keeps_every_figure_and_puts_what_varies_first(run):
+    summary, _ = run
+    frame = cells_frame(summary)
+    assert list(frame.columns[:3]) == ["policy", *summary["swept"]]
+    assert set(frame.columns) == set(summary["cells"][0])
+    assert len(frame) == 36
+    assert isinstance(frame, pd.DataFrame)
+
+
+def test_the_caption_labels_published_figures_and_emulated_links(make_run):
+    published = text_table(make_run((32_768,), (0.1,))[0])
+    emulated = text_table(make_run((32_768,), (0.1,), profile_kind="measured", emulated_link=True)[0])
+    assert "(published figures)" in published
+    assert "(measured, emulated link)" in emulated.replace("\n", " ")
+
+
+def test_what_is_not_swept_stands_in_the_caption_and_not_in_a_column(make_run):
+    summary, _ = make_run((32_768,), (0.1,))
+    summary = summary | {"swept": []}
+    caption, table = text_table(summary).split("\n\n", 1)
+    assert "32,839 tokens; batch 1; 32-token pages" in caption.replace("\n", " ")
+    assert "context" not in table
+
+
+def test_swept_fields_of_one_last_name_keep_their_whole_name(run):
+    summary = run[0] | {"swept": ["a.size", "b.size"]}
+    summary["cells"] = [cell | {"a.size": 1, "b.size": 2} for cell in summary["cells"]]
+    assert {"/a.size", "/b.size"} <= set(printed_frame(summary).columns)
+
+
+def test_a_result_without_a_figure_leaves_its_column_out(run):
+    summary = run[0] | {"cells": [{"policy": "lru", "tpot_p50_s": 0.0123, "hit_frac": None}]}
+    summary["swept"] = []
+    assert list(printed_frame(summary).columns) == ["/policy", "TPOT ms/p50", "/hits"]
+    assert set(printed_frame(summary).iloc[0]) == {"lru", "12.3", "-"}
+
+
+def test_every_printed_figure_is_explained_or_plain():
+    assert all(len(column.title.split("/", 1)[-1]) <= 8 for column in COLUMNS.values())
