@@ -1,0 +1,132 @@
+"""Where pages are: device slots, host pages, the page table between them, and a tag on every slot; no policy in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvsim.types import BoolArray, IntArray, PageGrid, PageIds
+
+NOWHERE = -1
+"""In the page table: the page owns no slot. In a tag: the slot holds no page."""
+
+_NAN_BYTE = 0xFF  # 0xFFFF and 0xFFFFFFFF are NaN in fp16, bf16 and fp32
+
+
+class EngineError(RuntimeError):
+    """The engine broke its own books: a bug of ours, never the user's fault."""
+
+
+class PagePool:
+    """Device slots and host pages of one batch.
+
+    A slot's tag names the page whose bytes it holds. `load` sets it once the bytes are there; `release` takes it off
+    and, on the CPU, writes NaN over the slot's first and last token, so that whoever reads a freed slot, or one that
+    was never filled, gets NaN.
+
+    Parameters
+    ----------
+    host_tokens
+        Keys and values in host memory, ``[num_sequences, num_layers, tokens, 2, num_kv_heads, head_dim]``; its first
+        ``grid.pages_per_layer * page_tokens`` tokens are the host pages.
+    num_slots
+        Device slots. The caller asks for the budget and one more a sequence, because a page that opens takes its slot
+        just before the decision that makes room.
+    """
+
+    def __init__(
+        self, grid: PageGrid, host_tokens: torch.Tensor, *, page_tokens: int, num_slots: int, device: str
+    ) -> None:
+        token_shape = host_tokens.shape[3:]
+        shape = (grid.num_sequences * grid.num_layers, grid.pages_per_layer, page_tokens, *token_shape)
+        self.grid = grid
+        self.page_tokens = page_tokens
+        pages = host_tokens.flatten(0, 1)[:, : grid.pages_per_layer * page_tokens]
+        self.host_pages = pages.view(shape)  # [sequence x layer, page, token, 2, kv head, head_dim]
+        self.slots = torch.empty((num_slots, *shape[2:]), dtype=host_tokens.dtype, device=device)
+        # [num_slots, page_tokens, 2, num_kv_heads, head_dim]
+        self.page_bytes = self.slots[0].numel() * self.slots.element_size()
+        self.slot_of: IntArray = np.full(grid.num_pages, NOWHERE, dtype=np.int64)
+        self.tag_of: IntArray = np.full(num_slots, NOWHERE, dtype=np.int64)
+        self.is_on_host: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
+        self._free: deque[int] = deque(range(num_slots))
+        self._slot_bytes = _bytes_of(self.slots) if device == "cpu" else None
+        self._host_bytes = _bytes_of(self.host_pages) if device == "cpu" else None
+        if self._slot_bytes is not None:
+            self._slot_bytes[:] = _NAN_BYTE
+
+    @property
+    def num_free(self) -> int:
+        """Slots that no page owns."""
+        return len(self._free)
+
+    def take(self, pages: PageIds) -> IntArray:
+        """Give each page the slot that has been free longest, and return the slots; the bytes come later."""
+        if pages.size > len(self._free):
+            raise EngineError(f"{pages.size} pages want slots, {len(self._free)} are free")
+        if (self.slot_of[pages] != NOWHERE).any():
+            raise EngineError("a page that owns a slot was given another")
+        slots = np.array([self._free.popleft() for _ in range(pages.size)], dtype=np.int64)
+        self.slot_of[pages] = slots
+        return slots
+
+    def release(self, pages: PageIds) -> IntArray:
+        """Take their slots from `pages`, tags off and NaN in, and return the slots."""
+        slots = self.slot_of[pages]
+        if (slots == NOWHERE).any():
+            raise EngineError(f"page {int(pages[slots == NOWHERE][0])} was released and owns no slot")
+        self.slot_of[pages] = NOWHERE
+        self.tag_of[slots] = NOWHERE
+        self._free.extend(slots.tolist())
+        if self._slot_bytes is not None:
+            self._slot_bytes[slots, 0] = _NAN_BYTE
+            self._slot_bytes[slots, -1] = _NAN_BYTE
+        return slots
+
+    def load(self, pages: PageIds, slots: IntArray) -> int:
+        """Copy host pages into `slots` and tag these; return how many were copied. On the CPU."""
+        assert self._slot_bytes is not None and self._host_bytes is not None
+        for page, slot in zip(pages.tolist(), slots.tolist(), strict=True):
+            if not self.is_on_host[page]:
+                raise EngineError(f"page {page} was asked of the host, which does not hold it")
+            np.copyto(self._slot_bytes[slot], self._host_bytes[divmod(page, self.grid.pages_per_layer)])
+            self.tag_of[slot] = page
+        return int(pages.size)
+
+    def store(self, pages: PageIds, slots: IntArray) -> int:
+        """Copy `slots` to the host as `pages`; return how many were copied. On the CPU."""
+        assert self._slot_bytes is not None and self._host_bytes is not None
+        for page, slot in zip(pages.tolist(), slots.tolist(), strict=True):
+            if self.tag_of[slot] != page:
+                raise EngineError(f"slot {slot} holds page {self.tag_of[slot]}, not page {page} to be written back")
+            np.copyto(self._host_bytes[divmod(page, self.grid.pages_per_layer)], self._slot_bytes[slot])
+            self.is_on_host[page] = True
+        return int(pages.size)
+
+    def place(self, pages: PageIds) -> None:
+        """Put `pages` into slots at once, without the link: what prefill leaves on the device."""
+        slots = self.take(pages)
+        rows, columns = np.divmod(pages, self.grid.pages_per_layer)
+        chosen = self.host_pages[torch.from_numpy(rows), torch.from_numpy(columns)]
+        self.slots[torch.from_numpy(slots).to(self.slots.device)] = chosen.to(self.slots.device)
+        self.tag_of[slots] = pages
+
+    def check(self, pages: PageIds, slots: IntArray) -> None:
+        """Raise an `EngineError` unless every slot about to be read holds the page that is meant."""
+        tags = self.tag_of[slots]
+        if not np.array_equal(tags, pages):
+            place = int(np.flatnonzero(tags != pages)[0])
+            raise EngineError(
+                f"attention wants page {int(pages[place])}, slot {int(slots[place])} holds page {int(tags[place])}"
+            )
+
+
+def _bytes_of(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return the bytes of pages as an array ``[..., page_tokens, bytes of a token]`` on the same memory."""
+    tokens = tensor.flatten(-3)
+    array: NDArray[Any] = tokens.view(torch.uint8).numpy()
+    return array

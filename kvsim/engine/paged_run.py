@@ -1,0 +1,240 @@
+"""One decode run of a batch on pages: the order of a layer's work, from the query to the attention output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from kvsim.engine.attention import attend_pages
+from kvsim.engine.link import Link, Transfer
+from kvsim.engine.page_pool import NOWHERE, PagePool
+from kvsim.engine.prefill import Snapshot
+from kvsim.engine.stamps import Stamps
+from kvsim.engine.summaries import make_summaries
+from kvsim.engine.tally import Tally, check_agreement
+from kvsim.engine.traffic import Traffic
+from kvsim.errors import CapacityError
+from kvsim.policies.base import Policy, Setting
+from kvsim.policies.residency import Decision, Residency
+from kvsim.selectors import Selector
+from kvsim.types import IntArray, PageIds, Scores, pages_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeInput:
+    """Everything that one run needs besides model and snapshot; the simulator's input uses the same names."""
+
+    selector: Selector | None
+    """None: every page is read and nothing is scored (selector ``full``)."""
+    channel: str
+    policy: Policy
+    setting: Setting
+    page_tokens: int
+    pinned_first_pages: int
+    pinned_last_pages: int
+    num_steps: int
+    warmup_steps: int
+    chunk_pages: int
+    window_transfers: int
+
+
+class Observer(Protocol):
+    """Looks on at every layer, untimed; see `kvsim.engine.decode_trace`."""
+
+    def layer(
+        self, layer: int, scores: Scores, selected: PageIds, query: torch.Tensor, slots: IntArray, num_tokens: int
+    ) -> None:
+        """See what attention is about to read."""
+
+
+class PagedRun:
+    """Appends and attends for every layer of a model, one token a sequence and step.
+
+    A layer passes these points, in this order; the stamps of `kvsim.engine.stamps` lie between them:
+    *select* (widen the open page's summary, score all pages, round to float16), *sync* (scores to the host), *choose*
+    (the selector), *decide* (`Residency.decide`), *submit* (late pages looked up, slots freed and taken, transfers
+    handed over: demand, then prefetches, then write-backs), *stall* (wait for what attention reads), *attention*.
+    """
+
+    def __init__(
+        self, given: DecodeInput, snapshot: Snapshot, pool: PagePool, link: Link, stamps: Stamps | None
+    ) -> None:
+        self.given = given
+        self.context_tokens = snapshot.prompt_tokens
+        self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
+        self.observer: Observer | None = None
+        self._grid = given.setting.grid
+        self._pool = pool
+        self._link = link
+        self._stamps = stamps
+        self._spare_slots = pool.num_free - given.setting.capacity_pages
+        whole_layers = given.policy.attends == "everything"
+        self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else given.chunk_pages)
+        self._scores_selection = given.selector is not None and not whole_layers
+        self._summaries = (
+            make_summaries(
+                given.channel,
+                self._grid,
+                snapshot.tokens[:, :, : snapshot.prompt_tokens, 0],
+                page_tokens=given.page_tokens,
+                device=str(pool.slots.device),
+            )
+            if self._scores_selection
+            else None
+        )
+        self._open_slots: IntArray = np.full((self._grid.num_layers, self._grid.num_sequences), NOWHERE)
+        self._opened: PageIds = np.empty(0, dtype=np.int64)
+        self._key: torch.Tensor | None = None
+        self._residency = Residency(
+            given.policy,
+            given.setting,
+            pinned_first_pages=given.pinned_first_pages,
+            pinned_last_pages=given.pinned_last_pages,
+        )
+        self._place_prompt(snapshot)
+
+    def _place_prompt(self, snapshot: Snapshot) -> None:
+        """Put what prefill left where it belongs: whole pages on the host, the first residents on the device."""
+        grid, page_tokens = self._grid, self.given.page_tokens
+        num_pages = pages_of(snapshot.prompt_tokens, page_tokens)
+        whole = snapshot.prompt_tokens // page_tokens
+        by_layer = self._pool.is_on_host.reshape(-1, grid.pages_per_layer)
+        by_layer[:] = False
+        by_layer[:, :whole] = True
+        resident = self._residency.start(np.full(grid.num_sequences, num_pages))
+        self._pool.place(resident)
+        for layer in range(grid.num_layers):
+            for sequence in range(grid.num_sequences):
+                page = grid.first_page(sequence=sequence, layer=layer) + num_pages - 1
+                self._open_slots[layer, sequence] = self._pool.slot_of[page]
+        if whole < num_pages and (self._open_slots == NOWHERE).any():
+            raise CapacityError("the budget does not hold the open pages; give each layer of each sequence one or more")
+
+    def begin(self, step: int) -> None:
+        """Start a step: the new token is not yet counted in `context_tokens`."""
+        self._step = step
+        self._traffic.step = step
+        self.tally.begin(step)
+
+    def end(self) -> None:
+        """End a step: every sequence is one token longer."""
+        self.context_tokens += 1
+
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write a token's key and value into each sequence's open page, opening one where the last is full."""
+        index, place = divmod(self.context_tokens, self.given.page_tokens)
+        if place == 0:
+            self._open(layer, index)
+        for sequence, slot in enumerate(self._open_slots[layer].tolist()):
+            self._pool.slots[slot, place, 0] = key[sequence, :, 0]
+            self._pool.slots[slot, place, 1] = value[sequence, :, 0]
+        self._key = key
+
+    def _open(self, layer: int, index: int) -> None:
+        first = [self._grid.first_page(sequence=s, layer=layer) for s in range(self._grid.num_sequences)]
+        self._opened = np.array(first, dtype=np.int64) + index
+        for sequence, page in enumerate(self._opened.tolist()):
+            self._open_slots[layer, sequence] = self._traffic.open_page(page)
+
+    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""
+        self._mark()
+        context = self.context_tokens + 1
+        num_pages = pages_of(context, self.given.page_tokens)
+        scores, selected = self._select(layer, query, num_pages)
+        self._mark()
+        decision = self._residency.decide(
+            step=self._step,
+            layer=layer,
+            selected=selected,
+            scores=scores,
+            num_pages=np.full(self._grid.num_sequences, num_pages),
+        )
+        self._mark()
+        waits_for, demand = self._submit(layer, decision, context)
+        self._mark()
+        if waits_for:
+            self._link.wait(waits_for)
+        self._mark()
+        output = self._read(layer, scores, decision, demand, query, scaling, context)
+        self._mark()
+        return output
+
+    def _select(self, layer: int, query: torch.Tensor, num_pages: int) -> tuple[Scores, PageIds]:
+        grid, selector = self._grid, self.given.selector
+        if self._summaries is None or selector is None:
+            self._mark()
+            scores: Scores = np.zeros((grid.num_sequences, num_pages), dtype=np.float16)
+            self._mark()
+            chosen = [np.arange(num_pages)] * grid.num_sequences
+        else:
+            assert self._key is not None
+            self._summaries.update(layer, num_pages - 1, self._key)
+            on_device = self._summaries.scores(layer, query, num_pages)
+            self._mark()
+            scores = on_device.cpu().numpy()
+            self._mark()
+            chosen = [selector.select(row, num_pages) for row in scores]
+        ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
+        return scores, ids[0] if len(ids) == 1 else np.concatenate(ids)
+
+    def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
+        pool, traffic = self._pool, self._traffic
+        misses = decision.selected[pool.slot_of[decision.selected] == NOWHERE]
+        waits_for = traffic.late(decision.hits)
+        demand = traffic.submit(decision)
+        if demand is not None:
+            waits_for.append(demand)
+        check_agreement(decision, misses, self._opened, pool.num_free, self._spare_slots)
+        self._opened = self._opened[:0]
+        self.tally.digest(decision.selected, misses, decision.victims, decision.prefetches)
+        if context % self.given.page_tokens == 0 and self.given.policy.holds == "budget":
+            traffic.write_back(decision.selected[np.isin(pool.slot_of[decision.selected], self._open_slots[layer])])
+        return waits_for, demand
+
+    def _read(
+        self,
+        layer: int,
+        scores: Scores,
+        decision: Decision,
+        demand: Transfer | None,
+        query: torch.Tensor,
+        scaling: float,
+        context: int,
+    ) -> torch.Tensor:
+        """Check every slot's tag, count what is read, and attend."""
+        pool, given = self._pool, self.given
+        slots = pool.slot_of[decision.selected]
+        pool.check(decision.selected, slots)
+        self.tally.read(slots, self._traffic.number_of(demand))
+        unfilled = -context % given.page_tokens
+        if self.observer is not None:
+            self.observer.layer(layer, scores, decision.selected, query, slots, unfilled)
+        indices = torch.from_numpy(slots).to(pool.slots.device, non_blocking=True)
+        bounds = np.searchsorted(decision.selected, self._first_pages(layer))
+        counts = np.diff(bounds)
+        if (counts == counts[0]).all():
+            num_tokens = int(counts[0]) * given.page_tokens - unfilled
+            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, scaling)
+        parts = [
+            attend_pages(
+                query[sequence : sequence + 1],
+                pool.slots,
+                indices[None, bounds[sequence] : bounds[sequence + 1]],
+                int(count) * given.page_tokens - unfilled,
+                scaling,
+            )
+            for sequence, count in enumerate(counts)
+        ]
+        return torch.cat(parts)
+
+    def _first_pages(self, layer: int) -> IntArray:
+        grid = self._grid
+        return np.array([grid.first_page(sequence=s, layer=layer) for s in range(grid.num_sequences + 1)])
+
+    def _mark(self) -> None:
+        if self._stamps is not None:
+            self._stamps.mark()
