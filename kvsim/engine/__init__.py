@@ -1,1 +1,1 @@
-"""The real thing: a paged KV cache on a transformers model, the link that moves its pages, and the capture of traces."""
+"""The real thing: a paged KV cache on a transformers model, the link that moves its pages, and captures of traces."""

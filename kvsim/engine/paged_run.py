@@ -40,14 +40,22 @@ class DecodeInput:
     chunk_pages: int
     window_transfers: int
 
+    @property
+    def scores_pages(self) -> bool:
+        """Whether pages are scored and chosen, or all of them read."""
+        return self.selector is not None and self.policy.attends == "selection"
+
 
 class Observer(Protocol):
     """Looks on at every layer, untimed; see `kvsim.engine.decode_trace`."""
 
     def layer(
-        self, layer: int, scores: Scores, selected: PageIds, query: torch.Tensor, slots: IntArray, num_tokens: int
+        self, layer: int, scores: Scores, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
     ) -> None:
         """See what attention is about to read."""
+
+    def end_step(self, context_tokens: int) -> None:
+        """See that a step ended."""
 
 
 class PagedRun:
@@ -73,7 +81,6 @@ class PagedRun:
         self._spare_slots = pool.num_free - given.setting.capacity_pages
         whole_layers = given.policy.attends == "everything"
         self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else given.chunk_pages)
-        self._scores_selection = given.selector is not None and not whole_layers
         self._summaries = (
             make_summaries(
                 given.channel,
@@ -82,7 +89,7 @@ class PagedRun:
                 page_tokens=given.page_tokens,
                 device=str(pool.slots.device),
             )
-            if self._scores_selection
+            if given.scores_pages
             else None
         )
         self._open_slots: IntArray = np.full((self._grid.num_layers, self._grid.num_sequences), NOWHERE)
@@ -122,6 +129,8 @@ class PagedRun:
     def end(self) -> None:
         """End a step: every sequence is one token longer."""
         self.context_tokens += 1
+        if self.observer is not None:
+            self.observer.end_step(self.context_tokens)
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write a token's key and value into each sequence's open page, opening one where the last is full."""

@@ -17,7 +17,7 @@ from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture, capture
 from kvsim.engine.recorder import StepRecorder, recording  # noqa: E402
 from kvsim.engine.weights import shape_of  # noqa: E402
 from kvsim.errors import KvsimError, TraceError  # noqa: E402
-from kvsim.traces.format import open_trace  # noqa: E402
+from kvsim.traces.format import TraceWriter, open_trace  # noqa: E402
 
 PROMPT, STEPS = 75, 40  # the open page fills twice, of 16 and of 32 tokens
 CHANNELS = ("estimate:quest@32", "estimate:mean@32", "speculate:next-layer@32", "estimate:quest@16")
@@ -190,27 +190,37 @@ def captured_bytes(model, tokenizer, path, text=None, **changes) -> bytes:
 
 
 def test_sampling_repeats_with_its_seed_and_changes_with_another(tiny_model, tiny_tokenizer, tmp_path):
-    first, again, other, greedy, forced = (
+    first, again, other, colder, greedy, forced = (
         captured_bytes(tiny_model, tiny_tokenizer, tmp_path / str(number), **changes)
         for number, changes in enumerate(
             [
                 {"temperature": 1.0, "seed": 3},
                 {"temperature": 1.0, "seed": 3},
                 {"temperature": 1.0, "seed": 4},
+                {"temperature": 0.5, "seed": 3},
                 {"temperature": 0.0},
                 {},
             ]
         )
     )
     assert first == again
-    assert len({first, other, greedy, forced}) == 4
+    assert len({first, other, colder, greedy, forced}) == 5
     assert open_trace(tmp_path / "0").header.recorded == "sampled"
-    assert open_trace(tmp_path / "3").header.recorded == "greedy"
+    assert open_trace(tmp_path / "4").header.recorded == "greedy"
 
 
 def test_sampling_reads_only_the_prompt_of_the_text(tiny_model, tiny_tokenizer, tmp_path):
     captured_bytes(tiny_model, tiny_tokenizer, tmp_path / "a", text=some_text(PROMPT), temperature=1.0)
     assert open_trace(tmp_path / "a").num_steps == STEPS
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-4])
+def test_the_model_never_ends_the_text(tiny_model, tiny_tokenizer, tmp_path, monkeypatch, temperature):
+    with torch.inference_mode():
+        likeliest = int(tiny_model(tokens_of(some_text(PROMPT))).logits[0, -1].argmax())
+    free = captured_bytes(tiny_model, tiny_tokenizer, tmp_path / "free", temperature=temperature)
+    monkeypatch.setattr(tiny_model.generation_config, "eos_token_id", [likeliest])
+    assert captured_bytes(tiny_model, tiny_tokenizer, tmp_path / "held", temperature=temperature) != free
 
 
 def test_a_text_too_short_is_told_how_many_tokens_it_has(tiny_model, tiny_tokenizer, tmp_path):
@@ -255,6 +265,19 @@ def test_an_interruption_leaves_no_file_and_the_model_as_it_was(tiny_model, tiny
     assert not list(tmp_path.iterdir())
     assert tiny_model.config._attn_implementation == "sdpa"
     assert not any(layer._forward_pre_hooks for layer in tiny_model.model.layers)
+
+
+def test_a_step_that_cannot_be_written_leaves_no_file_and_the_model_as_it_was(
+    tiny_model, tiny_tokenizer, tmp_path, monkeypatch
+):
+    def full(self, context_tokens, values):
+        raise TraceError(self.path, "cannot be written: No space left on device")
+
+    monkeypatch.setattr(TraceWriter, "append", full)
+    with pytest.raises(TraceError, match="No space left") as caught:
+        captured_bytes(tiny_model, tiny_tokenizer, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    assert tiny_model.config._attn_implementation == "sdpa", f"while {caught.value!r} still holds its frames"
 
 
 def test_a_folder_that_is_not_there_is_one_line(tiny_model, tiny_tokenizer, tmp_path):

@@ -167,9 +167,21 @@ def test_cuda_without_a_gpu_is_one_line(tiny_model_path):
         load_model(tiny_model_path, "fp32", "cuda")
 
 
+Q8 = gguf.GGMLQuantizationType.Q8_0
+
+
+def expected_of(model) -> dict:
+    """Return the weights of `model` as `tiny_gguf` has them: matrices of layers rounded to 8 bits by runs of 32."""
+    state = dict(model.state_dict())
+    for name, tensor in state.items():
+        if name.startswith("model.layers.") and tensor.ndim == 2:
+            state[name] = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(tensor.numpy(), Q8), Q8))
+    return state
+
+
 @pytest.fixture(scope="module")
 def tiny_gguf(tiny_model, tmp_path_factory):
-    """Return a GGUF file in f32 of `tiny_model`, with a byte-pair tokenizer of 256 bytes."""
+    """Return a GGUF file of `tiny_model`, its layers in Q8_0, with a byte-pair tokenizer of 256 bytes."""
     config, path = tiny_model.config, tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config.max_position_embeddings)
@@ -213,7 +225,11 @@ def tiny_gguf(tiny_model, tmp_path_factory):
             values = tensor.numpy()
             if part in heads:  # llama.cpp keeps the two halves of the rotary embedding interleaved
                 values = values.reshape(heads[part], 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-            writer.add_tensor(f"blk.{layer}.{names[part]}.weight", np.ascontiguousarray(values))
+            if values.ndim == 2:
+                packed = gguf.quants.quantize(np.ascontiguousarray(values), Q8)
+                writer.add_tensor(f"blk.{layer}.{names[part]}.weight", packed, raw_dtype=Q8)
+            else:
+                writer.add_tensor(f"blk.{layer}.{names[part]}.weight", values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -228,16 +244,15 @@ def test_a_gguf_file_converts_to_a_folder_that_loads_as_the_same_model(tiny_gguf
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
     model, tokenizer = load_model(folder, "bf16")
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    for name, tensor in tiny_model.state_dict().items():
+    for name, tensor in expected_of(tiny_model).items():
         assert torch.equal(model.state_dict()[name], tensor.to(torch.bfloat16)), name
     assert tokenizer("cab")["input_ids"] == [99, 200]
 
 
 def test_a_gguf_file_loads_unpacked(tiny_gguf, tiny_model):
     model, _ = load_model(str(tiny_gguf), "fp32")
-    assert torch.equal(
-        model.model.layers[1].self_attn.q_proj.weight, tiny_model.model.layers[1].self_attn.q_proj.weight
-    )
+    for name, tensor in expected_of(tiny_model).items():
+        assert torch.equal(model.state_dict()[name], tensor), name
 
 
 def test_conversion_never_writes_over_a_folder(tiny_gguf, tmp_path, capsys):
