@@ -71,87 +71,105 @@ def decode(
     CapacityError
         If the snapshot has no room for the steps.
     """
+    step_s: list[float] = []
+    tokens: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    fed = snapshot.next_token
+    pool = make_pool(snapshot, given, device=model.device.type)
+    stamps = Stamps() if is_stamped else None
+    with decoding(model, snapshot, given, pool, make_link(pool, bandwidth_bytes_per_s), stamps) as decoder:
+        if observer is not None:
+            decoder.run.observer = observer(pool)
+        for step in range(given.num_steps):
+            outcome = decoder.step(fed if forced_tokens is None else forced_tokens[:, step : step + 1])
+            decoder.run.end()
+            fed = outcome.chosen
+            step_s.append(outcome.step_s)
+            tokens.append(outcome.chosen)
+            if keeps_logits:
+                logits.append(outcome.logits.float().cpu())
+            if progress is not None:
+                progress(1)
+        transfers = decoder.link.drain()
+        decoder.run.tally.finish(transfers)
+    return DecodeResult(
+        step_s=np.array(step_s),
+        counts=decoder.run.tally.columns,
+        parts_s=None if stamps is None else stamps.parts_s(given.setting.grid.num_layers),
+        tokens=torch.cat(tokens, dim=1),
+        logits=torch.stack(logits, dim=1) if keeps_logits else None,
+        transfers=transfers,
+    )
+
+
+def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:
+    """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device."""
     setting = given.setting
     room_pages = snapshot.tokens.shape[2] // given.page_tokens
     if setting.grid.pages_per_layer > room_pages:
         raise CapacityError(
             f"the snapshot has room for {room_pages} pages, the run wants {setting.grid.pages_per_layer}"
         )
-    pool = PagePool(
+    return PagePool(
         setting.grid,
         snapshot.tokens,
         page_tokens=given.page_tokens,
         num_slots=setting.capacity_pages + setting.grid.num_sequences,
-        device=model.device.type,
-    )
-    stamps = Stamps() if is_stamped else None
-    link = make_link(pool, bandwidth_bytes_per_s)
-    try:
-        run = PagedRun(given, snapshot, pool, link, stamps)
-        if observer is not None:
-            run.observer = observer(pool)
-        with attached(model, run), stamped(model, stamps), _undisturbed():
-            loop = _Loop(model, run, snapshot, forced_tokens, keeps_logits=keeps_logits)
-            step_s = [loop.step(step, stamps, progress) for step in range(given.num_steps)]
-        transfers = link.drain()
-        run.tally.finish(transfers)
-    finally:
-        link.close()
-    return DecodeResult(
-        step_s=np.array(step_s),
-        counts=run.tally.columns,
-        parts_s=None if stamps is None else stamps.parts_s(setting.grid.num_layers),
-        tokens=torch.cat(loop.tokens, dim=1),
-        logits=torch.stack(loop.logits, dim=1) if keeps_logits else None,
-        transfers=transfers,
+        device=device,
     )
 
 
-class _Loop:
-    """Feeds tokens to the model, one step at a time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """What one step gave."""
 
-    def __init__(
-        self, model: Any, run: PagedRun, snapshot: Snapshot, forced: torch.Tensor | None, *, keeps_logits: bool
-    ) -> None:
+    step_s: float
+    logits: torch.Tensor
+    """``[num_sequences, vocabulary]`` on the model's device."""
+    chosen: torch.Tensor
+    """The greedy next token on the host, ``[num_sequences, 1]``."""
+
+
+class Decoder:
+    """Feeds one token a sequence and step to a model whose cache is a paged run."""
+
+    def __init__(self, model: Any, run: PagedRun, link: Link, stamps: Stamps | None) -> None:
+        self.run = run
+        self.link = link
         self._model = model
-        self._run = run
-        self._cache = PagedCache(run, snapshot.num_layers)
-        self._forced = forced
-        self._next = snapshot.next_token.to(model.device)
-        self._keeps_logits = keeps_logits
-        self.tokens: list[torch.Tensor] = []
-        self.logits: list[torch.Tensor] = []
+        self._stamps = stamps
+        self._cache = PagedCache(run, run.given.setting.grid.num_layers)
+        self._num_steps = 0
 
-    def step(self, step: int, stamps: Stamps | None, progress: Callable[[int], None] | None) -> float:
-        """Run one step and return its wall time in seconds."""
-        fed = self._next if self._forced is None else self._forced[:, step : step + 1].to(self._model.device)
-        self._run.begin(step)
+    def step(self, fed: torch.Tensor) -> StepOutcome:
+        """Run one step on `fed`, ``[num_sequences, 1]``; its tokens count once the caller ends it (`PagedRun.end`)."""
+        stamps = self._stamps
+        self.run.begin(self._num_steps)
+        self._num_steps += 1
         started_s = time.perf_counter()
         if stamps is not None:
             stamps.mark()
         with torch.inference_mode():
-            logits = self._model(fed, past_key_values=self._cache, use_cache=True).logits[:, -1]
-            self._next = logits.argmax(dim=-1, keepdim=True)
-            chosen = self._next.cpu()
+            on_device = fed.to(self._model.device)
+            logits = self._model(on_device, past_key_values=self._cache, use_cache=True).logits[:, -1]
+            chosen = logits.argmax(dim=-1, keepdim=True).cpu()
         if stamps is not None:
             stamps.mark()
-        step_s = time.perf_counter() - started_s
-        self._run.end()
-        self.tokens.append(chosen)
-        if self._keeps_logits:
-            self.logits.append(logits.float().cpu())
-        if progress is not None:
-            progress(1)
-        return step_s
+        return StepOutcome(step_s=time.perf_counter() - started_s, logits=logits, chosen=chosen)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep Python's garbage collection out of the steps."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+def decoding(
+    model: Any, snapshot: Snapshot, given: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
+) -> Iterator[Decoder]:
+    """Put a fresh paged run under `model` while the block lasts; the link is closed in any case."""
+    was_collecting = gc.isenabled()
     try:
-        yield
+        run = PagedRun(given, snapshot, pool, link, stamps)
+        gc.disable()  # its pauses would be charged to whatever step they hit
+        with attached(model, run), stamped(model, stamps):
+            yield Decoder(model, run, link, stamps)
     finally:
-        if was_enabled:
+        if was_collecting:
             gc.enable()
+        link.close()

@@ -63,8 +63,9 @@ class PagedRun:
 
     A layer passes these points, in this order; the stamps of `kvsim.engine.stamps` lie between them:
     *select* (widen the open page's summary, score all pages, round to float16), *sync* (scores to the host), *choose*
-    (the selector), *decide* (`Residency.decide`), *submit* (late pages looked up, slots freed and taken, transfers
-    handed over: demand, then prefetches, then write-backs), *stall* (wait for what attention reads), *attention*.
+    (the selector), *decide* (`Residency.decide`), *submit* (late pages looked up; slots freed and taken and transfers
+    handed over, if any: demand, then prefetches, then write-backs), *stall* (wait for what attention reads),
+    *attention* (books compared, tags checked, reads counted, pages gathered, attention).
     """
 
     def __init__(
@@ -163,11 +164,15 @@ class PagedRun:
             num_pages=np.full(self._grid.num_sequences, num_pages),
         )
         self._mark()
+        misses = selected[self._pool.slot_of[selected] == NOWHERE]
         waits_for, demand = self._submit(layer, decision, context)
         self._mark()
         if waits_for:
             self._link.wait(waits_for)
         self._mark()
+        check_agreement(decision, misses, self._opened, self._pool.num_free, self._spare_slots)
+        self._opened = self._opened[:0]
+        self.tally.digest(selected, misses, decision.victims, decision.prefetches)
         output = self._read(layer, scores, decision, demand, query, scaling, context)
         self._mark()
         return output
@@ -191,17 +196,15 @@ class PagedRun:
         return scores, ids[0] if len(ids) == 1 else np.concatenate(ids)
 
     def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
-        pool, traffic = self._pool, self._traffic
-        misses = decision.selected[pool.slot_of[decision.selected] == NOWHERE]
+        traffic = self._traffic
         waits_for = traffic.late(decision.hits)
-        demand = traffic.submit(decision)
+        demand = None
+        if decision.victims.size or decision.misses.size or decision.prefetches.size:
+            demand = traffic.submit(decision)
         if demand is not None:
             waits_for.append(demand)
-        check_agreement(decision, misses, self._opened, pool.num_free, self._spare_slots)
-        self._opened = self._opened[:0]
-        self.tally.digest(decision.selected, misses, decision.victims, decision.prefetches)
         if context % self.given.page_tokens == 0 and self.given.policy.holds == "budget":
-            traffic.write_back(decision.selected[np.isin(pool.slot_of[decision.selected], self._open_slots[layer])])
+            traffic.write_back(decision.selected, self._open_slots[layer])
         return waits_for, demand
 
     def _read(
