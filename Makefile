@@ -36,7 +36,7 @@ model: $(MODEL)/config.json
 
 readme: install-test model
 	rm -rf mine
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python docs/run_readme.py README.md
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python docs/readme.py run
 
 clean:
 	rm -rf $(DEMO) $(VENV) .cache build *.egg-info mine .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*

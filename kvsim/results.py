@@ -119,6 +119,23 @@ def load_result(path: Path) -> RunResult:
     return RunResult(summary=summary, rows=_read_rows(path / ROWS), manifest=manifest)
 
 
+def write_picture(content: bytes, folder: Path, name: str) -> Path:
+    """Write one picture that belongs to no run, and return its file.
+
+    Raises
+    ------
+    ResultError
+        If it cannot be written.
+    """
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as problem:
+        raise ResultError(f"{path}: cannot write the picture: {problem.strerror}") from None
+    return path
+
+
 def summary_json(summary: Mapping[str, Any]) -> str:
     """Return the text of ``summary.json``: names sorted, equal floats equal text, what is not a number null.
 

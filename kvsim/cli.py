@@ -1,0 +1,363 @@
+"""The command ``kvsim``: parses, calls, prints. Every command loads its room only when it is called."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kvsim import __version__
+from kvsim.errors import KvsimError
+
+app = typer.Typer(
+    name="kvsim",
+    help="What a KV cache that does not fit costs: simulated and measured with the same policies.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+profile_app = typer.Typer(help="Look at what calibrate measured.", rich_markup_mode=None)
+trace_app = typer.Typer(help="Look at recorded accesses, and fit a generator to them.", rich_markup_mode=None)
+app.add_typer(profile_app, name="profile")
+app.add_typer(trace_app, name="trace")
+
+
+class Device(StrEnum):
+    """Where torch runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class DTypeName(StrEnum):
+    """Numbers of weights and cache."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")]
+Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the picture.")]
+Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")]
+PageTokens = Annotated[int, typer.Option(metavar="N", help="Tokens of a page.")]
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C.
+
+    A fault of ours keeps its traceback.
+    """
+    command = typer.main.get_command(app)
+    try:
+        code = int(command.main(arguments, prog_name="kvsim", standalone_mode=False) or 0)
+        sys.stdout.flush()
+    except KvsimError as problem:
+        typer.echo(str(problem), err=True)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # whoever read our output, as in `kvsim scenarios | head -1`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):
+            raise
+        typer.echo(_usage_line(problem), err=True)
+        return 2
+    if code == 130:
+        typer.echo("interrupted", err=True)
+    return code
+
+
+def _usage_line(problem: Any) -> str:
+    """Return what typer would print over several lines, in one."""
+    context = getattr(problem, "ctx", None)
+    path = context.command_path if context else "kvsim"
+    return f"{' '.join(problem.format_message().split())} (see `{path} --help`)"
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"kvsim {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's."),
+    ] = None,
+    figures: Figures = True,
+) -> None:
+    """Simulate a scenario; print its table and verdict, and keep rows, summary and pictures in a folder."""
+    from kvsim.assets import find_scenario
+    from kvsim.scenario import load_scenario
+
+    path = find_scenario(scenario)
+    experiment = load_scenario(path, overrides or ())  # a fault in it is told before the slow imports
+    from kvsim.report.figures import figures_of
+    from kvsim.results import summary_json, write_result
+    from kvsim.run import simulate
+
+    with _bar(f"simulating {experiment.name}") as bar:
+        result = simulate(
+            experiment,
+            text=path.read_text(encoding="utf-8"),
+            command=_command(),
+            beside=path.parent,
+            progress=bar.advance,
+        )
+    drawn = figures_of(result) if figures and experiment.output.figures else {}
+    folder = write_result(result, output or Path(experiment.output.folder), drawn)
+    if as_json:
+        typer.echo(summary_json(result.summary), nl=False)
+        return
+    _show(result)
+    typer.echo(f"\nresult: {folder}")
+    for name in sorted(drawn):
+        typer.echo(f"  {folder / name}")
+
+
+@app.command()
+def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: AsJson = False) -> None:
+    """Print the table of a result again."""
+    from kvsim.results import load_result, summary_json
+
+    loaded = load_result(result)
+    if as_json:
+        typer.echo(summary_json(loaded.summary), nl=False)
+    else:
+        _show(loaded)
+
+
+def _show(result: Any) -> None:
+    from kvsim.report.tables import text_table
+
+    typer.echo(text_table(result.summary))
+    typer.echo()
+    for line in result.summary["verdict"]:
+        typer.echo(line)
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+) -> None:
+    """Validate a scenario, the files it names and its budgets, without running it."""
+    from kvsim.assets import find_scenario
+    from kvsim.scenario import load_scenario
+
+    path = find_scenario(file)
+    experiment = load_scenario(path, overrides or ())
+    from kvsim.run import check_scenario
+
+    num_cells = check_scenario(experiment, beside=path.parent)
+    typer.echo(f"{path}: fine, {num_cells} cells")
+
+
+@app.command()
+def scenarios() -> None:
+    """List the scenarios that ship, each with the question it answers."""
+    from kvsim.assets import shipped_scenarios
+    from kvsim.scenario import load_scenario
+
+    for name, path in shipped_scenarios().items():
+        typer.echo(f"{name:<20} {load_scenario(path).question}")
+
+
+@app.command()
+def init(name: Annotated[str, typer.Argument(help="Name of the scenario, or the file to write.")]) -> None:
+    """Write a commented scenario to start from."""
+    from kvsim.assets import write_template
+
+    path = write_template(name)
+    typer.echo(f"{path}: written; try `kvsim run {path}`")
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")],
+    text: Annotated[Path, typer.Option(metavar="FILE", help="The text that the model reads, UTF-8.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The trace to write, *.kvtrace.")],
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens read before decoding begins.")] = 4096,
+    decode_tokens: Annotated[int, typer.Option(metavar="N", help="Decode steps to record.")] = 256,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Score channel with its page size, as in estimate:quest@32. Repeatable."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="Sample the next token; the text's own where absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.")] = 0,
+    device: Annotated[Device, typer.Option(metavar="cpu|cuda", help="Where the model runs.")] = Device.cpu,
+    dtype: Annotated[DTypeName, typer.Option(metavar="fp32|bf16|fp16", help="Of weights and cache.")] = DTypeName.fp32,
+) -> None:
+    """Record what a real model attends to while it reads a text."""
+    _need_torch("capture")
+    from kvsim.engine.capture import DEFAULT_CHANNELS, CaptureRequest, capture_file
+    from kvsim.units import format_bytes
+
+    request = CaptureRequest(
+        prompt_tokens=prompt_tokens,
+        decode_tokens=decode_tokens,
+        channels=tuple(channel or DEFAULT_CHANNELS),
+        temperature=temperature,
+        seed=seed,
+    )
+
+    def announce(memory_bytes: int, file_bytes: int) -> None:
+        sizes = f"about {format_bytes(memory_bytes)} of memory, a file of {format_bytes(file_bytes)}"
+        typer.echo(f"capturing {decode_tokens} steps: {sizes}", err=True)
+
+    with _bar("loading") as bar:
+        capture_file(
+            model,
+            text,
+            output,
+            request,
+            dtype=dtype.value,
+            device=device.value,
+            recipe=_command(),
+            announce=announce,
+            progress=bar.stage,
+        )
+    typer.echo(f"{output}: written; see `kvsim trace info {output}`")
+
+
+@profile_app.command("show")
+def profile_show(
+    file: Annotated[str, typer.Argument(help="A profile, or the name of a shipped one.")],
+    output: Pictures = Path("results"),
+    figures: Figures = True,
+) -> None:
+    """Print a profile's costs with their residuals, and draw the curves over the samples."""
+    from kvsim.assets import find_profile
+    from kvsim.hardware import load_profile
+
+    profile = load_profile(find_profile(file))
+    from kvsim.report.profile_figures import profile_figure
+    from kvsim.report.profile_table import profile_text
+
+    typer.echo(profile_text(profile))
+    if figures:
+        _draw(profile_figure(profile), output, f"profile-{profile.name}.png")
+
+
+@trace_app.command("info")
+def trace_info(
+    file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
+    page_tokens: PageTokens = 32,
+    output: Pictures = Path("results"),
+    figures: Figures = True,
+) -> None:
+    """Print how sparse and how predictable a trace is, by layer, and draw it."""
+    from kvsim.assets import find_capture
+    from kvsim.report.trace_figures import trace_figure
+    from kvsim.report.trace_table import trace_text
+    from kvsim.traces.format import open_trace
+    from kvsim.traces.statistics import measure_statistics
+
+    path = find_capture(file)
+    trace = open_trace(path)
+    statistics = measure_statistics(trace, page_tokens)
+    typer.echo(f"{path}\n{trace_text(statistics, trace.header)}")
+    if figures:
+        _draw(trace_figure(statistics, path.stem), output, f"trace-{path.stem}.png")
+
+
+@trace_app.command("fit")
+def trace_fit(
+    file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The parameters to write, *.toml.")],
+    page_tokens: PageTokens = 32,
+    channel: Annotated[
+        str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
+    ] = "estimate:quest",
+) -> None:
+    """Fit a generator to a trace, and print the statistics of both side by side."""
+    from kvsim.assets import find_capture
+    from kvsim.report.trace_table import fit_text
+    from kvsim.traces.fit import fit_generator
+    from kvsim.traces.format import open_trace
+    from kvsim.traces.generate import SyntheticSource
+    from kvsim.traces.parameters import write_parameters
+    from kvsim.traces.statistics import measure_statistics
+
+    path = find_capture(file)
+    trace = open_trace(path)
+    parameters = fit_generator(trace, page_tokens, channel, name=path.stem)
+    write_parameters(parameters, output)
+    context_tokens = int(trace.context_tokens(0).max())
+    made = SyntheticSource(parameters, context_tokens=context_tokens, num_steps=trace.num_steps, seed=1)
+    typer.echo(fit_text(measure_statistics(trace, page_tokens), measure_statistics(made, page_tokens)))
+    typer.echo(f"\n{output}: written")
+
+
+def _draw(figure: Any, folder: Path, name: str) -> None:
+    from kvsim.report.style import png
+    from kvsim.results import write_picture
+
+    typer.echo(f"\npicture: {write_picture(png(figure), folder, name)}")
+
+
+def _command() -> str:
+    return shlex.join(["kvsim", *sys.argv[1:]])
+
+
+def _need_torch(command: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise KvsimError(f'{command} needs torch and transformers: pip install "kvsim[torch]"')
+
+
+class _Bar:
+    """A progress bar on standard error where that is a terminal; nothing in a pipe."""
+
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, share: float) -> None:
+        """Move on by a share of the whole."""
+        self._progress.update(self._task, advance=share)
+
+    def stage(self, name: str, done: float, total: float) -> None:
+        """Say how much of a stage is done."""
+        self._progress.update(self._task, description=name, completed=done, total=total)
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[_Bar]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield _Bar(progress, progress.add_task(label, total=1.0))
