@@ -55,11 +55,20 @@ class Cell:
         return self.shape.page_bytes(self.scenario.page_tokens)
 
 
-def simulate(scenario: Scenario, *, text: str = "", command: str = "", progress: Progress | None = None) -> RunResult:
+def simulate(
+    scenario: Scenario,
+    *,
+    beside: Path | None = None,
+    text: str = "",
+    command: str = "",
+    progress: Progress | None = None,
+) -> RunResult:
     """Simulate every cell of `scenario` and return its rows, summary and manifest.
 
     Parameters
     ----------
+    beside
+        The scenario file's folder: where the files that it names are looked for too.
     text
         The scenario file as it was read, for the manifest.
     command
@@ -70,10 +79,7 @@ def simulate(scenario: Scenario, *, text: str = "", command: str = "", progress:
     KvsimError
         If the profile, the trace, a policy or the budget does not fit the scenario.
     """
-    cells = [cell for concrete in expand(scenario) for cell in _cells(scenario, concrete)]
-    sources = _Sources()
-    for cell in cells:
-        _check_budget(cell, sources.of(cell, cell.scenario.run.seed))
+    cells, sources = _prepare(scenario, beside)
     tables: list[dict[str, NDArray[Any]]] = []
     summaries: list[dict[str, Any]] = []
     done: dict[tuple[Any, ...], dict[str, NDArray[Any]]] = {}
@@ -112,9 +118,31 @@ def simulate(scenario: Scenario, *, text: str = "", command: str = "", progress:
     return RunResult(summary=summary, rows=columns, manifest=manifest)
 
 
-def _cells(whole: Scenario, concrete: Scenario) -> list[Cell]:
+def check_scenario(scenario: Scenario, *, beside: Path | None = None) -> int:
+    """Refuse what `simulate` would refuse, without simulating, and return the number of cells.
+
+    Raises
+    ------
+    KvsimError
+        As `simulate` does.
+    """
+    cells, sources = _prepare(scenario, beside)
+    for cell in cells:
+        _input(cell, sources.of(cell, cell.scenario.run.seed), cell.scenario.run.seed)
+    return len(cells)
+
+
+def _prepare(scenario: Scenario, beside: Path | None) -> tuple[list[Cell], _Sources]:
+    cells = [cell for concrete in expand(scenario) for cell in _cells(scenario, concrete, beside)]
+    sources = _Sources(beside)
+    for cell in cells:
+        _check_budget(cell, sources.of(cell, cell.scenario.run.seed))
+    return cells, sources
+
+
+def _cells(whole: Scenario, concrete: Scenario, beside: Path | None) -> list[Cell]:
     shape = resolve_shape(concrete)
-    profile = load_profile(find_profile(concrete.profile.path))
+    profile = load_profile(find_profile(concrete.profile.path, beside))
     _check_profile(concrete, shape, profile)
     swept = {key: _value_at(concrete, key) for key in whole.sweep}
     return [
@@ -212,7 +240,8 @@ def _check_profile(scenario: Scenario, shape: ModelShape, profile: Profile) -> N
 class _Sources:
     """The access sources of a run, opened and fitted once."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Path | None) -> None:
+        self._beside = beside
         self._files: dict[Path, TraceFile] = {}
         self._fits: dict[tuple[Path, int, str], Any] = {}
         self._made: dict[tuple[Any, ...], Replay] = {}
@@ -235,7 +264,7 @@ class _Sources:
 
     def _make(self, cell: Cell, seed: int) -> AccessSource:
         scenario, trace = cell.scenario, cell.scenario.trace
-        path = find_capture(trace.path)
+        path = find_capture(trace.path, self._beside)
         if path not in self._files:
             self._files[path] = open_trace(path)
         file = self._files[path]
