@@ -1,0 +1,148 @@
+"""The picture of `kvsim profile show`: every fitted cost over its raw samples, and how far the samples lie from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from kvsim.hardware import CostTable, Profile
+from kvsim.report.style import PALETTE, add_panels, new_figure
+from kvsim.units import format_bytes, format_seconds
+
+NUM_COLUMNS = 3
+_MAX_LINES = 5
+_LOG_FROM = 50.0
+_AMOUNTS = {"tokens": "attended tokens", "pages": "pages", "pieces": "pieces of a transfer"}
+
+
+def profile_figure(profile: Profile) -> Figure:
+    """Return a panel for each cost, line over samples, and a last one with the residuals of all.
+
+    Lines are batches; of a copy, bytes of a piece. A published profile has neither samples nor residuals, and says so.
+    """
+    tables = {name: table for name, table in profile.tables().items() if _is_curve(table)}
+    residuals = {name: found for name, table in tables.items() if (found := residuals_frac(table))}
+    num_panels = len(tables) + bool(residuals)
+    num_rows = math.ceil(num_panels / NUM_COLUMNS)
+    label = "published figures, no samples" if profile.kind == "published" else f"measured on {profile.machine.device}"
+    link = ", emulated link" if profile.link.emulated else ""
+    figure = new_figure(
+        1.1 + 2.7 * num_rows,
+        f"What things cost: {profile.name}",
+        f"{label}{link}. Lines: the table, linear between its points; dots: raw samples.",
+    )
+    panels = add_panels(
+        figure, num_rows, NUM_COLUMNS, left_inches=1.1, across_inches=1.15, down_inches=0.85, top_inches=0.7
+    )
+    axes = [axis for row in panels for axis in row]
+    for axis, (name, table) in zip(axes, tables.items(), strict=False):
+        _draw_table(axis, name, table)
+    if residuals:
+        _draw_residuals(axes[len(tables)], residuals)
+    for axis in axes[num_panels:]:
+        axis.set_visible(False)
+    return figure
+
+
+def residuals_frac(table: CostTable) -> list[float]:
+    """Return ``sample / table - 1`` for each raw sample; none where the table says 0.
+
+    Examples
+    --------
+    >>> table = CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((2.0,),), samples=((0.0, 1.0, 2.5),))
+    >>> residuals_frac(table)
+    [0.25]
+    """
+    fitted = [(time_s, table.at_s(amount, batch)) for amount, batch, time_s in table.samples]
+    return [time_s / table_s - 1 for time_s, table_s in fitted if table_s > 0]
+
+
+def _is_curve(table: CostTable) -> bool:
+    """Return whether there is more to draw than one number."""
+    return len(table.amounts) > 1 or len(table.batches) > 1 or bool(table.samples)
+
+
+def _draw_table(axis: Any, name: str, table: CostTable) -> None:
+    over_batch = len(table.amounts) == 1
+    for number, fixed in enumerate(_lines(table)):
+        color = PALETTE[number % len(PALETTE)]
+        grid = table.batches if over_batch else table.amounts
+        fine = _fine(grid)
+        curve_s = [table.at_s(fixed, x) if over_batch else table.at_s(x, fixed) for x in fine]
+        of_line = [row for row in table.samples if row[0 if over_batch else 1] == fixed]
+        points = [] if of_line else list(np.searchsorted(fine, grid))
+        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=_line_name(table, fixed))
+        axis.scatter(
+            [row[1 if over_batch else 0] for row in of_line],
+            [row[2] for row in of_line],
+            s=9,
+            color=color,
+            alpha=0.35,
+            linewidths=0,
+        )
+    _scale(axis, table, over_batch)
+    axis.set_title(name, loc="left", fontsize=10.5)
+    axis.set_xlabel("sequences" if over_batch else _AMOUNTS[table.amount])
+    axis.set_ylabel("time")
+    if not over_batch and len(table.batches) > 1:
+        axis.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", handlelength=1.2)
+
+
+def _lines(table: CostTable) -> list[float]:
+    """Return the batches (or the one amount) that get a line: at most 5, the first and the last among them."""
+    if len(table.amounts) == 1:
+        return [table.amounts[0]]
+    places = np.unique(np.linspace(0, len(table.batches) - 1, min(len(table.batches), _MAX_LINES)).round().astype(int))
+    return [table.batches[place] for place in places]
+
+
+def _line_name(table: CostTable, fixed: float) -> str:
+    return format_bytes(fixed) if table.amount == "pieces" else f"batch {fixed:.0f}"
+
+
+def _is_wide(grid: tuple[float, ...]) -> bool:
+    positive = [x for x in grid if x > 0]
+    return len(positive) == len(grid) and positive[-1] > _LOG_FROM * positive[0]
+
+
+def _fine(grid: tuple[float, ...]) -> list[float]:
+    """Return the grid and points between: what is straight between two of a table is no straight line on a log axis."""
+    spaced = np.geomspace if _is_wide(grid) else np.linspace
+    return [float(x) for x in np.union1d(grid, spaced(grid[0], grid[-1], 80))]
+
+
+def _scale(axis: Any, table: CostTable, over_batch: bool) -> None:
+    """Use logarithmic axes where the grid or the times span a factor of 50, and ticks that people write."""
+    times_s = [time_s for row in table.time_s for time_s in row if time_s > 0]
+    if _is_wide(table.batches if over_batch else table.amounts):
+        axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(FuncFormatter(_count))
+    if times_s and max(times_s) > _LOG_FROM * min(times_s):
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(0, 1.1 * max([*times_s, *(row[2] for row in table.samples)], default=1.0))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
+
+
+def _count(value: float, _: object = None) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _draw_residuals(axis: Any, residuals: Mapping[str, list[float]]) -> None:
+    percents = [[100 * residual for residual in found] for found in residuals.values()]
+    axis.set_title("sample against table", loc="left", fontsize=10.5)
+    axis.boxplot(percents, orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6)
+    axis.set_yticks(range(1, len(residuals) + 1), [name.removeprefix("segments.") for name in residuals], fontsize=8)
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("%, whiskers: 5th to 95th percentile")
