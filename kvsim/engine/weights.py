@@ -121,11 +121,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     if folder.exists():
         raise KvsimError(f"{folder}: already there; remove it to convert again")
     packed, tokenizer = load_model(gguf, "fp32")
-    config = type(packed.config).from_dict(
-        {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
-    )
-    config.dtype = torch.bfloat16
-    model = type(packed)(config)
+    model = type(packed)(packed.config)
     model.load_state_dict(packed.state_dict())
     module: torch.nn.Module = model
     module.to(torch.bfloat16)

@@ -10,6 +10,8 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from kvsim.engine.scores import PageSummaries, head_logits, mean_softmax, quest_bounds, sum_by  # noqa: E402
+from kvsim.engine.summaries import make_summaries  # noqa: E402
+from kvsim.types import PageGrid, pages_of  # noqa: E402
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 8
 
@@ -88,3 +90,22 @@ def test_sums_keep_all_mass_and_the_last_holds_the_rest():
     mass = torch.arange(1.0, 36.0)
     sums = sum_by(16, mass)
     assert sums.tolist() == [sum(range(1, 17)), sum(range(17, 33)), 33 + 34 + 35]
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31), prompt=st.integers(1, 100), steps=st.integers(0, 40))
+def test_a_capture_sees_what_the_engines_selector_sees(seed, prompt, steps):
+    query, keys = random_layer(seed, prompt + steps)
+    num_pages = pages_of(prompt + steps, 32)
+    grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=num_pages)
+    token_rows = keys[:, :prompt].transpose(0, 1)[None, None]  # [1, 1, tokens, num_kv_heads, head_dim]
+    ours = summaries_of(keys, 32)
+    for channel, expected in (
+        ("estimate:quest", ours.quest(query, HEAD_DIM**-0.5)),
+        ("estimate:mean", ours.mean(query, HEAD_DIM**-0.5)),
+    ):
+        theirs = make_summaries(channel, grid, token_rows, page_tokens=32, device="cpu")
+        for token in range(prompt, prompt + steps):
+            theirs.update(0, token // 32, keys[None, :, token : token + 1])
+        scores = theirs.scores(0, query[None, :, None], num_pages)[0]
+        assert torch.allclose(scores.float(), expected, rtol=2**-9, atol=1e-6)
