@@ -1,0 +1,231 @@
+"""The cells of a scenario, alike for simulator and engine: shape, profile, selector, budget and policy of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from kvsim.assets import find_profile
+from kvsim.errors import CapacityError, ScenarioError
+from kvsim.hardware import Profile, load_profile
+from kvsim.models import SHAPES, ModelShape
+from kvsim.policies import find_policy, make_policy
+from kvsim.policies.base import Policy, Setting
+from kvsim.report.summary import cell_figures
+from kvsim.scenario import PolicyChoice, Scenario, SelectorChoice, expand
+from kvsim.selectors import Full, Selector, Threshold, TopK
+from kvsim.strict import nearest
+from kvsim.types import PageGrid, pages_of
+from kvsim.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One combination of the fields that vary."""
+
+    scenario: Scenario
+    """With the cell's own values and no sweep."""
+    choice: PolicyChoice
+    policy: type[Policy]
+    shape: ModelShape
+    profile: Profile
+    swept: dict[str, Any]
+    """The swept fields and the values they have here."""
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        return self.shape.page_bytes(self.scenario.page_tokens)
+
+    @property
+    def holds_everything(self) -> bool:
+        """Whether the policy keeps every page on the device, whatever the budget."""
+        return self.policy.holds == "everything"
+
+    @property
+    def selector(self) -> Selector | None:
+        """What chooses pages; None where all are read and nothing is scored."""
+        return None if self.scenario.selector.name == "full" else make_selector(self.scenario.selector)
+
+    def setting(self, grid: PageGrid, context_tokens: int, seed: int) -> Setting:
+        """Return what the policy is told of sizes; `context_tokens` is the longest context of the run."""
+        scenario = self.scenario
+        return Setting(
+            grid=grid,
+            capacity_pages=grid.num_pages
+            if self.holds_everything
+            else min(budget_pages(scenario, self.shape, context_tokens), grid.num_pages),
+            partition="shared" if self.holds_everything else scenario.budget.partition,
+            prefetch_quota_pages=scenario.prefetch.quota_pages,
+            seed=seed,
+        )
+
+    def make_policy(self, setting: Setting) -> Policy:
+        """Return a fresh policy for one run."""
+        return make_policy(self.choice.name, setting, self.choice.arguments)
+
+
+def cells_of(scenario: Scenario, beside: Path | None = None) -> list[Cell]:
+    """Return every cell of a scenario, in the file's order, policies innermost.
+
+    Parameters
+    ----------
+    beside
+        Where relative paths of the scenario start, if not here.
+    """
+    profiles: dict[Path, Profile] = {}
+    cells = []
+    for concrete in expand(scenario):
+        path = find_profile(concrete.profile.path, beside)
+        if path not in profiles:
+            profiles[path] = load_profile(path)
+        shape = resolve_shape(concrete)
+        _check_profile(concrete, shape, profiles[path])
+        swept = {key: _value_at(concrete, key) for key in scenario.sweep}
+        cells += [
+            Cell(
+                scenario=concrete,
+                choice=choice,
+                policy=find_policy(choice.name),
+                shape=shape,
+                profile=profiles[path],
+                swept=swept,
+            )
+            for choice in concrete.run.policies
+        ]
+    return cells
+
+
+def resolve_shape(scenario: Scenario) -> ModelShape:
+    """Return the scenario's model shape, found by name and with its own dtype."""
+    shape = scenario.model.shape
+    if isinstance(shape, str):
+        if shape not in SHAPES:
+            raise ScenarioError(f"{scenario.name}: model.shape: unknown shape {shape!r}{nearest(shape, SHAPES)}")
+        shape = SHAPES[shape]
+    return shape.model_copy(update={"dtype": scenario.model.dtype}) if scenario.model.dtype else shape
+
+
+def make_selector(choice: SelectorChoice) -> Selector:
+    """Return the selector that `choice` describes."""
+    if choice.name == "full" or choice.k_pages is None:
+        return Full()
+    if choice.name == "top-k":
+        return TopK(k_pages=choice.k_pages, sink_pages=choice.sink_pages, recent_pages=choice.recent_pages)
+    assert choice.threshold is not None  # the scenario's validator
+    return Threshold(
+        threshold=choice.threshold,
+        max_k_pages=choice.k_pages,
+        sink_pages=choice.sink_pages,
+        recent_pages=choice.recent_pages,
+    )
+
+
+def budget_pages(scenario: Scenario, shape: ModelShape, context_tokens: int) -> int:
+    """Return the device slots of the whole batch that the scenario's budget buys."""
+    budget, batch = scenario.budget, scenario.run.batch
+    if budget.pages_per_layer is not None:
+        return budget.pages_per_layer * shape.num_layers * batch
+    if budget.bytes is not None:
+        return budget.bytes // shape.page_bytes(scenario.page_tokens)
+    assert budget.context_frac is not None  # the scenario's validator
+    per_layer = math.ceil(budget.context_frac * pages_of(context_tokens, scenario.page_tokens))
+    return per_layer * shape.num_layers * batch
+
+
+def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], context_tokens: int) -> int:
+    """Return the smallest budget of the whole batch: the largest selection of a (step, layer), and what is pinned.
+
+    A policy that reads everything needs the next layer's pages besides. With a pool a layer, each must hold the
+    largest selection.
+    """
+    batch, total = scenario.run.batch, pages_of(context_tokens, scenario.page_tokens)
+    reads_all = policy.attends == "everything" or scenario.selector.name == "full"
+    largest = total if reads_all else make_selector(scenario.selector).max_pages(total)
+    pinned = min(total, scenario.selector.sink_pages + scenario.selector.recent_pages + 1)
+    if scenario.budget.partition == "per_layer":
+        return largest * shape.num_layers * batch
+    at_once = min(shape.num_layers, 2 if policy.attends == "everything" else 1)
+    return batch * (at_once * largest + (shape.num_layers - at_once) * min(pinned, largest))
+
+
+def check_budget(cell: Cell, context_tokens: int) -> None:
+    """Refuse a budget below the minimum.
+
+    Raises
+    ------
+    CapacityError
+        Naming the minimum.
+    """
+    if cell.holds_everything:
+        return
+    scenario = cell.scenario
+    have = budget_pages(scenario, cell.shape, context_tokens)
+    least = minimum_pages(scenario, cell.shape, cell.policy, context_tokens)
+    if have < least:
+        per_layer = math.ceil(least / (cell.shape.num_layers * scenario.run.batch))
+        raise CapacityError(
+            f"{scenario.name}: budget of {have} pages ({format_bytes(have * cell.page_bytes)}) is below the minimum of "
+            f"policy {cell.choice.shown!r} at {context_tokens} tokens: {least} pages "
+            f"({format_bytes(least * cell.page_bytes)}); set budget.pages_per_layer to at least {per_layer}"
+        )
+
+
+def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return the cell's entry of ``summary.json`` from its rows; ``speed_vs_resident`` comes last, from all cells."""
+    scenario, shape = cell.scenario, cell.shape
+    context = int(rows["context_tokens"].max())
+    batch = scenario.run.batch
+    total_pages = pages_of(context, scenario.page_tokens) * shape.num_layers * batch
+    held = total_pages if cell.holds_everything else min(budget_pages(scenario, shape, context), total_pages)
+    scores = cell.policy.attends == "selection" and scenario.selector.name != "full"
+    summarised = scores and scenario.selector.channel != "mass"
+    sizes = {
+        "kv_device_bytes": held * cell.page_bytes,
+        "weights_bytes": shape.weights_bytes,
+        "activation_bytes": shape.activation_bytes(batch, scenario.run.prefill_chunk_tokens),
+        "summary_bytes": shape.summary_bytes(total_pages) if summarised else 0,
+    }
+    memory_bytes = scenario.profile.device_memory or cell.profile.device_memory_bytes
+    device_bytes = sum(sizes.values())
+    selector = "full" if not scores else f"{scenario.selector.name} by {scenario.selector.channel}"
+    return (
+        {"policy": cell.choice.shown, "budget_pages": None if cell.holds_everything else held, **cell.swept}
+        | {"context_tokens": context, "batch": batch, "page_tokens": scenario.page_tokens, "selector": selector}
+        | cell_figures(rows, batch=batch, holds_everything=cell.holds_everything)
+        | {"device_bytes": device_bytes, "fits": device_bytes <= memory_bytes, **sizes}
+        | {"host_bytes": 0 if cell.holds_everything else total_pages * cell.page_bytes}
+    )
+
+
+def compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Cell]) -> None:
+    """Add ``speed_vs_resident`` to each summary: that of the resident cell with the same swept values over its own."""
+    resident_s = {
+        tuple(cell.swept.values()): summary["tpot_p50_s"]
+        for summary, cell in zip(summaries, cells, strict=True)
+        if cell.choice.name == "resident"
+    }
+    for summary, cell in zip(summaries, cells, strict=True):
+        base_s = resident_s.get(tuple(cell.swept.values()))
+        summary["speed_vs_resident"] = None if base_s is None else base_s / summary["tpot_p50_s"]
+
+
+def _check_profile(scenario: Scenario, shape: ModelShape, profile: Profile) -> None:
+    if profile.shape != shape and not scenario.profile.allow_other_shape:
+        raise ScenarioError(
+            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
+            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
+            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
+        )
+
+
+def _value_at(scenario: Scenario, key: str) -> Any:
+    value: Any = scenario
+    for part in key.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value
