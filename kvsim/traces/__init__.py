@@ -1,7 +1,37 @@
-"""What is accessed, with no times of a machine in it: the trace file, its statistics, and a generator fitted to one."""
+"""What is accessed, with no times of a machine in it.
+
+`open_trace` and `TraceWriter` read and write the file of docs/traces.md; `measure_statistics` says how sparse and how
+predictable accesses are; `fit_generator` finds the parameters from which `SyntheticSource` makes more of the same, for
+another context and another number of layers; `compare_statistics` checks it. A file and a generator are both an
+`AccessSource`.
+"""
 
 from kvsim.traces.base import MASS, AccessSource
+from kvsim.traces.compare import ComparedStatistic, compare_statistics
+from kvsim.traces.fit import fit_generator
 from kvsim.traces.format import TraceFile, TraceWriter, open_trace
+from kvsim.traces.generate import SyntheticSource
 from kvsim.traces.header import Channel, TraceHeader, channel_of
+from kvsim.traces.parameters import GeneratorParameters, LayerParameters, load_parameters, write_parameters
+from kvsim.traces.statistics import TraceStatistics, measure_statistics
 
-__all__ = ["MASS", "AccessSource", "Channel", "TraceFile", "TraceHeader", "TraceWriter", "channel_of", "open_trace"]
+__all__ = [
+    "MASS",
+    "AccessSource",
+    "Channel",
+    "ComparedStatistic",
+    "GeneratorParameters",
+    "LayerParameters",
+    "SyntheticSource",
+    "TraceFile",
+    "TraceHeader",
+    "TraceStatistics",
+    "TraceWriter",
+    "channel_of",
+    "compare_statistics",
+    "fit_generator",
+    "load_parameters",
+    "measure_statistics",
+    "open_trace",
+    "write_parameters",
+]
