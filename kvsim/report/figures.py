@@ -73,8 +73,9 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
         num_above = 0
         for number, cell in cells:
             tokens, middle_ms, low_ms, high_ms = curves[number]
-            color = looks[cell["policy"]]["color"]
-            (line,) = axis.plot(tokens, middle_ms, color=color, linewidth=1.8)
+            look = looks[cell["policy"]] | {"marker": ""}
+            color = look["color"]
+            (line,) = axis.plot(tokens, middle_ms, **look)
             axis.fill_between(tokens, low_ms, high_ms, color=color, alpha=0.2, linewidth=0)
             handles.setdefault(cell["policy"], line)
             if middle_ms.min() > limit_ms:
@@ -147,6 +148,7 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
     axes = add_panels(figure, len(panels), len(panels[0]), sharey=True)
     looks = policy_looks(cell["policy"] for cell in summary["cells"])
     handles: dict[str, Any] = {}
+    lowest = 100.0
     for axis, (title, cells) in _pairs(axes, panels):
         axis.set_title(title, loc="left", fontsize=10.5)
         for policy in dict.fromkeys(cell["policy"] for _, cell in cells):
@@ -156,9 +158,11 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
                 policy,
                 axis.errorbar(x, y, yerr=(np.maximum(y - low, 0), np.maximum(high - y, 0)), capsize=3, **looks[policy]),
             )
-        axis.set_ylim(0, 104)
+            lowest = min(lowest, float(low.min()))
         axis.margins(x=0.1)
         axis.xaxis.set_major_locator(MaxNLocator(5))
+    bottom = max(start for start in (0.0, 50.0, 80.0, 90.0) if start <= lowest)
+    axes[0][0].set_ylim(bottom, 100 + 0.04 * (100 - bottom))
     _label_axes(axes, "budget, % of all pages", "selected pages on\nthe device, %")
     legend_above(figure, handles)
     return figure

@@ -19,6 +19,7 @@ PALETTE = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#9
 
 _POLICY_COLORS = {"resident": "#555555", "stream": "#DE8F05", "lru": "#0173B2", "attention": "#029E73"}
 _MARKERS = "osD^vPX*"
+_LINES: tuple[Any, ...] = ("solid", "solid", "solid", (0, (4, 2.5)), (0, (1, 1.5)))
 
 STYLE: dict[Any, Any] = {
     "font.size": 11.0,
@@ -79,13 +80,24 @@ def add_panels(
     return [list(row) for row in axes]
 
 
-def policy_looks(policies: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return a colour and a marker for each policy; the built-in ones look the same in every picture."""
+def policy_looks(policies: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return colour, marker and line of each policy, for ``axis.plot``; built-in ones keep their colour everywhere.
+
+    Lines get thinner and more broken from one to the next: where two policies are equal, both can be seen.
+    """
     names = list(dict.fromkeys(policies))
     spare = [color for color in PALETTE if color not in _POLICY_COLORS.values()]
     others = [name for name in names if name not in _POLICY_COLORS]
     colors = _POLICY_COLORS | {name: spare[number % len(spare)] for number, name in enumerate(others)}
-    return {name: {"color": colors[name], "marker": _MARKERS[i % len(_MARKERS)]} for i, name in enumerate(names)}
+    return {
+        name: {
+            "color": colors[name],
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "linestyle": _LINES[number % len(_LINES)],
+            "linewidth": max(3.0 - 0.4 * number, 1.4),
+        }
+        for number, name in enumerate(names)
+    }
 
 
 def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:

@@ -124,6 +124,19 @@ def test_hit_rates_are_the_cells_and_their_whiskers_the_steps(run):
     assert whiskers.get_segments()[0][:, 1] == pytest.approx(100 * np.percentile(rates, (10, 90)))
 
 
+def test_high_hit_rates_are_looked_at_closely_and_low_ones_from_zero(run):
+    summary, rows = run
+    assert hit_figure(summary, rows).axes[0].get_ylim()[0] == 0
+    always = rows | {"hits": rows["hits"] + rows["misses"] * 0.9, "misses": rows["misses"] * 0.1}
+    assert hit_figure(summary, always).axes[0].get_ylim()[0] == 90
+
+
+def test_equal_policies_can_both_be_seen(run):
+    widths = [look["linewidth"] for look in policy_looks(cell["policy"] for cell in run[0]["cells"]).values()]
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == 4
+
+
 def test_without_a_budget_there_is_no_picture_of_hits(make_run):
     summary, rows = make_run((32_768,), (0.1,), policies=("resident",))
     assert hit_figure(summary, rows) is None
