@@ -72,6 +72,11 @@ def test_the_fastest_cell_that_fits_speaks_for_a_policy_and_then_the_leanest():
     assert "1 ms" not in paragraph
 
 
+def test_policies_are_told_fastest_first():
+    paragraph, _ = say([cell("stream", tpot_s=0.3), cell("lru", tpot_s=0.02), cell("attention", tpot_s=0.01)])
+    assert paragraph.index("`attention` takes") < paragraph.index("`lru` takes") < paragraph.index("`stream` takes")
+
+
 def test_a_policy_that_does_not_fit_says_by_how_much():
     paragraph, closing = say([cell(kv_gib=10)])
     assert "`lru` does not fit: it takes at least 25 GiB, 1 GiB too much." in paragraph
