@@ -51,7 +51,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")]
 Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the picture.")]
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")]
-PageTokens = Annotated[int, typer.Option(metavar="N", help="Tokens of a page.")]
+PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a page.")]
 
 
 def main() -> None:
@@ -233,11 +233,12 @@ def capture(
         seed=seed,
     )
 
-    def announce(memory_bytes: int, file_bytes: int) -> None:
-        sizes = f"about {format_bytes(memory_bytes)} of memory, a file of {format_bytes(file_bytes)}"
-        typer.echo(f"capturing {decode_tokens} steps: {sizes}", err=True)
-
     with _bar("loading") as bar:
+
+        def announce(memory_bytes: int, file_bytes: int) -> None:
+            sizes = f"about {format_bytes(memory_bytes)} of memory, a file of {format_bytes(file_bytes)}"
+            bar.say(f"capturing {decode_tokens} steps: {sizes}")
+
         capture_file(
             model,
             text,
@@ -348,6 +349,10 @@ class _Bar:
     def advance(self, share: float) -> None:
         """Move on by a share of the whole."""
         self._progress.update(self._task, advance=share)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, name: str, done: float, total: float) -> None:
         """Say how much of a stage is done."""

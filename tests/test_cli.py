@@ -200,8 +200,16 @@ def test_figures_are_drawn_unless_declined(capsys: pytest.CaptureFixture[str], t
         assert str(picture.relative_to(tmp_path)) in printed
 
 
+ONE_CELL = ["--set", "run.policies=lru", "--set", "trace.extrapolate.context_tokens=4096"]
+
+
+def test_check_says_fine_and_how_many_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["check", "long_context", *SMALL]) == 0
+    assert capsys.readouterr().out.endswith("long_context.toml: fine, 8 cells\n")
+
+
 def test_check_tells_a_budget_below_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
-    line = error_line(capsys, "check", "long_context", "--set", "budget.pages_per_layer=2")
+    line = error_line(capsys, "check", "long_context", *ONE_CELL, "--set", "budget.pages_per_layer=2")
     assert "below the minimum" in line
     assert "set budget.pages_per_layer to at least" in line
 
@@ -209,3 +217,54 @@ def test_check_tells_a_budget_below_the_minimum(capsys: pytest.CaptureFixture[st
 def test_check_tells_an_unknown_policy_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     line = error_line(capsys, "check", "long_context", "--set", "run.policies=lur")
     assert "unknown policy 'lur'; did you mean 'lru'?" in line
+
+
+def test_profile_show_prints_every_cost_and_draws_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command(["profile", "show", "h200-llama-3-8b-published", "-o", "pictures"]) == 0
+    printed = capsys.readouterr().out
+    assert "segments.attention " in printed
+    assert printed.endswith("picture: pictures/profile-h200-llama-3-8b-published.png\n")
+    assert (tmp_path / "pictures" / "profile-h200-llama-3-8b-published.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trace_info_prints_how_predictable_a_trace_is_and_draws_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_command(["trace", "info", "smollm2-docs", "--page-tokens", "64", "-o", "pictures"]) == 0
+    printed = capsys.readouterr().out
+    assert "pages of 64 tokens" in printed
+    assert "estimate:quest" in printed
+    assert (tmp_path / "pictures" / "trace-smollm2-docs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_can_be_declined(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command(["trace", "info", "smollm2-docs", "--no-figures"]) == 0
+    assert run_command(["profile", "show", "h200-llama-3-8b-published", "--no-figures"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trace_fit_writes_parameters_and_compares(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command(["trace", "fit", "smollm2-docs", "-o", "fit.toml", "--page-tokens", "64"]) == 0
+    printed = capsys.readouterr().out
+    assert "statistic" in printed
+    assert "generator" in printed
+    assert len(tomllib.loads((tmp_path / "fit.toml").read_text())["layers"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["profile", "show", "h200"], "h200: no profile of this name ships with kvsim"),
+        (["profile", "show", "none.toml"], "none.toml: no such profile file"),
+        (["trace", "info", "smollm2-doc"], "smollm2-doc: no capture of this name ships with kvsim; did you mean"),
+        (["trace", "info", "smollm2-docs", "--page-tokens", "17"], ""),
+        (["trace", "info", "smollm2-docs", "--page-tokens", "0"], ""),
+        (["trace", "fit", "smollm2-docs", "-o", "x.toml", "--channel", "estimate:qest"], ""),
+        (["trace", "fit", "smollm2-docs", "-o", "no/where/x.toml"], ""),
+        (["show", "nowhere"], "nowhere: no such result folder"),
+    ],
+)
+def test_a_wrong_file_or_option_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    assert error_line(capsys, *arguments).startswith(line)

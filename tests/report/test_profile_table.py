@@ -1,0 +1,71 @@
+"""The text of a profile: each cost with its range and residuals, and of published ones every source."""
+
+from __future__ import annotations
+
+from kvsim.assets import find_profile
+from kvsim.hardware import CostTable, Profile, load_profile
+from kvsim.report.profile_table import profile_text
+
+
+def published() -> Profile:
+    return load_profile(find_profile("h200-llama-3-8b-published"))
+
+
+def measured(**changes: object) -> Profile:
+    table = CostTable(
+        amount="pages",
+        amounts=(1.0, 64.0),
+        batches=(1.0, 4.0),
+        time_s=((1e-5, 2e-5), (3e-3, 4e-3)),
+        residual_low_frac=-0.04,
+        residual_high_frac=0.12,
+        median_error_frac=0.015,
+        num_samples=80,
+    )
+    whole = published()
+    segments = whole.segments | {"select": whole.segments["select"].model_copy(update={"device": table})}
+    link = whole.link.model_copy(update={"emulated": True, "stated_bandwidth_bytes_per_s": float(2**30)})
+    return whole.model_copy(update={"kind": "measured", "segments": segments, "link": link, **changes})
+
+
+def line_of(text: str, start: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return line
+
+
+def test_a_measured_cost_has_range_residuals_and_samples() -> None:
+    line = line_of(profile_text(measured()), "segments.select ")
+    assert "  1 .. 64 pages batch 1 .. 4  " in line
+    assert "10 us .. 4 ms" in line
+    assert "-4% .. +12%" in line
+    assert line.endswith("1.5%       80")
+
+
+def test_a_cost_of_which_nothing_was_sampled_shows_no_residual() -> None:
+    assert line_of(profile_text(measured()), "segments.head ").split()[-3:] == ["-", "-", "-"]
+
+
+def test_copies_are_told_in_pieces_and_their_size() -> None:
+    assert "1 .. 100,000 pieces of 4 KiB .. 2 MiB" in line_of(profile_text(published()), "link.to_device ")
+
+
+def test_an_emulated_link_is_called_so_with_its_bandwidth() -> None:
+    text = profile_text(measured())
+    assert "emulated link" in text.splitlines()[0] + text.splitlines()[1]
+    assert "bandwidth that the link is held to: 1 GiB/s" in text
+    assert "emulated" not in profile_text(published())
+
+
+def test_a_published_profile_tells_the_source_of_every_table_and_number() -> None:
+    profile = published()
+    text = profile_text(profile)
+    assert "published on" in text
+    for name in [*profile.tables(), *profile.sources]:
+        assert f"\n  {name}: " in text
+    assert "\nsources" not in profile_text(measured())
+
+
+def test_no_line_but_the_table_is_wider_than_asked() -> None:
+    lines = profile_text(published(), width=80).splitlines()
+    last_of_table = max(number for number, line in enumerate(lines) if line.startswith("link."))
+    assert max(len(line) for line in lines[last_of_table + 1 :]) <= 80
