@@ -290,7 +290,7 @@ def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def _hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:

@@ -113,6 +113,11 @@ def text_table(summary: Mapping[str, Any], *, width: int = 120) -> str:
     return "\n".join([*textwrap.wrap(_caption(summary), width), "", *spaced, "", *textwrap.wrap(LEGEND, width)])
 
 
+def verdict_text(summary: Mapping[str, Any], *, width: int = 120) -> str:
+    """Return the verdict in paragraphs of lines no longer than `width`, a blank line between."""
+    return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in summary["verdict"])
+
+
 def _line(row: Sequence[str], widths: Sequence[int], gap: str) -> str:
     numbers = [text.rjust(size) for text, size in zip(row[1:], widths[1:], strict=True)]
     return gap.join([row[0].ljust(widths[0]), *numbers]).rstrip()

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from kvsim.report.tables import COLUMNS, cells_frame, printed_frame, text_table
+from kvsim.report.tables import COLUMNS, cells_frame, printed_frame, text_table, verdict_text
 
 
 def test_four_policies_and_nine_cells_fit_120_columns_one_line_each(run):
@@ -91,3 +91,9 @@ def test_a_result_without_a_figure_leaves_its_column_out(run):
 
 def test_every_printed_figure_is_explained_or_plain():
     assert all(len(column.title.split("/", 1)[-1]) <= 8 for column in COLUMNS.values())
+
+
+def test_the_verdict_is_printed_in_lines_that_fit(run):
+    text = verdict_text(run[0])
+    assert max(map(len, text.splitlines())) <= 120
+    assert [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")] == run[0]["verdict"]
