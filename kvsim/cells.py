@@ -17,11 +17,14 @@ from kvsim.models import SHAPES, ModelShape
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
 from kvsim.report.summary import cell_figures
+from kvsim.report.verdict import verdict
 from kvsim.scenario import PolicyChoice, Scenario, SelectorChoice, expand
 from kvsim.selectors import Full, Selector, Threshold, TopK
 from kvsim.strict import nearest
 from kvsim.types import PageGrid, pages_of
 from kvsim.units import format_bytes
+
+SUMMARY_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,25 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         | {"device_bytes": device_bytes, "fits": device_bytes <= memory_bytes, **sizes}
         | {"host_bytes": 0 if cell.holds_everything else total_pages * cell.page_bytes}
     )
+
+
+def summarise(scenario: Scenario, cells: list[Cell], summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return ``summary.json`` of a scenario from its cells' entries: equal for equal scenarios."""
+    profile = cells[0].profile
+    device_memory_bytes = scenario.profile.device_memory or profile.device_memory_bytes
+    return {
+        "schema_version": SUMMARY_SCHEMA_VERSION,
+        "scenario": scenario.name,
+        "scenario_hash": scenario.hash,
+        "question": scenario.question,
+        "profile": {"name": profile.name, "kind": profile.kind, "emulated_link": profile.link.emulated},
+        "device_memory_bytes": device_memory_bytes,
+        "swept": list(scenario.sweep),
+        "cells": summaries,
+        "verdict": verdict(
+            summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated
+        ),
+    }
 
 
 def compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Cell]) -> None:

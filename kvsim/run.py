@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.assets import find_capture
-from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summary_of
+from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summarise, summary_of
 from kvsim.errors import KvsimError, ScenarioError
-from kvsim.report.verdict import verdict
 from kvsim.results import RunResult, make_manifest
 from kvsim.scenario import Scenario
 from kvsim.sim import Replay, SimulationInput, simulate_decode
-from kvsim.traces import SyntheticSource, TraceFile, fit_generator, open_trace
+from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
 from kvsim.traces.base import AccessSource
 from kvsim.traces.batch import Repeated
 from kvsim.types import PageGrid, pages_of
 
-SUMMARY_SCHEMA_VERSION = 1
 EXTRAPOLATED_STEPS = 64
 """Steps generated where an extrapolating scenario does not say how many."""
 
 Progress: TypeAlias = Callable[[float], None]
 """Called with the share of the work done since the last call."""
+
+MIN_DECISIONS_FOR_PROCESSES = 20_000
+"""Below, starting processes takes longer than they save."""
 
 Rows: TypeAlias = dict[str, NDArray[Any]]
 
@@ -62,22 +65,16 @@ def simulate(
     sources = _Sources(beside, recorded)
     for cell in cells:
         check_budget(cell, sources.last_context(cell))
+    rows_of = _simulate_all(cells, sources, progress or _ignore)
     tables: list[Rows] = []
-    summaries: list[dict[str, Any]] = []
-    done: dict[tuple[str, str], Rows] = {}
     for number, cell in enumerate(cells):
-        key = _same_run(cell)
-        if key not in done:
-            done[key] = _simulate_cell(cell, sources, lambda share: progress(share / len(cells)) if progress else None)
-        elif progress:
-            progress(1 / len(cells))
-        size = done[key]["step"].size
+        size = rows_of[number]["step"].size
         named: Rows = {
             "cell": np.full(size, number, dtype=np.int64),
             "policy": np.array([cell.choice.shown] * size, dtype=object),
         }
-        tables.append(named | done[key])
-        summaries.append(summary_of(cell, done[key]))
+        tables.append(named | rows_of[number])
+    summaries = [summary_of(cell, rows) for cell, rows in zip(cells, rows_of, strict=True)]
     compare_to_resident(summaries, cells)
     return RunResult(
         summary=summarise(scenario, cells, summaries),
@@ -109,23 +106,55 @@ def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
     return len(cells)
 
 
-def summarise(scenario: Scenario, cells: list[Cell], summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return ``summary.json`` of a scenario from its cells' entries: equal for equal scenarios."""
-    profile = cells[0].profile
-    device_memory_bytes = scenario.profile.device_memory or profile.device_memory_bytes
-    return {
-        "schema_version": SUMMARY_SCHEMA_VERSION,
-        "scenario": scenario.name,
-        "scenario_hash": scenario.hash,
-        "question": scenario.question,
-        "profile": {"name": profile.name, "kind": profile.kind, "emulated_link": profile.link.emulated},
-        "device_memory_bytes": device_memory_bytes,
-        "swept": list(scenario.sweep),
-        "cells": summaries,
-        "verdict": verdict(
-            summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated
-        ),
-    }
+def _ignore(share: float) -> None:
+    """Show no progress."""
+    del share
+
+
+def _simulate_all(cells: list[Cell], sources: _Sources, progress: Progress) -> list[Rows]:
+    """Return the rows of every cell; cells that do not differ in what their rows depend on are simulated once.
+
+    Long work is shared out to processes, in pieces of cells that read the same.
+    """
+    first: dict[tuple[str, str], int] = {}
+    for number, cell in enumerate(cells):
+        first.setdefault(_same_run(cell), number)
+    distinct = list(first.values())
+    num_workers = min(os.cpu_count() or 1, len(distinct))
+    work = sum(sources.num_decisions(cells[number]) for number in distinct)
+    if num_workers == 1 or work < MIN_DECISIONS_FOR_PROCESSES:
+        done = {}
+        for number in distinct:
+            done[number] = _simulate_cell(cells[number], sources, lambda share: progress(share / len(distinct)))
+    else:
+        pieces = _pieces(cells, distinct, num_workers)
+        for number in distinct:
+            if cells[number].scenario.trace.extrapolate is not None:
+                sources.fit(cells[number].scenario)
+        fresh = sources.unopened()
+        shared = joblib.Parallel(n_jobs=num_workers, return_as="generator_unordered")(
+            joblib.delayed(_simulate_piece)([(number, cells[number]) for number in piece], fresh) for piece in pieces
+        )
+        done = {}
+        for piece_rows in shared:
+            done |= piece_rows
+            progress(len(piece_rows) / len(distinct))
+    return [done[first[_same_run(cell)]] for cell in cells]
+
+
+def _pieces(cells: list[Cell], numbers: list[int], num_workers: int) -> list[list[int]]:
+    """Return the cells in pieces of one page size, context and batch each, the longest context first."""
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for number in numbers:
+        scenario = cells[number].scenario
+        key = scenario.trace.model_dump_json(), scenario.page_tokens, scenario.run.batch
+        groups.setdefault(key, []).append(number)
+    pieces = [group[start::num_workers] for group in groups.values() for start in range(num_workers)]
+    return [piece for piece in reversed(pieces) if piece]
+
+
+def _simulate_piece(numbered: list[tuple[int, Cell]], sources: _Sources) -> dict[int, Rows]:
+    return {number: _simulate_cell(cell, sources, _ignore) for number, cell in numbered}
 
 
 class _Sources:
@@ -135,7 +164,7 @@ class _Sources:
         self._beside = beside
         self._recorded = recorded
         self._files: dict[Path, TraceFile] = {}
-        self._fits: dict[tuple[Path, int, str], Any] = {}
+        self._fits: dict[tuple[Path, int, str], GeneratorParameters] = {}
         self._kept: tuple[Any, Replay] | None = None
 
     def of(self, cell: Cell, seed: int) -> Replay:
@@ -163,6 +192,20 @@ class _Sources:
         file = self._open(self._path(cell.scenario))
         return int(file.context_tokens(_num_steps(cell.scenario, file.num_steps) - 1).max())
 
+    def unopened(self) -> _Sources:
+        """Return the same without anything open, for another process; generators stay fitted."""
+        fresh = _Sources(self._beside, self._recorded)
+        fresh._fits = self._fits
+        return fresh
+
+    def num_decisions(self, cell: Cell) -> int:
+        """Return how often the cell's policy decides: a measure of the work."""
+        scenario = cell.scenario
+        available = EXTRAPOLATED_STEPS
+        if scenario.trace.extrapolate is None:
+            available = self._open(self._path(scenario)).num_steps
+        return _num_steps(scenario, available) * cell.shape.num_layers * scenario.run.repetitions
+
     def check(self, cell: Cell) -> None:
         """Refuse a cell whose budget is too small, whose policy cannot be made, or whose trace lacks what it reads."""
         context = self.last_context(cell)
@@ -177,6 +220,14 @@ class _Sources:
         if scenario.trace.extrapolate is None:
             _check_layers(cell, file)
 
+    def fit(self, scenario: Scenario) -> GeneratorParameters:
+        """Return the generator fitted to the scenario's trace."""
+        path = self._path(scenario)
+        key = (path, scenario.page_tokens, scenario.selector.channel)
+        if key not in self._fits:
+            self._fits[key] = fit_generator(self._open(path), scenario.page_tokens, scenario.selector.channel)
+        return self._fits[key]
+
     def _path(self, scenario: Scenario) -> Path:
         return self._recorded(scenario) if self._recorded else find_capture(scenario.trace.path, self._beside)
 
@@ -189,11 +240,8 @@ class _Sources:
         scenario, trace = cell.scenario, cell.scenario.trace
         file = self._open(path)
         if trace.extrapolate is not None:
-            fit_key = (path, scenario.page_tokens, scenario.selector.channel)
-            if fit_key not in self._fits:
-                self._fits[fit_key] = fit_generator(file, scenario.page_tokens, scenario.selector.channel)
             return SyntheticSource(
-                self._fits[fit_key],
+                self.fit(scenario),
                 context_tokens=trace.extrapolate.context_tokens,
                 num_steps=trace.num_steps or EXTRAPOLATED_STEPS,
                 num_layers=cell.shape.num_layers,

@@ -210,6 +210,18 @@ class RunChoice(Strict):
     prefill_chunk_tokens: PositiveInt = 512
 
 
+class Measure(Strict):
+    """How the experiment is run for real: `kvsim measure` and `kvsim crosscheck`; the simulation needs none of it."""
+
+    prompt_tokens: PositiveInt
+    """Tokens of context before the first step."""
+    text: str = "python-docs"
+    """What is read: ``python-docs`` (Python's own help topics), ``python-code``, or a UTF-8 text file."""
+    num_steps: PositiveInt = 40
+    repeats: PositiveInt = 3
+    """Uninstrumented runs of every cell; one instrumented run comes besides."""
+
+
 class Output(Strict):
     """Where results go."""
 
@@ -231,6 +243,7 @@ class Scenario(Strict):
     selector: SelectorChoice
     prefetch: Prefetch = Prefetch()
     run: RunChoice
+    measure: Measure | None = None
     sweep: dict[str, Listed[Scalar]] = {}
     """Dotted fields and the values each takes; the cells are their product."""
     output: Output = Output()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from kvsim.hardware import SEGMENTS, SegmentCost
+from kvsim.hardware import SEGMENTS
 from kvsim.sim.clock import BusyClock, Process, stretched
 
 
@@ -91,18 +91,3 @@ class ComputeStream:
         """Return the parts since the last reading and begin anew."""
         parts, self.parts = self.parts, Parts()
         return parts
-
-
-def work_of(env: simpy.Environment, segment: str, cost: SegmentCost, amount: float, batch: int) -> tuple[Work, float]:
-    """Return a segment's work launched now, and the host time that launching it takes."""
-    host_s = cost.host.at_s(amount, batch) if cost.host else 0.0
-    work = Work(
-        segment=segment,
-        device_s=cost.device.at_s(amount, batch),
-        launch_s=env.now,
-        host_end_s=env.now + host_s,
-        tail_s=cost.tail_s if cost.host else 0.0,
-        waits_for=(),
-        done=env.event(),
-    )
-    return work, host_s

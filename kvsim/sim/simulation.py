@@ -17,7 +17,7 @@ from kvsim.hardware import Profile
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.residency import Decision, Residency
 from kvsim.sim.clock import Process
-from kvsim.sim.compute import ComputeStream, Work, work_of
+from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies, Transfer
 from kvsim.sim.ledger import Ledger
 from kvsim.sim.replay import Reading, Replay
@@ -88,6 +88,7 @@ class _Host:
         )
         self.ledger = Ledger(given.setting.grid, given.page_bytes)
         self._batch = given.setting.grid.num_sequences
+        self._costs: dict[tuple[str, float], tuple[float, float, float]] = {}
         self._transfers: dict[int, Transfer] = {}
         self._num_transfers = 0
         self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
@@ -229,8 +230,17 @@ class _Host:
         self.ledger.written_back(filled.size)
 
     def _launch(self, segment: str, amount: float, waits_for: tuple[simpy.Event, ...] = ()) -> Process[Work]:
-        work, host_s = work_of(self._env, segment, self._profile.segments[segment], amount, self._batch)
-        work.waits_for = waits_for
+        device_s, host_s, tail_s = self._cost(segment, amount)
+        now_s = self._env.now
+        work = Work(
+            segment=segment,
+            device_s=device_s,
+            launch_s=now_s,
+            host_end_s=now_s + host_s,
+            tail_s=tail_s,
+            waits_for=waits_for,
+            done=self._env.event(),
+        )
         if self._profile.synchronous:
             yield from self._compute.execute(work)
             return work
@@ -238,6 +248,15 @@ class _Host:
         if host_s:
             yield self._env.timeout(host_s)
         return work
+
+    def _cost(self, segment: str, amount: float) -> tuple[float, float, float]:
+        """Return ``(device_s, host_s, tail_s)`` of a segment for this batch."""
+        key = segment, amount
+        if key not in self._costs:
+            cost = self._profile.segments[segment]
+            host_s = cost.host.at_s(amount, self._batch) if cost.host else 0.0
+            self._costs[key] = cost.device.at_s(amount, self._batch), host_s, cost.tail_s if cost.host else 0.0
+        return self._costs[key]
 
     def _wait(self, work: Work) -> Process[None]:
         if not work.done.processed:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -231,6 +231,19 @@ class TraceFile:
             return None
         count = pages_of(self._longest_tokens[step], page_tokens)
         return np.unpackbits(rows[step, :, layer], axis=-1, count=count, bitorder="little").astype(np.bool_)
+
+    def record(self, step: int) -> dict[str, NDArray[Any]]:
+        """Return what `TraceWriter.append` was given at `step`, by channel name: ``[num_sequences, num_layers, n]``."""
+        self._check(step, 0)
+        values: dict[str, NDArray[Any]] = {}
+        for channel in self.header.channels:
+            count = pages_of(self._longest_tokens[step], channel.page_tokens)
+            rows = self._rows[channel.name][step]
+            if channel.score == SELECTION:
+                values[channel.name] = np.unpackbits(rows, axis=-1, count=count, bitorder="little").astype(np.bool_)
+            else:
+                values[channel.name] = rows[..., :count]
+        return values
 
     def _check(self, step: int, layer: int) -> None:
         if not (0 <= step < self.num_steps and 0 <= layer < self.num_layers):

@@ -1,0 +1,252 @@
+"""The wiring of the real thing: a scenario in, a measured result out, with the traces that a simulation replays."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summarise, summary_of
+from kvsim.engine.decode import DecodeResult
+from kvsim.engine.page_pool import EngineError
+from kvsim.engine.paged_run import DecodeInput
+from kvsim.engine.runs import Bench, Recording
+from kvsim.errors import ScenarioError
+from kvsim.policies import find_policy
+from kvsim.results import RunResult, make_manifest
+from kvsim.scenario import Measure, PolicyChoice, Scenario
+from kvsim.sim.ledger import HOST_TIMES, TIMES
+from kvsim.types import PageGrid, pages_of
+
+Progress: TypeAlias = Callable[[float], None]
+Rows: TypeAlias = dict[str, NDArray[Any]]
+
+COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
+"""Counts that must not differ between repeats, nor from the simulator's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A measured result and the traces recorded on the way, by file name."""
+
+    result: RunResult
+    traces: dict[str, bytes]
+
+
+def trace_name(scenario: Scenario) -> str:
+    """Return the file name of the trace that all policies and budgets of a cell's context share."""
+    measure = _measure_of(scenario)
+    selector = hashlib.blake2b(scenario.selector.model_dump_json().encode(), digest_size=3).hexdigest()
+    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}.kvtrace"
+
+
+def measure(
+    scenario: Scenario,
+    *,
+    text: str = "",
+    command: str = "",
+    beside: Path | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Run every cell of `scenario` on the real model.
+
+    Cells of one context are measured in turn, repeat by repeat, so that a machine that drifts drifts for all alike.
+
+    Raises
+    ------
+    KvsimError
+        If the scenario says not what to measure, its model or text cannot be had, or a budget is too small.
+    """
+    cells = cells_of(scenario, beside)
+    groups: dict[str, list[int]] = {}
+    for number, cell in enumerate(cells):
+        check_budget(cell, _last_context(cell.scenario))
+        groups.setdefault(trace_name(cell.scenario), []).append(number)
+    repeats = _measure_of(scenario).repeats
+    total = len(cells) * (repeats + 1) + len(groups)
+    bench = _bench(cells[0], beside)
+    tables: dict[int, Rows] = {}
+    extras: dict[int, dict[str, Any]] = {}
+    traces: dict[str, bytes] = {}
+    for name, numbers in groups.items():
+        recording = _record(bench, cells[numbers[0]])
+        traces[name] = recording.trace
+        _advance(progress, 1 / total)
+        runs: dict[int, list[DecodeResult]] = {number: [] for number in numbers}
+        for repeat in range(repeats + 1):
+            for number in numbers:
+                runs[number].append(_run(bench, cells[number], is_stamped=repeat == repeats))
+                _advance(progress, 1 / total)
+        for number in numbers:
+            tables[number] = _table(number, cells[number], runs[number], recording)
+            extras[number] = _extras(cells[number], tables[number], recording)
+    summaries = [summary_of(cell, by_step(tables[number])) | extras[number] for number, cell in enumerate(cells)]
+    compare_to_resident(summaries, cells)
+    manifest = make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
+    result = RunResult(
+        summary=summarise(scenario, cells, summaries) | {"is_measured": True},
+        rows={name: np.concatenate([tables[number][name] for number in range(len(cells))]) for name in tables[0]},
+        manifest=manifest | {"is_measured": True, "traces": sorted(traces)},
+    )
+    return Measured(result=result, traces=traces)
+
+
+def by_step(rows: Rows) -> Rows:
+    """Return one row a step: times of a step are medians over repeats, its parts those of the instrumented run."""
+    stamped = rows["is_stamped"]
+    plain_s = rows["step_s"][~stamped].reshape(-1, int(stamped.sum()))
+    merged = {name: column[stamped] for name, column in rows.items()}
+    stretch = np.median(plain_s, axis=0) / merged["step_s"]
+    return merged | {
+        "step_s": np.median(plain_s, axis=0),
+        "stall_s": merged["stall_s"] * np.minimum(stretch, 1.0),
+    }
+
+
+def _measure_of(scenario: Scenario) -> Measure:
+    if scenario.measure is None:
+        raise ScenarioError(
+            f"{scenario.name}: no [measure] table; it says what to read and from which length on, as in "
+            "measure.prompt_tokens = 2048"
+        )
+    return scenario.measure
+
+
+def _last_context(scenario: Scenario) -> int:
+    measure = _measure_of(scenario)
+    return measure.prompt_tokens + measure.num_steps
+
+
+def _advance(progress: Progress | None, share: float) -> None:
+    if progress is not None:
+        progress(share)
+
+
+def _bench(cell: Cell, beside: Path | None) -> Bench:
+    scenario, profile = cell.scenario, cell.profile
+    measure = _measure_of(scenario)
+    if scenario.model.path is None:
+        raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
+    bandwidth = profile.link.stated_bandwidth_bytes_per_s
+    if profile.device == "cpu" and bandwidth is None:
+        raise ScenarioError(f"{scenario.name}: profile {profile.name!r} states no bandwidth for the emulated link")
+    bench = Bench(
+        _near(scenario.model.path, beside),
+        cell.shape.dtype,
+        _near(measure.text, beside),
+        device=profile.device,
+        num_threads=profile.machine.num_threads,
+        bandwidth_bytes_per_s=bandwidth or 1.0,
+        prefill_chunk_tokens=scenario.run.prefill_chunk_tokens,
+    )
+    if bench.shape != cell.shape:
+        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    return bench
+
+
+def _near(path: str, beside: Path | None) -> str:
+    """Return `path`, or the same beside the scenario where only that is there."""
+    if beside is not None and not Path(path).exists() and (beside / path).exists():
+        return str(beside / path)
+    return path
+
+
+def _given(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
+    scenario = cell.scenario
+    measure = _measure_of(scenario)
+    grid = PageGrid(
+        num_sequences=scenario.run.batch,
+        num_layers=cell.shape.num_layers,
+        pages_per_layer=pages_of(_last_context(scenario), scenario.page_tokens),
+    )
+    setting = cell.setting(grid, _last_context(scenario), scenario.run.seed)
+    return DecodeInput(
+        selector=None if reads_all else cell.selector,
+        channel=scenario.selector.channel,
+        policy=cell.make_policy(setting),
+        setting=setting,
+        page_tokens=scenario.page_tokens,
+        pinned_first_pages=scenario.selector.sink_pages,
+        pinned_last_pages=scenario.selector.recent_pages,
+        num_steps=measure.num_steps,
+        warmup_steps=scenario.run.warmup_steps,
+        chunk_pages=scenario.prefetch.chunk_pages,
+        window_transfers=scenario.prefetch.window_transfers,
+    )
+
+
+def _record(bench: Bench, cell: Cell) -> Recording:
+    """Record with everything resident, so that the link plays no part."""
+    resident = dataclasses.replace(cell, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
+    return bench.record(_given(resident), _given(resident, reads_all=True), _measure_of(cell.scenario).prompt_tokens)
+
+
+def _run(bench: Bench, cell: Cell, *, is_stamped: bool) -> DecodeResult:
+    return bench.run(_given(cell), _measure_of(cell.scenario).prompt_tokens, is_stamped=is_stamped)
+
+
+def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
+    """Return the rows of one cell: those of each repeat, then those of the instrumented run."""
+    scenario = cell.scenario
+    measure = _measure_of(scenario)
+    steps = np.arange(measure.num_steps)
+    mass = recording.mass_recall_frac if cell.policy.attends == "selection" else np.ones(steps.size)
+    tables = []
+    for repetition, run in enumerate(runs):
+        _check_counts(cell, runs[0], run)
+        rows: Rows = {
+            "cell": np.full(steps.size, number),
+            "policy": np.array([cell.choice.shown] * steps.size, dtype=object),
+            "repetition": np.full(steps.size, repetition),
+            "is_stamped": np.full(steps.size, run.parts_s is not None),
+            "is_warmup": steps < scenario.run.warmup_steps,
+            "step": steps,
+            "context_tokens": measure.prompt_tokens + 1 + steps,
+            "step_s": run.step_s,
+            "mass_recall_frac": mass,
+        }
+        tables.append(rows | _parts(run, steps.size) | run.counts)
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _parts(run: DecodeResult, num_steps: int) -> Rows:
+    """Return the parts of each step in the columns of a simulated result; NaN where the run was not instrumented."""
+    names = (*TIMES, *HOST_TIMES)
+    if run.parts_s is None:
+        return {name: np.full(num_steps, np.nan) for name in names}
+    layer_sum = {name: spans.sum(axis=1) if spans.ndim > 1 else spans for name, spans in run.parts_s.items()}
+    parts = {f"{name}_s": spans for name, spans in layer_sum.items()}
+    parts["select_s"] = parts["select_s"] + parts.pop("choose_s")
+    parts["host_s"] = parts["sync_s"] + parts["decide_s"] + parts["submit_s"]
+    return {name: parts[name] for name in names}
+
+
+def _check_counts(cell: Cell, first: DecodeResult, other: DecodeResult) -> None:
+    for name in (*COUNTED, "digest"):
+        if not np.array_equal(first.counts[name], other.counts[name]):
+            step = int(np.flatnonzero(first.counts[name] != other.counts[name])[0])
+            raise EngineError(f"{cell.choice.shown}: {name} of step {step} differs between two runs of one cell")
+
+
+def _extras(cell: Cell, rows: Rows, recording: Recording) -> dict[str, Any]:
+    """Return what only a measurement knows of a cell."""
+    counted = ~rows["is_warmup"]
+    stamped = rows["is_stamped"]
+    means_s = [
+        float(rows["step_s"][counted & (rows["repetition"] == repetition)].mean())
+        for repetition in np.unique(rows["repetition"][~stamped])
+    ]
+    stamped_s = float(rows["step_s"][counted & stamped].mean())
+    selects = cell.policy.attends == "selection"
+    return {
+        "tpot_repeats_s": means_s,
+        "instrument_overhead_frac": stamped_s / float(np.median(means_s)) - 1,
+        "kl_mean_nats": recording.kl_mean_nats if selects else None,
+        "greedy_agreement_frac": recording.greedy_agreement_frac if selects else None,
+    }
