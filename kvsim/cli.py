@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kvsim import __version__
-from kvsim.errors import KvsimError
+from kvsim.console import bar, command_text, exit_code, need_torch
 
 app = typer.Typer(
     name="kvsim",
@@ -60,37 +56,8 @@ def main() -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C.
-
-    A fault of ours keeps its traceback.
-    """
-    command = typer.main.get_command(app)
-    try:
-        code = int(command.main(arguments, prog_name="kvsim", standalone_mode=False) or 0)
-        sys.stdout.flush()
-    except KvsimError as problem:
-        typer.echo(str(problem), err=True)
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:  # whoever read our output, as in `kvsim scenarios | head -1`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as problem:
-        if not hasattr(problem, "format_message"):
-            raise
-        typer.echo(_usage_line(problem), err=True)
-        return 2
-    if code == 130:
-        typer.echo("interrupted", err=True)
-    return code
-
-
-def _usage_line(problem: Any) -> str:
-    """Return what typer would print over several lines, in one."""
-    context = getattr(problem, "ctx", None)
-    path = context.command_path if context else "kvsim"
-    return f"{' '.join(problem.format_message().split())} (see `{path} --help`)"
+    """Run one command and return its exit code."""
+    return exit_code(app, arguments)
 
 
 @app.callback(invoke_without_command=True)
@@ -126,13 +93,13 @@ def run(
     from kvsim.results import summary_json, write_result
     from kvsim.run import simulate
 
-    with _bar(f"simulating {experiment.name}") as bar:
+    with bar(f"simulating {experiment.name}") as shown:
         result = simulate(
             experiment,
             text=path.read_text(encoding="utf-8"),
-            command=_command(),
+            command=command_text(),
             beside=path.parent,
-            progress=bar.advance,
+            progress=shown.advance,
         )
     drawn = figures_of(result) if figures and experiment.output.figures else {}
     folder = write_result(result, output or Path(experiment.output.folder), drawn)
@@ -221,7 +188,7 @@ def capture(
     dtype: Annotated[DTypeName, typer.Option(metavar="fp32|bf16|fp16", help="Of weights and cache.")] = DTypeName.fp32,
 ) -> None:
     """Record what a real model attends to while it reads a text."""
-    _need_torch("capture")
+    need_torch("capture")
     from kvsim.engine.capture import DEFAULT_CHANNELS, CaptureRequest, capture_file
     from kvsim.units import format_bytes
 
@@ -233,11 +200,11 @@ def capture(
         seed=seed,
     )
 
-    with _bar("loading") as bar:
+    with bar("loading") as shown:
 
         def announce(memory_bytes: int, file_bytes: int) -> None:
             sizes = f"about {format_bytes(memory_bytes)} of memory, a file of {format_bytes(file_bytes)}"
-            bar.say(f"capturing {decode_tokens} steps: {sizes}")
+            shown.say(f"capturing {decode_tokens} steps: {sizes}")
 
         capture_file(
             model,
@@ -246,11 +213,50 @@ def capture(
             request,
             dtype=dtype.value,
             device=device.value,
-            recipe=_command(),
+            recipe=command_text(),
             announce=announce,
-            progress=bar.stage,
+            progress=shown.stage,
         )
     typer.echo(f"{output}: written; see `kvsim trace info {output}`")
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The profile to write, *.toml.")],
+    model: Annotated[str | None, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Or a known shape, as in llama-3-8b, with random weights.")
+    ] = None,
+    device: Annotated[Device, typer.Option(metavar="cpu|cuda", help="What to measure.")] = Device.cpu,
+    dtype: Annotated[
+        DTypeName | None, typer.Option(metavar="fp32|bf16|fp16", help="Of weights and cache; bf16 where absent.")
+    ] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes a second that an emulated link is held to: '0.2 GB'.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Under a minute, with a coarser grid.")] = False,
+) -> None:
+    """Measure what each segment of a decode step and each copy costs on this machine."""
+    need_torch("calibrate")
+    from kvsim.calibrate import DEFAULT_BANDWIDTH_BYTES_PER_S, calibrate
+    from kvsim.hardware import write_profile
+    from kvsim.units import parse_bytes
+
+    bandwidth_bytes_per_s = parse_bytes(bandwidth) if bandwidth else DEFAULT_BANDWIDTH_BYTES_PER_S
+    with bar("loading") as shown:
+        profile = calibrate(
+            model,
+            shape=shape,
+            dtype=dtype.value if dtype else None,
+            device=device.value,
+            name=output.stem,
+            quick=quick,
+            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+            command=command_text(),
+            progress=shown.stage,
+        )
+    write_profile(profile, output)
+    typer.echo(f"{output}: written; see `kvsim profile show {output}`")
 
 
 @profile_app.command("show")
@@ -327,42 +333,3 @@ def _draw(figure: Any, folder: Path, name: str) -> None:
     from kvsim.results import write_picture
 
     typer.echo(f"\npicture: {write_picture(png(figure), folder, name)}")
-
-
-def _command() -> str:
-    return shlex.join(["kvsim", *sys.argv[1:]])
-
-
-def _need_torch(command: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise KvsimError(f'{command} needs torch and transformers: pip install "kvsim[torch]"')
-
-
-class _Bar:
-    """A progress bar on standard error where that is a terminal; nothing in a pipe."""
-
-    def __init__(self, progress: Any, task: Any) -> None:
-        self._progress, self._task = progress, task
-
-    def advance(self, share: float) -> None:
-        """Move on by a share of the whole."""
-        self._progress.update(self._task, advance=share)
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def stage(self, name: str, done: float, total: float) -> None:
-        """Say how much of a stage is done."""
-        self._progress.update(self._task, description=name, completed=done, total=total)
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[_Bar]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield _Bar(progress, progress.add_task(label, total=1.0))
