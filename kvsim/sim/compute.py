@@ -22,7 +22,10 @@ class Work:
     tail_s: float
     waits_for: tuple[simpy.Event, ...]
     """Copies that must have arrived."""
-    done: simpy.Event
+    end_s: float | None = None
+    """When it ends, once that is known."""
+    done: simpy.Event | None = None
+    """Made for whoever waits; see `ComputeStream.end_of`."""
 
 
 @dataclass(slots=True)
@@ -37,34 +40,38 @@ class Parts:
 
 
 class ComputeStream:
-    """A process over a queue of `Work`; on a synchronous machine the host runs each piece itself."""
+    """The queue of launched work and the time it is done.
+
+    Work that waits for no copy, on a machine whose copies do not slow compute down, ends at a time that is known as
+    soon as the work before it is: no event is spent on it. The others run as a SimPy process.
+    """
 
     def __init__(self, env: simpy.Environment, slowdown_frac: float, copies: BusyClock) -> None:
         self._env = env
         self._slowdown_frac = slowdown_frac
         self._copies = copies
         self._queue: deque[Work] = deque()
-        self._wake: simpy.Event = env.event()
+        self._is_serving = False
         self._free_s = env.now
         self.parts = Parts()
 
-    def start(self) -> None:
-        """Begin to serve the queue, for a machine on which launches return at once."""
-        self._env.process(self._serve())
-
     def put(self, work: Work) -> None:
-        """Queue one segment."""
-        self._queue.append(work)
-        if not self._wake.triggered:
-            self._wake.succeed()
+        """Queue one segment behind the others; returns at once."""
+        if self._is_serving:
+            self._queue.append(work)
+        elif self._is_foretold(work):
+            self._foretell(work)
+        else:
+            self._queue.append(work)
+            self._is_serving = True
+            self._env.process(self._serve())
 
-    def _serve(self) -> Process[None]:
-        while True:
-            while not self._queue:
-                self._wake = self._env.event()
-                yield self._wake
-            work = self._queue.popleft()
-            yield from self.execute(work)
+    def end_of(self, work: Work) -> simpy.Event | None:
+        """Return an event that fires when `work` ends; None where it has ended."""
+        if work.end_s is None:
+            work.done = work.done or self._env.event()
+            return work.done
+        return self._env.timeout(work.end_s - self._env.now) if work.end_s > self._env.now else None
 
     def execute(self, work: Work) -> Process[None]:
         """Run one segment from now on and account for the time since the one before."""
@@ -84,10 +91,49 @@ class ComputeStream:
         if late_s > 0:
             yield env.timeout(late_s)
             parts.host_s += late_s
-        self._free_s = env.now
-        work.done.succeed()
+        self._end(work, env.now)
 
     def read_parts(self) -> Parts:
         """Return the parts since the last reading and begin anew."""
         parts, self.parts = self.parts, Parts()
         return parts
+
+    def _is_foretold(self, work: Work) -> bool:
+        return self._slowdown_frac == 0.0 and all(event.processed for event in work.waits_for)
+
+    def _foretell(self, work: Work) -> None:
+        """Account for work whose copies are there: it starts when the stream is free and it is launched."""
+        parts = self.parts
+        ready_s = max(self._free_s, work.launch_s)
+        parts.host_s += ready_s - self._free_s
+        busy_s = ready_s + work.device_s
+        parts.segments_s[work.segment] += work.device_s
+        end_s = max(busy_s, work.host_end_s + work.tail_s)
+        parts.host_s += end_s - busy_s
+        self._end(work, end_s)
+
+    def _end(self, work: Work, end_s: float) -> None:
+        work.end_s = self._free_s = end_s
+        if work.done is not None:
+            _fire(self._env, work.done, end_s)
+
+    def _serve(self) -> Process[None]:
+        while self._queue:
+            work = self._queue.popleft()
+            if self._is_foretold(work):
+                self._foretell(work)
+            else:
+                yield from self.execute(work)
+        self._is_serving = False
+
+
+def _fire(env: simpy.Environment, event: simpy.Event, at_s: float) -> None:
+    """Let `event` fire at a time that may lie ahead."""
+    if at_s <= env.now:
+        event.succeed()
+    else:
+        env.timeout(at_s - env.now).callbacks.append(lambda _: _succeed(event))
+
+
+def _succeed(event: simpy.Event) -> None:
+    event.succeed()

@@ -78,8 +78,6 @@ class _Host:
             window_transfers=given.window_transfers,
         )
         self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy)
-        if not self._profile.synchronous:
-            self._compute.start()
         self._residency = Residency(
             given.policy,
             given.setting,
@@ -94,7 +92,7 @@ class _Host:
         self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
         """Number of the transfer that carries each page, -1 once it is known to have arrived."""
         self._writing_back: dict[int, simpy.Event] = {}
-        self._last_attention: simpy.Event | None = None
+        self._last_attention: Work | None = None
         self._reads_all = given.policy.attends == "everything" or not given.replay.scores_pages
 
     def run(self) -> Process[None]:
@@ -138,7 +136,7 @@ class _Host:
         waits_for = yield from self._copy(decision)
         yield from self._write_back(layer, context)
         tokens = self._attended_tokens(reading, context)
-        self._last_attention = (yield from self._launch("attention", tokens, waits_for)).done
+        self._last_attention = yield from self._launch("attention", tokens, waits_for)
         yield from self._launch("attention_output", self._batch)
         ledger.mass(reading.attended_frac)
 
@@ -202,8 +200,9 @@ class _Host:
         if not victims.size:
             return ()
         events: list[simpy.Event] = []
-        if self._last_attention is not None and not self._last_attention.processed:
-            events.append(self._last_attention)
+        read = self._compute.end_of(self._last_attention) if self._last_attention is not None else None
+        if read is not None:
+            events.append(read)
         in_flight = [self._transfers[number] for number in self._in_flight(victims)]
         self._copies.force(in_flight)
         events += [transfer.done for transfer in in_flight]
@@ -239,7 +238,6 @@ class _Host:
             host_end_s=now_s + host_s,
             tail_s=tail_s,
             waits_for=waits_for,
-            done=self._env.event(),
         )
         if self._profile.synchronous:
             yield from self._compute.execute(work)
@@ -259,8 +257,9 @@ class _Host:
         return self._costs[key]
 
     def _wait(self, work: Work) -> Process[None]:
-        if not work.done.processed:
-            yield work.done
+        ended = self._compute.end_of(work)
+        if ended is not None:
+            yield ended
 
     def _spend(self, name: str, time_s: float) -> Process[None]:
         self.ledger.host(name, time_s)
