@@ -125,12 +125,9 @@ def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_js
 
 
 def _show(result: Any) -> None:
-    from kvsim.report.tables import text_table
+    from kvsim.report.tables import text_table, verdict_text
 
-    typer.echo(text_table(result.summary))
-    typer.echo()
-    for line in result.summary["verdict"]:
-        typer.echo(line)
+    typer.echo(f"{text_table(result.summary)}\n\n{verdict_text(result.summary)}")
 
 
 @app.command()

@@ -58,7 +58,7 @@ def _scalars(profile: Profile) -> list[str]:
         "compute beside a transfer": f"takes {100 * link.compute_slowdown_frac:.1f}% longer",
     }
     if link.stated_bandwidth_bytes_per_s is not None:
-        values["bandwidth that the link is held to"] = f"{format_bytes(link.stated_bandwidth_bytes_per_s)}/s"
+        values["bandwidth that the link is held to"] = f"{link.stated_bandwidth_bytes_per_s / 1e9:g} GB/s"
     return [f"{name}: {value}" for name, value in values.items()]
 
 
@@ -68,21 +68,22 @@ def _row(name: str, table: CostTable) -> tuple[str, ...]:
     time = (
         format_seconds(times_s[0]) if is_flat else f"{format_seconds(min(times_s))} .. {format_seconds(max(times_s))}"
     )
+    measured = _range(table, beside="after" if name == "prefill" else "batch")
     if not table.num_samples:
-        return name, _range(table), time, "-", "-", "-"
+        return name, measured, time, "-", "-", "-"
     interval = f"{100 * table.residual_low_frac:+.0f}% .. {100 * table.residual_high_frac:+.0f}%"
-    return name, _range(table), time, interval, f"{100 * table.median_error_frac:.1f}%", str(table.num_samples)
+    return name, measured, time, interval, f"{100 * table.median_error_frac:.1f}%", str(table.num_samples)
 
 
-def _range(table: CostTable) -> str:
-    """Say between which amounts and batches the table was measured."""
+def _range(table: CostTable, *, beside: str) -> str:
+    """Say between which amounts and batches the table was measured; `beside` says what a batch is."""
     parts = []
     if table.amount != "none":
         parts.append(f"{_span([f'{amount:,.0f}' for amount in table.amounts])} {table.amount}")
     if table.amount == "pieces":
         parts.append(f"of {_span([format_bytes(size) for size in table.batches])}")
     elif len(table.batches) > 1:
-        parts.append(f"batch {_span([f'{batch:.0f}' for batch in table.batches])}")
+        parts.append(f"{beside} {_span([f'{batch:.0f}' for batch in table.batches])}")
     return " ".join(parts) or "-"
 
 

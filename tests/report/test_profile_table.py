@@ -24,7 +24,7 @@ def measured(**changes: object) -> Profile:
     )
     whole = published()
     segments = whole.segments | {"select": whole.segments["select"].model_copy(update={"device": table})}
-    link = whole.link.model_copy(update={"emulated": True, "stated_bandwidth_bytes_per_s": float(2**30)})
+    link = whole.link.model_copy(update={"emulated": True, "stated_bandwidth_bytes_per_s": 0.25e9})
     return whole.model_copy(update={"kind": "measured", "segments": segments, "link": link, **changes})
 
 
@@ -52,7 +52,7 @@ def test_copies_are_told_in_pieces_and_their_size() -> None:
 def test_an_emulated_link_is_called_so_with_its_bandwidth() -> None:
     text = profile_text(measured())
     assert "emulated link" in text.splitlines()[0] + text.splitlines()[1]
-    assert "bandwidth that the link is held to: 1 GiB/s" in text
+    assert "bandwidth that the link is held to: 0.25 GB/s" in text
     assert "emulated" not in profile_text(published())
 
 
@@ -69,3 +69,8 @@ def test_no_line_but_the_table_is_wider_than_asked() -> None:
     lines = profile_text(published(), width=80).splitlines()
     last_of_table = max(number for number, line in enumerate(lines) if line.startswith("link."))
     assert max(len(line) for line in lines[last_of_table + 1 :]) <= 80
+
+
+def test_prefill_is_told_as_new_tokens_after_cached_ones() -> None:
+    table = CostTable(amount="tokens", amounts=(24.0, 256.0), batches=(0.0, 1088.0), time_s=((0.1, 0.2), (0.3, 0.4)))
+    assert "24 .. 256 tokens after 0 .. 1088" in line_of(profile_text(measured(prefill=table)), "prefill ")
