@@ -154,13 +154,7 @@ def _layers(knobs: _Knobs, moments: Moments, real: TraceStatistics, channel: str
     per_step = np.clip(fades, 0, _MAX_PERSISTENCE)
     dynamic = np.clip((step - lasting) / np.maximum(per_step, 1e-6), 0, 1 - lasting)
     jitter = np.maximum(1 - lasting - dynamic, 0)
-    persistence = np.clip((step - lasting) / np.maximum(dynamic, 1e-6), 0, _MAX_PERSISTENCE)
-    kept = np.ones_like(persistence)
-    for _ in range(8):  # a shift keeps `kept` of the field; what it loses, the other steps must keep
-        moved = dynamic * (1 - persistence) + jitter  # half of the mean square move of a step without a shift
-        kept = np.clip((dynamic + jitter - moments.shift_ratio * moved) / np.maximum(dynamic * persistence, 1e-6), 0, 1)
-        on_average = 1 - moments.shift_rate_per_step * (1 - kept)
-        persistence = np.clip((step - lasting) / np.maximum(dynamic, 1e-6) / on_average, 0, _MAX_PERSISTENCE)
+    persistence, kept = _with_shifts((step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments)
     total = real.sink_frac + real.recent_frac
     scale = np.where(total > 1, 1 / total, 1.0) * (1 - 1e-9)
     rows = []
@@ -187,6 +181,22 @@ def _layers(knobs: _Knobs, moments: Moments, real: TraceStatistics, channel: str
             )
         )
     return tuple(rows)
+
+
+def _with_shifts(
+    average: FloatArray, jitter: FloatArray, dynamic: FloatArray, moments: Moments
+) -> tuple[FloatArray, FloatArray]:
+    """Return the persistence p of a step without a shift, and the part k of it that a shift keeps.
+
+    Two equations, with r the rate of shifts, R how much larger the mean square move is at one, and J the variance of
+    the jitter over that of the wandering weight: ``p (1 - r (1 - k)) = average`` and ``1 - p k + J = R (1 - p + J)``.
+    """
+    rate, more = moments.shift_rate_per_step, moments.shift_ratio - 1
+    part = jitter / np.maximum(dynamic, 1e-6)
+    average = np.clip(average, 0, _MAX_PERSISTENCE)
+    persistence = np.clip((average + rate * more * (1 + part)) / (1 + rate * more), average, _MAX_PERSISTENCE)
+    kept = 1 - (1 - average / np.maximum(persistence, 1e-9)) / np.where(rate > 0, rate, 1)
+    return persistence, np.clip(np.where(persistence > 0, kept, 1), 0, 1)
 
 
 def _estimate(knobs: _Knobs, layer: int, step_corr: float) -> EstimateParameters | None:

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvsim.assets import shipped
+from kvsim.errors import TraceError
+from kvsim.traces import (
+    GeneratorParameters,
+    LayerParameters,
+    SyntheticSource,
+    TraceFile,
+    TraceWriter,
+    channel_of,
+    compare_statistics,
+    fit_generator,
+    load_parameters,
+    measure_statistics,
+    open_trace,
+    write_parameters,
+)
+from kvsim.traces.parameters import EstimateParameters
+
+QUEST = "estimate:quest"
+
+TOLERANCES = {
+    "sink_frac": 0.005,
+    "recent_frac": 0.005,
+    "middle_frac": 0.04,
+    "middle_top_frac": 0.05,
+    "top_1_share_frac": 0.06,
+    "top_8_share_frac": 0.06,
+    "top_16_share_frac": 0.04,
+    "middle_step_recall_frac": 0.04,
+    "middle_gap_recall_frac": 0.05,
+    "middle_first_recall_frac": 0.06,
+    "middle_layer_recall_frac": 0.06,
+    f"middle_channel_recall:{QUEST}_frac": 0.05,
+    f"middle_channel_step_recall:{QUEST}_frac": 0.05,
+    f"middle_channel_top:{QUEST}_frac": 0.06,
+}
+"""How far the generated mean over layers may be from the trace's; docs/traces.md gives what was measured."""
+DISTINCT_TOLERANCE_FRAC = 0.25
+
+
+def rambling_trace(path: Path, header_of) -> TraceFile:
+    """Write accesses of quite another making than the generator's.
+
+    Pages belong to chapters; a reader stays in one, leafs through it, and goes to another; some pages are loved with
+    Student-t tails; sinks breathe; layers mix a shared opinion with their own; the estimate is biased by page.
+    """
+    rng = np.random.default_rng(11)
+    layers, prompt, steps, max_tokens = 6, 2600, 96, 2704
+    units = max_tokens // 16
+    shape = header_of().shape.model_copy(update={"num_layers": layers})
+    header = header_of(
+        shape=shape,
+        num_layers=layers,
+        num_sequences=1,
+        prompt_tokens=(prompt,),
+        max_tokens=max_tokens,
+        channels=(channel_of("mass", max_tokens), channel_of(f"{QUEST}@32", max_tokens)),
+    )
+    chapter_of = np.arange(units) // 14
+    love = 0.5 * rng.standard_t(4, units) + 0.5 * rng.standard_t(4, (layers, units))
+    bias = rng.uniform(-1.2, 1.2, (layers, units // 2 + 1))
+    chapter, place = 3, 0.0
+    with TraceWriter(path, header) as writer:
+        for step in range(steps):
+            context = prompt + step + 1
+            own = -(-context // 16)
+            if rng.random() < 0.1:
+                chapter, place = int(rng.integers(chapter_of.max())), 0.0
+            place += rng.uniform(0, 1)
+            nearby = -0.25 * np.abs(np.arange(units) - (14 * chapter + place % 14))
+            log_weight = 0.7 * love + 1.5 * (chapter_of == chapter) + np.maximum(nearby, -2)
+            log_weight = log_weight + np.log(rng.gamma(3.0, size=(layers, units)))
+            log_weight[:, own:] = -np.inf
+            log_weight[:, own - 8 : own] += np.linspace(0.5, 3.5, 8)
+            mass = np.exp(log_weight)
+            sink = rng.beta(8, 24, (layers, 1)) * np.linspace(0.3, 1.5, layers)[:, None]
+            mass[:, 0] = 0
+            mass *= (1 - sink) / mass.sum(axis=-1, keepdims=True)
+            mass[:, 0] = sink[:, 0]
+            pages = np.add.reduceat(mass, np.arange(0, units, 2), axis=1)
+            estimate = pages**0.7 * np.exp(bias[:, : pages.shape[1]] + 0.3 * rng.standard_normal(pages.shape))
+            estimate /= estimate.sum(axis=-1, keepdims=True)
+            writer.append([context], {"mass": mass[None], f"{QUEST}@32": estimate[None]})
+    return open_trace(path)
+
+
+def check_agreement(source: TraceFile, page_tokens: int, **wider: float) -> None:
+    parameters = fit_generator(source, page_tokens, QUEST)
+    context = int(source.context_tokens(0).max())
+    synthetic = [
+        measure_statistics(
+            SyntheticSource(parameters, context_tokens=context, num_steps=source.num_steps, seed=seed), page_tokens
+        )
+        for seed in (1, 2, 3)
+    ]
+    real = measure_statistics(source, page_tokens, channels=[QUEST])
+    tables = [compare_statistics(real, one) for one in synthetic]
+    means = {rows[0].statistic: np.mean([row.synthetic for row in rows]) for rows in zip(*tables, strict=True)}
+    wanted = real.averages()
+    tolerances = TOLERANCES | wider
+    apart = {name: float(means[name] - wanted[name]) for name in tolerances}
+    assert {name: gap for name, gap in apart.items() if not abs(gap) <= tolerances[name]} == {}
+    distinct = means["middle_distinct_pages"] / wanted["middle_distinct_pages"]
+    assert abs(distinct - 1) < DISTINCT_TOLERANCE_FRAC
+
+
+def test_a_generator_fitted_to_accesses_of_another_making_has_their_statistics(tmp_path, header_of):
+    trace = rambling_trace(tmp_path / "rambling.kvtrace", header_of)
+    check_agreement(trace, 32, middle_first_recall_frac=0.1)  # chapters are left for good, the generator's weights fade
+
+
+@pytest.mark.parametrize("path", shipped("captures", ".kvtrace").values(), ids=lambda path: path.stem)
+def test_a_generator_fitted_to_a_shipped_capture_has_its_statistics(path):
+    check_agreement(open_trace(path, verify=False), 64)
+
+
+def known_parameters(*, channel: str | None = QUEST, **changes: float) -> GeneratorParameters:
+    values = {
+        "sink_frac": 0.2,
+        "recent_frac": 0.4,
+        "recency_exponent": 1.2,
+        "near_exponent": 0.8,
+        "attraction_spread_nats": 1.0,
+        "dynamic_spread_nats": 1.0,
+        "persistence_per_step": 0.95,
+        "jitter_spread_nats": 0.5,
+        "shift_rate_per_step": 0.0,
+        "shift_redraw_frac": 0.0,
+        "burst_rate_per_step": 0.0,
+        "burst_size_nats": 0.0,
+        "burst_duration_steps": 1,
+        "layer_affinity_corr": 0.6,
+    } | changes
+    estimate = EstimateParameters(slope=0.8, noise_spread_nats=0.7, noise_persistence_per_step=0.6)
+    layer = LayerParameters(**values, estimate=estimate if channel else None)
+    return GeneratorParameters(page_tokens=32, context_tokens=6000, channel=channel, layers=(layer,) * 6)
+
+
+def refitted(parameters: GeneratorParameters, seed: int = 9) -> GeneratorParameters:
+    source = SyntheticSource(parameters, context_tokens=6000, num_steps=96, num_sequences=4, seed=seed)
+    return fit_generator(source, 32, parameters.channel)
+
+
+def mean_of(parameters: GeneratorParameters, name: str) -> float:
+    return float(np.mean([getattr(layer, name) for layer in parameters.layers[1:]]))
+
+
+def test_parameters_that_made_a_trace_are_found_again():
+    found = refitted(known_parameters())
+    for name, wanted, tolerance in (
+        ("sink_frac", 0.2, 0.002),
+        ("recent_frac", 0.4, 0.002),
+        ("recency_exponent", 1.2, 0.1),
+        ("near_exponent", 0.8, 0.2),
+        ("attraction_spread_nats", 1.0, 0.25),
+        ("dynamic_spread_nats", 1.0, 0.25),
+        ("jitter_spread_nats", 0.5, 0.15),
+        ("persistence_per_step", 0.95, 0.03),
+        ("shift_rate_per_step", 0.0, 0.005),
+        ("burst_rate_per_step", 0.0, 0.02),
+        ("layer_affinity_corr", 0.6, 0.1),
+    ):
+        assert mean_of(found, name) == pytest.approx(wanted, abs=tolerance), name
+    estimates = [layer.estimate for layer in found.layers]
+    assert np.mean([estimate.slope for estimate in estimates]) == pytest.approx(0.8, abs=0.1)
+    assert np.mean([estimate.noise_spread_nats for estimate in estimates]) == pytest.approx(0.7, abs=0.1)
+    assert np.mean([estimate.noise_persistence_per_step for estimate in estimates]) == pytest.approx(0.6, abs=0.1)
+
+
+def test_phase_shifts_are_found_again():
+    still = {"jitter_spread_nats": 0.0, "persistence_per_step": 0.98}
+    found = refitted(known_parameters(**still, shift_rate_per_step=0.1, shift_redraw_frac=0.8))
+    assert mean_of(found, "shift_rate_per_step") == pytest.approx(0.1, abs=0.03)
+    assert mean_of(found, "shift_redraw_frac") == pytest.approx(0.8, abs=0.1)
+    assert mean_of(found, "persistence_per_step") == pytest.approx(0.98, abs=0.01)
+    assert mean_of(found, "burst_rate_per_step") == pytest.approx(0, abs=0.02)
+
+
+def test_needles_are_found_again():
+    still = {"jitter_spread_nats": 0.0, "persistence_per_step": 0.98}
+    needles = {"burst_rate_per_step": 0.3, "burst_size_nats": 5.0, "burst_duration_steps": 4}
+    found = refitted(known_parameters(**still, **needles))
+    assert mean_of(found, "burst_rate_per_step") == pytest.approx(0.3, abs=0.08)
+    assert mean_of(found, "burst_size_nats") == pytest.approx(5.0, abs=0.5)
+    assert mean_of(found, "burst_duration_steps") == pytest.approx(4, abs=1)
+    assert mean_of(found, "shift_rate_per_step") == pytest.approx(0, abs=0.01)
+
+
+def test_a_fit_is_the_same_at_every_call():
+    parameters = known_parameters()
+    assert refitted(parameters) == refitted(parameters)
+
+
+def test_a_layer_that_the_channel_does_not_speak_of_gets_no_estimate():
+    parameters = known_parameters()
+    silent = parameters.layers[0].model_copy(update={"estimate": None})
+    found = refitted(parameters.model_copy(update={"layers": (silent, *parameters.layers[1:])}))
+    assert [layer.estimate is None for layer in found.layers] == [True] + [False] * 5
+
+
+def test_mass_alone_can_be_fitted():
+    source = SyntheticSource(known_parameters(), context_tokens=3000, num_steps=24)
+    for channel in (None, "mass"):
+        found = fit_generator(source, 32, channel, name="here")
+        assert (found.channel, found.fitted_to, found.context_tokens) == (None, "here", 3000)
+        assert all(layer.estimate is None for layer in found.layers)
+        assert SyntheticSource(found, context_tokens=3000, num_steps=2).channels == ("mass",)
+
+
+def test_what_cannot_be_fitted_is_said_in_one_line():
+    parameters = known_parameters()
+    with pytest.raises(TraceError, match="23 steps are too few to fit; at least 24"):
+        fit_generator(SyntheticSource(parameters, context_tokens=3000, num_steps=23), 32, QUEST)
+    with pytest.raises(TraceError, match="8 pages of 32 tokens, a fit needs more than 8"):
+        fit_generator(SyntheticSource(parameters, context_tokens=129 + 9 * 32, num_steps=30), 32, QUEST)
+    with pytest.raises(TraceError, match="no channel 'estimate:mean'"):
+        fit_generator(SyntheticSource(parameters, context_tokens=3000, num_steps=30), 32, "estimate:mean")
+
+
+def test_parameters_are_kept_to_the_last_digit_in_a_file(tmp_path):
+    found = refitted(known_parameters())
+    path = tmp_path / "fitted.toml"
+    write_parameters(found, path)
+    assert load_parameters(path) == found
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fitted.toml"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("schema_version = 1", "schema_version = 2", "schema_version 2, this kvsim reads 1"),
+        ("sink_frac", "sunk_frac", "did you mean 'sink_frac'"),
+        ("sink_frac = 0.2", "sink_frac = 0.7", r"sink_frac \+ recent_frac is 1.1"),
+        ("sink_frac = 0.2", "sink_frac = nan", "sink_frac"),
+        ("persistence_per_step = 0.95", "persistence_per_step = 1.0", "persistence_per_step"),
+        ("page_tokens = 32", "page_tokens = 40", "multiple of 16"),
+        ("burst_size_nats = 0.0", "burst_size_nats = -1.0", "burst_size_nats"),
+        ("[[layers]]", "[[layers", "not valid TOML"),
+    ],
+)
+def test_a_faulty_parameter_file_is_refused_by_key(tmp_path, before, after, said):
+    path = tmp_path / "faulty.toml"
+    write_parameters(known_parameters(channel=None), path)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(TraceError, match=said) as caught:
+        load_parameters(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_parameters_that_cannot_be_written_are_one_line(tmp_path):
+    with pytest.raises(TraceError, match="No such file"):
+        write_parameters(known_parameters(), tmp_path / "no" / "x.toml")
