@@ -58,7 +58,7 @@ class ModelShape(BaseModel):
         return self.num_parameters * self.dtype_bytes
 
     def activation_bytes(self, num_sequences: int, prefill_chunk_tokens: int) -> int:
-        """Return a bound on the bytes alive between layers: the widest pair of tensors of a prefill chunk, and the logits.
+        """Return a bound on the bytes alive between layers: the widest tensors of a prefill chunk, and the logits.
 
         Counted from the shape, not measured: residual and normed input, both MLP halves, and one row of
         fp32 logits for each sequence.
@@ -94,4 +94,4 @@ SHAPES: dict[str, ModelShape] = {
     "mistral-7b": _shape(32, 4096, 32, 8, 128, 14_336, 32_768, tied=False),
     "gemma-2-9b": _shape(42, 3584, 16, 8, 256, 14_336, 256_000, tied=True),
 }
-"""Shapes by the name that a scenario and `kvsim calibrate --shape` use; sizes from each model's published config.json."""
+"""Shapes by the name that a scenario and `kvsim calibrate --shape` use; sizes from published config.json."""

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.accesses import DriftingSource, make_replay, make_setting
 
 from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies import POLICIES, Decision, Plan, Policy, Residency, Setting, View, find_policy, make_policy
 from kvsim.sim import Replay
 from kvsim.types import PageGrid, PageIds
+from tests.accesses import DriftingSource, make_replay, make_setting
 
 PINNED = 1
 

@@ -8,10 +8,10 @@ import statistics
 import numpy as np
 import pytest
 import simpy
-from tests.accesses import PAGE_BYTES, make_profile
 
 from kvsim.sim.clock import BusyClock, stretched
 from kvsim.sim.copies import Copies, CopyEngine, Transfer
+from tests.accesses import PAGE_BYTES, make_profile
 
 
 def md1_wait_s(seed: int, *, load: float, num_jobs: int) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
 
 from kvsim.hardware import Profile
 from kvsim.policies import POLICIES, Plan, Setting, View, make_policy
@@ -15,6 +15,7 @@ from kvsim.policies.base import NOTHING
 from kvsim.sim import Replay, simulate_decode
 from kvsim.sim.ledger import TIMES
 from kvsim.types import PageIds
+from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
 
 MACHINES = {
     "cpu": {},
@@ -75,7 +76,7 @@ def test_stream_with_infinite_budget_equals_resident_at_full_attention() -> None
 
 
 class Forgetful:
-    """Evicts, at every decision, the pages whose scrambled id lies below `forget_frac`: larger shares forget supersets."""
+    """Evicts, at every decision, pages whose scrambled id lies below `forget_frac`: larger shares forget supersets."""
 
     attends: ClassVar[Literal["selection", "everything"]] = "selection"
     holds: ClassVar[Literal["budget", "everything"]] = "budget"
@@ -104,7 +105,7 @@ def test_superset_of_the_misses_never_costs_less_and_costs_more(machine: str) ->
         setting = make_setting(replay)
         rows = simulate_decode(make_input(replay, Forgetful(setting, forget_frac), setting, profile))
         ends.append((int(rows["misses"].sum()), np.cumsum(rows["step_s"])))
-    for (fewer, early), (more, late) in zip(ends, ends[1:], strict=False):
+    for (fewer, early), (more, late) in pairwise(ends):
         assert more > fewer
         assert (late >= early * (1 - 1e-9)).all()
         assert late[-1] > early[-1]
