@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from kvsim.policies import find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
 from kvsim.report.summary import cell_figures
 from kvsim.report.verdict import verdict
-from kvsim.scenario import PolicyChoice, Scenario, SelectorChoice, expand
+from kvsim.scenario import Measure, PolicyChoice, Scenario, SelectorChoice, expand
 from kvsim.selectors import Full, Selector, Threshold, TopK
 from kvsim.strict import nearest
 from kvsim.types import PageGrid, pages_of
@@ -157,6 +158,61 @@ def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], c
     return batch * (at_once * largest + (shape.num_layers - at_once) * min(pinned, largest))
 
 
+def measure_of(scenario: Scenario) -> Measure:
+    """Return what to measure.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario does not say.
+    """
+    if scenario.measure is None:
+        raise ScenarioError(
+            f"{scenario.name}: no [measure] table; it says what to read and from which length on, as in "
+            "measure.prompt_tokens = 2048"
+        )
+    return scenario.measure
+
+
+def trace_name(scenario: Scenario) -> str:
+    """Return the file name of the recorded trace that all policies and budgets of one context share."""
+    measure = measure_of(scenario)
+    selector = hashlib.blake2b(scenario.selector.model_dump_json().encode(), digest_size=3).hexdigest()
+    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}.kvtrace"
+
+
+def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+    """Return a 90% interval of the mean simulated time per output token, from the profile's residuals.
+
+    Each part of a step brings the standard error of its table's medians, which all its occurrences share, and the
+    spread of single samples, which averages out over them. The parts are taken as independent.
+    """
+    counted = ~rows["is_warmup"]
+    layers, steps = cell.shape.num_layers, int(counted.sum())
+    profile = cell.profile
+    tables = {f"{name}_s": cost.device for name, cost in profile.segments.items()}
+    decision = profile.policies.get(cell.choice.name) or profile.policies.get("*")
+    tables |= {"stall_s": profile.link.to_device.transfer} | ({"decide_s": decision} if decision else {})
+    variance = 0.0
+    for name, table in tables.items():
+        mean_s = float(rows[name][counted].mean())
+        occurrences = steps * (1 if name in ("embed_s", "head_s") else layers)
+        spread_frac = (table.residual_high_frac - table.residual_low_frac) / 3.29  # a 90% interval in deviations
+        variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2 / occurrences)
+    mean_s = float(rows["step_s"][counted].mean())
+    half_s = 1.645 * math.sqrt(variance)
+    return mean_s - half_s, mean_s + half_s
+
+
+def page_link_s(cell: Cell) -> float:
+    """Return the time of one page over the link at its full bandwidth, as a back-of-the-envelope model takes it."""
+    link = cell.profile.link
+    if link.stated_bandwidth_bytes_per_s is not None:
+        return cell.page_bytes / link.stated_bandwidth_bytes_per_s
+    most = int(link.to_device.transfer.amounts[-1])
+    return link.to_device.transfer_s(most, cell.page_bytes) / most
+
+
 def check_budget(cell: Cell, context_tokens: int) -> None:
     """Refuse a budget below the minimum.
 
@@ -202,6 +258,7 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         | {"context_tokens": context, "batch": batch, "page_tokens": scenario.page_tokens, "selector": selector}
         | cell_figures(rows, batch=batch, holds_everything=cell.holds_everything)
         | {"device_bytes": device_bytes, "fits": device_bytes <= memory_bytes, **sizes}
+        | {"page_link_s": page_link_s(cell)}
         | {"host_bytes": 0 if cell.holds_everything else total_pages * cell.page_bytes}
     )
 

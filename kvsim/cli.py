@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kvsim import __version__
+from kvsim.cli_measure import add_commands
 from kvsim.console import bar, command_text, exit_code, need_torch
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ profile_app = typer.Typer(help="Look at what calibrate measured.", rich_markup_m
 trace_app = typer.Typer(help="Look at recorded accesses, and fit a generator to them.", rich_markup_mode=None)
 app.add_typer(profile_app, name="profile")
 app.add_typer(trace_app, name="trace")
+add_commands(app)
 
 
 class Device(StrEnum):
@@ -77,6 +79,9 @@ def run(
     scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
     overrides: Overrides = None,
     as_json: AsJson = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Replay what a measured result in DIR recorded.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's."),
@@ -89,6 +94,7 @@ def run(
 
     path = find_scenario(scenario)
     experiment = load_scenario(path, overrides or ())  # a fault in it is told before the slow imports
+    from kvsim.crosscheck import recorded_in
     from kvsim.report.figures import figures_of
     from kvsim.results import summary_json, write_result
     from kvsim.run import simulate
@@ -100,6 +106,7 @@ def run(
             command=command_text(),
             beside=path.parent,
             progress=shown.advance,
+            recorded=recorded_in(trace) if trace else None,
         )
     drawn = figures_of(result) if figures and experiment.output.figures else {}
     folder = write_result(result, output or Path(experiment.output.folder), drawn)

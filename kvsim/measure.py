@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summarise, summary_of
+from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, measure_of, summarise, summary_of, trace_name
 from kvsim.engine.decode import DecodeResult
 from kvsim.engine.page_pool import EngineError
 from kvsim.engine.paged_run import DecodeInput
@@ -20,7 +19,7 @@ from kvsim.engine.runs import Bench, Recording
 from kvsim.errors import ScenarioError
 from kvsim.policies import find_policy
 from kvsim.results import RunResult, make_manifest
-from kvsim.scenario import Measure, PolicyChoice, Scenario
+from kvsim.scenario import PolicyChoice, Scenario
 from kvsim.sim.ledger import HOST_TIMES, TIMES
 from kvsim.types import PageGrid, pages_of
 
@@ -37,13 +36,6 @@ class Measured:
 
     result: RunResult
     traces: dict[str, bytes]
-
-
-def trace_name(scenario: Scenario) -> str:
-    """Return the file name of the trace that all policies and budgets of a cell's context share."""
-    measure = _measure_of(scenario)
-    selector = hashlib.blake2b(scenario.selector.model_dump_json().encode(), digest_size=3).hexdigest()
-    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}.kvtrace"
 
 
 def measure(
@@ -68,7 +60,7 @@ def measure(
     for number, cell in enumerate(cells):
         check_budget(cell, _last_context(cell.scenario))
         groups.setdefault(trace_name(cell.scenario), []).append(number)
-    repeats = _measure_of(scenario).repeats
+    repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
     bench = _bench(cells[0], beside)
     tables: dict[int, Rows] = {}
@@ -109,17 +101,8 @@ def by_step(rows: Rows) -> Rows:
     }
 
 
-def _measure_of(scenario: Scenario) -> Measure:
-    if scenario.measure is None:
-        raise ScenarioError(
-            f"{scenario.name}: no [measure] table; it says what to read and from which length on, as in "
-            "measure.prompt_tokens = 2048"
-        )
-    return scenario.measure
-
-
 def _last_context(scenario: Scenario) -> int:
-    measure = _measure_of(scenario)
+    measure = measure_of(scenario)
     return measure.prompt_tokens + measure.num_steps
 
 
@@ -130,16 +113,16 @@ def _advance(progress: Progress | None, share: float) -> None:
 
 def _bench(cell: Cell, beside: Path | None) -> Bench:
     scenario, profile = cell.scenario, cell.profile
-    measure = _measure_of(scenario)
+    measure = measure_of(scenario)
     if scenario.model.path is None:
         raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
     bandwidth = profile.link.stated_bandwidth_bytes_per_s
     if profile.device == "cpu" and bandwidth is None:
         raise ScenarioError(f"{scenario.name}: profile {profile.name!r} states no bandwidth for the emulated link")
     bench = Bench(
-        _near(scenario.model.path, beside),
+        near(scenario.model.path, beside),
         cell.shape.dtype,
-        _near(measure.text, beside),
+        near(measure.text, beside),
         device=profile.device,
         num_threads=profile.machine.num_threads,
         bandwidth_bytes_per_s=bandwidth or 1.0,
@@ -150,7 +133,7 @@ def _bench(cell: Cell, beside: Path | None) -> Bench:
     return bench
 
 
-def _near(path: str, beside: Path | None) -> str:
+def near(path: str, beside: Path | None) -> str:
     """Return `path`, or the same beside the scenario where only that is there."""
     if beside is not None and not Path(path).exists() and (beside / path).exists():
         return str(beside / path)
@@ -159,7 +142,7 @@ def _near(path: str, beside: Path | None) -> str:
 
 def _given(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
     scenario = cell.scenario
-    measure = _measure_of(scenario)
+    measure = measure_of(scenario)
     grid = PageGrid(
         num_sequences=scenario.run.batch,
         num_layers=cell.shape.num_layers,
@@ -184,17 +167,17 @@ def _given(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
 def _record(bench: Bench, cell: Cell) -> Recording:
     """Record with everything resident, so that the link plays no part."""
     resident = dataclasses.replace(cell, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
-    return bench.record(_given(resident), _given(resident, reads_all=True), _measure_of(cell.scenario).prompt_tokens)
+    return bench.record(_given(resident), _given(resident, reads_all=True), measure_of(cell.scenario).prompt_tokens)
 
 
 def _run(bench: Bench, cell: Cell, *, is_stamped: bool) -> DecodeResult:
-    return bench.run(_given(cell), _measure_of(cell.scenario).prompt_tokens, is_stamped=is_stamped)
+    return bench.run(_given(cell), measure_of(cell.scenario).prompt_tokens, is_stamped=is_stamped)
 
 
 def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
     """Return the rows of one cell: those of each repeat, then those of the instrumented run."""
     scenario = cell.scenario
-    measure = _measure_of(scenario)
+    measure = measure_of(scenario)
     steps = np.arange(measure.num_steps)
     mass = recording.mass_recall_frac if cell.policy.attends == "selection" else np.ones(steps.size)
     tables = []

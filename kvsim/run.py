@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.assets import find_capture
-from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summarise, summary_of
+from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summarise, summary_of, tpot_interval_s
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.results import RunResult, make_manifest
 from kvsim.scenario import Scenario
@@ -74,7 +74,10 @@ def simulate(
             "policy": np.array([cell.choice.shown] * size, dtype=object),
         }
         tables.append(named | rows_of[number])
-    summaries = [summary_of(cell, rows) for cell, rows in zip(cells, rows_of, strict=True)]
+    summaries = [
+        summary_of(cell, rows) | {"tpot_interval_s": tpot_interval_s(cell, rows)}
+        for cell, rows in zip(cells, rows_of, strict=True)
+    ]
     compare_to_resident(summaries, cells)
     return RunResult(
         summary=summarise(scenario, cells, summaries),

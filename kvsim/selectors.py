@@ -30,6 +30,7 @@ class Full:
 
     def select(self, scores: Scores, num_pages: int) -> IntArray:
         """Return every page."""
+        del scores
         return np.arange(num_pages, dtype=np.int64)
 
     def max_pages(self, num_pages: int) -> int:
@@ -39,7 +40,7 @@ class Full:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopK:
-    """The `k_pages` best pages by score, besides `sink_pages` first, `recent_pages` last complete ones and the open page.
+    """The `k_pages` best pages by score, besides the first `sink_pages`, the last `recent_pages` and the open one.
 
     After Quest (arXiv 2406.10774) and ArkVale (NeurIPS 2024); all heads of a layer choose together.
 

@@ -66,7 +66,7 @@ def compare(simulated: RunResult, measured: RunResult) -> Comparison:
         _cell(number, sim, real, _of_cell(simulated.rows, number), _of_cell(measured.rows, number))
         for number, (sim, real) in enumerate(zip(simulated.summary["cells"], measured.summary["cells"], strict=True))
     ]
-    _add_resident(cells, measured.summary["swept"])
+    _add_resident(cells)
     return Comparison(cells=cells, figures=_figures(cells, divergence), divergence=divergence)
 
 
@@ -151,9 +151,8 @@ def _page_s(simulated: Mapping[str, Any]) -> float:
     return float(simulated.get("page_link_s") or np.nan)
 
 
-def _add_resident(cells: list[dict[str, Any]], swept: Sequence[str]) -> None:
+def _add_resident(cells: list[dict[str, Any]]) -> None:
     """Set beside each cell the resident one of its context, batch and page size, and what the null predictors say."""
-    del swept
     resident = {_situation(cell): cell for cell in cells if cell["budget_pages"] is None}
     for cell in cells:
         base = resident.get(_situation(cell))
