@@ -40,6 +40,7 @@ class DecodeResult:
     transfers: list[Transfer]
 
 
+@torch.inference_mode()
 def decode(
     model: Any,
     snapshot: Snapshot,
@@ -149,10 +150,9 @@ class Decoder:
         started_s = time.perf_counter()
         if stamps is not None:
             stamps.mark()
-        with torch.inference_mode():
-            on_device = fed.to(self._model.device)
-            logits = self._model(on_device, past_key_values=self._cache, use_cache=True).logits[:, -1]
-            chosen = logits.argmax(dim=-1, keepdim=True).cpu()
+        on_device = fed.to(self._model.device)
+        logits = self._model(on_device, past_key_values=self._cache, use_cache=True).logits[:, -1]
+        chosen = logits.argmax(dim=-1, keepdim=True).cpu()
         if stamps is not None:
             stamps.mark()
         return StepOutcome(step_s=time.perf_counter() - started_s, logits=logits, chosen=chosen)
@@ -162,14 +162,20 @@ class Decoder:
 def decoding(
     model: Any, snapshot: Snapshot, given: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
 ) -> Iterator[Decoder]:
-    """Put a fresh paged run under `model` while the block lasts; the link is closed in any case."""
-    was_collecting = gc.isenabled()
+    """Put a fresh paged run under `model` while the block lasts; the link is closed in any case.
+
+    Call it in inference mode, the pool made there too: views of ordinary tensors cost a tenth more to work with. On
+    the CPU torch computes on one thread, whatever the policy: the others are the emulated link's.
+    """
+    was_collecting, num_threads = gc.isenabled(), torch.get_num_threads()
     try:
         run = PagedRun(given, snapshot, pool, link, stamps)
+        torch.set_num_threads(1)
         gc.disable()  # its pauses would be charged to whatever step they hit
         with attached(model, run), stamped(model, stamps):
             yield Decoder(model, run, link, stamps)
     finally:
+        torch.set_num_threads(num_threads)
         if was_collecting:
             gc.enable()
         link.close()

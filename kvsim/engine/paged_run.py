@@ -17,7 +17,7 @@ from kvsim.engine.summaries import make_summaries
 from kvsim.engine.tally import Tally, check_agreement
 from kvsim.engine.traffic import Traffic
 from kvsim.errors import CapacityError
-from kvsim.policies.base import Policy, Setting
+from kvsim.policies.base import NO_PAGES, Policy, Setting
 from kvsim.policies.residency import Decision, Residency
 from kvsim.selectors import Selector
 from kvsim.types import IntArray, PageIds, Scores, pages_of
@@ -156,13 +156,7 @@ class PagedRun:
         num_pages = pages_of(context, self.given.page_tokens)
         scores, selected = self._select(layer, query, num_pages)
         self._mark()
-        decision = self._residency.decide(
-            step=self._step,
-            layer=layer,
-            selected=selected,
-            scores=scores,
-            num_pages=np.full(self._grid.num_sequences, num_pages),
-        )
+        decision = self._decide(layer, scores, selected, num_pages)
         self._mark()
         misses = selected[self._pool.slot_of[selected] == NOWHERE]
         waits_for, demand = self._submit(layer, decision, context)
@@ -194,6 +188,25 @@ class PagedRun:
             chosen = [selector.select(row, num_pages) for row in scores]
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
         return scores, ids[0] if len(ids) == 1 else np.concatenate(ids)
+
+    def _decide(self, layer: int, scores: Scores, selected: PageIds, num_pages: int) -> Decision:
+        """Ask the policy; one that keeps everything has nothing to say, and is not asked."""
+        if self.given.policy.holds == "everything":
+            return Decision(
+                selected=selected,
+                hits=selected,
+                misses=NO_PAGES,
+                victims=NO_PAGES,
+                prefetches=NO_PAGES,
+                opened=self._opened,
+            )
+        return self._residency.decide(
+            step=self._step,
+            layer=layer,
+            selected=selected,
+            scores=scores,
+            num_pages=np.full(self._grid.num_sequences, num_pages),
+        )
 
     def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
         traffic = self._traffic
