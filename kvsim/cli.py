@@ -24,7 +24,6 @@ profile_app = typer.Typer(help="Look at what calibrate measured.", rich_markup_m
 trace_app = typer.Typer(help="Look at recorded accesses, and fit a generator to them.", rich_markup_mode=None)
 app.add_typer(profile_app, name="profile")
 app.add_typer(trace_app, name="trace")
-add_commands(app)
 
 
 class Device(StrEnum):
@@ -337,3 +336,6 @@ def _draw(figure: Any, folder: Path, name: str) -> None:
     from kvsim.results import write_picture
 
     typer.echo(f"\npicture: {write_picture(png(figure), folder, name)}")
+
+
+add_commands(app)

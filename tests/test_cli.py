@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from kvsim import __version__
+from kvsim.assets import find_profile
 from kvsim.cli import run_command
+from kvsim.hardware import load_profile
 
 HEAVY = ("torch", "transformers", "pandas", "numba", "simpy", "matplotlib", "seaborn", "pyarrow", "scipy", "numpy")
 
@@ -269,3 +272,65 @@ def test_a_wrong_file_or_option_is_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
 ) -> None:
     assert error_line(capsys, *arguments).startswith(line)
+
+
+@pytest.mark.model
+def test_capture_writes_a_trace_that_says_how_it_was_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("One page, two pages, three pages and a token. " * 20)
+    arguments = ["capture", "--model", str(model_path), "--text", "text.txt", "-o", "mine.kvtrace"]
+    arguments += ["--prompt-tokens", "96", "--decode-tokens", "3", "--channel", "estimate:quest@32"]
+    monkeypatch.setattr("sys.argv", ["kvsim", *arguments])
+    assert run_command(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "mine.kvtrace: written; see `kvsim trace info mine.kvtrace`\n"
+    assert captured.err.startswith("capturing 3 steps: about ")
+    assert captured.err.count("\n") == 1  # sizes, and no progress bar where there is no terminal
+    assert run_command(["trace", "info", "mine.kvtrace", "--no-figures"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 steps, 30 layers" in printed
+    assert f"recipe: {shlex.join(['kvsim', *arguments])}" in printed
+
+
+def test_calibrate_passes_on_what_was_asked_and_writes_the_profile(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    asked: dict[str, Any] = {}
+
+    def measured(model: str | None, **options: Any) -> Any:
+        asked.update(options, model=model)
+        return load_profile(find_profile("h200-llama-3-8b-published")).model_copy(update={"name": options["name"]})
+
+    monkeypatch.setattr("kvsim.calibrate.calibrate", measured)
+    arguments = ["calibrate", "--shape", "llama-3-8b", "--dtype", "fp32", "--bandwidth", "0.5 GB", "--quick"]
+    assert run_command([*arguments, "-o", "profiles/mine.toml"]) == 0
+    assert load_profile(tmp_path / "profiles" / "mine.toml").name == "mine"
+    wanted = {"model": None, "shape": "llama-3-8b", "dtype": "fp32", "device": "cpu", "quick": True}
+    assert {name: asked[name] for name in wanted} == wanted
+    assert asked["bandwidth_bytes_per_s"] == 500_000_000
+    assert capsys.readouterr().out.startswith("profiles/mine.toml: written; ")
+
+
+def test_calibrate_without_a_gpu_says_so_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here, so nothing to refuse")
+    line = error_line(capsys, "calibrate", "--device", "cuda", "--shape", "llama-3-8b", "-o", "x.toml")
+    assert line.startswith("no CUDA device: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give a model or a shape"),
+        (["--shape", "lama-3-8b"], "unknown shape 'lama-3-8b'; did you mean 'llama-3-8b'?"),
+        (["--shape", "llama-3-8b", "--bandwidth", "fast"], "'fast' is no size: write a number and one of"),
+        (["--shape", "llama-3-8b", "--bandwidth", "0"], ""),
+        (["--model", "/nowhere"], "/nowhere: no such folder or file"),
+    ],
+)
+def test_calibrate_refuses_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
+    pytest.importorskip("torch")
+    assert error_line(capsys, "calibrate", *arguments, "-o", "x.toml").startswith(line)
