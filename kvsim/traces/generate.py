@@ -129,7 +129,6 @@ class SyntheticSource:
                 return channels
         if step < self._next_step:
             self._process = Process(self._columns, self.num_sequences, self.seed)
-            self._kept.clear()
             self._next_step = 0
         while self._next_step <= step:
             context = self._context_tokens + self._next_step

@@ -173,6 +173,13 @@ def test_a_header_that_is_no_object_is_refused(path, damaged, text):
     damaged(rebuilt(path.read_bytes(), header=text))
 
 
+def test_a_header_longer_than_any_header_is_refused_unread(path, damaged):
+    data = path.read_bytes()
+    text = json.dumps(header_text(data)).encode() + b" " * 2**20
+    for verify in (True, False):
+        assert "no trace" in damaged(rebuilt(data, header=text), verify=verify)
+
+
 @pytest.mark.parametrize(
     ("channel", "named"),
     [

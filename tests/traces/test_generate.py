@@ -251,6 +251,17 @@ def test_the_wandering_weight_has_the_stated_correlation_with_the_step_before():
         assert standard_error < 0.02
 
 
+def test_log_weights_keep_their_stated_spread_from_the_first_step_to_the_last():
+    for name in ("attraction_spread_nats", "dynamic_spread_nats", "jitter_spread_nats"):
+        spreads = {"attraction_spread_nats": 0.0, "dynamic_spread_nats": 0.0, "jitter_spread_nats": 0.0, name: 1.5}
+        wander = spreads | {"persistence_per_step": 0.9, "shift_rate_per_step": 0.2, "shift_redraw_frac": 0.5}
+        source = SyntheticSource(parameters_of(wander, wander), context_tokens=65_536, num_steps=60, seed=7)
+        for step in (0, 1, 59):
+            logs = np.log(scores_of(source, step)[0, :, 1:2000].astype(float))
+            standard_error = 1.5 / math.sqrt(2 * 1999)
+            assert logs.std(axis=-1) == pytest.approx(1.5, abs=4 * standard_error)
+
+
 def test_layers_of_one_shift_rate_shift_together():
     shifting = {"shift_rate_per_step": 0.1, "shift_redraw_frac": 1.0, "persistence_per_step": 0.99}
     source = SyntheticSource(parameters_of(shifting, shifting), context_tokens=16_384, num_steps=100, seed=5)
