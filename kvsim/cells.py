@@ -11,19 +11,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from kvsim import budgets
 from kvsim.assets import find_profile
-from kvsim.errors import CapacityError, ScenarioError
+from kvsim.budgets import budget_pages, make_selector, make_setting
+from kvsim.errors import ScenarioError
 from kvsim.hardware import Profile, load_profile
 from kvsim.models import SHAPES, ModelShape
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
 from kvsim.report.summary import cell_figures
 from kvsim.report.verdict import verdict
-from kvsim.scenario import Measure, PolicyChoice, Scenario, SelectorChoice, expand
-from kvsim.selectors import Full, Selector, Threshold, TopK
+from kvsim.scenario import Measure, PolicyChoice, Scenario, expand
+from kvsim.selectors import Selector
 from kvsim.strict import nearest
 from kvsim.types import PageGrid, pages_of
-from kvsim.units import format_bytes
 
 SUMMARY_SCHEMA_VERSION = 1
 
@@ -58,16 +59,7 @@ class Cell:
 
     def setting(self, grid: PageGrid, context_tokens: int, seed: int) -> Setting:
         """Return what the policy is told of sizes; `context_tokens` is the longest context of the run."""
-        scenario = self.scenario
-        return Setting(
-            grid=grid,
-            capacity_pages=grid.num_pages
-            if self.holds_everything
-            else min(budget_pages(scenario, self.shape, context_tokens), grid.num_pages),
-            partition="shared" if self.holds_everything else scenario.budget.partition,
-            prefetch_quota_pages=scenario.prefetch.quota_pages,
-            seed=seed,
-        )
+        return make_setting(self.scenario, self.shape, self.policy, grid, context_tokens=context_tokens, seed=seed)
 
     def make_policy(self, setting: Setting) -> Policy:
         """Return a fresh policy for one run."""
@@ -115,49 +107,6 @@ def resolve_shape(scenario: Scenario) -> ModelShape:
     return shape.model_copy(update={"dtype": scenario.model.dtype}) if scenario.model.dtype else shape
 
 
-def make_selector(choice: SelectorChoice) -> Selector:
-    """Return the selector that `choice` describes."""
-    if choice.name == "full" or choice.k_pages is None:
-        return Full()
-    if choice.name == "top-k":
-        return TopK(k_pages=choice.k_pages, sink_pages=choice.sink_pages, recent_pages=choice.recent_pages)
-    assert choice.threshold is not None  # the scenario's validator
-    return Threshold(
-        threshold=choice.threshold,
-        max_k_pages=choice.k_pages,
-        sink_pages=choice.sink_pages,
-        recent_pages=choice.recent_pages,
-    )
-
-
-def budget_pages(scenario: Scenario, shape: ModelShape, context_tokens: int) -> int:
-    """Return the device slots of the whole batch that the scenario's budget buys."""
-    budget, batch = scenario.budget, scenario.run.batch
-    if budget.pages_per_layer is not None:
-        return budget.pages_per_layer * shape.num_layers * batch
-    if budget.bytes is not None:
-        return budget.bytes // shape.page_bytes(scenario.page_tokens)
-    assert budget.context_frac is not None  # the scenario's validator
-    per_layer = math.ceil(budget.context_frac * pages_of(context_tokens, scenario.page_tokens))
-    return per_layer * shape.num_layers * batch
-
-
-def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], context_tokens: int) -> int:
-    """Return the smallest budget of the whole batch: the largest selection of a (step, layer), and what is pinned.
-
-    A policy that reads everything needs the next layer's pages besides. With a pool a layer, each must hold the
-    largest selection.
-    """
-    batch, total = scenario.run.batch, pages_of(context_tokens, scenario.page_tokens)
-    reads_all = policy.attends == "everything" or scenario.selector.name == "full"
-    largest = total if reads_all else make_selector(scenario.selector).max_pages(total)
-    pinned = min(total, scenario.selector.sink_pages + scenario.selector.recent_pages + 1)
-    if scenario.budget.partition == "per_layer":
-        return largest * shape.num_layers * batch
-    at_once = min(shape.num_layers, 2 if policy.attends == "everything" else 1)
-    return batch * (at_once * largest + (shape.num_layers - at_once) * min(pinned, largest))
-
-
 def measure_of(scenario: Scenario) -> Measure:
     """Return what to measure.
 
@@ -184,11 +133,11 @@ def trace_name(scenario: Scenario) -> str:
 def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
     """Return a 90% interval of the mean simulated time per output token, from the profile's residuals.
 
-    Each part of a step brings the standard error of its table's medians, which all its occurrences share, and the
-    spread of single samples, which averages out over them. The parts are taken as independent.
+    A sample of calibration is a whole step, so what spreads samples shifts whole steps of a run as well: the spread is
+    taken as common to all steps of a run, beside the standard error of the table's medians, and the parts as
+    independent of each other.
     """
     counted = ~rows["is_warmup"]
-    layers, steps = cell.shape.num_layers, int(counted.sum())
     profile = cell.profile
     tables = {f"{name}_s": cost.device for name, cost in profile.segments.items()}
     decision = profile.policies.get(cell.choice.name) or profile.policies.get("*")
@@ -196,9 +145,8 @@ def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float
     variance = 0.0
     for name, table in tables.items():
         mean_s = float(rows[name][counted].mean())
-        occurrences = steps * (1 if name in ("embed_s", "head_s") else layers)
         spread_frac = (table.residual_high_frac - table.residual_low_frac) / 3.29  # a 90% interval in deviations
-        variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2 / occurrences)
+        variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2)
     mean_s = float(rows["step_s"][counted].mean())
     half_s = 1.645 * math.sqrt(variance)
     return mean_s - half_s, mean_s + half_s
@@ -221,18 +169,7 @@ def check_budget(cell: Cell, context_tokens: int) -> None:
     CapacityError
         Naming the minimum.
     """
-    if cell.holds_everything:
-        return
-    scenario = cell.scenario
-    have = budget_pages(scenario, cell.shape, context_tokens)
-    least = minimum_pages(scenario, cell.shape, cell.policy, context_tokens)
-    if have < least:
-        per_layer = math.ceil(least / (cell.shape.num_layers * scenario.run.batch))
-        raise CapacityError(
-            f"{scenario.name}: budget of {have} pages ({format_bytes(have * cell.page_bytes)}) is below the minimum of "
-            f"policy {cell.choice.shown!r} at {context_tokens} tokens: {least} pages "
-            f"({format_bytes(least * cell.page_bytes)}); set budget.pages_per_layer to at least {per_layer}"
-        )
+    budgets.check_budget(cell.scenario, cell.shape, cell.choice, context_tokens)
 
 
 def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
