@@ -38,6 +38,8 @@ class DecodeResult:
     logits: torch.Tensor | None
     """``[num_sequences, num_steps, vocabulary]`` in float32, if they were kept."""
     transfers: list[Transfer]
+    stamps: Stamps | None
+    """The boundaries behind `parts_s`."""
 
 
 @torch.inference_mode()
@@ -100,6 +102,7 @@ def decode(
         tokens=torch.cat(tokens, dim=1),
         logits=torch.stack(logits, dim=1) if keeps_logits else None,
         transfers=transfers,
+        stamps=stamps,
     )
 
 
@@ -125,6 +128,8 @@ class StepOutcome:
     """What one step gave."""
 
     step_s: float
+    cpu_s: float
+    """Processor time of the computing thread: what `step_s` has beyond it was spent waiting, or another program ran."""
     logits: torch.Tensor
     """``[num_sequences, vocabulary]`` on the model's device."""
     chosen: torch.Tensor
@@ -147,7 +152,7 @@ class Decoder:
         stamps = self._stamps
         self.run.begin(self._num_steps)
         self._num_steps += 1
-        started_s = time.perf_counter()
+        started_cpu_s, started_s = time.thread_time(), time.perf_counter()
         if stamps is not None:
             stamps.mark()
         on_device = fed.to(self._model.device)
@@ -155,7 +160,8 @@ class Decoder:
         chosen = logits.argmax(dim=-1, keepdim=True).cpu()
         if stamps is not None:
             stamps.mark()
-        return StepOutcome(step_s=time.perf_counter() - started_s, logits=logits, chosen=chosen)
+        step_s, cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
+        return StepOutcome(step_s=step_s, cpu_s=cpu_s, logits=logits, chosen=chosen)
 
 
 @contextmanager

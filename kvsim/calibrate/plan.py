@@ -1,0 +1,79 @@
+"""What calibration measures, and how long that may take: the grid of contexts, amounts and batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The grid: every context with every batch and page size, and at each the attended amounts that fit.
+
+    Totals are tokens of the whole batch, 4 short of whole pages for every batch, so that each table has one grid. None
+    is a context that a scenario would ask for.
+    """
+
+    page_tokens: tuple[int, ...]
+    batches: tuple[int, ...]
+    attended_tokens: dict[int, tuple[int, ...]]
+    """By tokens of context: amounts attended."""
+    num_steps: int
+    """Steps at each point."""
+    decided_pages: tuple[int, ...]
+    """Pages selected in the runs that time decisions."""
+    decided_contexts_tokens: tuple[int, ...]
+    """Contexts of the policies that read everything."""
+    decided_context_tokens: int
+    """Context of the policies that read a selection."""
+    num_decided_steps: int
+    pieces: tuple[int, ...]
+    """Pages of one transfer."""
+    link_cap_s: float
+    """Time for each point of the link's tables."""
+    prefill_tokens: tuple[int, ...]
+    cached_tokens: tuple[int, ...]
+    num_prefills: int
+    num_slowed_steps: int
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Tokens of the largest context, for the whole batch, with room to grow by a page a sequence."""
+        largest = max(*self.attended_tokens, *self.decided_contexts_tokens, self.decided_context_tokens)
+        return largest + max(self.batches) * max(self.page_tokens)
+
+
+FULL = Plan(
+    page_tokens=(16, 32, 64),
+    batches=(1, 2, 4),
+    attended_tokens={768: (256, 768), 3328: (256, 1280, 3328), 12_544: (768, 3328, 12_544)},
+    num_steps=6,
+    decided_pages=(6, 18, 54),
+    decided_contexts_tokens=(704, 2496, 4928),
+    decided_context_tokens=4928,
+    num_decided_steps=5,
+    pieces=(1, 2, 4, 9, 24, 80),
+    link_cap_s=0.5,
+    prefill_tokens=(24, 144, 512),
+    cached_tokens=(0, 1088, 4672),
+    num_prefills=2,
+    num_slowed_steps=32,
+)
+"""Under five minutes for a model of some hundred million parameters."""
+
+QUICK = Plan(
+    page_tokens=(32,),
+    batches=(1, 2),
+    attended_tokens={640: (256, 640), 4928: (1280, 4928)},
+    num_steps=4,
+    decided_pages=(6, 36),
+    decided_contexts_tokens=(704, 2496),
+    decided_context_tokens=2496,
+    num_decided_steps=3,
+    pieces=(1, 4, 24),
+    link_cap_s=0.2,
+    prefill_tokens=(24, 256),
+    cached_tokens=(0, 1088),
+    num_prefills=1,
+    num_slowed_steps=12,
+)
+"""Under one minute."""

@@ -1,0 +1,65 @@
+"""The clocks of calibration: wall clock, repeated until the noise or the time cap says stop, and who else computed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kvsim.types import FloatArray
+
+_MIN_REPEATS = 5
+_ENOUGH_FRAC = 0.01
+
+
+def repeat_s(work: Callable[[], object], *, cap_s: float, warmups: int = 2, max_repeats: int = 200) -> FloatArray:
+    """Return the wall-clock seconds of repeated calls of `work`.
+
+    It repeats until the standard error of the median, by the 20th and 80th percentiles, is 1% of it, `cap_s` seconds
+    have passed, or `max_repeats` calls were made.
+    """
+    for _ in range(warmups):
+        work()
+    times_s: list[float] = []
+    ends_s = time.perf_counter() + cap_s
+    while len(times_s) < max_repeats:
+        started_s = time.perf_counter()
+        work()
+        ended_s = time.perf_counter()
+        times_s.append(ended_s - started_s)
+        if len(times_s) >= _MIN_REPEATS and (ended_s > ends_s or _is_enough(times_s)):
+            break
+    return np.array(times_s)
+
+
+class Neighbours:
+    """How much of a processor other programs used since this was made, a hypervisor's guests included; Linux only."""
+
+    def __init__(self) -> None:
+        self._started_s = time.perf_counter()
+        self._busy_s = _busy_s()
+        self._own_s = time.process_time()
+
+    def busy_frac(self) -> float:
+        """Return their processor time over the time that passed; 1 is one processor. 0 where it cannot be known."""
+        passed_s = time.perf_counter() - self._started_s
+        others_s = _busy_s() - self._busy_s - (time.process_time() - self._own_s)
+        return max(0.0, others_s / passed_s) if passed_s > 0 else 0.0
+
+
+def _busy_s() -> float:
+    """Return the time that all processors were busy since the system started, or taken by the hypervisor."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return 0.0
+    ticks = [int(word) for word in path.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    user, nice, system, _idle, _io_wait, interrupts, soft_interrupts, stolen = ticks
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def _is_enough(times_s: list[float]) -> bool:
+    low_s, median_s, high_s = np.quantile(times_s, (0.2, 0.5, 0.8))
+    return bool((high_s - low_s) / len(times_s) ** 0.5 < _ENOUGH_FRAC * median_s)
