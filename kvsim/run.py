@@ -12,11 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.assets import find_capture
-from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, summarise, summary_of, tpot_interval_s
+from kvsim.cells import (
+    Cell,
+    cell_at,
+    cells_of,
+    check_budget,
+    compare_to_resident,
+    summarise,
+    summary_of,
+    tpot_interval_s,
+)
 from kvsim.errors import KvsimError, ScenarioError
+from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
 from kvsim.scenario import Scenario
-from kvsim.sim import Replay, SimulationInput, simulate_decode
+from kvsim.sim import Replay, SimulationInput, Timeline, simulate_decode
 from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
 from kvsim.traces.base import AccessSource
 from kvsim.traces.batch import Repeated
@@ -61,7 +71,7 @@ def simulate(
     KvsimError
         If the profile, the trace, a policy or the budget does not fit the scenario.
     """
-    cells = cells_of(scenario, beside)
+    cells = cells_of(scenario if recorded else _by_the_traces_channel(scenario), beside)
     sources = _Sources(beside, recorded)
     for cell in cells:
         check_budget(cell, sources.last_context(cell))
@@ -88,6 +98,32 @@ def simulate(
     )
 
 
+def simulate_timeline(
+    scenario: Scenario,
+    number: int,
+    *,
+    beside: Path | None = None,
+    progress: Progress | None = None,
+    recorded: Callable[[Scenario], Path] | None = None,
+) -> TimedRun:
+    """Simulate cell `number` of `scenario` once, keeping who did what when; parameters as of `simulate`.
+
+    Raises
+    ------
+    KvsimError
+        If there is no such cell, or the profile, the trace, the policy or the budget does not fit.
+    """
+    cell = cell_at(scenario if recorded else _by_the_traces_channel(scenario), number, beside)
+    sources = _Sources(beside, recorded)
+    check_budget(cell, sources.last_context(cell))
+    seed = cell.scenario.run.seed
+    replay = sources.of(cell, seed)
+    advance = progress or _ignore
+    timeline = Timeline()
+    rows = simulate_decode(_input(cell, replay, seed), lambda steps: advance(steps / replay.num_steps), timeline)
+    return TimedRun(name="simulated", spans=timeline.spans, rows=rows)
+
+
 def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
     """Check everything that a run would find at fault before its first step, and return the number of cells.
 
@@ -96,7 +132,7 @@ def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
     KvsimError
         With a line for every fault.
     """
-    cells = cells_of(scenario, beside)
+    cells = cells_of(_by_the_traces_channel(scenario), beside)
     sources = _Sources(beside, None)
     faults = []
     for cell in cells:
@@ -107,6 +143,14 @@ def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
     if faults:
         raise ScenarioError("\n".join(dict.fromkeys(faults)))
     return len(cells)
+
+
+def _by_the_traces_channel(scenario: Scenario) -> Scenario:
+    """Return the scenario selecting by what its trace says to select by, where nothing was recorded of its own."""
+    channel = scenario.trace.channel
+    if channel is None:
+        return scenario
+    return scenario.model_copy(update={"selector": scenario.selector.model_copy(update={"channel": channel})})
 
 
 def _ignore(share: float) -> None:
@@ -191,7 +235,7 @@ class _Sources:
         """Return the longest context of the cell's run in tokens, without making what it reads."""
         trace = cell.scenario.trace
         if trace.extrapolate is not None:
-            return trace.extrapolate.context_tokens + _num_steps(cell.scenario, EXTRAPOLATED_STEPS)
+            return trace.extrapolate.context_tokens + _num_steps(cell.scenario, EXTRAPOLATED_STEPS) - 1
         file = self._open(self._path(cell.scenario))
         return int(file.context_tokens(_num_steps(cell.scenario, file.num_steps) - 1).max())
 

@@ -14,13 +14,13 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from kvsim.errors import ScenarioError
 from kvsim.models import SHAPES, DType, ModelShape
-from kvsim.strict import Strict, faults_of, nearest, parse_toml, read_toml, validate
+from kvsim.strict import Listed, Strict, faults_of, leaves_at, nearest, parse_toml, read_toml, validate, value_at
 from kvsim.types import UNIT_TOKENS, Partition
 from kvsim.units import parse_bytes
 
@@ -31,12 +31,6 @@ MAX_CELLS = 10_000
 
 CHANNELS = ("mass", "estimate:quest", "estimate:mean", "speculate:next-layer")
 """Score channels that captures hold; a trace may name other estimates."""
-
-_T = TypeVar("_T")
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_name(value: str) -> str:
@@ -86,7 +80,6 @@ def _as_policy(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Listed: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
 SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes), AfterValidator(_is_memory)]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Scalar: TypeAlias = str | int | float | bool
@@ -141,6 +134,8 @@ class TraceChoice(Strict):
     path: str
     num_steps: PositiveInt | None = None
     """Decode steps to replay; all that the trace has where absent (64 with `extrapolate`)."""
+    channel: Annotated[str, AfterValidator(_is_channel)] | None = None
+    """Score channel to select by in this trace, in place of the selector's; a measurement records the selector's."""
     extrapolate: Extrapolation | None = None
 
 
@@ -246,19 +241,25 @@ class Scenario(Strict):
     measure: Measure | None = None
     sweep: dict[str, Listed[Scalar]] = {}
     """Dotted fields and the values each takes; the cells are their product."""
+    exclude: Listed[dict[str, Listed[Scalar]]] = ()
+    """Combinations to leave out: those whose every field named has one of the values given for it."""
     output: Output = Output()
 
     @property
     def hash(self) -> str:
         """A digest of everything the scenario says: equal hashes, equal results."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        tables = self.model_dump(mode="json")
+        for table, name in ((tables, "exclude"), (tables["trace"], "channel")):  # younger than the first results
+            if not table[name]:
+                del table[name]
+        text = json.dumps(tables, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
     """Return the scenario in the file `path` with ``KEY=VALUE`` overrides applied.
 
-    A value is TOML, or else text. A list sweeps its field; for ``run.policies`` it is the list of policies.
+    A value is TOML, or else text. A list sweeps its field, but for ``run.policies`` and ``exclude``, which are lists.
 
     Raises
     ------
@@ -267,7 +268,7 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
     """
     tables = read_toml(path, ScenarioError)
     if isinstance(tables.get("sweep"), dict):
-        tables["sweep"] = dict(_dotted(tables["sweep"]))
+        tables["sweep"] = dict(leaves_at(tables["sweep"]))
     for override in overrides:
         _override(tables, override)
     where = f"{path} with --set" if overrides else str(path)
@@ -282,26 +283,19 @@ def expand(scenario: Scenario) -> list[Scenario]:
     """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
     tables = scenario.model_dump(mode="python", exclude_unset=True)
     return [
-        validate(Scenario, cell, where=scenario.name, error=ScenarioError) for cell in _cells(tables, scenario.sweep)
+        validate(Scenario, cell, where=scenario.name, error=ScenarioError)
+        for cell in _cells(tables, scenario.sweep, scenario.exclude)
     ]
 
 
-def _cells(tables: dict[str, Any], sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _cells(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*sweep.values()):
         cell: dict[str, Any] = copy.deepcopy(tables)
-        cell["sweep"] = {}
+        cell["sweep"], cell["exclude"] = {}, ()
         for key, value in zip(sweep, values, strict=True):
             _set(cell, key, value)
-        yield cell
-
-
-def _dotted(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a table's values by dotted key, so that ``a.b = [1]`` and ``"a.b" = [1]`` say the same."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        if not any(all(value_at(cell, key) in wanted for key, wanted in rule.items()) for rule in exclude):
+            yield cell
 
 
 _NOT_SWEPT = {
@@ -310,22 +304,24 @@ _NOT_SWEPT = {
     "question": "",
     "output": "",
     "sweep": "",
+    "exclude": "",
     "run.policies": ": every policy of run.policies already runs in every cell",
 }
 
 
 def _sweep_faults(tables: dict[str, Any], known: list[str]) -> list[str]:
     """Return the faults that only swept values have, those `known` of the rest of the file left out."""
-    sweep = tables.get("sweep")
+    sweep = tables.get("sweep", {})
     if not isinstance(sweep, dict) or any(fault.startswith("sweep") for fault in known):
         return []
     faults = []
     for key, values in sweep.items():
+        shown = key if key.isprintable() else json.dumps(key)
         reason = _NOT_SWEPT.get(key, _NOT_SWEPT.get(key.partition(".")[0]))
         if reason is not None:
-            faults.append(f"sweep: {key} cannot be swept{reason}")
+            faults.append(f"sweep: {shown} cannot be swept{reason}")
         elif not values:
-            faults.append(f"sweep: {key}: an empty list; give at least one value")
+            faults.append(f"sweep: {shown}: an empty list; give at least one value")
         faults += [
             f"sweep: {key} and {other} exclude each other" for other in _alternatives(key) if key < other in sweep
         ]
@@ -334,13 +330,28 @@ def _sweep_faults(tables: dict[str, Any], known: list[str]) -> list[str]:
         faults.append(f"sweep: {num_cells} combinations; at most {MAX_CELLS}")
     if faults:
         return faults
+    exclude = tables.get("exclude", [])
+    if any(fault.startswith("exclude") for fault in known) or (faults := _exclude_faults(tables, sweep, exclude)):
+        return faults
     found: dict[str, None] = {}
+    num_kept = 0
     try:
-        for cell in _cells(tables, sweep):
+        for cell in _cells(tables, sweep, exclude):
+            num_kept += 1
             found |= dict.fromkeys(fault for fault in faults_of(Scenario, cell) if fault not in known)
     except ScenarioError as problem:
         found[str(problem)] = None
-    return [f"sweep: {fault}" for fault in found]
+    return [f"sweep: {fault}" for fault in found] or ([] if num_kept else ["exclude: leaves no combination of [sweep]"])
+
+
+def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> list[str]:
+    """Return the faults of rules that could never apply: empty ones, and fields that the file does not give."""
+    faults = ["exclude: an empty table; name the fields and values to leave out" for rule in exclude if not rule]
+    return faults + [
+        f"exclude: {json.dumps(key)} is neither swept nor given{nearest(key, filter(str.isprintable, sweep))}"
+        for key in dict.fromkeys(key for rule in exclude for key in rule)
+        if key not in sweep and value_at(tables, key) is None
+    ]
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
@@ -359,7 +370,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
         sweep.pop(key, None)
         for other in _alternatives(key):
             sweep.pop(other, None)
-        if isinstance(value, list) and key != "run.policies" and not key.startswith("sweep."):
+        if isinstance(value, list) and key not in ("run.policies", "exclude") and not key.startswith("sweep."):
             sweep[key] = value
             return
     _set(tables, key, value)

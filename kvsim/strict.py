@@ -9,9 +9,9 @@ import tomllib
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kvsim.errors import KvsimError
 
@@ -26,6 +26,15 @@ class Strict(BaseModel):
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_T = TypeVar("_T")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Listed: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
+"""An array of a TOML file, as a tuple."""
 
 
 def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
@@ -70,6 +79,29 @@ def validate(model: type[ModelT], tables: dict[str, Any], *, where: str, error: 
         return model.model_validate(tables)
     except ValidationError as problem:
         raise error("\n".join(f"{where}: {fault}" for fault in _faults(model, tables, problem))) from None
+
+
+def leaves_at(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a table's values by dotted key, so that ``a.b = [1]`` and ``"a.b" = [1]`` say the same."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from leaves_at(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def value_at(tables: dict[str, Any], dotted: str) -> Any:
+    """Return the value at a dotted key of nested tables, None where there is none.
+
+    Examples
+    --------
+    >>> value_at({"run": {"seed": 7}}, "run.seed"), value_at({"run": {}}, "run.seed.x")
+    (7, None)
+    """
+    value: Any = tables
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def faults_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:

@@ -215,6 +215,59 @@ def test_expand_makes_every_combination_in_the_order_of_the_file(load: Load) -> 
     assert not any(cell.sweep for cell in cells)
 
 
+EXCLUDE = """
+[[exclude]]
+"trace.extrapolate.context_tokens" = [65536]
+"budget.context_frac" = [0.1, 0.5]
+"""
+
+
+def kept(scenario: Scenario) -> list[tuple[int, float | None]]:
+    return [
+        (cell.trace.extrapolate.context_tokens, cell.budget.context_frac)
+        for cell in expand(scenario)
+        if cell.trace.extrapolate
+    ]
+
+
+def test_excluded_combinations_are_left_out_and_no_others(load: Load) -> None:
+    assert kept(load(GOOD + EXCLUDE)) == [(32768, 0.1), (32768, 0.25), (32768, 0.5), (65536, 0.25)]
+
+
+def test_a_field_of_a_rule_may_stand_in_the_file_unswept(load: Load) -> None:
+    rule = '\n[[exclude]]\n"run.seed" = [{}]\n"budget.context_frac" = [0.1]\n'
+    assert [budget for _, budget in kept(load(GOOD + rule.format(7)))] == [0.25, 0.5] * 2
+    assert kept(load(GOOD + rule.format(8))) == kept(load())
+
+
+def test_set_can_drop_the_rules_or_narrow_what_they_apply_to(load: Load) -> None:
+    assert kept(load(GOOD + EXCLUDE, "exclude=[]")) == kept(load())
+    assert kept(load(GOOD + EXCLUDE, "trace.extrapolate.context_tokens=65536")) == [(65536, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        ("", "exclude: an empty table; name the fields and values to leave out"),
+        (
+            '"budget.context_fra" = [0.1]',
+            "exclude: \"budget.context_fra\" is neither swept nor given; did you mean 'budget.context_frac'?",
+        ),
+        ('"run.seed" = [7]', "exclude: leaves no combination of [sweep]"),
+    ],
+)
+def test_a_rule_that_leaves_nothing_out_or_nothing_over_is_refused(
+    faults: Callable[..., list[str]], rule: str, fault: str
+) -> None:
+    assert faults(f"{GOOD}\n[[exclude]]\n{rule}\n") == [fault]
+
+
+def test_a_scenario_without_the_younger_fields_has_the_hash_it_always_had(load: Load) -> None:
+    assert load(GOOD, "exclude=[]").hash == load().hash == "773149fabc7c3225"
+    assert load(GOOD + EXCLUDE).hash != load().hash
+    assert load(GOOD, "trace.channel=mass").hash != load().hash
+
+
 def test_a_dotted_sweep_key_needs_no_quotes(load: Load) -> None:
     assert load(GOOD.replace('"trace.extrapolate.context_tokens"', "trace.extrapolate.context_tokens")) == load()
 
