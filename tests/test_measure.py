@@ -1,4 +1,4 @@
-"""The real engine and the simulator on one scenario: counts equal page by page, and what breaks the equality is found."""
+"""The real engine and the simulator on one scenario: counts equal page by page, and what breaks that is found."""
 
 from __future__ import annotations
 
