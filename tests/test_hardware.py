@@ -120,10 +120,10 @@ def test_every_table_is_listed_by_a_dotted_name() -> None:
 
 
 def test_a_policy_without_a_cost_of_its_own_has_the_cost_of_any_other() -> None:
-    assert profile().decide_s("lru", 4) == 2e-6
-    assert profile().decide_s("mine", 4) == 9e-6
+    assert profile().decide_s("lru", 4, 100) == 2e-6
+    assert profile().decide_s("mine", 4, 100) == 9e-6
     with pytest.raises(CalibrationError, match="no cost of policy 'mine'"):
-        profile(policies={}).decide_s("mine", 4)
+        profile(policies={}).decide_s("mine", 4, 100)
 
 
 def test_no_pieces_take_no_time() -> None:

@@ -46,8 +46,11 @@ class ComputeStream:
     soon as the work before it is: no event is spent on it. The others run as a SimPy process.
     """
 
-    def __init__(self, env: simpy.Environment, slowdown_frac: float, copies: BusyClock) -> None:
+    def __init__(
+        self, env: simpy.Environment, slowdown_frac: float, copies: BusyClock, *, resume_s: float = 0.0
+    ) -> None:
         self._env = env
+        self._resume_s = resume_s
         self._slowdown_frac = slowdown_frac
         self._copies = copies
         self._queue: deque[Work] = deque()
@@ -85,7 +88,8 @@ class ComputeStream:
                 yield event
         start_s = env.now
         parts.stall_s += start_s - ready_s
-        yield from stretched(env, work.device_s, self._slowdown_frac, self._copies)
+        resumed_s = self._resume_s if start_s > ready_s else 0.0
+        yield from stretched(env, work.device_s + resumed_s, self._slowdown_frac, self._copies)
         parts.segments_s[work.segment] += env.now - start_s
         late_s = work.host_end_s + work.tail_s - env.now
         if late_s > 0:

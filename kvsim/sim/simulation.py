@@ -77,7 +77,9 @@ class _Host:
             chunk_pages=given.chunk_pages,
             window_transfers=given.window_transfers,
         )
-        self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy)
+        self._compute = ComputeStream(
+            env, link.compute_slowdown_frac, self._copies.to_device.busy, resume_s=link.resume_s
+        )
         self._residency = Residency(
             given.policy,
             given.setting,
@@ -132,7 +134,8 @@ class _Host:
         )
         ledger.count(decision)
         if given.policy.holds == "budget":
-            yield from self._spend("decide_s", profile.decide_s(given.policy_name, reading.selected.size))
+            decide_s = profile.decide_s(given.policy_name, reading.selected.size, given.setting.grid.num_pages)
+            yield from self._spend("decide_s", decide_s)
         waits_for = yield from self._copy(decision)
         yield from self._write_back(layer, context)
         tokens = self._attended_tokens(reading, context)
