@@ -147,6 +147,8 @@ class Link(Strict):
     """How much longer a transfer takes while the other direction is busy too."""
     compute_slowdown_frac: NonNegativeFloat = 0.0
     """How much longer compute takes while a transfer to the device runs."""
+    resume_s: NonNegativeFloat = 0.0
+    """What compute loses after each stall: a processor that idled finds its caches cold."""
 
 
 class Machine(Strict):
@@ -186,7 +188,10 @@ class Profile(Strict):
     sync_s: NonNegativeFloat
     """Host time to wait for the device and read back page ids and scores, its own work apart."""
     policies: dict[str, CostTable]
-    """Host time of one decision over pages selected by the batch, by policy name; ``*`` is for any other."""
+    """Host time of one decision, by policy name; ``*`` is for any other.
+
+    Over pages selected by the batch (`amounts`) and pages of the whole grid, `PageGrid.num_pages` (`batches`).
+    """
     link: Link
     prefill: CostTable | None = None
     """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
@@ -213,14 +218,14 @@ class Profile(Strict):
         found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
         return found | ({"prefill": self.prefill} if self.prefill else {})
 
-    def decide_s(self, policy: str, pages: int) -> float:
-        """Return the host time of one decision of `policy` over `pages` selected pages."""
+    def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
+        """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""
         table = self.policies.get(policy) or self.policies.get("*")
         if table is None:
             raise CalibrationError(
                 f"profile {self.name}: no cost of policy {policy!r} and none for '*'; calibrate again"
             )
-        return table.at_s(pages, 1)
+        return table.at_s(pages, grid_pages)
 
 
 def load_profile(path: Path) -> Profile:
