@@ -1,4 +1,4 @@
-"""The commands that run the real model and hold the simulator against it: measure, compare, crosscheck."""
+"""The commands that run the real model and judge what it did: measure, compare, crosscheck, experiment."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(measure)
     app.command()(compare)
     app.command()(crosscheck)
+    app.command()(experiment)
 
 
 def measure(
@@ -102,6 +103,31 @@ def crosscheck(
     _tell(check.comparison, simulated, as_json=as_json)
     if not as_json:
         typer.echo(f"\nmeasured:  {found}\nsimulated: {simulated}")
+
+
+def experiment(
+    result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, not the result's."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
+) -> None:
+    """Compare paging with keeping everything, in the tables of a prefetching experiment."""
+    from kvsim.report.experiment import experiment_of, experiment_summary
+    from kvsim.report.experiment_tables import experiment_figure, experiment_text
+    from kvsim.report.style import png
+    from kvsim.results import load_result, summary_json, write_picture
+
+    found = experiment_of(load_result(result))
+    contents = summary_json(experiment_summary(found))
+    folder = output or result
+    written = write_picture(contents.encode(), folder, "experiment_summary.json")
+    picture = write_picture(png(experiment_figure(found)), folder, "kv_cache_comparison.png")
+    if as_json:
+        typer.echo(contents, nl=False)
+    else:
+        typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
 
 
 def _load(name: str, overrides: list[str] | None) -> tuple[Path, Scenario]:
