@@ -97,6 +97,20 @@ def cells_of(scenario: Scenario, beside: Path | None = None) -> list[Cell]:
     return cells
 
 
+def cell_at(scenario: Scenario, number: int, beside: Path | None = None) -> Cell:
+    """Return one cell of a scenario by its place in `cells_of`, the ``cell`` of a result's rows.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such cell.
+    """
+    cells = cells_of(scenario, beside)
+    if not 0 <= number < len(cells):
+        raise ScenarioError(f"{scenario.name}: no cell {number}; there are {len(cells)}, 0 to {len(cells) - 1}")
+    return cells[number]
+
+
 def resolve_shape(scenario: Scenario) -> ModelShape:
     """Return the scenario's model shape, found by name and with its own dtype."""
     shape = scenario.model.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,27 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.cells import Cell, cells_of, check_budget, compare_to_resident, measure_of, summarise, summary_of, trace_name
+from kvsim.cells import (
+    Cell,
+    cell_at,
+    cells_of,
+    check_budget,
+    compare_to_resident,
+    measure_of,
+    summarise,
+    summary_of,
+    trace_name,
+)
 from kvsim.engine.decode import DecodeResult
 from kvsim.engine.page_pool import EngineError
 from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.runs import Bench, Recording
+from kvsim.engine.timeline import spans_of
 from kvsim.errors import ScenarioError
 from kvsim.policies import find_policy
+from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
+from kvsim.run import simulate_timeline
 from kvsim.scenario import PolicyChoice, Scenario
 from kvsim.sim.ledger import HOST_TIMES, TIMES
 from kvsim.types import PageGrid, pages_of
@@ -87,6 +101,44 @@ def measure(
         manifest=manifest | {"is_measured": True, "traces": sorted(traces)},
     )
     return Measured(result=result, traces=traces)
+
+
+def measure_timeline(
+    scenario: Scenario, number: int, *, beside: Path | None = None, progress: Progress | None = None
+) -> tuple[TimedRun, TimedRun]:
+    """Run cell `number` once, stamped, and simulate the accesses recorded on the way; return simulated and measured.
+
+    Raises
+    ------
+    KvsimError
+        If there is no such cell, it cannot be measured, or the host's stamps do not tell what the device does.
+    """
+    cell = cell_at(scenario, number, beside)
+    if not cell.profile.synchronous:
+        raise ScenarioError(
+            f"{scenario.name}: profile {cell.profile.name!r} is of a machine whose host runs ahead of its device; the "
+            "engine stamps the host's clock, so a timeline is measured on a CPU only, and simulated for any machine"
+        )
+    check_budget(cell, _last_context(cell.scenario))
+    bench = _bench(cell, beside)
+    recording = _record(bench, cell)
+    _advance(progress, 0.4)
+    given = _given(cell)
+    run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
+    _advance(progress, 0.4)
+    rows = run.counts | {"step": np.arange(given.num_steps)}
+    measured = TimedRun(name="measured", spans=spans_of(run, given.setting.grid), rows=rows)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / trace_name(cell.scenario)
+        path.write_bytes(recording.trace)
+        simulated = simulate_timeline(
+            scenario,
+            number,
+            beside=beside,
+            progress=lambda share: _advance(progress, 0.2 * share),
+            recorded=lambda _: path,
+        )
+    return simulated, measured
 
 
 def by_step(rows: Rows) -> Rows:

@@ -20,6 +20,9 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 Partition: TypeAlias = Literal["shared", "per_layer"]
 
+Lane: TypeAlias = Literal["host", "compute", "to device", "to host"]
+"""Who is busy: the host thread, the compute stream, or the copy engine of one direction."""
+
 UNIT_TOKENS = 16
 """Tokens of one unit of an access trace; a page is a whole number of units."""
 
@@ -59,6 +62,28 @@ class PageGrid:
         """Return each page's place within its layer, 0 for the first tokens."""
         indices: IntArray = pages % self.pages_per_layer
         return indices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """What one player did from one moment to another, simulated or measured; spans of a lane do not overlap.
+
+    In the lane ``compute`` the names are those of a step's parts without their ``_s``: a segment, ``stall``, or
+    ``host`` where the stream waits for the host. In the lanes of copies a name is the transfer's kind.
+    """
+
+    lane: Lane
+    name: str
+    start_s: float
+    end_s: float
+    step: int
+    """Of a copy: the step that asked for it."""
+    layer: int | None
+    """None where the work is no layer's. Of a copy: the layer of its first page."""
+    num_pages: int | None = None
+    """Pages that a copy carries."""
+    submitted_s: float | None = None
+    """When a copy was handed to its link."""
 
 
 def pages_of(tokens: int, page_tokens: int) -> int:

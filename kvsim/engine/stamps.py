@@ -40,6 +40,17 @@ class Stamps:
         """Pass a boundary."""
         self._stamps_ns.append(time.perf_counter_ns())
 
+    @property
+    def origin_s(self) -> float:
+        """The first stamp, on the clock of `time.perf_counter`."""
+        return self._stamps_ns[0] * 1e-9
+
+    def edges_s(self, num_layers: int) -> NDArray[np.float64]:
+        """Return every stamp in seconds since the first, ``[num_steps, 3 + 9 * num_layers]``."""
+        stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, _stamps_a_step(num_layers))
+        edges_s: NDArray[np.float64] = (stamps - stamps[0, 0]) * 1e-9
+        return edges_s
+
     def parts_s(self, num_layers: int) -> dict[str, NDArray[np.float64]]:
         """Return the seconds of each part: ``embed`` and ``head`` by step, the others ``[num_steps, num_layers]``."""
         per_step = 3 + len(LAYER_PARTS) * num_layers
@@ -48,6 +59,10 @@ class Stamps:
         layers = spans_s[:, 1:-1].reshape(-1, num_layers, len(LAYER_PARTS))
         parts = {"embed": spans_s[:, 0], "head": spans_s[:, -1]}
         return parts | {name: layers[:, :, place] for place, name in enumerate(LAYER_PARTS)}
+
+
+def _stamps_a_step(num_layers: int) -> int:
+    return 3 + len(LAYER_PARTS) * num_layers
 
 
 @contextmanager

@@ -2,5 +2,6 @@
 
 from kvsim.sim.replay import Replay
 from kvsim.sim.simulation import SimulationInput, simulate_decode
+from kvsim.sim.timeline import Timeline
 
-__all__ = ["Replay", "SimulationInput", "simulate_decode"]
+__all__ = ["Replay", "SimulationInput", "Timeline", "simulate_decode"]

@@ -9,6 +9,7 @@ import simpy
 
 from kvsim.hardware import SEGMENTS
 from kvsim.sim.clock import BusyClock, Process, stretched
+from kvsim.sim.timeline import Place, Timeline
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +23,7 @@ class Work:
     tail_s: float
     waits_for: tuple[simpy.Event, ...]
     """Copies that must have arrived."""
+    place: Place
     end_s: float | None = None
     """When it ends, once that is known."""
     done: simpy.Event | None = None
@@ -47,10 +49,17 @@ class ComputeStream:
     """
 
     def __init__(
-        self, env: simpy.Environment, slowdown_frac: float, copies: BusyClock, *, resume_s: float = 0.0
+        self,
+        env: simpy.Environment,
+        slowdown_frac: float,
+        copies: BusyClock,
+        timeline: Timeline | None = None,
+        *,
+        resume_s: float = 0.0,
     ) -> None:
         self._env = env
         self._resume_s = resume_s
+        self._timeline = timeline
         self._slowdown_frac = slowdown_frac
         self._copies = copies
         self._queue: deque[Work] = deque()
@@ -78,11 +87,11 @@ class ComputeStream:
 
     def execute(self, work: Work) -> Process[None]:
         """Run one segment from now on and account for the time since the one before."""
-        env, parts = self._env, self.parts
-        ready_s = max(self._free_s, work.launch_s)
+        env, parts, free_s = self._env, self.parts, self._free_s
+        ready_s = max(free_s, work.launch_s)
         if env.now < ready_s:
             yield env.timeout(ready_s - env.now)
-        parts.host_s += ready_s - self._free_s
+        parts.host_s += ready_s - free_s
         for event in work.waits_for:
             if not event.processed:
                 yield event
@@ -90,11 +99,14 @@ class ComputeStream:
         parts.stall_s += start_s - ready_s
         resumed_s = self._resume_s if start_s > ready_s else 0.0
         yield from stretched(env, work.device_s + resumed_s, self._slowdown_frac, self._copies)
-        parts.segments_s[work.segment] += env.now - start_s
+        busy_s = env.now
+        parts.segments_s[work.segment] += busy_s - start_s
         late_s = work.host_end_s + work.tail_s - env.now
         if late_s > 0:
             yield env.timeout(late_s)
             parts.host_s += late_s
+        if self._timeline is not None:
+            self._timeline.computed(work.segment, work.place, free_s, ready_s, start_s, busy_s, env.now)
         self._end(work, env.now)
 
     def read_parts(self) -> Parts:
@@ -107,13 +119,15 @@ class ComputeStream:
 
     def _foretell(self, work: Work) -> None:
         """Account for work whose copies are there: it starts when the stream is free and it is launched."""
-        parts = self.parts
-        ready_s = max(self._free_s, work.launch_s)
-        parts.host_s += ready_s - self._free_s
+        parts, free_s = self.parts, self._free_s
+        ready_s = max(free_s, work.launch_s)
+        parts.host_s += ready_s - free_s
         busy_s = ready_s + work.device_s
         parts.segments_s[work.segment] += work.device_s
         end_s = max(busy_s, work.host_end_s + work.tail_s)
         parts.host_s += end_s - busy_s
+        if self._timeline is not None:
+            self._timeline.computed(work.segment, work.place, free_s, ready_s, ready_s, busy_s, end_s)
         self._end(work, end_s)
 
     def _end(self, work: Work, end_s: float) -> None:

@@ -9,6 +9,8 @@ import simpy
 
 from kvsim.hardware import Link, LinkCost
 from kvsim.sim.clock import BusyClock, Process, stretched
+from kvsim.sim.timeline import Place, Timeline
+from kvsim.types import Lane
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +23,8 @@ class Transfer:
     after: tuple[simpy.Event, ...] = ()
     """What must have happened before the copy may start: readers and write-backs of the slots it fills."""
     issued_s: float = field(default=0.0)
+    place: Place | None = None
+    """For the timeline; None where none is kept."""
 
 
 class CopyEngine:
@@ -31,9 +35,19 @@ class CopyEngine:
     """
 
     def __init__(
-        self, env: simpy.Environment, cost: LinkCost, link: Link, page_bytes: int, other: BusyClock | None
+        self,
+        env: simpy.Environment,
+        cost: LinkCost,
+        link: Link,
+        page_bytes: int,
+        other: BusyClock | None,
+        *,
+        lane: Lane = "to device",
+        timeline: Timeline | None = None,
     ) -> None:
         self._env = env
+        self._lane: Lane = lane
+        self._timeline = timeline
         self._cost = cost
         self._keeps_order = link.issue == "stream"
         self._slowdown_frac = link.both_ways_slowdown_frac if other is not None else 0.0
@@ -81,9 +95,20 @@ class CopyEngine:
                 yield self._env.any_of([self._wake, *(event for event in pending if not event.processed)])
                 continue
             self.busy.start()
+            start_s = self._env.now
             work_s = self._cost.transfer_s(transfer.num_pages, self._page_bytes)
             yield from stretched(self._env, work_s, self._slowdown_frac, self._other)
             self.busy.stop()
+            if self._timeline is not None and transfer.place is not None:
+                self._timeline.copied(
+                    self._lane,
+                    transfer.place,
+                    start_s,
+                    self._env.now,
+                    is_demand=transfer.is_demand,
+                    num_pages=transfer.num_pages,
+                    submitted_s=transfer.issued_s,
+                )
             transfer.done.succeed()
 
 
@@ -91,14 +116,23 @@ class Copies:
     """Both directions, and the prefetches that the host holds back where a stream cannot reorder."""
 
     def __init__(
-        self, env: simpy.Environment, link: Link, page_bytes: int, *, chunk_pages: int, window_transfers: int
+        self,
+        env: simpy.Environment,
+        link: Link,
+        page_bytes: int,
+        *,
+        chunk_pages: int,
+        window_transfers: int,
+        timeline: Timeline | None = None,
     ) -> None:
         self._env = env
         self._link = link
         self._chunk_pages = chunk_pages
         self._window_transfers = window_transfers
-        self.to_device = CopyEngine(env, link.to_device, link, page_bytes, None)
-        self.to_host = CopyEngine(env, link.to_host, link, page_bytes, self.to_device.busy)
+        self.to_device = CopyEngine(env, link.to_device, link, page_bytes, None, timeline=timeline)
+        self.to_host = CopyEngine(
+            env, link.to_host, link, page_bytes, self.to_device.busy, lane="to host", timeline=timeline
+        )
         if link.both_ways_slowdown_frac:
             self.to_device._other = self.to_host.busy
             self.to_device._slowdown_frac = link.both_ways_slowdown_frac

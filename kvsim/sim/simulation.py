@@ -21,6 +21,7 @@ from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies, Transfer
 from kvsim.sim.ledger import Ledger
 from kvsim.sim.replay import Reading, Replay
+from kvsim.sim.timeline import Place, Timeline
 from kvsim.types import IntArray, PageIds
 
 
@@ -43,14 +44,14 @@ class SimulationInput:
 
 
 def simulate_decode(
-    given: SimulationInput, progress: Callable[[int], None] | None = None
+    given: SimulationInput, progress: Callable[[int], None] | None = None, timeline: Timeline | None = None
 ) -> dict[str, NDArray[np.generic]]:
     """Return the rows of a decode run as columns (`kvsim.sim.ledger.COLUMNS`), one row a step.
 
-    `progress` is called with 1 after each step.
+    `progress` is called with 1 after each step; `timeline` collects who did what when.
     """
     env = simpy.Environment()
-    host = _Host(env, given, progress or _ignore)
+    host = _Host(env, given, progress or _ignore, timeline)
     env.run(until=env.process(host.run()))
     host.ledger.finish()
     return host.ledger.columns()
@@ -64,8 +65,16 @@ def _ignore(num_steps: int) -> None:
 class _Host:
     """The host thread: the one process that knows the order of a step."""
 
-    def __init__(self, env: simpy.Environment, given: SimulationInput, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        given: SimulationInput,
+        progress: Callable[[int], None],
+        timeline: Timeline | None,
+    ) -> None:
         self._env = env
+        self._timeline = timeline
+        self._place: Place = (0, None)
         self._given = given
         self._progress = progress
         self._profile = given.profile
@@ -76,9 +85,10 @@ class _Host:
             given.page_bytes,
             chunk_pages=given.chunk_pages,
             window_transfers=given.window_transfers,
+            timeline=timeline,
         )
         self._compute = ComputeStream(
-            env, link.compute_slowdown_frac, self._copies.to_device.busy, resume_s=link.resume_s
+            env, link.compute_slowdown_frac, self._copies.to_device.busy, timeline, resume_s=link.resume_s
         )
         self._residency = Residency(
             given.policy,
@@ -105,9 +115,11 @@ class _Host:
         for step in range(replay.num_steps):
             context = replay.context_tokens(step)
             self.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
+            self._place = step, None
             yield from self._launch("embed", self._batch)
             for layer in range(given.setting.grid.num_layers):
                 yield from self._layer(step, layer, context)
+            self._place = step, None
             head = yield from self._launch("head", self._batch)
             yield from self._wait(head)
             self.ledger.end(env.now - ended_s, self._compute.read_parts())
@@ -118,6 +130,7 @@ class _Host:
 
     def _layer(self, step: int, layer: int, context: IntArray) -> Process[None]:
         given, profile, ledger = self._given, self._profile, self.ledger
+        self._place = step, layer
         reading = given.replay.at(step, layer, everything=self._reads_all)
         yield from self._launch("attention_input", self._batch)
         if not self._reads_all:
@@ -152,14 +165,15 @@ class _Host:
         waits_for = [transfer.done for transfer in late[0]]
         submissions = copies.force(late[0])
         if decision.misses.size:
-            demand = copies.transfer(decision.misses.size, is_demand=True, after=after)
+            demand = self._transfer(decision.misses, is_demand=True, after=after)
             yield from self._submit(1)
             copies.to_device.submit(demand)
             waits_for.append(demand.done)
         place = 0
         for size in self._chunks(decision.prefetches.size):
-            transfer = copies.transfer(size, is_demand=False, after=after)
-            self._carried_by[decision.prefetches[place : place + size]] = self._num_transfers
+            pages = decision.prefetches[place : place + size]
+            transfer = self._transfer(pages, is_demand=False, after=after)
+            self._carried_by[pages] = self._num_transfers
             self._transfers[self._num_transfers] = transfer
             self._num_transfers += 1
             place += size
@@ -168,6 +182,12 @@ class _Host:
         submissions += copies.issue_prefetches()
         yield from self._submit(submissions)
         return tuple(waits_for)
+
+    def _transfer(self, pages: PageIds, *, is_demand: bool, after: tuple[simpy.Event, ...]) -> Transfer:
+        transfer = self._copies.transfer(pages.size, is_demand=is_demand, after=after)
+        if self._timeline is not None:
+            transfer.place = self._place[0], int(self._given.setting.grid.layer_of(pages[:1])[0])
+        return transfer
 
     def _chunks(self, num_pages: int) -> list[int]:
         """Return the pages of each transfer: whole layers travel as one where everything is read."""
@@ -225,7 +245,7 @@ class _Host:
         for sequence in filled.tolist():
             index = int(context[sequence]) // given.replay.page_tokens - 1
             page = given.setting.grid.first_page(sequence=sequence, layer=layer) + index
-            transfer = self._copies.transfer(1, is_demand=True, after=())
+            transfer = self._transfer(np.array([page]), is_demand=True, after=())
             self._writing_back[page] = transfer.done
             yield from self._spend("submit_s", self._profile.link.to_host.submit_s)
             self._copies.to_host.submit(transfer)
@@ -241,6 +261,7 @@ class _Host:
             host_end_s=now_s + host_s,
             tail_s=tail_s,
             waits_for=waits_for,
+            place=self._place,
         )
         if self._profile.synchronous:
             yield from self._compute.execute(work)
@@ -248,6 +269,7 @@ class _Host:
         self._compute.put(work)
         if host_s:
             yield self._env.timeout(host_s)
+            self._hosted("launch", now_s)
         return work
 
     def _cost(self, segment: str, amount: float) -> tuple[float, float, float]:
@@ -262,12 +284,20 @@ class _Host:
     def _wait(self, work: Work) -> Process[None]:
         ended = self._compute.end_of(work)
         if ended is not None:
+            start_s = self._env.now
             yield ended
+            self._hosted("wait", start_s)
 
     def _spend(self, name: str, time_s: float) -> Process[None]:
         self.ledger.host(name, time_s)
         if time_s:
+            start_s = self._env.now
             yield self._env.timeout(time_s)
+            self._hosted(name.removesuffix("_s"), start_s)
+
+    def _hosted(self, name: str, start_s: float) -> None:
+        if self._timeline is not None:
+            self._timeline.hosted(name, self._place, start_s, self._env.now)
 
     def _submit(self, count: int) -> Process[None]:
         if count:
