@@ -11,21 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from kvsim.calibrate.bench import Advance, Bench
 from kvsim.calibrate.fit import Sample, fit_table
+from kvsim.calibrate.host_costs import HostCosts, host_samples, num_host_steps
+from kvsim.calibrate.interference import Interference, measure_interference, num_interference_steps
 from kvsim.calibrate.links import LinkSamples, link_samples, num_link_points
 from kvsim.calibrate.machine import describe_machine, device_memory_bytes
 from kvsim.calibrate.plan import FULL, QUICK, Plan
 from kvsim.calibrate.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibrate.random_inputs import random_model, random_tokens
-from kvsim.calibrate.segments import (
-    Bench,
-    HostCosts,
-    compute_slowdown_frac,
-    host_samples,
-    num_host_steps,
-    num_segment_steps,
-    segment_samples,
-)
+from kvsim.calibrate.segments import num_segment_steps, segment_samples
 from kvsim.calibrate.timers import Neighbours, repeat_s
 from kvsim.engine.stamps import Stamps
 from kvsim.engine.weights import load_model, shape_of
@@ -42,8 +37,6 @@ _FEW_LAYERS = 4
 
 Progress = Callable[[str, float, float], None]
 """Told the stage, how much of it is done, and how much there is."""
-
-Advance = Callable[[int], None]
 
 
 def calibrate(
@@ -107,9 +100,9 @@ def _measure_cpu(
     )
     instrument_s = _instrument_s()
     segments = segment_samples(bench)
-    bench.advance = _advance(progress, "decisions", num_host_steps(plan) + plan.num_slowed_steps + 2)
+    bench.advance = _advance(progress, "decisions", num_host_steps(plan) + num_interference_steps(plan))
     host = host_samples(bench)
-    slowdown_frac = compute_slowdown_frac(bench)
+    interference = measure_interference(bench)
     link = link_samples(
         tokens,
         plan,
@@ -138,7 +131,7 @@ def _measure_cpu(
         segments=_segments(segments, instrument_s),
         sync_s=0.0,
         policies={policy: fit_table(samples, "pages") for policy, samples in host.decisions.items()},
-        link=_link(link, host, bandwidth_bytes_per_s, slowdown_frac),
+        link=_link(link, host, bandwidth_bytes_per_s, interference),
         prefill=fit_table(prefills, "tokens"),
         instrument_s=instrument_s,
     )
@@ -155,7 +148,7 @@ def _segments(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str
     return {name: SegmentCost(device=table) for name, table in tables.items()}
 
 
-def _link(samples: LinkSamples, host: HostCosts, bandwidth_bytes_per_s: float, slowdown_frac: float) -> Link:
+def _link(samples: LinkSamples, host: HostCosts, bandwidth_bytes_per_s: float, interference: Interference) -> Link:
     return Link(
         emulated=True,
         issue="worker",
@@ -167,7 +160,8 @@ def _link(samples: LinkSamples, host: HostCosts, bandwidth_bytes_per_s: float, s
             transfer=fit_table(samples.to_host, "pieces"), submit_s=host.write_back_s, mechanism="emulated"
         ),
         both_ways_slowdown_frac=samples.both_ways_slowdown_frac,
-        compute_slowdown_frac=slowdown_frac,
+        compute_slowdown_frac=interference.slowdown_frac,
+        resume_s=interference.resume_s,
     )
 
 

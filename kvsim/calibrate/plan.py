@@ -22,9 +22,7 @@ class Plan:
     decided_pages: tuple[int, ...]
     """Pages selected in the runs that time decisions."""
     decided_contexts_tokens: tuple[int, ...]
-    """Contexts of the policies that read everything."""
-    decided_context_tokens: int
-    """Context of the policies that read a selection."""
+    """Contexts of those runs, least first; the first is for policies that read everything alone."""
     num_decided_steps: int
     pieces: tuple[int, ...]
     """Pages of one transfer."""
@@ -36,9 +34,14 @@ class Plan:
     num_slowed_steps: int
 
     @property
+    def middle_page_tokens(self) -> int:
+        """Page size of the runs that time the host."""
+        return self.page_tokens[len(self.page_tokens) // 2]
+
+    @property
     def max_context_tokens(self) -> int:
         """Tokens of the largest context, for the whole batch, with room to grow by a page a sequence."""
-        largest = max(*self.attended_tokens, *self.decided_contexts_tokens, self.decided_context_tokens)
+        largest = max(*self.attended_tokens, *self.decided_contexts_tokens)
         return largest + max(self.batches) * max(self.page_tokens)
 
 
@@ -47,9 +50,8 @@ FULL = Plan(
     batches=(1, 2, 4),
     attended_tokens={768: (256, 768), 3328: (256, 1280, 3328), 12_544: (768, 3328, 12_544)},
     num_steps=6,
-    decided_pages=(6, 18, 54),
-    decided_contexts_tokens=(704, 2496, 4928),
-    decided_context_tokens=4928,
+    decided_pages=(6, 18, 48),
+    decided_contexts_tokens=(704, 1760, 4928),
     num_decided_steps=5,
     pieces=(1, 2, 4, 9, 24, 80),
     link_cap_s=0.5,
@@ -66,8 +68,7 @@ QUICK = Plan(
     attended_tokens={640: (256, 640), 4928: (1280, 4928)},
     num_steps=4,
     decided_pages=(6, 36),
-    decided_contexts_tokens=(704, 2496),
-    decided_context_tokens=2496,
+    decided_contexts_tokens=(704, 1760),
     num_decided_steps=3,
     pieces=(1, 4, 24),
     link_cap_s=0.2,
