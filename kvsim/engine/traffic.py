@@ -42,16 +42,17 @@ class Traffic:
 
     def late(self, hits: PageIds) -> list[Transfer]:
         """Count the selected pages whose bytes have not arrived; return the transfers that bring them."""
-        if not self._transfers:
+        transfers = self._transfers
+        while transfers and transfers[oldest := next(iter(transfers))].is_done:
+            del transfers[oldest]
+        if not transfers:
             return []
         numbers = self._tally.filled_by[self._pool.slot_of[hits]]
         found, counts = np.unique(numbers[numbers >= 0], return_counts=True)
         bringing = []
         for number, count in zip(found.tolist(), counts.tolist(), strict=True):
-            transfer = self._transfers.get(number)
-            if transfer is not None and transfer.is_done:
-                del self._transfers[number]
-            elif transfer is not None:
+            transfer = transfers.get(number)
+            if transfer is not None and not transfer.is_done:
                 bringing.append(transfer)
                 self._tally.late(count)
         return bringing
