@@ -109,7 +109,7 @@ def experiment(
     result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, not the result's."),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, instead of the result's."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
 ) -> None:
