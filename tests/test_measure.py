@@ -72,7 +72,9 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
     letters = np.random.default_rng(0).choice(list("etaoin shrdlu"), size=600)
     (folder / "text.txt").write_text("".join(letters))
     sizes = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in shape
+        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
+        for name, value in shape
+        if value is not None
     )
     file = folder / "tiny.toml"
     file.write_text(SCENARIO.format(model=tiny_model_path, shape=sizes, profile="p.toml", text="text.txt"))

@@ -87,7 +87,7 @@ def chosen(run: TimedRun, steps: range) -> list[Span]:
     """
     num_steps = int(run.rows["step"].size)
     if steps[-1] >= num_steps:
-        raise KvsimError(f"steps {steps[0]}:{steps[-1] + 1}: the {run.name} run has {num_steps}, 0 to {num_steps - 1}")
+        raise KvsimError(f"steps {steps[0]}:{steps[-1] + 1}: the run has {num_steps}, 0 to {num_steps - 1}")
     own = [span for span in run.spans if span.step in steps]
     start_s, end_s = _window_s(own)
     passing = [
