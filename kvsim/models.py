@@ -12,7 +12,7 @@ DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 class ModelShape(BaseModel):
-    """The sizes of a decoder-only transformer with grouped-query attention and a gated MLP."""
+    """The sizes of a decoder-only transformer: Llama-like (gated MLP), or GPT-2-like where positions are learned."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -25,6 +25,8 @@ class ModelShape(BaseModel):
     vocab_size: PositiveInt
     tied_embeddings: bool
     dtype: DType
+    learned_positions: PositiveInt | None = None
+    """Positions with a learned embedding (GPT-2): the MLP is then plain, and projections and norms have biases."""
 
     @property
     def dtype_bytes(self) -> int:
@@ -41,7 +43,13 @@ class ModelShape(BaseModel):
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the whole model: embeddings, attention, gated MLP, norms, LM head."""
+        """Parameters of the whole model: embeddings, attention, MLP, norms, LM head."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        if self.learned_positions is not None:
+            attention = 4 * self.hidden_size * (self.hidden_size + 1)
+            mlp = 2 * self.hidden_size * self.intermediate_size + self.hidden_size + self.intermediate_size
+            norms = (4 * self.num_layers + 2) * self.hidden_size
+            return self.num_layers * (attention + mlp) + norms + embeddings + self.learned_positions * self.hidden_size
         query = self.num_heads * self.head_dim
         kv = self.num_kv_heads * self.head_dim
         layer = (
@@ -49,7 +57,6 @@ class ModelShape(BaseModel):
             + 3 * self.hidden_size * self.intermediate_size
             + 2 * self.hidden_size
         )
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
 
     @property

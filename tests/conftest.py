@@ -52,6 +52,32 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
+def tiny_gpt2():
+    """Return a random GPT-2 of 3 layers with 4 heads of 16, in fp32; never changed by a test."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=256,
+        n_embd=64,
+        n_layer=3,
+        n_head=4,
+        n_positions=512,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.GPT2LMHeadModel(config)
+        for name, weight in model.named_parameters():
+            if "ln_" in name and "weight" in name:
+                torch.nn.init.uniform_(weight, 0.5, 1.5)
+            elif name.endswith("bias"):
+                torch.nn.init.uniform_(weight, -0.1, 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Return a tokenizer of one token for each of the first 256 characters, for `tiny_model`."""
     tokenizers = pytest.importorskip("tokenizers")

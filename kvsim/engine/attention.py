@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from kvsim.engine.families import attention_modules
+
 NAME = "kvsim"
 """What the registered attention is called. transformers makes no mask for it: sequences of a batch are alike long."""
 
@@ -76,9 +78,9 @@ AttentionInterface.register(NAME, paged_attention)
 
 @contextmanager
 def attached(model: Any, run: Attends) -> Iterator[None]:
-    """Let `run` answer the attention of every layer of a Llama-like model while the block runs."""
+    """Let `run` answer the attention of every layer while the block runs."""
     before = model.config._attn_implementation
-    modules = [layer.self_attn for layer in model.model.layers]
+    modules = attention_modules(model)
     model.set_attn_implementation(NAME)
     for module in modules:
         setattr(module, _ATTRIBUTE, run)

@@ -100,7 +100,7 @@ def capture(
     Raises
     ------
     KvsimError
-        If the text is too short, the model's context too, or the model not Llama-like.
+        If the text is too short, the model's context too, or the model of no family that kvsim reads.
     TraceError
         If the file cannot be written.
     """

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from kvsim.engine.families import attention_modules, decoder_layers, head_dim_of, num_kv_heads_of, query_of
 from kvsim.engine.scores import PageSummaries, head_logits, mean_softmax, sum_by
-from kvsim.engine.weights import head_dim_of
 from kvsim.errors import KvsimError
 from kvsim.traces.base import MASS
 from kvsim.types import UNIT_TOKENS
@@ -57,14 +56,15 @@ class StepRecorder:
     def __init__(self, model: PreTrainedModel, channels: tuple[str, ...], max_tokens: int) -> None:
         config = model.config
         self._channels = tuple((name, *parse_channel(name)) for name in channels)
-        self._layers = model.model.layers
+        self._model = model
+        self._scaling: list[float] = [float(module.scaling) for module in attention_modules(model)]  # type: ignore[arg-type]
         self._rows: dict[str, list[Tensor]] = {}
         self._summaries = [
             {
                 page_tokens: PageSummaries(
                     page_tokens=page_tokens,
                     max_tokens=max_tokens,
-                    num_kv_heads=config.num_key_value_heads,
+                    num_kv_heads=num_kv_heads_of(config),
                     head_dim=head_dim_of(config),
                     device=model.device,
                 )
@@ -106,20 +106,17 @@ class StepRecorder:
             elif score == MEAN:
                 self._rows[name].append(pages.mean(query, scaling))
 
-    def speculate(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    def speculate(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> None:
         """Record what the hidden state entering the layer before says of `layer`, ``[1, 1, hidden_size]``.
 
         The pages are those that `layer` has then: without the token being decoded, whose key it has yet to make.
         Its page, if new, scores 0. After InfiniGen (OSDI 2024), with whole queries instead of its partial weights.
         """
-        attention = self._layers[layer].self_attn
-        projected = attention.q_proj(self._layers[layer].input_layernorm(hidden))
-        query = projected.view(1, 1, -1, attention.head_dim).transpose(1, 2)  # [1, num_heads, 1, head_dim]
-        rotated, _ = apply_rotary_pos_emb(query, query, *rotary)
+        query = query_of(self._model, layer, hidden, rotary)
         for name, score, page_tokens in self._channels:
             if score == NEXT_LAYER:
                 pages = self._summaries[layer][page_tokens]
-                self._rows[name].append(pages.quest(rotated[0, :, 0], attention.scaling))
+                self._rows[name].append(pages.quest(query[0, :, 0], self._scaling[layer]))
 
 
 @contextlib.contextmanager
@@ -132,7 +129,7 @@ def recording(model: PreTrainedModel, recorder: StepRecorder) -> Iterator[dict[s
     before = model.config._attn_implementation
     hooks = [
         layer.register_forward_pre_hook(_speculation(recorder, number + 1), with_kwargs=True)
-        for number, layer in enumerate(model.model.layers[:-1])
+        for number, layer in enumerate(decoder_layers(model)[:-1])
         if recorder.speculates
     ]
     model.set_attn_implementation(_ATTENTION)
@@ -146,7 +143,7 @@ def recording(model: PreTrainedModel, recorder: StepRecorder) -> Iterator[dict[s
 
 def _speculation(recorder: StepRecorder, layer: int) -> Any:
     def hook(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
-        recorder.speculate(layer, arguments[0], named["position_embeddings"])
+        recorder.speculate(layer, arguments[0], named.get("position_embeddings"))
 
     return hook
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from kvsim.engine.families import decoder_layers, final_norm
+
 LAYER_PARTS = (
     "attention_input",
     "select",
@@ -53,8 +55,7 @@ class Stamps:
 
     def parts_s(self, num_layers: int) -> dict[str, NDArray[np.float64]]:
         """Return the seconds of each part: ``embed`` and ``head`` by step, the others ``[num_steps, num_layers]``."""
-        per_step = 3 + len(LAYER_PARTS) * num_layers
-        stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, per_step)
+        stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, _stamps_a_step(num_layers))
         spans_s = np.diff(stamps, axis=1) * 1e-9
         layers = spans_s[:, 1:-1].reshape(-1, num_layers, len(LAYER_PARTS))
         parts = {"embed": spans_s[:, 0], "head": spans_s[:, -1]}
@@ -67,7 +68,7 @@ def _stamps_a_step(num_layers: int) -> int:
 
 @contextmanager
 def stamped(model: Any, stamps: Stamps | None) -> Iterator[None]:
-    """Mark the start of every decoder layer and of the final norm of a Llama-like model while the block runs."""
+    """Mark the start of every decoder layer and of the final norm while the block runs."""
     if stamps is None:
         yield
         return
@@ -76,8 +77,8 @@ def stamped(model: Any, stamps: Stamps | None) -> Iterator[None]:
         del module, inputs
         stamps.mark()
 
-    decoder = model.model
-    hooks = [module.register_forward_pre_hook(mark) for module in (*decoder.layers, decoder.norm)]
+    places = (*decoder_layers(model), final_norm(model))
+    hooks = [module.register_forward_pre_hook(mark) for module in places]
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 import shutil
@@ -10,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 import transformers
@@ -18,20 +19,20 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kvsim.engine.families import TORCH_DTYPES as TORCH_DTYPES
+from kvsim.engine.families import check_config, shape_of_config
+from kvsim.engine.families import shape_of as shape_of
 from kvsim.errors import KvsimError
 from kvsim.models import DType, ModelShape
 
-TORCH_DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The dtypes of weights and KV cache by the name that profiles and traces write."""
-
-LLAMA_LIKE = ("llama", "mistral", "qwen2")
-"""Values of `model_type` whose layers are norm, q/k/v projections, rotary embedding, attention, output, gated MLP."""
+Quantisation: TypeAlias = Literal["8bit", "4bit"]
+"""Weights packed by bitsandbytes; keys, values and activations stay in the model's dtype."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?\Z", re.ASCII)
 
 
 def load_model(
-    path_or_id: Path | str, dtype: DType, device: str = "cpu"
+    path_or_id: Path | str, dtype: DType, device: str = "cpu", *, quantisation: Quantisation | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model in evaluation mode, with SDPA attention and weights in `dtype`, and its tokenizer.
 
@@ -39,43 +40,48 @@ def load_model(
     ----------
     path_or_id
         A folder that `save_pretrained` wrote, a ``.gguf`` file (its weights are unpacked), or a hub id.
+    quantisation
+        Pack the weights of the linear layers into 8 or 4 bits as they load; needs the package bitsandbytes.
 
     Raises
     ------
     KvsimError
-        If there is nothing there, it cannot be read, the hub does not answer, the model is not Llama-like, or
-        there is no such device.
+        If there is nothing there, it cannot be read, the hub does not answer, the model is of no family that kvsim
+        reads, there is no such device, or bitsandbytes is not installed and quantised weights are asked for.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise KvsimError(f"device {device!r}: torch sees no CUDA GPU here; use 'cpu'")
     _read_config(path_or_id)
     source, arguments = _source_of(path_or_id)
+    packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
     with _one_line_faults(path_or_id), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
         if "gguf_file" in arguments and hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=TORCH_DTYPES[dtype], attn_implementation="sdpa", **arguments
+            source, dtype=TORCH_DTYPES[dtype], attn_implementation="sdpa", **arguments, **packing
         )
     module: torch.nn.Module = model
-    module.train(False).to(device)
+    module.train(False)
+    if quantisation is None:
+        module.to(device)  # packed weights are there already, and refuse to move
     return model, tokenizer
 
 
-def shape_of(model: PreTrainedModel) -> ModelShape:
-    """Return the sizes of a Llama-like model, with the dtype its weights are held in.
-
-    Raises
-    ------
-    KvsimError
-        If the model is not Llama-like, or its weights are in a dtype that kvsim has no name for.
-    """
-    config = model.config
-    _check_config(config, config.name_or_path or "model")
-    names: dict[torch.dtype, DType] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-    if model.dtype not in names:
-        raise KvsimError(f"weights are in {model.dtype}; load the model as one of {', '.join(TORCH_DTYPES)}")
-    return _shape_of_config(config, names[model.dtype])
+def _packing(path_or_id: Path | str, quantisation: str, dtype: DType, device: str) -> dict[str, Any]:
+    """Return what `from_pretrained` is told for quantised weights."""
+    if quantisation not in ("8bit", "4bit"):
+        raise KvsimError(f"quantisation {quantisation!r}: weights are packed as '8bit' or '4bit'")
+    if Path(path_or_id).suffix == ".gguf":
+        raise KvsimError(f"{path_or_id}: a GGUF file's weights are unpacked; convert it to a folder to quantise them")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise KvsimError(f"quantisation {quantisation!r} needs the package bitsandbytes: pip install bitsandbytes")
+    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_8bit=quantisation == "8bit",
+        load_in_4bit=quantisation == "4bit",
+        bnb_4bit_compute_dtype=TORCH_DTYPES[dtype],
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def read_shape(path_or_id: Path | str, dtype: DType) -> ModelShape:
@@ -86,26 +92,7 @@ def read_shape(path_or_id: Path | str, dtype: DType) -> ModelShape:
     KvsimError
         As `load_model` does.
     """
-    return _shape_of_config(_read_config(path_or_id), dtype)
-
-
-def _shape_of_config(config: Any, dtype: DType) -> ModelShape:
-    return ModelShape(
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=head_dim_of(config),
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        tied_embeddings=bool(config.tie_word_embeddings),
-        dtype=dtype,
-    )
-
-
-def head_dim_of(config: Any) -> int:
-    """Return the numbers in one head's key; configurations that leave it out mean the hidden size over the heads."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return shape_of_config(_read_config(path_or_id), dtype)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -116,7 +103,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     Raises
     ------
     KvsimError
-        If `gguf` cannot be read as a Llama-like model, or `folder` is already there.
+        If `gguf` cannot be read as a model, or `folder` is already there.
     """
     if folder.exists():
         raise KvsimError(f"{folder}: already there; remove it to convert again")
@@ -164,24 +151,13 @@ def _source_of(path_or_id: Path | str) -> tuple[str, dict[str, Any]]:
 
 
 def _read_config(path_or_id: Path | str) -> Any:
-    """Return the configuration of a Llama-like model."""
+    """Return the configuration of a model that kvsim reads."""
     source, arguments = _source_of(path_or_id)
     is_hub = "local_files_only" not in arguments
     with _one_line_faults(f"{path_or_id}: no folder here, and as a hub id" if is_hub else path_or_id), _quiet():
         config = AutoConfig.from_pretrained(source, **arguments)
-        _check_config(config, path_or_id)
+        check_config(config, path_or_id)
     return config
-
-
-def _check_config(config: Any, name: Path | str) -> None:
-    """Refuse what is not Llama-like: other layers, or layers that do not attend to the whole context."""
-    if config.model_type not in LLAMA_LIKE:
-        raise KvsimError(
-            f"{name}: model type {config.model_type!r} is not Llama-like; kvsim reads {', '.join(LLAMA_LIKE)}"
-        )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or (config.model_type == "mistral" and config.sliding_window is not None):
-        raise KvsimError(f"{name}: some layers attend to a sliding window; kvsim reads models with full attention only")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,152 @@
+"""What differs between Llama-like and GPT-2-like models is known in one place, and each is read as it is."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
+from kvsim.engine.decode import decode  # noqa: E402
+from kvsim.engine.families import check_config, decoder_layers, query_of, shape_of  # noqa: E402
+from kvsim.engine.prefill import prefill  # noqa: E402
+from kvsim.engine.weights import load_model, read_shape  # noqa: E402
+from kvsim.errors import KvsimError  # noqa: E402
+from kvsim.selectors import TopK  # noqa: E402
+from kvsim.traces.format import open_trace  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for, run  # noqa: E402
+
+NUM_STEPS = 36
+PROMPT_TOKENS = 150
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(3, 256, (2, PROMPT_TOKENS), generator=torch.Generator().manual_seed(3))
+
+
+def test_the_shape_of_a_gpt2_counts_its_parameters(tiny_gpt2):
+    shape = shape_of(tiny_gpt2)
+    assert (shape.num_kv_heads, shape.head_dim, shape.intermediate_size, shape.learned_positions) == (4, 16, 256, 512)
+    assert shape.num_parameters == sum(part.numel() for part in tiny_gpt2.parameters())
+
+
+@pytest.fixture(scope="module")
+def gpt2_path(tiny_gpt2, tiny_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "gpt2"
+    tiny_gpt2.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_with_a_gpt2_loads(gpt2_path, tiny_gpt2):
+    model, _ = load_model(gpt2_path, "fp32")
+    assert torch.equal(model.transformer.wpe.weight, tiny_gpt2.transformer.wpe.weight)
+    assert read_shape(gpt2_path, "fp32") == shape_of(tiny_gpt2)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"add_cross_attention": True}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}]
+)
+def test_a_gpt2_that_attends_otherwise_is_refused(tiny_gpt2, changes):
+    config = type(tiny_gpt2.config)(**(tiny_gpt2.config.to_dict() | changes))
+    with pytest.raises(KvsimError, match="cross attention or its own scaling"):
+        check_config(config, "mine")
+
+
+@pytest.mark.parametrize(("policy", "pages"), [("resident", 1), ("stream", 8), ("lru", 5), ("attention", 7)])
+def test_a_gpt2_decodes_on_pages_as_on_the_default_cache(tiny_gpt2, ids, policy, pages):
+    expected, tokens = default_cache_logits(tiny_gpt2, ids, NUM_STEPS)
+    snapshot = prefill(tiny_gpt2, ids, room_tokens=NUM_STEPS, chunk_tokens=64)
+    result = run(tiny_gpt2, snapshot, input_for(snapshot, policy, num_steps=NUM_STEPS, pages_per_layer=pages))
+    assert torch.equal(result.tokens, tokens)
+    torch.testing.assert_close(result.logits, expected, rtol=2e-5, atol=2e-5)
+    assert (result.counts["to_device_bytes"].sum() > 0) == (policy != "resident")
+
+
+def test_the_parts_of_a_gpt2_step_add_up(tiny_gpt2, ids):
+    snapshot = prefill(tiny_gpt2, ids, room_tokens=NUM_STEPS)
+    selector = TopK(k_pages=2, sink_pages=1, recent_pages=1)
+    given = input_for(snapshot, "lru", num_steps=NUM_STEPS, pages_per_layer=6, selector=selector, pinned=(1, 1))
+    result = decode(tiny_gpt2, snapshot, given, bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True)
+    assert result.parts_s["attention_output"].shape == (NUM_STEPS, 3)
+    total_s = sum(part.reshape(NUM_STEPS, -1).sum(axis=1) for part in result.parts_s.values())
+    assert np.allclose(total_s, result.step_s, atol=5e-4)
+
+
+@pytest.mark.parametrize("fixture", ["tiny_model", "tiny_gpt2"])
+def test_the_query_of_a_layer_is_the_one_that_its_attention_gets(request, fixture):
+    model = request.getfixturevalue(fixture)
+    hidden, rotary, found = [], [], []
+
+    def before(module, arguments, named):
+        hidden.append(arguments[0])
+        rotary.append(named.get("position_embeddings"))
+
+    spy = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(query, *others, **named):
+        found.append(query)
+        return spy(query, *others, **named)
+
+    hook = decoder_layers(model)[1].register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+            model(torch.tensor([[65]]), position_ids=torch.tensor([[9]]))
+            query = query_of(model, 1, hidden[0], rotary[0])
+    finally:
+        hook.remove()
+    assert torch.allclose(query.flatten(), found[1].flatten(), atol=1e-6)
+
+
+def test_a_gpt2_is_captured_with_all_channels(tiny_gpt2, tiny_tokenizer, tmp_path):
+    text = "".join(chr(33 + number * number % 90) for number in range(120))
+    channels = ("estimate:quest@32", "speculate:next-layer@32")
+    request = CaptureRequest(prompt_tokens=90, decode_tokens=8, channels=channels)
+    path = tmp_path / "gpt2.kvtrace"
+    capture(tiny_gpt2, tiny_tokenizer, text, path, request, origin=CaptureOrigin(model="gpt2", text="made up"))
+    trace = open_trace(path)
+    assert trace.header.shape == shape_of(tiny_gpt2)
+    record = trace.record(7)
+    assert np.allclose(np.asarray(record["mass"], dtype=np.float64).sum(axis=-1), 1, atol=0.01)
+    assert (np.asarray(record["speculate:next-layer@32"])[0, 1:].sum(axis=-1) > 0.9).all()
+
+
+def test_quantised_weights_without_bitsandbytes_are_one_line(gpt2_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest)
+    )
+    for quantisation in ("8bit", "4bit"):
+        with pytest.raises(KvsimError, match=f"'{quantisation}' needs the package bitsandbytes") as caught:
+            load_model(gpt2_path, "fp32", quantisation=quantisation)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_quantisation_is_refused(gpt2_path):
+    with pytest.raises(KvsimError, match="'8bit' or '4bit'"):
+        load_model(gpt2_path, "fp32", quantisation="2bit")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("quantisation", ["8bit", "4bit"])
+def test_quantised_weights_are_packed_and_read(tiny_model_path, ids, quantisation):
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model, _ = load_model(tiny_model_path, "fp32", quantisation=quantisation)
+    packed = {"8bit": bitsandbytes.nn.Linear8bitLt, "4bit": bitsandbytes.nn.Linear4bit}[quantisation]
+    assert isinstance(model.model.layers[0].self_attn.q_proj, packed)
+    snapshot = prefill(model, ids, room_tokens=8)
+    result = run(model, snapshot, input_for(snapshot, "lru", num_steps=8, pages_per_layer=5))
+    assert torch.equal(result.tokens, default_cache_logits(model, ids, 8)[1])
