@@ -53,7 +53,7 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __ini
         return -1
 
 
-class PagedCache(Cache):
+class RunCache(Cache):
     """A cache for `past_key_values` over a paged decode run."""
 
     def __init__(self, run: Appends, num_layers: int) -> None:

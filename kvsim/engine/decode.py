@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kvsim.engine.attention import attached
-from kvsim.engine.cache import PagedCache
+from kvsim.engine.cache import RunCache
 from kvsim.engine.link import EmulatedLink, Link, Transfer
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
@@ -144,7 +144,7 @@ class Decoder:
         self.link = link
         self._model = model
         self._stamps = stamps
-        self._cache = PagedCache(run, run.given.setting.grid.num_layers)
+        self._cache = RunCache(run, run.given.setting.grid.num_layers)
         self._num_steps = 0
 
     def step(self, fed: torch.Tensor) -> StepOutcome:

@@ -87,17 +87,30 @@ def make_summaries(
     Raises
     ------
     ScenarioError
-        If the engine cannot compute the channel while it runs.
+        As `check_channel` does.
     """
-    kinds: dict[str, type[QuestSummaries] | type[MeanSummaries]] = {
-        "estimate:quest": QuestSummaries,
-        "estimate:mean": MeanSummaries,
-    }
-    if channel not in kinds:
+    check_channel(channel)
+    return _KINDS[channel](grid, keys, page_tokens=page_tokens, device=device)
+
+
+def check_channel(channel: str) -> None:
+    """Refuse a score channel that the engine cannot compute while it runs.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the nearest that it can.
+    """
+    if channel not in _KINDS:
         raise ScenarioError(
-            f"selector.channel {channel!r}: the engine selects by what it can see as it runs{nearest(channel, kinds)}"
+            f"selector.channel {channel!r}: the engine selects by what it can see as it runs{nearest(channel, _KINDS)}"
         )
-    return kinds[channel](grid, keys, page_tokens=page_tokens, device=device)
+
+
+_KINDS: dict[str, type[QuestSummaries] | type[MeanSummaries]] = {
+    "estimate:quest": QuestSummaries,
+    "estimate:mean": MeanSummaries,
+}
 
 
 def _scores(query: torch.Tensor, summaries: torch.Tensor, head_dim: int) -> torch.Tensor:
