@@ -68,6 +68,7 @@ def test_no_lane_overlaps_and_a_steps_compute_spans_leave_no_gap(timed):
     policy, _, spans = timed
     for lane in ("host", "compute", "to device", "to host"):
         in_lane = sorted((span for span in spans if span.lane == lane), key=lambda span: span.start_s)
+        assert all(span.end_s >= span.start_s for span in in_lane)
         for before, after in pairwise(in_lane):
             assert after.start_s >= before.end_s - 1e-9
             if lane == "compute" and after.step == before.step:

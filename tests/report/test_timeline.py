@@ -134,6 +134,14 @@ def test_adjacent_spans_stay_so_for_a_reader_who_cuts_off_below_a_nanosecond(
     assert total_ns == pytest.approx((edges_s[-1] - edges_s[0]) * 1e9, abs=2)
 
 
+def test_equal_times_that_a_digit_tells_apart_do_not_overlap_when_rounded() -> None:
+    spans = [span("compute", "embed", 0.0, 100.5001e-9, 0), span("compute", "head", 100.4999e-9, 200e-9, 0)]
+    rows = {"step": np.arange(1)} | {name: np.zeros(1, dtype=int) for name in (*COUNTS, *BYTES)}
+    first, second = shown(events_of(TimedRun(name="simulated", spans=spans, rows=rows), steps="0"), "compute")
+    assert (first["ts"], first["dur"]) == (0.0, 0.101)
+    assert (second["ts"], second["dur"]) == (0.101, 0.099)
+
+
 def test_the_file_says_what_it_is_of() -> None:
     written = json.loads(timeline_json([timed_run()], range(1), about={"scenario": "tiny", "cell": 3}))
     assert written["otherData"] == {"scenario": "tiny", "cell": 3}
