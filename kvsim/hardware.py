@@ -147,8 +147,6 @@ class Link(Strict):
     """How much longer a transfer takes while the other direction is busy too."""
     compute_slowdown_frac: NonNegativeFloat = 0.0
     """How much longer compute takes while a transfer to the device runs."""
-    resume_s: NonNegativeFloat = 0.0
-    """What compute loses after each stall: a processor that idled finds its caches cold."""
 
 
 class Machine(Strict):

@@ -13,7 +13,7 @@ import torch
 from kvsim.calibrate.plan import Plan
 from kvsim.calibrate.random_inputs import Schedule, random_ids, random_snapshot
 from kvsim.engine.decode import Decoder, StepOutcome, decoding, make_pool
-from kvsim.engine.link import EmulatedLink, Link
+from kvsim.engine.link import Link
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.stamps import LAYER_PARTS, Stamps
@@ -42,8 +42,11 @@ class Bench:
     shape: ModelShape
     tokens: torch.Tensor
     bandwidth_bytes_per_s: float
+    """Of the link: stated, or what is expected of it."""
     plan: Plan
     advance: Advance
+    make_link: Callable[[PagePool], Link]
+    make_stamps: Callable[[], Stamps] = Stamps
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     @property
@@ -101,9 +104,8 @@ class Bench:
             self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1
         )
         pool = make_pool(snapshot, given, device=self.model.device.type)
-        stamps = Stamps()
-        link: Link = EmulatedLink(pool, self.bandwidth_bytes_per_s)
-        with decoding(self.model, snapshot, given, pool, link, stamps) as decoder:
+        stamps = self.make_stamps()
+        with decoding(self.model, snapshot, given, pool, self.make_link(pool), stamps) as decoder:
             yield decoder, schedule, stamps, pool
 
     def step(self, decoder: Decoder) -> StepOutcome:

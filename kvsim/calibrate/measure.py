@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from kvsim.calibrate.bench import Advance, Bench
+from kvsim.calibrate import cuda
+from kvsim.calibrate.bench import WARMUP_STEPS, Advance, Bench
 from kvsim.calibrate.fit import Sample, fit_table
 from kvsim.calibrate.host_costs import HostCosts, host_samples, num_host_steps
-from kvsim.calibrate.interference import Interference, measure_interference, num_interference_steps
-from kvsim.calibrate.links import LinkSamples, link_samples, num_link_points
+from kvsim.calibrate.interference import compute_slowdown_frac
+from kvsim.calibrate.links import link_samples, num_link_points
 from kvsim.calibrate.machine import describe_machine, device_memory_bytes
 from kvsim.calibrate.plan import FULL, QUICK, Plan
 from kvsim.calibrate.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibrate.random_inputs import random_model, random_tokens
 from kvsim.calibrate.segments import num_segment_steps, segment_samples
 from kvsim.calibrate.timers import Neighbours, repeat_s
+from kvsim.engine.cuda_link import CudaLink
+from kvsim.engine.link import EmulatedLink
 from kvsim.engine.stamps import Stamps
 from kvsim.engine.weights import load_model, shape_of
 from kvsim.errors import CalibrationError
@@ -32,6 +36,11 @@ from kvsim.strict import nearest
 DEFAULT_BANDWIDTH_BYTES_PER_S = 0.2e9
 """Of the emulated link. At 0.2 GB/s a miss costs SmolLM2 on a laptop's core about what a tenth of a layer does; a CPU's
 own memory is so fast beside its arithmetic that, not held back, misses would not show."""
+
+_CUDA_BANDWIDTH_BYTES_PER_S = 20e9
+"""What is expected of a GPU's link where it has only to be kept busy."""
+
+_COUNTED: dict[str, Literal["tokens", "pages"]] = {"select": "pages", "attention": "tokens"}
 
 _FEW_LAYERS = 4
 
@@ -73,106 +82,190 @@ def calibrate(
     """
     if device == "cuda":
         _need_cuda()
-        raise CalibrationError("device cuda: not finished; calibrate with --device cpu")
     if bandwidth_bytes_per_s <= 0:
         raise CalibrationError(f"bandwidth of the emulated link: {bandwidth_bytes_per_s:g} bytes a second; give more")
     plan = QUICK if quick else FULL
     loaded, full_shape = _model(model, shape, dtype, device, num_layers=2 if quick else _FEW_LAYERS)
+    given = _Given(
+        model=loaded,
+        shape=full_shape,
+        plan=plan,
+        progress=progress or _silent,
+        name=name or f"{device}-{_stem(model, shape)}",
+        command=command,
+    )
     with torch.inference_mode(), _one_thread():
-        return _measure_cpu(
-            loaded, full_shape, plan, bandwidth_bytes_per_s, progress or _silent, name or _name(model, shape), command
-        )
+        return _measure_cuda(given) if device == "cuda" else _measure_cpu(given, bandwidth_bytes_per_s)
 
 
-def _measure_cpu(
-    model: Any, shape: ModelShape, plan: Plan, bandwidth_bytes_per_s: float, progress: Progress, name: str, command: str
-) -> Profile:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    model: Any
+    shape: ModelShape
+    plan: Plan
+    progress: Progress
+    name: str
+    command: str
+
+    @property
+    def num_layers(self) -> int:
+        """Layers at hand: all of the shape's, or a few that stand for all."""
+        return int(self.model.config.num_hidden_layers)
+
+    def advance(self, stage: str, total: int) -> Advance:
+        """Return what counts the steps of a stage and tells of them."""
+        done = 0
+
+        def advance(steps: int) -> None:
+            nonlocal done
+            done += steps
+            self.progress(stage, done, total)
+
+        return advance
+
+
+def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     neighbours = Neighbours()
-    num_layers = model.config.num_hidden_layers
-    tokens = random_tokens(shape, num_layers, plan.max_context_tokens, device="cpu")
+    plan = given.plan
+    tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cpu")
     bench = Bench(
-        model=model,
-        shape=shape,
+        model=given.model,
+        shape=given.shape,
         tokens=tokens,
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         plan=plan,
-        advance=_advance(progress, "compute", num_segment_steps(plan)),
+        advance=given.advance("compute", num_segment_steps(plan)),
+        make_link=lambda pool: EmulatedLink(pool, bandwidth_bytes_per_s),
     )
     instrument_s = _instrument_s()
-    segments = segment_samples(bench)
-    bench.advance = _advance(progress, "decisions", num_host_steps(plan) + num_interference_steps(plan))
+    segments = _tables(segment_samples(bench), instrument_s)
+    bench.advance = given.advance("decisions", num_host_steps(plan) + WARMUP_STEPS + plan.num_slowed_steps)
     host = host_samples(bench)
-    interference = measure_interference(bench)
-    link = link_samples(
-        tokens,
-        plan,
-        bandwidth_bytes_per_s=bandwidth_bytes_per_s,
-        advance=_advance(progress, "link", num_link_points(plan)),
+    slowdown_frac = compute_slowdown_frac(bench)
+    advance = given.advance("link", num_link_points(plan))
+    link = link_samples(tokens, plan, bandwidth_bytes_per_s=bandwidth_bytes_per_s, advance=advance)
+    return _profile(
+        given,
+        device="cpu",
+        notes=(
+            "The link is emulated: a worker thread copies each page and holds it to the stated bandwidth. Reading "
+            f"scores back waits for nothing here and is part of select. Other programs used "
+            f"{100 * neighbours.busy_frac():.0f}% of a processor meanwhile."
+        ),
+        segments={name: SegmentCost(device=table) for name, table in segments.items()},
+        sync_s=0.0,
+        host=host,
+        link=Link(
+            emulated=True,
+            issue="worker",
+            stated_bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+            to_device=_link_cost(link.to_device, host.submit_s, "emulated"),
+            to_host=_link_cost(link.to_host, host.write_back_s, "emulated"),
+            both_ways_slowdown_frac=link.both_ways_slowdown_frac,
+            compute_slowdown_frac=slowdown_frac,
+        ),
+        tokens=tokens,
+        instrument_s=instrument_s,
     )
-    prefills = prefill_samples(
-        model,
-        tokens,
-        plan,
-        num_layers=shape.num_layers,
-        advance=_advance(progress, "prefill", num_prefills(plan)),
+
+
+def _measure_cuda(given: _Given) -> Profile:
+    plan = given.plan
+    tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cuda")
+    link = cuda.cuda_link_samples(tokens, plan)
+    bench = Bench(
+        model=given.model,
+        shape=given.shape,
+        tokens=tokens,
+        bandwidth_bytes_per_s=_CUDA_BANDWIDTH_BYTES_PER_S,
+        plan=plan,
+        advance=given.advance("compute", 2 * num_segment_steps(plan)),
+        make_link=lambda pool: CudaLink(pool, window_transfers=2, mechanism=link.mechanism),
+        make_stamps=cuda.HostStamps,
     )
+    on_device = cuda.device_bench(bench)
+    instrument_s = _instrument_s()
+    host_tables = _tables(segment_samples(bench), instrument_s)
+    device_tables = _tables(segment_samples(on_device), 0.0)
+    bench.advance = on_device.advance = given.advance(
+        "decisions", num_host_steps(plan) + WARMUP_STEPS + plan.num_slowed_steps
+    )
+    host = host_samples(bench)
+    tail_s = cuda.tail_s()
+    return _profile(
+        given,
+        device="cuda",
+        notes="Device time by events behind a pre-filled queue, host time by wall clock.",
+        segments={
+            name: SegmentCost(device=table, host=host_tables[name], tail_s=tail_s)
+            for name, table in device_tables.items()
+        },
+        sync_s=cuda.read_back_s(plan.max_context_tokens // plan.middle_page_tokens),
+        host=host,
+        link=Link(
+            emulated=False,
+            issue="stream",
+            to_device=_link_cost(link.to_device, host.submit_s, link.mechanism),
+            to_host=_link_cost(link.to_host, host.write_back_s, "memcpy"),
+            both_ways_slowdown_frac=link.both_ways_slowdown_frac,
+            compute_slowdown_frac=compute_slowdown_frac(on_device),
+        ),
+        tokens=tokens,
+        instrument_s=instrument_s,
+    )
+
+
+def _profile(
+    given: _Given,
+    *,
+    device: Literal["cpu", "cuda"],
+    notes: str,
+    segments: dict[str, SegmentCost],
+    sync_s: float,
+    host: HostCosts,
+    link: Link,
+    tokens: torch.Tensor,
+    instrument_s: float,
+) -> Profile:
+    plan, shape = given.plan, given.shape
+    advance = given.advance("prefill", num_prefills(plan))
+    prefills = prefill_samples(given.model, tokens, plan, num_layers=shape.num_layers, advance=advance)
+    layers = ""
+    if given.num_layers != shape.num_layers:
+        layers = f"Random weights; {given.num_layers} layers stood for all. "
     return Profile(
         schema_version=1,
-        name=name,
+        name=given.name,
         kind="measured",
-        notes=_notes(num_layers, shape, neighbours.busy_frac()),
-        device="cpu",
-        synchronous=True,
+        notes=f"{layers}One host thread. A sample of a segment is the mean over the layers of a step. {notes}",
+        device=device,
+        synchronous=device == "cpu",
         runtime="eager",
-        device_memory_bytes=device_memory_bytes("cpu"),
+        device_memory_bytes=device_memory_bytes(device),
         page_tokens=plan.page_tokens,
         shape=shape,
-        machine=describe_machine(device="cpu", num_threads=torch.get_num_threads(), command=command),
-        segments=_segments(segments, instrument_s),
-        sync_s=0.0,
+        machine=describe_machine(device=device, num_threads=torch.get_num_threads(), command=given.command),
+        segments=segments,
+        sync_s=sync_s,
         policies={policy: fit_table(samples, "pages") for policy, samples in host.decisions.items()},
-        link=_link(link, host, bandwidth_bytes_per_s, interference),
+        link=link,
         prefill=fit_table(prefills, "tokens"),
         instrument_s=instrument_s,
     )
 
 
-def _segments(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, SegmentCost]:
+def _tables(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, CostTable]:
     """Return the tables of all segments; what a layer's stamps cost is taken off its first segment."""
     tables: dict[str, CostTable] = {}
     for name in SEGMENTS:
-        counted = {"select": "pages", "attention": "tokens"}.get(name, "none")
         overhead_s = instrument_s if name == "attention_input" else 0.0
         rows = [(amount, batch, max(time_s - overhead_s, 0.0)) for amount, batch, time_s in samples[name]]
-        tables[name] = fit_table(rows, counted)  # type: ignore[arg-type]
-    return {name: SegmentCost(device=table) for name, table in tables.items()}
+        tables[name] = fit_table(rows, _COUNTED.get(name, "none"))
+    return tables
 
 
-def _link(samples: LinkSamples, host: HostCosts, bandwidth_bytes_per_s: float, interference: Interference) -> Link:
-    return Link(
-        emulated=True,
-        issue="worker",
-        stated_bandwidth_bytes_per_s=bandwidth_bytes_per_s,
-        to_device=LinkCost(
-            transfer=fit_table(samples.to_device, "pieces"), submit_s=host.submit_s, mechanism="emulated"
-        ),
-        to_host=LinkCost(
-            transfer=fit_table(samples.to_host, "pieces"), submit_s=host.write_back_s, mechanism="emulated"
-        ),
-        both_ways_slowdown_frac=samples.both_ways_slowdown_frac,
-        compute_slowdown_frac=interference.slowdown_frac,
-        resume_s=interference.resume_s,
-    )
-
-
-def _notes(num_layers: int, shape: ModelShape, neighbours_frac: float) -> str:
-    layers = "" if num_layers == shape.num_layers else f" Random weights; {num_layers} layers stood for all."
-    return (
-        "Compute on one thread; the link is emulated: a worker thread copies each page and holds it to the stated "
-        "bandwidth. A sample of a segment is the mean over the layers of one step. Reading scores back waits for "
-        f"nothing here and is part of select.{layers} Other programs used {100 * neighbours_frac:.0f}% of a processor "
-        "meanwhile."
-    )
+def _link_cost(samples: list[Sample], submit_s: float, mechanism: str) -> LinkCost:
+    return LinkCost(transfer=fit_table(samples, "pieces"), submit_s=submit_s, mechanism=mechanism)
 
 
 def _model(
@@ -193,10 +286,10 @@ def _model(
     return random_model(shape, min(num_layers, shape.num_layers), device), shape
 
 
-def _name(model: Path | str | None, shape: str | ModelShape | None) -> str:
+def _stem(model: Path | str | None, shape: str | ModelShape | None) -> str:
     if model is not None:
-        return f"cpu-{Path(model).name.lower()}"
-    return f"cpu-{shape if isinstance(shape, str) else 'model'}"
+        return Path(model).name.lower()
+    return shape if isinstance(shape, str) else "model"
 
 
 def _need_cuda() -> None:
@@ -209,17 +302,6 @@ def _need_cuda() -> None:
 def _silent(stage: str, done: float, total: float) -> None:
     """Show nothing."""
     del stage, done, total
-
-
-def _advance(progress: Progress, stage: str, total: int) -> Advance:
-    done = 0
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        progress(stage, done, total)
-
-    return advance
 
 
 @contextmanager

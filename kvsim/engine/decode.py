@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.attention import attached
 from kvsim.engine.cache import RunCache
+from kvsim.engine.cuda_link import CudaLink
 from kvsim.engine.link import EmulatedLink, Link, Transfer
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
@@ -53,7 +54,7 @@ def decode(
     is_stamped: bool = False,
     keeps_logits: bool = False,
     observer: Callable[[PagePool], Observer] | None = None,
-    make_link: Callable[[PagePool, float], Link] = EmulatedLink,
+    make_link: Callable[[PagePool, float], Link] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DecodeResult:
     """Decode `given.num_steps` tokens of every sequence.
@@ -64,6 +65,8 @@ def decode(
         Token to feed at each step, ``[num_sequences, num_steps]``; greedy decoding where absent.
     is_stamped
         Stamp the parts of every layer. It costs time: take `step_s` from a run without.
+    bandwidth_bytes_per_s
+        Stated bandwidth of the emulated link; a GPU's own link has its own.
     observer
         Makes an onlooker of every layer, as a recorder of traces is; it costs time too.
     progress
@@ -80,7 +83,8 @@ def decode(
     fed = snapshot.next_token
     pool = make_pool(snapshot, given, device=model.device.type)
     stamps = Stamps() if is_stamped else None
-    with decoding(model, snapshot, given, pool, make_link(pool, bandwidth_bytes_per_s), stamps) as decoder:
+    link = (make_link or _link_maker(given))(pool, bandwidth_bytes_per_s)
+    with decoding(model, snapshot, given, pool, link, stamps) as decoder:
         if observer is not None:
             decoder.run.observer = observer(pool)
         for step in range(given.num_steps):
@@ -123,6 +127,17 @@ def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePoo
     )
 
 
+def _link_maker(given: DecodeInput) -> Callable[[PagePool, float], Link]:
+    """Return what makes the link of a pool: real copies to a GPU, or the emulated link at the stated bandwidth."""
+
+    def make(pool: PagePool, bandwidth_bytes_per_s: float) -> Link:
+        if pool.slots.is_cuda:
+            return CudaLink(pool, window_transfers=given.window_transfers)
+        return EmulatedLink(pool, bandwidth_bytes_per_s)
+
+    return make
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutcome:
     """What one step gave."""
@@ -157,9 +172,10 @@ class Decoder:
             stamps.mark()
         on_device = fed.to(self._model.device)
         logits = self._model(on_device, past_key_values=self._cache, use_cache=True).logits[:, -1]
-        chosen = logits.argmax(dim=-1, keepdim=True).cpu()
+        likeliest = logits.argmax(dim=-1, keepdim=True)
         if stamps is not None:
             stamps.mark()
+        chosen = likeliest.cpu()
         step_s, cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
         return StepOutcome(step_s=step_s, cpu_s=cpu_s, logits=logits, chosen=chosen)
 

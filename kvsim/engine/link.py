@@ -20,8 +20,22 @@ TransferKind: TypeAlias = Literal["demand", "prefetch", "write-back"]
 _PR_SET_TIMERSLACK = 29  # <linux/prctl.h>
 
 
-class _Latch:
-    """Opens once. A bare lock: an Event costs five times as much to set."""
+class Latch(Protocol):
+    """Opens once, when a transfer's bytes have arrived."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has opened."""
+
+    def open(self) -> None:
+        """Open it."""
+
+    def wait(self) -> None:
+        """Block the calling thread until it is open."""
+
+
+class _LockLatch:
+    """A bare lock: an Event costs five times as much to set."""
 
     __slots__ = ("_lock",)
 
@@ -57,7 +71,7 @@ class Transfer:
     """When the link was free again, on the clock of `time.perf_counter`."""
     num_copied: int = 0
     """Pages really copied, as the copier reports."""
-    done: _Latch = field(default_factory=_Latch)
+    done: Latch = field(default_factory=_LockLatch)
 
     @property
     def is_done(self) -> bool:

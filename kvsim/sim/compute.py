@@ -54,11 +54,8 @@ class ComputeStream:
         slowdown_frac: float,
         copies: BusyClock,
         timeline: Timeline | None = None,
-        *,
-        resume_s: float = 0.0,
     ) -> None:
         self._env = env
-        self._resume_s = resume_s
         self._timeline = timeline
         self._slowdown_frac = slowdown_frac
         self._copies = copies
@@ -97,8 +94,7 @@ class ComputeStream:
                 yield event
         start_s = env.now
         parts.stall_s += start_s - ready_s
-        resumed_s = self._resume_s if start_s > ready_s else 0.0
-        yield from stretched(env, work.device_s + resumed_s, self._slowdown_frac, self._copies)
+        yield from stretched(env, work.device_s, self._slowdown_frac, self._copies)
         busy_s = env.now
         parts.segments_s[work.segment] += busy_s - start_s
         late_s = work.host_end_s + work.tail_s - env.now

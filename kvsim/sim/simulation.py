@@ -87,9 +87,7 @@ class _Host:
             window_transfers=given.window_transfers,
             timeline=timeline,
         )
-        self._compute = ComputeStream(
-            env, link.compute_slowdown_frac, self._copies.to_device.busy, timeline, resume_s=link.resume_s
-        )
+        self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy, timeline)
         self._residency = Residency(
             given.policy,
             given.setting,

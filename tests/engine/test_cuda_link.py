@@ -1,0 +1,133 @@
+"""What the CUDA link issues and when, over streams that only keep a diary: there is no GPU in this test."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kvsim.engine.cuda_link import CudaLink  # noqa: E402
+from kvsim.engine.link import Transfer  # noqa: E402
+from kvsim.engine.page_pool import EngineError, PagePool  # noqa: E402
+from kvsim.types import PageGrid  # noqa: E402
+
+PAGE_TOKENS = 16
+
+
+class _Event:
+    """Done when the test says so."""
+
+    finished: set[int] = set()
+
+    def __init__(self, enable_timing=False):
+        del enable_timing
+
+    def record(self, stream=None):
+        del stream
+
+    def synchronize(self):
+        _Event.finished.add(id(self))
+
+    def query(self):
+        return id(self) in _Event.finished
+
+    def elapsed_time(self, other):
+        del other
+        return 1.0
+
+
+class _Stream:
+    waits: list[object] = []
+
+    def __init__(self, device=None):
+        del device
+
+    def wait_event(self, event):
+        _Stream.waits.append(event)
+
+    def wait_stream(self, stream):
+        del stream
+
+    def synchronize(self):
+        pass
+
+
+@pytest.fixture
+def link(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    _Event.finished, _Stream.waits = set(), []
+    grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=12)
+    tokens = torch.randn(1, 1, 12 * PAGE_TOKENS, 2, 2, 8)
+    pool = PagePool(grid, tokens, page_tokens=PAGE_TOKENS, num_slots=12, device="cpu")
+    pool.is_on_host[:] = True
+    return CudaLink(pool, window_transfers=2)
+
+
+def _transfer(link, page, kind="prefetch", after=()):
+    pages = np.array([page])
+    return Transfer(kind=kind, pages=pages, slots=link._pool.take(pages), step=0, after=after)
+
+
+def _issued(transfers):
+    return [transfer.num_copied > 0 for transfer in transfers]
+
+
+def test_prefetches_are_held_back_beyond_the_window_and_demand_is_not(link):
+    prefetches = [_transfer(link, page) for page in range(4)]
+    for transfer in prefetches:
+        link.submit(transfer)
+    link.advance()
+    demand = _transfer(link, 9, "demand")
+    link.submit(demand)
+    assert _issued(prefetches) == [True, True, False, False]
+    assert _issued([demand]) == [True]
+    assert torch.equal(link._pool.slots[demand.slots], link._pool.host_pages[0, [9]])
+
+
+def test_the_window_moves_as_prefetches_finish(link):
+    prefetches = [_transfer(link, page) for page in range(4)]
+    for transfer in prefetches:
+        link.submit(transfer)
+    link.advance()
+    prefetches[0].done.wait()
+    link.advance()
+    assert _issued(prefetches) == [True, True, True, False]
+
+
+def test_waiting_for_a_held_back_prefetch_issues_it(link):
+    prefetches = [_transfer(link, page) for page in range(4)]
+    for transfer in prefetches:
+        link.submit(transfer)
+    link.advance()
+    link.wait([prefetches[3]])
+    assert _issued(prefetches) == [True, True, False, True]
+    assert _Stream.waits[-1] is prefetches[3].done.event
+
+
+def test_a_copy_waits_for_what_still_fills_its_slot(link):
+    first = _transfer(link, 1)
+    link.submit(first)
+    second = _transfer(link, 2, "demand", after=(first,))
+    link.submit(second)
+    assert _issued([first, second]) == [True, True]
+    assert _Stream.waits == [first.done.event]
+
+
+def test_drain_issues_everything_and_waits(link):
+    prefetches = [_transfer(link, page) for page in range(4)]
+    for transfer in prefetches:
+        link.submit(transfer)
+    assert link.drain() == prefetches
+    assert all(transfer.is_done for transfer in prefetches)
+
+
+def test_a_page_that_the_host_lacks_is_a_fault(link):
+    link._pool.is_on_host[3] = False
+    with pytest.raises(EngineError, match="page 3"):
+        link.submit(_transfer(link, 3, "demand"))
