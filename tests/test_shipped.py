@@ -1,0 +1,39 @@
+"""Everything that ships works as it stands: every scenario, profile and capture, found by its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvsim.assets import CAPTURE_SUFFIX, shipped, shipped_folder, shipped_scenarios
+from kvsim.hardware import load_profile
+from kvsim.run import check_scenario
+from kvsim.scenario import expand, load_scenario
+from kvsim.traces.format import open_trace
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_a_shipped_scenario_can_be_run_and_asks_a_question(name: str) -> None:
+    path = shipped_scenarios()[name]
+    scenario = load_scenario(path)
+    assert scenario.name == name
+    assert scenario.question.endswith("?")
+    assert check_scenario(scenario, beside=path.parent) == len(expand(scenario)) * len(scenario.run.policies)
+
+
+@pytest.mark.parametrize("name", shipped("profiles", ".toml"))
+def test_a_shipped_profile_is_valid_and_has_its_files_name(name: str) -> None:
+    assert load_profile(shipped("profiles", ".toml")[name]).name == name
+
+
+@pytest.mark.parametrize("name", shipped("captures", CAPTURE_SUFFIX))
+def test_a_shipped_capture_is_whole_and_says_how_to_make_it_again(name: str) -> None:
+    trace = open_trace(shipped("captures", CAPTURE_SUFFIX)[name])
+    assert trace.num_steps >= 128
+    assert min(trace.header.prompt_tokens) >= 4096
+    assert trace.header.recipe.startswith("kvsim capture ")
+
+
+def test_captures_stay_small_enough_to_ship() -> None:
+    sizes_bytes = [path.stat().st_size for path in shipped_folder("captures").glob(f"*{CAPTURE_SUFFIX}")]
+    assert len(sizes_bytes) == 3
+    assert sum(sizes_bytes) < 20e6
