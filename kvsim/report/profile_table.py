@@ -68,7 +68,7 @@ def _row(name: str, table: CostTable) -> tuple[str, ...]:
     time = (
         format_seconds(times_s[0]) if is_flat else f"{format_seconds(min(times_s))} .. {format_seconds(max(times_s))}"
     )
-    measured = _range(table, beside="after" if name == "prefill" else "batch")
+    measured = _range(table, beside=_beside(name))
     if not table.num_samples:
         return name, measured, time, "-", "-", "-"
     interval = f"{100 * table.residual_low_frac:+.0f}% .. {100 * table.residual_high_frac:+.0f}%"
@@ -85,6 +85,13 @@ def _range(table: CostTable, *, beside: str) -> str:
     elif len(table.batches) > 1:
         parts.append(f"{beside} {_span([f'{batch:.0f}' for batch in table.batches])}")
     return " ".join(parts) or "-"
+
+
+def _beside(name: str) -> str:
+    """Say what the second axis of a table counts."""
+    if name == "prefill":
+        return "after"
+    return "of all pages," if name.startswith("policies.") else "batch"
 
 
 def _span(values: Sequence[str]) -> str:
