@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kvsim.report.compare import PARTS, Comparison
 from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
@@ -61,7 +62,10 @@ def compare_figure(found: Comparison) -> Figure:
     figure = new_figure(4.6, "Time per output token: simulated against measured", "The band is 5% to either side.")
     axes = add_panels(figure, 1, len(names), across_inches=0.7)[0]
     looks = policy_looks(names)
-    handles: dict[str, Any] = {}
+    handles = {
+        f"{context:,} tokens": Line2D([], [], color="#555555", marker=markers[context], linestyle="")
+        for context in contexts
+    }
     for axis, name in zip(axes, names, strict=True):
         cells = [cell for cell in found.cells if cell["policy"] == name]
         ends_ms = [cell[f"tpot_{kind}_s"] * _MS for cell in cells for kind in ("measured", "simulated")]
@@ -71,7 +75,7 @@ def compare_figure(found: Comparison) -> Figure:
         for context in contexts:
             chosen = [cell for cell in cells if cell["context_tokens"] == context]
             if chosen:
-                handles[f"{context:,} tokens"] = axis.errorbar(
+                axis.errorbar(
                     [cell["tpot_measured_s"] * _MS for cell in chosen],
                     [cell["tpot_simulated_s"] * _MS for cell in chosen],
                     xerr=_arms(chosen, "measured"),
