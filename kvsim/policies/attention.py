@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from kvsim.policies.base import NO_PAGES, NOTHING, Plan, Setting, View
 from kvsim.types import PageIds
 
+_LOW_FACTOR = 16
+"""A bound on predicted use is set so that so many times the victims of one decision lie below it."""
+
 
 class Attention:
     """Rank pages by decayed score relative to what it takes to be selected; evict the lowest, fetch the highest.
@@ -57,6 +60,8 @@ class Attention:
         self.confidence = confidence
         self._recent: NDArray[np.float64] = np.zeros(setting.grid.num_pages)
         self._use: NDArray[np.float64] = np.zeros(setting.grid.num_pages)
+        self._low_use = -1.0
+        """Bound below which victims were found last: it only saves time, the victims are the same without."""
         self._is_unread = np.zeros(setting.grid.num_pages, dtype=np.bool_)
 
     def start(self, resident: PageIds) -> None:
@@ -130,10 +135,13 @@ class Attention:
                 ]
             )
         use = self._use[candidates]
-        if candidates.size > count:
-            bar = np.partition(use, count - 1)[count - 1]
-            kept = use <= bar
-            candidates, use = candidates[kept], use[kept]
+        kept = use <= self._low_use
+        if np.count_nonzero(kept) < min(count, use.size):
+            # The bound of an earlier decision is too low by now: take one that leaves a few times as many as are needed.
+            place = min(_LOW_FACTOR * count, use.size) - 1
+            self._low_use = float(np.partition(use, place)[place])
+            kept = use <= self._low_use
+        candidates, use = candidates[kept], use[kept]
         return candidates[np.argsort(use, kind="stable")[:count]]
 
     def _adapt(self, *, used: int, wasted: int) -> None:
