@@ -137,7 +137,7 @@ class Attention:
         use = self._use[candidates]
         kept = use <= self._low_use
         if np.count_nonzero(kept) < min(count, use.size):
-            # The bound of an earlier decision is too low by now: take one that leaves a few times as many as are needed.
+            # The bound of an earlier decision is too low by now: take one with a few times as many below it.
             place = min(_LOW_FACTOR * count, use.size) - 1
             self._low_use = float(np.partition(use, place)[place])
             kept = use <= self._low_use
