@@ -74,17 +74,22 @@ class PagePool:
         self.slot_of[pages] = slots
         return slots
 
-    def release(self, pages: PageIds) -> IntArray:
-        """Take their slots from `pages`, tags off and NaN in, and return the slots."""
+    def release(self, pages: PageIds, is_leaving: BoolArray) -> IntArray:
+        """Take their slots from `pages`, tags off and NaN in, and return the slots.
+
+        Where a page `is_leaving`, its bytes are still being copied to the host: its slot stays as it is until the next
+        page comes into it, which waits for that copy.
+        """
         slots = self.slot_of[pages]
         if (slots == NOWHERE).any():
             raise EngineError(f"page {int(pages[slots == NOWHERE][0])} was released and owns no slot")
         self.slot_of[pages] = NOWHERE
-        self.tag_of[slots] = NOWHERE
         self._free.extend(slots.tolist())
+        wiped = slots[~is_leaving]
+        self.tag_of[wiped] = NOWHERE
         if self._slot_bytes is not None:
-            self._slot_bytes[slots, 0] = _NAN_BYTE
-            self._slot_bytes[slots, -1] = _NAN_BYTE
+            self._slot_bytes[wiped, 0] = _NAN_BYTE
+            self._slot_bytes[wiped, -1] = _NAN_BYTE
         return slots
 
     def load(self, pages: PageIds, slots: IntArray) -> int:

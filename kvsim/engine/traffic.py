@@ -8,7 +8,7 @@ from kvsim.engine.link import Link, Transfer, TransferKind
 from kvsim.engine.page_pool import NOWHERE, EngineError, PagePool
 from kvsim.engine.tally import APPENDED, Tally
 from kvsim.policies.residency import Decision
-from kvsim.types import IntArray, PageIds
+from kvsim.types import BoolArray, IntArray, PageIds
 
 
 class Traffic:
@@ -82,18 +82,19 @@ class Traffic:
 
     def _release(self, victims: PageIds) -> None:
         numbers = self._tally.filled_by[self._pool.slot_of[victims]] if self._transfers else None
-        slots = self._pool.release(victims)
+        self._writing_back = {page: move for page, move in self._writing_back.items() if not move.is_done}
+        is_leaving: BoolArray = np.zeros(victims.size, dtype=np.bool_)
+        if self._writing_back:
+            is_leaving = np.isin(victims, list(self._writing_back))
+        slots = self._pool.release(victims, is_leaving)
         self._tally.freed(slots)
         if numbers is not None:
             for slot, number in zip(slots.tolist(), numbers.tolist(), strict=True):
                 transfer = self._transfers.get(number)
                 if transfer is not None and not transfer.is_done:
                     self._blocked_by[slot] = transfer
-        if self._writing_back:
-            self._writing_back = {page: move for page, move in self._writing_back.items() if not move.is_done}
-            for page, slot in zip(victims.tolist(), slots.tolist(), strict=True):
-                if page in self._writing_back:
-                    self._blocked_by[slot] = self._writing_back[page]
+        for page, slot in zip(victims[is_leaving].tolist(), slots[is_leaving].tolist(), strict=True):
+            self._blocked_by[slot] = self._writing_back[page]
 
     def _bring(self, kind: TransferKind, pages: PageIds) -> Transfer:
         slots = self._pool.take(pages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -212,15 +213,37 @@ def test_a_lost_transfer_is_caught_by_the_slot_tags(tiny_model, snapshot):
 def test_swapped_victims_are_caught(tiny_model, snapshot, monkeypatch):
     release = PagePool.release
 
-    def swapped(pool, pages):
+    def swapped(pool, pages, is_leaving):
         wrong = pages.copy()
         residents = np.flatnonzero(pool.slot_of >= 0)
         wrong[0] = next(page for page in residents.tolist() if page not in pages)
-        return release(pool, wrong)
+        return release(pool, wrong, is_leaving)
 
     monkeypatch.setattr(PagePool, "release", swapped)
     with pytest.raises(EngineError):
         run(tiny_model, snapshot, _top_k_input(snapshot, "lru"))
+
+
+@pytest.mark.parametrize("policy", ["lru", "attention", "stream"])
+def test_a_page_evicted_while_it_is_written_back_keeps_its_bytes(tiny_model, monkeypatch, policy):
+    """Copies to the host that start late: the slots of their pages are wanted before."""
+    store = PagePool.store
+
+    def late(pool, pages, slots):
+        time.sleep(0.03)
+        return store(pool, pages, slots)
+
+    monkeypatch.setattr(PagePool, "store", late)
+    snapshot = snapshot_of(tiny_model, prompt_tokens=61, num_steps=24)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, tiny_model.config.vocab_size, (1, 61), generator=generator)
+    logits, tokens = default_cache_logits(tiny_model, ids, 24)
+    given = input_for(snapshot, policy, num_steps=24, pages_per_layer=4)
+    result = run(tiny_model, snapshot, given)
+    assert result.counts["to_host_bytes"].sum() > 0
+    assert result.counts["evicted"].sum() > 0
+    assert torch.equal(result.tokens, tokens)
+    torch.testing.assert_close(result.logits, logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_stale_slot_is_caught(tiny_model, snapshot, monkeypatch):
