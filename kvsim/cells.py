@@ -227,10 +227,21 @@ def summarise(scenario: Scenario, cells: list[Cell], summaries: list[dict[str, A
         "device_memory_bytes": device_memory_bytes,
         "swept": list(scenario.sweep),
         "cells": summaries,
-        "verdict": verdict(
-            summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated
-        ),
+        "verdict": [
+            *verdict(summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated),
+            *_of_the_accesses(scenario),
+        ],
     }
+
+
+def _of_the_accesses(scenario: Scenario) -> list[str]:
+    """Say so where the accesses were not recorded at this length and shape."""
+    if scenario.trace.extrapolate is None:
+        return []
+    return [
+        f"The accesses are extrapolated, not recorded: a generator fitted to {scenario.trace.path} made them for this "
+        "length and shape, by the rules under [trace.extrapolate]. Trust the lost mass and the hit rates accordingly."
+    ]
 
 
 def compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Cell]) -> None:
