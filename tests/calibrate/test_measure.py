@@ -86,7 +86,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
 
 
 def test_what_is_made_slower_shows_in_its_own_part(monkeypatch):
-    slower_s = 3e-3
+    slower_s = 6e-3
     before = _profile()
 
     def delayed(function):

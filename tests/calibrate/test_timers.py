@@ -15,7 +15,7 @@ def test_repeats_stop_at_the_cap():
     started_s = time.perf_counter()
     times_s = repeat_s(lambda: time.sleep(0.01), cap_s=0.1, max_repeats=10_000)
     assert times_s.min() >= 0.01
-    assert time.perf_counter() - started_s < 1.0
+    assert time.perf_counter() - started_s < 5.0
 
 
 def test_repeats_stop_at_their_number():

@@ -164,7 +164,8 @@ def test_stamped_parts_add_up_to_the_step(tiny_model, snapshot):
         tiny_model, snapshot, _top_k_input(snapshot), bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True
     )
     total_s = sum(part.reshape(NUM_STEPS, -1).sum(axis=1) for part in result.parts_s.values())
-    assert np.allclose(total_s, result.step_s, atol=2e-4)
+    assert (total_s <= result.step_s + 1e-6).all()
+    assert np.median(result.step_s - total_s) < 2e-4
     assert result.parts_s["stall"].sum() > 0
 
 
