@@ -51,6 +51,11 @@ class View:
     """Resident, and neither selected now, nor pinned, nor open, ``[num_page_ids]``."""
     prefetchable: BoolArray
     """Complete pages that own no slot and are not selected now, ``[num_page_ids]``."""
+    speculation: Scores | None = None
+    """The next layer's scores as foretold at this layer, ``[num_sequences, num_pages]``, rounded to the trace's dtype.
+
+    After InfiniGen (OSDI 2024). None at the last layer, and where the policy's `reads_speculation` is not true.
+    """
     free_slots: int
     """Slots with no owner once the misses have theirs (in ``per_layer``: of this layer); negative: victims due."""
     prefetch_quota: int

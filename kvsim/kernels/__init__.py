@@ -1,0 +1,52 @@
+"""Compiled kernels: numba functions over plain arrays, kept on disk under a hash of every kernel's source.
+
+numba recompiles a kept function only when its own file changes, not when one that it calls does (a stale callee then
+runs on). So the folder of kept code is named by all sources of this room: any change is a new folder. A kernel takes
+arrays and numbers and knows no class of kvsim; what it computes is said by its plain twin, which tests hold it to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numba
+
+_KEPT_FOLDERS = 3
+"""Folders of kept code that stay, the newest ones: a few versions side by side, and no heap of old ones."""
+
+
+def _digest() -> str:
+    sources = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.name.encode() + b"\0" + path.read_bytes())
+    return sources.hexdigest()
+
+
+def _home() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else Path.home() / ".cache") / "kvsim" / "kernels"
+
+
+def _make_folder() -> Path:
+    """Return a folder for kept code that can be written: beside the user's caches, or one that ends with the process."""
+    try:
+        home = _home()
+        folder = home / _digest()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        os.utime(folder)
+        old = sorted(home.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT_FOLDERS:]
+    except (OSError, RuntimeError):
+        return Path(tempfile.mkdtemp(prefix="kvsim-kernels-"))
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return folder
+
+
+if not os.environ.get("NUMBA_CACHE_DIR"):
+    numba.config.CACHE_DIR = str(_make_folder())  # type: ignore[attr-defined]

@@ -1,0 +1,36 @@
+"""Kept code lies in a folder named by every kernel's source."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kvsim.kernels
+
+
+def folder_of(home: Path) -> str:
+    code = "import kvsim.kernels, numba; print(numba.config.CACHE_DIR)"
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(home), "PYTHONPATH": str(Path(kvsim.kernels.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_folder_is_named_by_the_sources(tmp_path: Path) -> None:
+    assert Path(folder_of(tmp_path)) == tmp_path / "kvsim" / "kernels" / kvsim.kernels._digest()
+
+
+def test_old_folders_go_and_the_newest_stay(tmp_path: Path) -> None:
+    home = tmp_path / "kvsim" / "kernels"
+    for number in range(5):
+        (home / f"old{number}").mkdir(parents=True)
+        os.utime(home / f"old{number}", (number, number))
+    folder = folder_of(tmp_path)
+    assert sorted(path.name for path in home.iterdir()) == sorted([Path(folder).name, "old3", "old4"])
+
+
+def test_a_home_that_cannot_be_written_costs_no_more_than_compiling_again(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    folder = folder_of(blocked)
+    assert "kvsim-kernels-" in folder
