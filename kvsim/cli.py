@@ -90,51 +90,43 @@ def run(
 ) -> None:
     """Simulate a scenario; print its table and verdict, and keep rows, summary and pictures in a folder."""
     from kvsim.assets import find_scenario
-    from kvsim.scenario import load_scenario
+    from kvsim.kinds import Job, load_scenario, simulated_kind
 
     path = find_scenario(scenario)
-    experiment = load_scenario(path, overrides or ())  # a fault in it is told before the slow imports
-    from kvsim.crosscheck import recorded_in
-    from kvsim.report.figures import figures_of
+    name, experiment = load_scenario(path, overrides or ())  # a fault in it is told before the slow imports
     from kvsim.results import summary_json, write_result
-    from kvsim.run import simulate
 
+    kind = simulated_kind(name)
     with bar(f"simulating {experiment.name}") as shown:
-        result = simulate(
-            experiment,
+        job = Job(
             text=path.read_text(encoding="utf-8"),
             command=command_text(),
             beside=path.parent,
             progress=shown.advance,
-            recorded=recorded_in(trace) if trace else None,
+            recorded=trace,
         )
-    drawn = figures_of(result) if figures and experiment.output.figures else {}
+        result = kind.simulate(experiment, job)
+    drawn = kind.figures(result) if figures and experiment.output.figures else {}
     folder = write_result(result, output or Path(experiment.output.folder), drawn)
     if as_json:
         typer.echo(summary_json(result.summary), nl=False)
         return
-    _show(result)
-    typer.echo(f"\nresult: {folder}")
-    for name in sorted(drawn):
-        typer.echo(f"  {folder / name}")
+    typer.echo(f"{kind.show(result.summary)}\n\nresult: {folder}")
+    for picture in sorted(drawn):
+        typer.echo(f"  {folder / picture}")
 
 
 @app.command()
 def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: AsJson = False) -> None:
     """Print the table of a result again."""
+    from kvsim.kinds import kind_of_result, simulated_kind
     from kvsim.results import load_result, summary_json
 
     loaded = load_result(result)
     if as_json:
         typer.echo(summary_json(loaded.summary), nl=False)
     else:
-        _show(loaded)
-
-
-def _show(result: Any) -> None:
-    from kvsim.report.tables import text_table, verdict_text
-
-    typer.echo(f"{text_table(result.summary)}\n\n{verdict_text(result.summary)}")
+        typer.echo(simulated_kind(kind_of_result(loaded)).show(loaded.summary))
 
 
 @app.command()
@@ -144,24 +136,23 @@ def check(
 ) -> None:
     """Validate a scenario, the files it names and its budgets, without running it."""
     from kvsim.assets import find_scenario
-    from kvsim.scenario import load_scenario
+    from kvsim.kinds import load_scenario, simulated_kind
 
     path = find_scenario(file)
-    experiment = load_scenario(path, overrides or ())
-    from kvsim.run import check_scenario
-
-    num_cells = check_scenario(experiment, beside=path.parent)
+    name, experiment = load_scenario(path, overrides or ())
+    num_cells = simulated_kind(name).check(experiment, path.parent)
     typer.echo(f"{path}: fine, {num_cells} cells")
 
 
 @app.command()
 def scenarios() -> None:
-    """List the scenarios that ship, each with the question it answers."""
+    """List the scenarios that ship, each with its kind and the question it answers."""
     from kvsim.assets import shipped_scenarios
-    from kvsim.scenario import load_scenario
+    from kvsim.kinds import load_scenario
 
     for name, path in shipped_scenarios().items():
-        typer.echo(f"{name:<20} {load_scenario(path).question}")
+        kind, experiment = load_scenario(path)
+        typer.echo(f"{name:<20} {kind:<14} {experiment.question}")
 
 
 @app.command()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from kvsim.console import bar, command_text, need_torch
 
 if TYPE_CHECKING:
-    from kvsim.measure import Measured
-    from kvsim.report.compare import Comparison
+    from kvsim.kinds import Compared
+    from kvsim.results import RunResult
     from kvsim.scenario import Scenario
+    from kvsim.scenario_file import AnyScenario
 
 Overrides = Annotated[
     list[str] | None,
@@ -41,15 +41,15 @@ def measure(
 ) -> None:
     """Run a scenario for real; keep rows, summary and the recorded traces in a folder."""
     need_torch("measure")
-    path, experiment = _load(scenario, overrides)
-    from kvsim.report.tables import text_table
+    name, path, experiment = _load(scenario, overrides)
+    from kvsim.kinds import simulated_kind
     from kvsim.results import summary_json
 
-    measured, folder = _measure(path, experiment, output)
-    summary = measured.result.summary
-    typer.echo(summary_json(summary) if as_json else text_table(summary), nl=not as_json)
-    if not as_json:
-        typer.echo(f"\nmeasured: {folder}")
+    result, folder = _measure(name, path, experiment, output)
+    if as_json:
+        typer.echo(summary_json(result.summary), nl=False)
+    else:
+        typer.echo(f"{simulated_kind(name).show(result.summary)}\n\nmeasured: {folder}")
 
 
 def compare(
@@ -61,11 +61,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Put a simulated result beside a measured one: counts, then times, with the error of every cell."""
-    from kvsim.report.compare import compare as compare_results
+    from kvsim.kinds import compare_results
     from kvsim.results import load_result
 
-    found = compare_results(load_result(simulated), load_result(measured))
-    _tell(found, output, as_json=as_json)
+    _tell(compare_results(load_result(simulated), load_result(measured)), output, as_json=as_json)
 
 
 def crosscheck(
@@ -82,25 +81,29 @@ def crosscheck(
 ) -> None:
     """Calibrate, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
-    path, experiment = _load(scenario, overrides)
-    from kvsim.crosscheck import simulate_measured
+    name, path, experiment = _load(scenario, overrides)
+    from kvsim.kinds import DECODE, Job, compare_results, simulated_kind
     from kvsim.results import load_result, write_result
 
     folder = output or Path(experiment.output.folder)
     if measured is not None:
         found, real = measured, load_result(measured)
     else:
-        if recalibrate:
-            profile = _calibrate(experiment, path, folder)
-            path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
-        done, found = _measure(path, experiment, output)
-        real = done.result
+        if recalibrate and name == DECODE:
+            profile = _calibrate(cast("Scenario", experiment), path, folder)
+            name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
+        real, found = _measure(name, path, experiment, output)
     with bar(f"simulating {experiment.name}") as shown:
-        check = simulate_measured(
-            experiment, real, found, beside=path.parent, command=command_text(), progress=shown.advance
+        job = Job(
+            text=path.read_text(encoding="utf-8"),
+            command=command_text(),
+            beside=path.parent,
+            progress=shown.advance,
+            recorded=found,
         )
-    simulated = write_result(check.simulated, folder)
-    _tell(check.comparison, simulated, as_json=as_json)
+        result = simulated_kind(name).simulate(experiment, job)
+    simulated = write_result(result, folder)
+    _tell(compare_results(result, real), simulated, as_json=as_json)
     if not as_json:
         typer.echo(f"\nmeasured:  {found}\nsimulated: {simulated}")
 
@@ -130,27 +133,28 @@ def experiment(
         typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
 
 
-def _load(name: str, overrides: list[str] | None) -> tuple[Path, Scenario]:
+def _load(scenario: str, overrides: list[str] | None) -> tuple[str, Path, AnyScenario]:
     from kvsim.assets import find_scenario
-    from kvsim.scenario import load_scenario
+    from kvsim.kinds import load_scenario
 
-    path = find_scenario(name)
-    return path, load_scenario(path, overrides or ())
+    path = find_scenario(scenario)
+    name, experiment = load_scenario(path, overrides or ())
+    return name, path, experiment
 
 
-def _measure(path: Path, experiment: Scenario, output: Path | None) -> tuple[Measured, Path]:
-    from kvsim.measure import measure as measure_scenario
+def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None) -> tuple[RunResult, Path]:
+    from kvsim.kinds import Job, measured_kind
     from kvsim.results import write_result
 
     with bar(f"measuring {experiment.name}") as shown:
-        measured = measure_scenario(
-            experiment,
+        job = Job(
             text=path.read_text(encoding="utf-8"),
             command=command_text(),
             beside=path.parent,
             progress=shown.advance,
         )
-    return measured, write_result(measured.result, output or Path(experiment.output.folder), measured.traces)
+        result, files = measured_kind(name).measure(experiment, job)
+    return result, write_result(result, output or Path(experiment.output.folder), files)
 
 
 def _calibrate(experiment: Scenario, path: Path, folder: Path) -> Path:
@@ -180,23 +184,10 @@ def _calibrate(experiment: Scenario, path: Path, folder: Path) -> Path:
     return file
 
 
-def _tell(found: Comparison, folder: Path | None, *, as_json: bool) -> None:
-    from kvsim.crosscheck import verdict_lines
-    from kvsim.report.compare_tables import compare_csv, compare_figure, compare_text
-    from kvsim.report.style import png
+def _tell(found: Compared, folder: Path | None, *, as_json: bool) -> None:
     from kvsim.results import summary_json, write_picture
 
-    contents: dict[str, Any] = found.figures | {"cells": found.cells}
-    if found.divergence is not None:
-        contents |= {"divergence": str(found.divergence)}
     if folder is not None:
-        write_picture(png(compare_figure(found)), folder, "compare.png")
-        write_picture(compare_csv(found).encode(), folder, "compare.csv")
-        write_picture(summary_json(contents).encode(), folder, "compare.json")
-    if as_json:
-        typer.echo(summary_json(contents), nl=False)
-        return
-    typer.echo(compare_text(found))
-    if found.divergence is not None:
-        typer.echo(f"first divergence: {found.divergence}")
-    typer.echo(os.linesep.join(verdict_lines(found.figures)))
+        for file, content in found.files.items():
+            write_picture(content, folder, file)
+    typer.echo(summary_json(found.contents) if as_json else found.text, nl=not as_json)

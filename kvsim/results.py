@@ -31,7 +31,8 @@ SCHEMA_VERSION = 1
 MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
 
 _PACKAGES = ("numpy", "scipy", "numba", "simpy", "pandas", "pyarrow", "torch", "transformers")
-_ROW_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
+_DECODE_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
+"""Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) tell their cell."""
 _MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -114,9 +115,13 @@ def load_result(path: Path) -> RunResult:
     _check_digests(path, manifest)
     summary = _read_json(path / SUMMARY)
     cells = summary.get("cells")
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) and "policy" in cell for cell in cells):
-        raise ResultError(f"{path / SUMMARY}: damaged: no list of cells, each with its policy")
-    return RunResult(summary=summary, rows=_read_rows(path / ROWS), manifest=manifest)
+    is_decode = summary.get("kind") is None
+    if not isinstance(cells, list) or not all(
+        isinstance(cell, dict) and (not is_decode or "policy" in cell) for cell in cells
+    ):
+        raise ResultError(f"{path / SUMMARY}: damaged: no list of cells{', each with its policy' if is_decode else ''}")
+    rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",))
+    return RunResult(summary=summary, rows=rows, manifest=manifest)
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:
@@ -219,14 +224,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_rows(path: Path) -> dict[str, NDArray[Any]]:
+def _read_rows(path: Path, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     try:
         table = pq.read_table(path)
         rows = {name: table[name].to_numpy() for name in table.column_names}
     except (OSError, ValueError, pa.ArrowException) as problem:
         first = (str(problem).splitlines() or ["not Parquet"])[0]
         raise ResultError(f"{path}: damaged: {first}") from None
-    missing = [name for name in _ROW_COLUMNS if name not in rows]
+    missing = [name for name in wanted if name not in rows]
     if missing:
         raise ResultError(f"{path}: damaged: no column {', '.join(missing)}")
     return rows

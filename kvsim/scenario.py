@@ -1,44 +1,33 @@
-"""A scenario: one experiment in a TOML file, as a tree of frozen objects in which a misspelt key cannot hide.
-
-`load_scenario` reads a file, applies ``KEY=VALUE`` overrides and reports all faults at once; `expand` turns the lists
-under ``[sweep]`` into one scenario a cell.
-"""
+"""A decode scenario: one experiment in a TOML file, as a tree of frozen objects in which a misspelt key cannot hide."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import itertools
-import json
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from kvsim.errors import ScenarioError
 from kvsim.models import SHAPES, DType, ModelShape
-from kvsim.strict import Listed, Strict, faults_of, leaves_at, nearest, parse_toml, read_toml, validate, value_at
+from kvsim.scenario_file import MAX_CELLS, AnyScenario, Fraction, Output, Scalar, SizeBytes, expand_cells, load
+from kvsim.strict import Listed, Strict, nearest
 from kvsim.types import UNIT_TOKENS, Partition
-from kvsim.units import parse_bytes
 
-SCHEMA_VERSION = 1
-
-MAX_CELLS = 10_000
-"""Most combinations that ``[sweep]`` may ask for."""
+__all__ = [
+    "CHANNELS",
+    "MAX_CELLS",
+    "Measure",
+    "Output",
+    "PolicyChoice",
+    "Scenario",
+    "SelectorChoice",
+    "expand",
+    "load_scenario",
+]
 
 CHANNELS = ("mass", "estimate:quest", "estimate:mean", "speculate:next-layer")
 """Score channels that captures hold; a trace may name other estimates."""
-
-
-def _is_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
-        raise ValueError(
-            f"should be up to 64 letters, digits, '_', '.' and '-', a letter or digit first; found {value[:60]!r}"
-        )
-    return value
 
 
 def _is_shape(value: str | ModelShape) -> str | ModelShape:
@@ -59,30 +48,10 @@ def _is_whole_units(value: int) -> int:
     return value
 
 
-def _is_memory(value: int) -> int:
-    if value >= 2**62:
-        raise ValueError(f"should be less than 4 EiB, found {value}")
-    return value
-
-
-def _as_bytes(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_bytes(value)
-    except ScenarioError as problem:
-        raise ValueError(str(problem)) from None
-
-
 def _as_policy(value: Any) -> Any:
     if not isinstance(value, str | dict | PolicyChoice):
         raise ValueError(f"should be a name in quotes or a table with a name, found {value!r}"[:120])
     return {"name": value} if isinstance(value, str) else value
-
-
-SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes), AfterValidator(_is_memory)]
-Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
-Scalar: TypeAlias = str | int | float | bool
 
 
 class PolicyChoice(Strict):
@@ -217,19 +186,15 @@ class Measure(Strict):
     """Uninstrumented runs of every cell; one instrumented run comes besides."""
 
 
-class Output(Strict):
-    """Where results go."""
+class Scenario(AnyScenario):
+    """One experiment in decode: a model's pages on a device that cannot hold them all."""
 
-    folder: str = "results"
-    figures: bool = True
+    one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"),)
+    lists: ClassVar = ("run.policies", "exclude")
+    not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
+    younger: ClassVar = ("exclude", "kind", "trace.channel")
 
-
-class Scenario(Strict):
-    """One experiment."""
-
-    schema_version: Literal[1]
-    name: Annotated[str, AfterValidator(_is_name)]
-    question: str = ""
+    kind: Literal["decode"] | None = None
     model: ModelChoice
     profile: ProfileChoice
     trace: TraceChoice
@@ -239,160 +204,13 @@ class Scenario(Strict):
     prefetch: Prefetch = Prefetch()
     run: RunChoice
     measure: Measure | None = None
-    sweep: dict[str, Listed[Scalar]] = {}
-    """Dotted fields and the values each takes; the cells are their product."""
-    exclude: Listed[dict[str, Listed[Scalar]]] = ()
-    """Combinations to leave out: those whose every field named has one of the values given for it."""
-    output: Output = Output()
-
-    @property
-    def hash(self) -> str:
-        """A digest of everything the scenario says: equal hashes, equal results."""
-        tables = self.model_dump(mode="json")
-        for table, name in ((tables, "exclude"), (tables["trace"], "channel")):  # younger than the first results
-            if not table[name]:
-                del table[name]
-        text = json.dumps(tables, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
-    """Return the scenario in the file `path` with ``KEY=VALUE`` overrides applied.
-
-    A value is TOML, or else text. A list sweeps its field, but for ``run.policies`` and ``exclude``, which are lists.
-
-    Raises
-    ------
-    ScenarioError
-        With a line for every fault: the key, what was found, what would be right, the nearest valid name.
-    """
-    tables = read_toml(path, ScenarioError)
-    if isinstance(tables.get("sweep"), dict):
-        tables["sweep"] = dict(leaves_at(tables["sweep"]))
-    for override in overrides:
-        _override(tables, override)
-    where = f"{path} with --set" if overrides else str(path)
-    faults = faults_of(Scenario, tables)
-    faults += _sweep_faults(tables, known=faults)
-    if faults:
-        raise ScenarioError("\n".join(f"{where}: {fault}" for fault in faults))
-    return validate(Scenario, tables, where=where, error=ScenarioError)
+    """Return the decode scenario in the file `path`; see `kvsim.scenario_file.load`."""
+    return load(Scenario, path, overrides)
 
 
 def expand(scenario: Scenario) -> list[Scenario]:
     """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
-    tables = scenario.model_dump(mode="python", exclude_unset=True)
-    return [
-        validate(Scenario, cell, where=scenario.name, error=ScenarioError)
-        for cell in _cells(tables, scenario.sweep, scenario.exclude)
-    ]
-
-
-def _cells(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    for values in itertools.product(*sweep.values()):
-        cell: dict[str, Any] = copy.deepcopy(tables)
-        cell["sweep"], cell["exclude"] = {}, ()
-        for key, value in zip(sweep, values, strict=True):
-            _set(cell, key, value)
-        if not any(all(value_at(cell, key) in wanted for key, wanted in rule.items()) for rule in exclude):
-            yield cell
-
-
-_NOT_SWEPT = {
-    "schema_version": "",
-    "name": "",
-    "question": "",
-    "output": "",
-    "sweep": "",
-    "exclude": "",
-    "run.policies": ": every policy of run.policies already runs in every cell",
-}
-
-
-def _sweep_faults(tables: dict[str, Any], known: list[str]) -> list[str]:
-    """Return the faults that only swept values have, those `known` of the rest of the file left out."""
-    sweep = tables.get("sweep", {})
-    if not isinstance(sweep, dict) or any(fault.startswith("sweep") for fault in known):
-        return []
-    faults = []
-    for key, values in sweep.items():
-        shown = key if key.isprintable() else json.dumps(key)
-        reason = _NOT_SWEPT.get(key, _NOT_SWEPT.get(key.partition(".")[0]))
-        if reason is not None:
-            faults.append(f"sweep: {shown} cannot be swept{reason}")
-        elif not values:
-            faults.append(f"sweep: {shown}: an empty list; give at least one value")
-        faults += [
-            f"sweep: {key} and {other} exclude each other" for other in _alternatives(key) if key < other in sweep
-        ]
-    num_cells = math.prod(len(values) for values in sweep.values())
-    if num_cells > MAX_CELLS:
-        faults.append(f"sweep: {num_cells} combinations; at most {MAX_CELLS}")
-    if faults:
-        return faults
-    exclude = tables.get("exclude", [])
-    if any(fault.startswith("exclude") for fault in known) or (faults := _exclude_faults(tables, sweep, exclude)):
-        return faults
-    found: dict[str, None] = {}
-    num_kept = 0
-    try:
-        for cell in _cells(tables, sweep, exclude):
-            num_kept += 1
-            found |= dict.fromkeys(fault for fault in faults_of(Scenario, cell) if fault not in known)
-    except ScenarioError as problem:
-        found[str(problem)] = None
-    return [f"sweep: {fault}" for fault in found] or ([] if num_kept else ["exclude: leaves no combination of [sweep]"])
-
-
-def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> list[str]:
-    """Return the faults of rules that could never apply: empty ones, and fields that the file does not give."""
-    faults = ["exclude: an empty table; name the fields and values to leave out" for rule in exclude if not rule]
-    return faults + [
-        f"exclude: {json.dumps(key)} is neither swept nor given{nearest(key, filter(str.isprintable, sweep))}"
-        for key in dict.fromkeys(key for rule in exclude for key in rule)
-        if key not in sweep and value_at(tables, key) is None
-    ]
-
-
-def _override(tables: dict[str, Any], override: str) -> None:
-    key, sign, text = (part.strip() for part in override.partition("="))
-    if not sign or not key:
-        raise ScenarioError(f"--set {override!r}: write KEY=VALUE, as in --set budget.pages_per_layer=64")
-    value: Any = text
-    try:
-        parsed = parse_toml(f"value = {text}")
-        value = parsed["value"] if set(parsed) == {"value"} else text
-    except (ValueError, RecursionError):
-        if key == "run.policies":
-            value = [name.strip() for name in text.strip("[]").split(",")]
-    sweep = tables.setdefault("sweep", {})
-    if isinstance(sweep, dict):
-        sweep.pop(key, None)
-        for other in _alternatives(key):
-            sweep.pop(other, None)
-        if isinstance(value, list) and key not in ("run.policies", "exclude") and not key.startswith("sweep."):
-            sweep[key] = value
-            return
-    _set(tables, key, value)
-
-
-_ONE_OF = ("budget.pages_per_layer", "budget.bytes", "budget.context_frac")
-
-
-def _alternatives(dotted: str) -> list[str]:
-    """Return the fields that a value of `dotted` takes the place of."""
-    return [other for other in _ONE_OF if other != dotted] if dotted in _ONE_OF else []
-
-
-def _set(tables: dict[str, Any], dotted: str, value: Any) -> None:
-    *outer, last = dotted.split(".")
-    if outer and outer[0] == "sweep":
-        outer, last = ["sweep"], dotted.removeprefix("sweep.")
-    current = tables
-    for part in outer:
-        if not isinstance(current.setdefault(part, {}), dict):
-            raise ScenarioError(f"{dotted}: {part} is no table, so {last!r} cannot be set in it")
-        current = current[part]
-    for other in _alternatives(dotted):
-        current.pop(other.rpartition(".")[2], None)
-    current[last] = value
+    return expand_cells(scenario)

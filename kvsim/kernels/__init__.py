@@ -7,6 +7,7 @@ arrays and numbers and knows no class of kvsim; what it computes is said by its 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -32,7 +33,7 @@ def _home() -> Path:
 
 
 def _make_folder() -> Path:
-    """Return a folder for kept code that can be written: beside the user's caches, or one that ends with the process."""
+    """Return a folder for kept code that can be written: among the user's caches, or one that goes with the process."""
     try:
         home = _home()
         folder = home / _digest()
@@ -42,7 +43,9 @@ def _make_folder() -> Path:
         os.utime(folder)
         old = sorted(home.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT_FOLDERS:]
     except (OSError, RuntimeError):
-        return Path(tempfile.mkdtemp(prefix="kvsim-kernels-"))
+        own = Path(tempfile.mkdtemp(prefix="kvsim-kernels-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        return own
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
     return folder

@@ -34,3 +34,4 @@ def test_a_home_that_cannot_be_written_costs_no_more_than_compiling_again(tmp_pa
     blocked.write_text("not a folder")
     folder = folder_of(blocked)
     assert "kvsim-kernels-" in folder
+    assert not Path(folder).exists()

@@ -1,0 +1,165 @@
+"""Scenarios of every kind: which modules simulate, show, measure and compare one, by the `kind` that its file says.
+
+A kind is a tree (what its files may say) and a module of this room, `kvsim.kinds.<module>`, that has the functions of
+`Kind`; what needs torch lies in `kvsim.kinds.<module>_measured`, with the function of `Measurable`. All load when they
+are first asked for, the tree alone where a file is only read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from kvsim.errors import ResultError, ScenarioError
+from kvsim.results import RunResult
+from kvsim.scenario_file import AnyScenario, load
+from kvsim.strict import nearest, read_toml
+
+DECODE = "decode"
+"""The kind of a scenario that does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindPlace:
+    """Where the code of one kind is."""
+
+    tree: str
+    """``package.module:Class`` of what its files may say."""
+    module: str
+    """Name of the module of this room."""
+
+
+KINDS: dict[str, KindPlace] = {
+    DECODE: KindPlace(tree="kvsim.scenario:Scenario", module="decode"),
+}
+"""Kinds by the name that a scenario file gives."""
+
+
+def ignore(share: float) -> None:
+    """Show no progress."""
+    del share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a run is told besides its scenario."""
+
+    text: str = ""
+    """The scenario file as it was read, for the manifest."""
+    command: str = ""
+    """What the user typed, for the manifest."""
+    beside: Path | None = None
+    """Where relative paths of the scenario start, if not here."""
+    progress: Callable[[float], None] = ignore
+    """Called with the share of the work done since the last call."""
+    recorded: Path | None = None
+    """A measured result whose recorded accesses are to be replayed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Simulated beside measured, as a command shows and keeps it."""
+
+    contents: Mapping[str, Any]
+    """What ``--json`` prints."""
+    text: str
+    files: Mapping[str, bytes]
+    """Files for a folder, by name."""
+
+
+class Kind(Protocol):
+    """What a module says to simulate and show one kind of scenario."""
+
+    def check(self, scenario: Any, beside: Path | None) -> int:
+        """Check what a run would find at fault before its first step, and return the number of cells."""
+
+    def simulate(self, scenario: Any, job: Job) -> RunResult:
+        """Simulate every cell."""
+
+    def show(self, summary: Mapping[str, Any]) -> str:
+        """Return the table and the verdict of a summary, simulated or measured."""
+
+    def figures(self, result: RunResult) -> dict[str, bytes]:
+        """Return the pictures of a result by file name, as PNG."""
+
+    def compare(self, simulated: RunResult, measured: RunResult) -> Compared:
+        """Put a simulated result beside a measured one of the same scenario."""
+
+
+class Measurable(Protocol):
+    """What a module says to run one kind of scenario for real."""
+
+    def measure(self, scenario: Any, job: Job) -> tuple[RunResult, dict[str, bytes]]:
+        """Run every cell on the real model; return the result and the files recorded on the way, by name."""
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of the scenario in a file.
+
+    Raises
+    ------
+    ScenarioError
+        If the file cannot be read or names no known kind.
+    """
+    found = read_toml(path, ScenarioError).get("kind", DECODE)
+    if not isinstance(found, str) or found not in KINDS:
+        near = nearest(found, KINDS) if isinstance(found, str) else ""
+        raise ScenarioError(f"{path}: kind: unknown kind {found!r}{near}; known are {', '.join(KINDS)}")
+    return found
+
+
+def simulated_kind(name: str) -> Kind:
+    """Return the module that simulates and shows scenarios of one kind."""
+    return cast("Kind", importlib.import_module(f"kvsim.kinds.{KINDS[name].module}"))
+
+
+def measured_kind(name: str) -> Measurable:
+    """Return the module that runs scenarios of one kind for real; it loads torch."""
+    return cast("Measurable", importlib.import_module(f"kvsim.kinds.{KINDS[name].module}_measured"))
+
+
+def load_scenario(path: Path, overrides: Sequence[str] = ()) -> tuple[str, AnyScenario]:
+    """Return the kind of the scenario in a file, and the scenario.
+
+    Raises
+    ------
+    ScenarioError
+        With a line for every fault.
+    """
+    name = kind_of(path)
+    module_name, _, class_name = KINDS[name].tree.partition(":")
+    tree: type[AnyScenario] = getattr(importlib.import_module(module_name), class_name)
+    return name, load(tree, path, overrides)
+
+
+def kind_of_result(result: RunResult) -> str:
+    """Return the kind of scenario that made a result.
+
+    Raises
+    ------
+    ResultError
+        If this kvsim knows no such kind.
+    """
+    name = str(result.summary.get("kind") or DECODE)
+    if name not in KINDS:
+        raise ResultError(
+            f"the result is of kind {name!r}, which this kvsim does not know; known are {', '.join(KINDS)}"
+        )
+    return name
+
+
+def compare_results(simulated: RunResult, measured: RunResult) -> Compared:
+    """Put a simulated result beside a measured one.
+
+    Raises
+    ------
+    ResultError
+        If the two are not of one scenario, or not one of each.
+    """
+    kinds = kind_of_result(simulated), kind_of_result(measured)
+    if kinds[0] != kinds[1]:
+        raise ResultError(f"the results are of different kinds: {kinds[0]} and {kinds[1]}")
+    return simulated_kind(kinds[0]).compare(simulated, measured)

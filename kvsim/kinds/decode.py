@@ -1,0 +1,72 @@
+"""Decode scenarios: the pages of a KV cache that does not fit, simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kvsim.crosscheck import recorded_in, verdict_lines
+from kvsim.kinds import Compared, Job
+from kvsim.report.compare import Comparison
+from kvsim.report.compare import compare as compare_cells
+from kvsim.report.compare_tables import compare_csv, compare_figure, compare_text
+from kvsim.report.figures import figures_of
+from kvsim.report.style import png
+from kvsim.report.tables import text_table, verdict_text
+from kvsim.results import RunResult, summary_json
+from kvsim.run import check_scenario
+from kvsim.run import simulate as simulate_decode
+from kvsim.scenario import Scenario
+
+
+def check(scenario: Scenario, beside: Path | None) -> int:
+    """Check profile, trace, policies and budgets of every cell; see `kvsim.run.check_scenario`."""
+    return check_scenario(scenario, beside)
+
+
+def simulate(scenario: Scenario, job: Job) -> RunResult:
+    """Simulate every cell; see `kvsim.run.simulate`."""
+    return simulate_decode(
+        scenario,
+        text=job.text,
+        command=job.command,
+        beside=job.beside,
+        progress=job.progress,
+        recorded=recorded_in(job.recorded) if job.recorded else None,
+    )
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells, and the verdict where the summary was simulated."""
+    if summary.get("is_measured"):
+        return text_table(summary)
+    return f"{text_table(summary)}\n\n{verdict_text(summary)}"
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return the pictures of a result."""
+    return figures_of(result)
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare counts and times, cell by cell; see `kvsim.report.compare.compare`."""
+    return compared(compare_cells(simulated, measured))
+
+
+def compared(found: Comparison) -> Compared:
+    """Return a comparison as a command shows and keeps it."""
+    contents: dict[str, Any] = found.figures | {"cells": found.cells}
+    lines = [compare_text(found)]
+    if found.divergence is not None:
+        contents |= {"divergence": str(found.divergence)}
+        lines.append(f"first divergence: {found.divergence}")
+    return Compared(
+        contents=contents,
+        text="\n".join([*lines, *verdict_lines(found.figures)]),
+        files={
+            "compare.png": png(compare_figure(found)),
+            "compare.csv": compare_csv(found).encode(),
+            "compare.json": summary_json(contents).encode(),
+        },
+    )
