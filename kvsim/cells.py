@@ -15,7 +15,7 @@ from kvsim import budgets
 from kvsim.assets import find_profile
 from kvsim.budgets import budget_pages, make_selector, make_setting
 from kvsim.errors import ScenarioError
-from kvsim.hardware import Profile, load_profile
+from kvsim.hardware import SEGMENTS, Profile, load_profile
 from kvsim.models import SHAPES, ModelShape
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
@@ -153,7 +153,7 @@ def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float
     """
     counted = ~rows["is_warmup"]
     profile = cell.profile
-    tables = {f"{name}_s": cost.device for name, cost in profile.segments.items()}
+    tables = {f"{name}_s": profile.segments[name].device for name in SEGMENTS}
     decision = profile.policies.get(cell.choice.name) or profile.policies.get("*")
     tables |= {"stall_s": profile.link.to_device.transfer} | ({"decide_s": decision} if decision else {})
     variance = 0.0

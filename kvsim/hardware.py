@@ -32,6 +32,12 @@ Row: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
 SEGMENTS = ("embed", "attention_input", "select", "attention", "attention_output", "head")
 """The work of a decode step, in order; the middle four once a layer. `attention_output` holds projection and MLP."""
 
+SPECULATE = "speculate"
+"""What a layer pays where the next one's scores are foretold: its norm, query and scores. A profile may lack it."""
+
+SHOWN_AS = {SPECULATE: "select"}
+"""Segments whose time is told as that of another: in the rows and the compute lane, scoring is scoring."""
+
 
 class CostTable(Strict):
     """Seconds over a grid of amount x batch, linear between grid points and beyond the last two.
@@ -201,9 +207,11 @@ class Profile(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> Profile:
         missing = [name for name in SEGMENTS if name not in self.segments]
-        unknown = [name for name in self.segments if name not in SEGMENTS]
+        unknown = [name for name in self.segments if name not in (*SEGMENTS, SPECULATE)]
         if missing or unknown:
-            raise ValueError(f"segments must be {', '.join(SEGMENTS)}; missing {missing}, unknown {unknown}")
+            raise ValueError(
+                f"segments must be {', '.join(SEGMENTS)}, and may be {SPECULATE}; missing {missing}, unknown {unknown}"
+            )
         if self.kind == "published" and any(not table.source for table in self.tables().values()):
             raise ValueError("a published profile must give the source of every table")
         return self
@@ -215,6 +223,22 @@ class Profile(Strict):
         found |= {f"policies.{name}": table for name, table in self.policies.items()}
         found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
         return found | ({"prefill": self.prefill} if self.prefill else {})
+
+    def segment(self, name: str) -> SegmentCost:
+        """Return what a segment costs.
+
+        Raises
+        ------
+        CalibrationError
+            If the profile was made before there was such a segment.
+        """
+        cost = self.segments.get(name)
+        if cost is None:
+            raise CalibrationError(
+                f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
+                "calibrate again"
+            )
+        return cost
 
     def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
         """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""

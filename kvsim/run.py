@@ -23,12 +23,14 @@ from kvsim.cells import (
     tpot_interval_s,
 )
 from kvsim.errors import KvsimError, ScenarioError
+from kvsim.hardware import SPECULATE
+from kvsim.policies.base import reads_speculation
 from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
 from kvsim.scenario import Scenario
 from kvsim.sim import Replay, SimulationInput, Timeline, simulate_decode
 from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
-from kvsim.traces.base import AccessSource
+from kvsim.traces.base import NEXT_LAYER, AccessSource
 from kvsim.traces.batch import Repeated
 from kvsim.types import PageGrid, pages_of
 
@@ -260,10 +262,14 @@ class _Sources:
         scenario = cell.scenario
         pages = pages_of(context, scenario.page_tokens)
         grid = PageGrid(num_sequences=scenario.run.batch, num_layers=cell.shape.num_layers, pages_per_layer=pages)
-        cell.make_policy(cell.setting(grid, context, scenario.run.seed))
+        policy = cell.make_policy(cell.setting(grid, context, scenario.run.seed))
         file = self._open(self._path(scenario))
         if cell.selector is not None:
             file.scores(0, 0, scenario.selector.channel, scenario.page_tokens)
+            if reads_speculation(policy):
+                _check_speculation(scenario, file)
+            if reads_speculation(policy) or scenario.selector.channel == NEXT_LAYER:
+                cell.profile.segment(SPECULATE)
         if scenario.trace.extrapolate is None:
             _check_layers(cell, file)
 
@@ -301,6 +307,15 @@ class _Sources:
         if scenario.run.batch == file.num_sequences:
             return file
         return Repeated(file, scenario.run.batch)
+
+
+def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
+    if scenario.trace.extrapolate is not None and scenario.selector.channel != NEXT_LAYER:
+        raise ScenarioError(
+            f"{scenario.name}: a policy reads {NEXT_LAYER}, which [trace.extrapolate] does not generate; replay a "
+            "trace that holds it untouched"
+        )
+    file.scores(0, 0, NEXT_LAYER, scenario.page_tokens)
 
 
 def _check_layers(cell: Cell, file: TraceFile) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kvsim.hardware import SEGMENTS, CostTable, Link, LinkCost, Machine, Profile, SegmentCost
+from kvsim.hardware import SEGMENTS, SPECULATE, CostTable, Link, LinkCost, Machine, Profile, SegmentCost
 from kvsim.models import ModelShape
 from kvsim.policies.base import Policy, Setting
 from kvsim.selectors import TopK
@@ -91,7 +91,7 @@ def make_profile(
     )
     back = transfer if write_back else constant(0.0)
     segments = {}
-    for name in SEGMENTS:
+    for name in (*SEGMENTS, SPECULATE):
         device = constant(1e-4)
         if name == "attention":
             device = CostTable(amount="tokens", amounts=(0.0, 1000.0), batches=(1.0,), time_s=((1e-4,), (2.1e-3,)))

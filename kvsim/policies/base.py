@@ -54,7 +54,8 @@ class View:
     speculation: Scores | None = None
     """The next layer's scores as foretold at this layer, ``[num_sequences, num_pages]``, rounded to the trace's dtype.
 
-    After InfiniGen (OSDI 2024). None at the last layer, and where the policy's `reads_speculation` is not true.
+    After InfiniGen (OSDI 2024). A page that the next layer is about to open has 0. None at the last layer, where all
+    pages are read and none is scored, and where the policy's `reads_speculation` is not true.
     """
     free_slots: int
     """Slots with no owner once the misses have theirs (in ``per_layer``: of this layer); negative: victims due."""
@@ -97,3 +98,8 @@ class Policy(Protocol):
 
     def page_opened(self, page: int) -> None:
         """Learn that a page began to fill on the device; it owns a slot."""
+
+
+def reads_speculation(policy: Policy) -> bool:
+    """Return whether `policy` asks for `View.speculation`: its attribute of this name is true; absent, it is not."""
+    return bool(getattr(policy, "reads_speculation", False))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.errors import CapacityError, PolicyError
-from kvsim.policies.base import Policy, Setting, View
+from kvsim.policies.base import Policy, Setting, View, reads_speculation
 from kvsim.types import BoolArray, IntArray, PageIds, Scores
 
 
@@ -41,6 +41,7 @@ class Residency:
     def __init__(self, policy: Policy, setting: Setting, *, pinned_first_pages: int, pinned_last_pages: int) -> None:
         self.setting = setting
         self.policy = policy
+        self._shows_speculation = reads_speculation(policy)
         self._pinned_first_pages = pinned_first_pages
         self._pinned_last_pages = pinned_last_pages
         grid = setting.grid
@@ -88,7 +89,16 @@ class Residency:
         self.policy.start(resident)
         return resident
 
-    def decide(self, *, step: int, layer: int, selected: PageIds, scores: Scores, num_pages: IntArray) -> Decision:
+    def decide(
+        self,
+        *,
+        step: int,
+        layer: int,
+        selected: PageIds,
+        scores: Scores,
+        num_pages: IntArray,
+        speculation: Scores | None = None,
+    ) -> Decision:
         """Run the policy for one step and layer and carry out its plan in the books.
 
         Parameters
@@ -98,6 +108,8 @@ class Residency:
         num_pages
             Pages of this layer of each sequence now, the open one included, ``[num_sequences]``; a growth by one
             since the last step opens a page, which takes a slot before anything is selected.
+        speculation
+            The next layer's scores as foretold here; the policy sees them if it asks for them.
         """
         opened = self._open_pages(layer, num_pages)
         was_resident = self.resident[selected]
@@ -116,6 +128,7 @@ class Residency:
                 selected=selected,
                 misses=misses,
                 scores=scores,
+                speculation=speculation if self._shows_speculation else None,
                 resident=self._shown_resident,
                 evictable=self._shown_evictable,
                 prefetchable=self._shown_prefetchable,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.selectors import Selector
-from kvsim.traces.base import AccessSource
+from kvsim.traces.base import NEXT_LAYER, AccessSource
 from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores, pages_of
 
 MAX_KEPT_BYTES = 512 * 2**20
@@ -74,6 +74,23 @@ class Replay:
                 self._kept[key] = reading
         return reading
 
+    @property
+    def selects_by_speculation(self) -> bool:
+        """Whether pages are chosen by what the layer before foretold."""
+        return self.scores_pages and self._channel == NEXT_LAYER
+
+    def speculation(self, step: int, layer: int) -> Scores | None:
+        """Return the scores of the next layer as foretold at `layer`, ``[num_sequences, num_pages]``; None at the last.
+
+        Raises
+        ------
+        TraceError
+            If the source has no speculation for this page size.
+        """
+        if layer + 1 == self.source.num_layers:
+            return None
+        return self.source.scores(step, layer + 1, NEXT_LAYER, self.page_tokens)
+
     def _read_all(self, step: int, layer: int) -> Reading:
         num_pages = self.num_pages(self.source.context_tokens(step))
         ids = [self._first(sequence, layer) + np.arange(num_pages[sequence]) for sequence in range(num_pages.size)]
@@ -105,3 +122,25 @@ class Replay:
 
     def _first(self, sequence: int, layer: int) -> int:
         return self.grid.first_page(sequence=sequence, layer=layer)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFuture:
+    """What a replay will select, for an oracle (`kvsim.policies.future.Future`)."""
+
+    replay: Replay
+    everything: bool
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return self.replay.num_steps
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        return self.replay.grid.num_layers
+
+    def selected(self, step: int, layer: int) -> PageIds:
+        """Return the pages that attention reads, ascending."""
+        return self.replay.at(step, layer, everything=self.everything).selected

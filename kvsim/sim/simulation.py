@@ -13,14 +13,15 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from kvsim.hardware import Profile
-from kvsim.policies.base import Policy, Setting
+from kvsim.hardware import SHOWN_AS, SPECULATE, Profile
+from kvsim.policies.base import Policy, Setting, reads_speculation
+from kvsim.policies.future import is_oracle
 from kvsim.policies.residency import Decision, Residency
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies, Transfer
 from kvsim.sim.ledger import Ledger
-from kvsim.sim.replay import Reading, Replay
+from kvsim.sim.replay import Reading, Replay, ReplayFuture
 from kvsim.sim.timeline import Place, Timeline
 from kvsim.types import IntArray, PageIds
 
@@ -104,10 +105,14 @@ class _Host:
         self._writing_back: dict[int, simpy.Event] = {}
         self._last_attention: Work | None = None
         self._reads_all = given.policy.attends == "everything" or not given.replay.scores_pages
+        self._shows_speculation = not self._reads_all and reads_speculation(given.policy)
+        self._foretells = self._shows_speculation or (not self._reads_all and given.replay.selects_by_speculation)
 
     def run(self) -> Process[None]:
         """Decode every step."""
         given, env, replay = self._given, self._env, self._given.replay
+        if is_oracle(given.policy):
+            given.policy.foresee(ReplayFuture(replay, self._reads_all))
         self._residency.start(replay.num_pages(replay.context_tokens(0) - 1))
         ended_s = env.now
         for step in range(replay.num_steps):
@@ -131,6 +136,8 @@ class _Host:
         self._place = step, layer
         reading = given.replay.at(step, layer, everything=self._reads_all)
         yield from self._launch("attention_input", self._batch)
+        if self._foretells and layer + 1 < given.setting.grid.num_layers:
+            yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
             scored = yield from self._launch("select", int(reading.num_pages.sum()))
             if given.policy.reads_selection:
@@ -142,6 +149,7 @@ class _Host:
             selected=reading.selected,
             scores=reading.scores,
             num_pages=reading.num_pages,
+            speculation=given.replay.speculation(step, layer) if self._shows_speculation else None,
         )
         ledger.count(decision)
         if given.policy.holds == "budget":
@@ -253,7 +261,7 @@ class _Host:
         device_s, host_s, tail_s = self._cost(segment, amount)
         now_s = self._env.now
         work = Work(
-            segment=segment,
+            segment=SHOWN_AS.get(segment, segment),
             device_s=device_s,
             launch_s=now_s,
             host_end_s=now_s + host_s,
@@ -274,7 +282,7 @@ class _Host:
         """Return ``(device_s, host_s, tail_s)`` of a segment for this batch."""
         key = segment, amount
         if key not in self._costs:
-            cost = self._profile.segments[segment]
+            cost = self._profile.segment(segment)
             host_s = cost.host.at_s(amount, self._batch) if cost.host else 0.0
             self._costs[key] = cost.device.at_s(amount, self._batch), host_s, cost.tail_s if cost.host else 0.0
         return self._costs[key]

@@ -9,6 +9,9 @@ from kvsim.types import BoolArray, IntArray, Scores
 MASS = "mass"
 """Channel of the true attention mass: an oracle selector when pages are chosen by it."""
 
+NEXT_LAYER = "speculate:next-layer"
+"""Channel of what the hidden state entering the layer before says of a layer; 0 at layer 0, which has none before."""
+
 
 class AccessSource(Protocol):
     """Accesses of one batch in decode: a trace file, or a generator with stated parameters.

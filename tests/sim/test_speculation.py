@@ -1,0 +1,87 @@
+"""What a layer foretells of the next reaches the policies that ask for it, and is paid for by them alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kvsim.errors import CalibrationError
+from kvsim.hardware import SPECULATE, Profile
+from kvsim.policies.lru import Lru
+from kvsim.sim import Replay, simulate_decode
+from kvsim.sim.ledger import TIMES
+from kvsim.traces.base import NEXT_LAYER
+from tests.accesses import PAGE_TOKENS, DriftingSource, constant, make_input, make_profile, make_replay, make_setting
+from tests.speculative import Speculative
+
+MACHINES: list[dict[str, Any]] = [{}, {"synchronous": False, "issue": "stream"}]
+
+
+def without_cost() -> Profile:
+    profile = make_profile()
+    return profile.model_copy(
+        update={"segments": {name: cost for name, cost in profile.segments.items() if name != SPECULATE}}
+    )
+
+
+def run(
+    replay: Replay, policy_class: type, profile: Profile, capacity_frac: float = 0.4
+) -> tuple[Any, dict[str, NDArray[Any]]]:
+    setting = make_setting(replay, int(capacity_frac * replay.grid.num_pages))
+    policy = policy_class(setting)
+    return policy, dict(simulate_decode(make_input(replay, policy, setting, profile)))
+
+
+def test_a_policy_sees_at_each_layer_but_the_last_what_the_trace_foretells_of_the_next() -> None:
+    source = DriftingSource()
+    policy, rows = run(make_replay(source), Speculative, make_profile())
+    assert [(step, layer) for step, layer, _ in policy.seen] == [(s, n) for s in range(20) for n in (0, 1)]
+    for step, layer, best in policy.seen:
+        np.testing.assert_array_equal(best, source.scores(step, layer + 1, NEXT_LAYER, PAGE_TOKENS).argmax(axis=1))
+    assert rows["used"].sum() > 20
+
+
+def test_a_policy_that_does_not_ask_is_shown_nothing_and_pays_nothing() -> None:
+    class Silent(Speculative):
+        reads_speculation = False
+
+    silent, rows = run(make_replay(DriftingSource()), Silent, without_cost())
+    assert not silent.seen
+    np.testing.assert_allclose(
+        rows["select_s"], run(make_replay(DriftingSource()), Lru, make_profile())[1]["select_s"]
+    )
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_foretelling_costs_its_segment_at_every_layer_but_the_last(machine: dict[str, Any]) -> None:
+    profile = make_profile(**machine)
+    dear = profile.segments | {SPECULATE: profile.segments[SPECULATE].model_copy(update={"device": constant(7e-4)})}
+    _, rows = run(make_replay(DriftingSource()), Speculative, profile.model_copy(update={"segments": dear}))
+    _, plain = run(make_replay(DriftingSource()), Lru, profile)
+    np.testing.assert_allclose(rows["select_s"] - plain["select_s"], 2 * 7e-4)
+    np.testing.assert_allclose(sum(rows[name] for name in TIMES), rows["step_s"], rtol=1e-9)
+
+
+def test_selecting_by_speculation_pays_for_it_under_any_policy() -> None:
+    source = DriftingSource()
+    by_mass = make_replay(source)
+    foretold = Replay(source, by_mass._selector, channel=NEXT_LAYER, page_tokens=PAGE_TOKENS, num_steps=20)
+    _, rows = run(foretold, Lru, make_profile())
+    _, plain = run(by_mass, Lru, make_profile())
+    np.testing.assert_allclose(rows["select_s"] - plain["select_s"], 2 * 1e-4)
+
+
+def test_a_profile_without_that_cost_is_one_line() -> None:
+    with pytest.raises(CalibrationError, match=r"^profile test: no cost of segment 'speculate'.*calibrate again$"):
+        run(make_replay(DriftingSource()), Speculative, without_cost())
+
+
+def test_where_everything_is_read_nothing_is_foretold() -> None:
+    replay = make_replay(DriftingSource(), full=True)
+    setting = make_setting(replay)
+    policy = Speculative(setting)
+    simulate_decode(make_input(replay, policy, setting, without_cost()))
+    assert not policy.seen
