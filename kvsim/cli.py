@@ -136,11 +136,13 @@ def check(
 ) -> None:
     """Validate a scenario, the files it names and its budgets, without running it."""
     from kvsim.assets import find_scenario
-    from kvsim.kinds import load_scenario, simulated_kind
+    from kvsim.kinds import load_scenario, simulated_kind, warnings_of
 
     path = find_scenario(file)
     name, experiment = load_scenario(path, overrides or ())
     num_cells = simulated_kind(name).check(experiment, path.parent)
+    for line in warnings_of(name, experiment, path.parent):
+        typer.echo(line)
     typer.echo(f"{path}: fine, {num_cells} cells")
 
 

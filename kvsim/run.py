@@ -25,6 +25,7 @@ from kvsim.cells import (
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.hardware import SPECULATE
 from kvsim.policies.base import reads_speculation
+from kvsim.ranges import beyond_profile, tell_ranges
 from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
 from kvsim.scenario import Scenario
@@ -75,8 +76,10 @@ def simulate(
     """
     cells = cells_of(scenario if recorded else _by_the_traces_channel(scenario), beside)
     sources = _Sources(beside, recorded)
-    for cell in cells:
-        check_budget(cell, sources.last_context(cell))
+    contexts_tokens = [sources.last_context(cell) for cell in cells]
+    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
+        check_budget(cell, context_tokens)
+    beyond = beyond_profile(cells, contexts_tokens)
     rows_of = _simulate_all(cells, sources, progress or _ignore)
     tables: list[Rows] = []
     for number, cell in enumerate(cells):
@@ -92,7 +95,7 @@ def simulate(
     ]
     compare_to_resident(summaries, cells)
     return RunResult(
-        summary=summarise(scenario, cells, summaries),
+        summary=tell_ranges(summarise(scenario, cells, summaries), beyond),
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         manifest=make_manifest(
             scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command
@@ -145,6 +148,19 @@ def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
     if faults:
         raise ScenarioError("\n".join(dict.fromkeys(faults)))
     return len(cells)
+
+
+def range_warnings(scenario: Scenario, beside: Path | None = None) -> list[str]:
+    """Return a line for each cost that the scenario asks outside what its profile measured.
+
+    Raises
+    ------
+    KvsimError
+        As of `check_scenario`.
+    """
+    cells = cells_of(_by_the_traces_channel(scenario), beside)
+    sources = _Sources(beside, None)
+    return [str(found) for found in beyond_profile(cells, [sources.last_context(cell) for cell in cells])]
 
 
 def _by_the_traces_channel(scenario: Scenario) -> Scenario:

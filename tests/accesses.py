@@ -86,8 +86,8 @@ def make_profile(
     transfer = CostTable(
         amount="pieces",
         amounts=(1.0, 101.0),
-        batches=(1.0,),
-        time_s=((1e-5 + per_page_s,), (1e-5 + 101 * per_page_s,)),
+        batches=(1.0, 2.0 * PAGE_BYTES),  # whatever the size of a page
+        time_s=((1e-5 + per_page_s,) * 2, (1e-5 + 101 * per_page_s,) * 2),
     )
     back = transfer if write_back else constant(0.0)
     segments = {}

@@ -71,7 +71,7 @@ class Compared:
 
 
 class Kind(Protocol):
-    """What a module says to simulate and show one kind of scenario."""
+    """What a module says to simulate and show one kind of scenario; it may have `warnings` besides (`warnings_of`)."""
 
     def check(self, scenario: Any, beside: Path | None) -> int:
         """Check what a run would find at fault before its first step, and return the number of cells."""
@@ -114,6 +114,12 @@ def kind_of(path: Path) -> str:
 def simulated_kind(name: str) -> Kind:
     """Return the module that simulates and shows scenarios of one kind."""
     return cast("Kind", importlib.import_module(f"kvsim.kinds.{KINDS[name].module}"))
+
+
+def warnings_of(name: str, scenario: AnyScenario, beside: Path | None) -> list[str]:
+    """Return what `check` has to say of a scenario without a fault, a line each; nothing for kinds that never have."""
+    warnings: Callable[[AnyScenario, Path | None], list[str]] | None = getattr(simulated_kind(name), "warnings", None)
+    return warnings(scenario, beside) if warnings is not None else []
 
 
 def measured_kind(name: str) -> Measurable:

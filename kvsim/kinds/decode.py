@@ -15,7 +15,7 @@ from kvsim.report.figures import figures_of
 from kvsim.report.style import png
 from kvsim.report.tables import text_table, verdict_text
 from kvsim.results import RunResult, summary_json
-from kvsim.run import check_scenario
+from kvsim.run import check_scenario, range_warnings
 from kvsim.run import simulate as simulate_decode
 from kvsim.scenario import Scenario
 
@@ -23,6 +23,11 @@ from kvsim.scenario import Scenario
 def check(scenario: Scenario, beside: Path | None) -> int:
     """Check profile, trace, policies and budgets of every cell; see `kvsim.run.check_scenario`."""
     return check_scenario(scenario, beside)
+
+
+def warnings(scenario: Scenario, beside: Path | None) -> list[str]:
+    """Return a line for each cost that lies outside what the profile measured; see `kvsim.ranges`."""
+    return range_warnings(scenario, beside)
 
 
 def simulate(scenario: Scenario, job: Job) -> RunResult:
