@@ -27,6 +27,18 @@ class Decision:
     opened: PageIds
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What `Residency` writes down, as arrays that it shares."""
+
+    flags: BoolArray
+    """Whether each page is resident, evictable, prefetchable, ``[3, num_page_ids]``."""
+    num_pages: IntArray
+    """Pages of each layer of each sequence, the open one included, ``[num_sequences, num_layers]``."""
+    free: IntArray
+    """Slots with no owner, of the pool or of each layer's, ``[num_pools]``."""
+
+
 class Residency:
     """The pages of one batch on the device under one policy.
 
@@ -45,9 +57,8 @@ class Residency:
         self._pinned_first_pages = pinned_first_pages
         self._pinned_last_pages = pinned_last_pages
         grid = setting.grid
-        self.resident: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
-        self._evictable: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
-        self._prefetchable: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
+        self._flags: BoolArray = np.zeros((3, grid.num_pages), dtype=np.bool_)
+        self.resident, self._evictable, self._prefetchable = self._flags
         self._last_place = np.zeros(grid.num_pages, dtype=np.int64)
         self._num_pages = np.zeros((grid.num_sequences, grid.num_layers), dtype=np.int64)
         self._pools = grid.num_layers if setting.partition == "per_layer" else 1
@@ -56,6 +67,11 @@ class Residency:
         self._shown_resident = _read_only(self.resident)
         self._shown_evictable = _read_only(self._evictable)
         self._shown_prefetchable = _read_only(self._prefetchable)
+
+    @property
+    def books(self) -> Books:
+        """The arrays themselves, for a compiled run that carries decisions out in place of `decide`."""
+        return Books(flags=self._flags, num_pages=self._num_pages, free=self._free)
 
     @property
     def num_free(self) -> int:
@@ -138,19 +154,29 @@ class Residency:
         )
         victims = np.sort(np.asarray(plan.victims, dtype=np.int64))
         prefetches = np.asarray(plan.prefetches, dtype=np.int64)
-        self._check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
+        self.check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
         self._release(victims)
         self._admit(misses, layer)
         self._admit(prefetches, None)
         self._evictable[selected[was_resident]] = held[was_resident]
-        if (self._free < 0).any():
-            raise PolicyError(
-                f"{self._name}: step {step}, layer {layer}: {victims.size} victims leave {-int(self._free.min())} "
-                f"pages without a slot ({misses.size} misses, {prefetches.size} prefetches)"
-            )
+        self.check_slots(step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size)
         return Decision(
             selected=selected, hits=hits, misses=misses, victims=victims, prefetches=prefetches, opened=opened
         )
+
+    def check_slots(self, step: int, layer: int, *, num_victims: int, num_misses: int, num_prefetches: int) -> None:
+        """Refuse a plan, carried out already, that left pages without a slot.
+
+        Raises
+        ------
+        PolicyError
+            If more slots are owned than there are.
+        """
+        if (self._free < 0).any():
+            raise PolicyError(
+                f"{self._name}: step {step}, layer {layer}: {num_victims} victims leave {-int(self._free.min())} "
+                f"pages without a slot ({num_misses} misses, {num_prefetches} prefetches)"
+            )
 
     @property
     def _name(self) -> str:
@@ -202,7 +228,14 @@ class Residency:
         else:
             np.subtract.at(self._free, self.setting.grid.layer_of(pages), sign)
 
-    def _check(self, *, plan_victims: PageIds, prefetches: PageIds, step: int, layer: int) -> None:
+    def check(self, *, plan_victims: PageIds, prefetches: PageIds, step: int, layer: int) -> None:
+        """Refuse a plan that breaks the protocol; `plan_victims` ascend.
+
+        Raises
+        ------
+        PolicyError
+            Naming the step, the layer and the first page at fault.
+        """
         where = f"{self._name}: step {step}, layer {layer}"
         if plan_victims.size and not bool(self._evictable[plan_victims].all()):
             page = int(plan_victims[~self._evictable[plan_victims]][0])
