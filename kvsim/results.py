@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -139,6 +139,21 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     except OSError as problem:
         raise ResultError(f"{path}: cannot write the picture: {problem.strerror}") from None
     return path
+
+
+def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return a Parquet file with a row for each record and a column for each name; null where a record lacks it.
+
+    Examples
+    --------
+    >>> records_parquet([{"cell": 0, "error_frac": None}, {"cell": 1, "error_frac": 0.5}])[:4]
+    b'PAR1'
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    table = pa.table({name: pa.array([_plain(record.get(name)) for record in records]) for name in names})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def summary_json(summary: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from kvsim.report.compare_tables import compare_csv, compare_figure, compare_tex
 from kvsim.report.figures import figures_of
 from kvsim.report.style import png
 from kvsim.report.tables import text_table, verdict_text
-from kvsim.results import RunResult, summary_json
+from kvsim.results import RunResult, records_parquet, summary_json
 from kvsim.run import check_scenario, range_warnings
 from kvsim.run import simulate as simulate_decode
 from kvsim.scenario import Scenario
@@ -72,6 +72,7 @@ def compared(found: Comparison) -> Compared:
         files={
             "compare.png": png(compare_figure(found)),
             "compare.csv": compare_csv(found).encode(),
+            "compare.parquet": records_parquet(found.cells),
             "compare.json": summary_json(contents).encode(),
         },
     )
