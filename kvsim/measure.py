@@ -30,6 +30,7 @@ from kvsim.engine.runs import Bench, Recording
 from kvsim.engine.timeline import spans_of
 from kvsim.errors import ScenarioError
 from kvsim.policies import find_policy
+from kvsim.policies.base import reads_speculation
 from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
 from kvsim.run import simulate_timeline
@@ -81,7 +82,7 @@ def measure(
     extras: dict[int, dict[str, Any]] = {}
     traces: dict[str, bytes] = {}
     for name, numbers in groups.items():
-        recording = _record(bench, cells[numbers[0]])
+        recording = _record(bench, [cells[number] for number in numbers])
         traces[name] = recording.trace
         _advance(progress, 1 / total)
         runs: dict[int, list[DecodeResult]] = {number: [] for number in numbers}
@@ -121,7 +122,7 @@ def measure_timeline(
         )
     check_budget(cell, _last_context(cell.scenario))
     bench = _bench(cell, beside)
-    recording = _record(bench, cell)
+    recording = _record(bench, [cell])
     _advance(progress, 0.4)
     given = _given(cell)
     run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
@@ -216,10 +217,13 @@ def _given(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
     )
 
 
-def _record(bench: Bench, cell: Cell) -> Recording:
-    """Record with everything resident, so that the link plays no part."""
-    resident = dataclasses.replace(cell, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
-    return bench.record(_given(resident), _given(resident, reads_all=True), measure_of(cell.scenario).prompt_tokens)
+def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
+    """Record what cells of one context read, with everything resident, so that the link plays no part."""
+    first = cells[0]
+    resident = dataclasses.replace(first, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
+    speculates = any(reads_speculation(_given(cell).policy) for cell in cells)
+    chosen = dataclasses.replace(_given(resident), records_speculation=speculates)
+    return bench.record(chosen, _given(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
 
 
 def _run(bench: Bench, cell: Cell, *, is_stamped: bool) -> DecodeResult:
@@ -257,7 +261,7 @@ def _parts(run: DecodeResult, num_steps: int) -> Rows:
         return {name: np.full(num_steps, np.nan) for name in names}
     layer_sum = {name: spans.sum(axis=1) if spans.ndim > 1 else spans for name, spans in run.parts_s.items()}
     parts = {f"{name}_s": spans for name, spans in layer_sum.items()}
-    parts["select_s"] = parts["select_s"] + parts.pop("choose_s")
+    parts["select_s"] = parts.pop("speculate_s") + parts["select_s"] + parts.pop("choose_s")
     parts["host_s"] = parts["sync_s"] + parts["decide_s"] + parts["submit_s"]
     return {name: parts[name] for name in names}
 

@@ -18,10 +18,11 @@ from kvsim.engine.weights import read_shape
 from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
 from kvsim.hardware import write_profile
 from kvsim.measure import Measured, measure
-from kvsim.policies.lru import Lru
+from kvsim.policies import Paged
 from kvsim.report.compare import COUNTED, compare, first_divergence
 from kvsim.results import RunResult, load_result, write_result
 from kvsim.scenario import Scenario, load_scenario
+from kvsim.traces import open_trace
 from tests.accesses import make_profile
 
 SCENARIO = """
@@ -130,6 +131,27 @@ def test_stream_reads_everything_and_agrees_with_its_simulation(scenario_file: P
     assert stream["prefetched"] > 0
 
 
+@pytest.mark.parametrize("channel", ["estimate:quest", "estimate:mean", "speculate:next-layer"])
+def test_what_a_layer_foretells_of_the_next_is_the_same_measured_and_simulated(
+    scenario_file: Path, tmp_path: Path, channel: str
+) -> None:
+    options = ['run.policies=["resident", "tests.speculative:Speculative"]', f'selector.channel="{channel}"']
+    scenario = load_scenario(scenario_file, [*options, "measure.repeats=1", "budget.context_frac=0.6"])
+    measured = measure(scenario, beside=scenario_file.parent)
+    folder = write_result(measured.result, tmp_path, measured.traces)
+    check = simulated(scenario, measured, folder, scenario_file.parent)
+    assert check.comparison.divergence is None
+    rows = measured.result.rows
+    foreseeing = (rows["policy"] != "resident") & rows["is_stamped"]
+    assert rows["prefetched"][foreseeing].sum() > 50
+    assert rows["used"][foreseeing].sum() > 10
+    for name in measured.traces:
+        trace = open_trace(folder / name)
+        for layer in range(trace.num_layers):
+            total = trace.scores(3, layer, "speculate:next-layer", 16).astype(np.float64).sum(axis=1)
+            np.testing.assert_allclose(total, 0.0 if layer == 0 else 1.0, atol=0.01)
+
+
 def test_parts_of_an_instrumented_step_add_up_to_it(measured: Measured) -> None:
     rows = measured.result.rows
     stamped = rows["is_stamped"]
@@ -142,9 +164,9 @@ def test_parts_of_an_instrumented_step_add_up_to_it(measured: Measured) -> None:
 def test_policy_that_decides_otherwise_in_one_back_end_is_found_at_its_first_step(
     scenario_file: Path, measured: Measured, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decide = Lru.decide
+    decide = Paged.decide
 
-    def swapped(self: Lru, view: Any) -> Any:
+    def swapped(self: Paged, view: Any) -> Any:
         plan = decide(self, view)
         if view.step == 5 and view.layer == 1 and plan.victims.size:
             others = np.flatnonzero(view.evictable)
@@ -153,7 +175,7 @@ def test_policy_that_decides_otherwise_in_one_back_end_is_found_at_its_first_ste
                 plan.victims[0] = others[-1]
         return plan
 
-    monkeypatch.setattr(Lru, "decide", swapped)
+    monkeypatch.setattr(Paged, "decide", swapped)
     check = simulated(load_scenario(scenario_file), measured, folder, scenario_file.parent)
     found = check.comparison.divergence
     assert found is not None

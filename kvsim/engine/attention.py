@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from kvsim.engine.families import attention_modules
+from kvsim.engine.speculation import Speculation, listen
 
 NAME = "kvsim"
 """What the registered attention is called. transformers makes no mask for it: sequences of a batch are alike long."""
@@ -20,6 +21,10 @@ _ATTRIBUTE = "kvsim_attends"
 
 class Attends(Protocol):
     """Whatever answers a query of one layer from a cache of its own."""
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What wants to hear the layers, if anything does."""
 
     def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
         """Return the attention output ``[num_sequences, 1, num_heads, head_dim]``.
@@ -84,9 +89,12 @@ def attached(model: Any, run: Attends) -> Iterator[None]:
     model.set_attn_implementation(NAME)
     for module in modules:
         setattr(module, _ATTRIBUTE, run)
+    handles = listen(model, run.speculation.hear) if run.speculation is not None else []
     try:
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         for module in modules:
             delattr(module, _ATTRIBUTE)
         model.set_attn_implementation(before)

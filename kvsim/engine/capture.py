@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from kvsim.engine.recorder import NEXT_LAYER, QUEST, StepRecorder, parse_channel, recording
+from kvsim.engine.recorder import QUEST, StepRecorder, parse_channel, recording
 from kvsim.engine.weights import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
 from kvsim.models import DType, ModelShape
-from kvsim.traces.base import MASS
+from kvsim.traces.base import MASS, NEXT_LAYER
 from kvsim.traces.format import TraceWriter
 from kvsim.traces.header import TraceHeader, channel_of, layout_of
 

@@ -191,7 +191,7 @@ def decoding(
     """
     was_collecting, num_threads = gc.isenabled(), torch.get_num_threads()
     try:
-        run = PagedRun(given, snapshot, pool, link, stamps)
+        run = PagedRun(model, given, snapshot, pool, link, stamps)
         torch.set_num_threads(1)
         gc.disable()  # its pauses would be charged to whatever step they hit
         with attached(model, run), stamped(model, stamps):

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.prefill import Snapshot
+from kvsim.engine.scoring import Seen
 from kvsim.models import ModelShape
-from kvsim.traces.base import MASS
+from kvsim.traces.base import MASS, NEXT_LAYER
 from kvsim.traces.format import TraceWriter
 from kvsim.traces.header import SELECTION, TraceHeader, channel_of
-from kvsim.types import UNIT_TOKENS, IntArray, PageIds, Scores, pages_of
+from kvsim.types import UNIT_TOKENS, IntArray, PageIds, pages_of
 
 
 class DecodeRecorder:
@@ -33,16 +34,19 @@ class DecodeRecorder:
         grid = given.setting.grid
         layers = (grid.num_sequences, grid.num_layers)
         self._scores: NDArray[np.float16] = np.zeros((*layers, grid.pages_per_layer), dtype=np.float16)
+        self._speculation: NDArray[np.float16] = np.zeros_like(self._scores)
         self._selection = np.zeros((*layers, grid.pages_per_layer), dtype=np.bool_)
         units = grid.pages_per_layer * given.page_tokens // UNIT_TOKENS
         self._mass: NDArray[np.float32] = np.zeros((*layers, units), dtype=np.float32)
 
     def layer(
-        self, layer: int, scores: Scores, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
     ) -> None:
         """Take down one layer: `selected` pages in `slots`, the last of each sequence short of `unfilled_tokens`."""
         grid, page_tokens = self._given.setting.grid, self._given.page_tokens
-        self._scores[:, layer, : scores.shape[1]] = scores
+        self._scores[:, layer, : seen.scores.shape[1]] = seen.scores
+        if seen.speculation is not None:
+            self._speculation[:, layer + 1, : seen.speculation.shape[1]] = seen.speculation
         self._selection[:, layer] = False
         self._mass[:, layer] = 0
         for sequence in range(grid.num_sequences):
@@ -64,6 +68,8 @@ class DecodeRecorder:
         }
         if self._given.scores_pages:
             values[f"{self._given.channel}@{self._given.page_tokens}"] = self._scores[:, :, :num_pages]
+        if _records_speculation(self._given):
+            values[f"{NEXT_LAYER}@{self._given.page_tokens}"] = self._speculation[:, :, :num_pages]
         self._writer.append([context_tokens] * self._given.setting.grid.num_sequences, values)
 
     def _token_mass(self, query: torch.Tensor, slots: IntArray, unfilled_tokens: int) -> NDArray[np.float32]:
@@ -74,6 +80,11 @@ class DecodeRecorder:
         mass = (grouped @ filled.transpose(1, 2)).softmax(-1).flatten(0, 1).mean(0)
         padded: NDArray[np.float32] = torch.nn.functional.pad(mass, (0, unfilled_tokens)).cpu().numpy()
         return padded
+
+
+def _records_speculation(given: DecodeInput) -> bool:
+    """Return whether a channel of its own is written; a selector by speculation has it already."""
+    return given.foretells and given.records_speculation and given.channel != NEXT_LAYER
 
 
 def trace_writer(
@@ -90,6 +101,8 @@ def trace_writer(
     names = [MASS, f"{SELECTION}@{given.page_tokens}"]
     if given.scores_pages:
         names.append(f"{given.channel}@{given.page_tokens}")
+    if _records_speculation(given):
+        names.append(f"{NEXT_LAYER}@{given.page_tokens}")
     header = TraceHeader.model_validate(
         {
             "model": model,

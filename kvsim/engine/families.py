@@ -28,14 +28,14 @@ class Family:
     final_norm: str
     attention: str
     query: Callable[[Any, Tensor, Rotary | None], Tensor]
-    """Queries of one layer for hidden states ``[1, 1, hidden_size]`` and the positions' rotary embedding, if any."""
+    """Queries of one layer for hidden states ``[n, 1, hidden_size]`` and the positions' rotary embedding, if any."""
 
 
 def _rotated_query(layer: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
     assert rotary is not None
     attention = layer.self_attn
     projected = attention.q_proj(layer.input_layernorm(hidden))
-    query = projected.view(1, 1, -1, attention.head_dim).transpose(1, 2)
+    query = projected.view(*hidden.shape[:2], -1, attention.head_dim).transpose(1, 2)
     rotated: Tensor = apply_rotary_pos_emb(query, query, *rotary)[0]
     return rotated
 
@@ -44,7 +44,7 @@ def _plain_query(layer: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
     del rotary  # the position is in the hidden state
     attention = layer.attn
     projected: Tensor = attention.c_attn(layer.ln_1(hidden))[..., : attention.embed_dim]
-    return projected.view(1, 1, -1, attention.head_dim).transpose(1, 2)
+    return projected.view(*hidden.shape[:2], -1, attention.head_dim).transpose(1, 2)
 
 
 _LLAMA = Family(layers="model.layers", final_norm="model.norm", attention="self_attn", query=_rotated_query)
@@ -73,7 +73,7 @@ def attention_modules(model: Any) -> list[nn.Module]:
 
 
 def query_of(model: Any, layer: int, hidden: Tensor, rotary: Rotary | None) -> Tensor:
-    """Return the queries that `layer` would make of hidden states, ``[1, num_heads, 1, head_dim]``; see `Family`."""
+    """Return the queries that `layer` would make of hidden states, ``[n, num_heads, 1, head_dim]``; see `Family`."""
     return _family(model).query(decoder_layers(model)[layer], hidden, rotary)
 
 

@@ -18,6 +18,7 @@ from kvsim.engine.families import shape_of
 from kvsim.engine.link import EmulatedLink, Link
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput
+from kvsim.engine.scoring import Seen
 from kvsim.engine.session import Session
 from kvsim.engine.summaries import check_channel
 from kvsim.errors import KvsimError, ScenarioError
@@ -26,7 +27,7 @@ from kvsim.models import ModelShape
 from kvsim.policies import find_policy, make_policy
 from kvsim.scenario import PolicyChoice, Scenario, expand, load_scenario
 from kvsim.strict import nearest
-from kvsim.types import IntArray, PageGrid, PageIds, Scores, pages_of
+from kvsim.types import IntArray, PageGrid, PageIds, pages_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,15 +244,16 @@ class _ScoreShare:
         return self._sum_frac / self._count if self._count else float("nan")
 
     def layer(
-        self, layer: int, scores: Scores, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
     ) -> None:
         """Take one layer in."""
         del query, slots, unfilled_tokens
-        for sequence, row in enumerate(scores.astype("float64")):
+        for sequence, row in enumerate(seen.scores.astype("float64")):
             first = self._grid.first_page(sequence=sequence, layer=layer)
             indices = selected[(selected >= first) & (selected < first + self._grid.pages_per_layer)] - first
-            self._sum_frac += float(row[indices].sum() / row.sum())
-            self._count += 1
+            if row.any():  # a speculation says nothing of the first layer
+                self._sum_frac += float(row[indices].sum() / row.sum())
+                self._count += 1
 
     def end_step(self, context_tokens: int) -> None:
         """Nothing to do: every layer counts alike."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,15 +12,17 @@ from kvsim.engine.attention import attend_pages
 from kvsim.engine.link import Link, Transfer
 from kvsim.engine.page_pool import NOWHERE, PagePool
 from kvsim.engine.prefill import Snapshot
+from kvsim.engine.scoring import Scoring, Seen
+from kvsim.engine.speculation import Speculation
 from kvsim.engine.stamps import Stamps
-from kvsim.engine.summaries import make_summaries
 from kvsim.engine.tally import Tally, check_agreement
 from kvsim.engine.traffic import Traffic
 from kvsim.errors import CapacityError
-from kvsim.policies.base import NO_PAGES, Policy, Setting
+from kvsim.policies.base import NO_PAGES, Policy, Setting, reads_speculation
 from kvsim.policies.residency import Decision, Residency
 from kvsim.selectors import Selector
-from kvsim.types import IntArray, PageIds, Scores, pages_of
+from kvsim.traces.base import NEXT_LAYER
+from kvsim.types import IntArray, PageIds, pages_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +41,32 @@ class DecodeInput:
     warmup_steps: int
     chunk_pages: int
     window_transfers: int
+    records_speculation: bool = False
+    """Foretell each layer's scores even if nobody decides by them: to record them, or to time it."""
 
     @property
     def scores_pages(self) -> bool:
         """Whether pages are scored and chosen, or all of them read."""
         return self.selector is not None and self.policy.attends == "selection"
 
+    @property
+    def foretells(self) -> bool:
+        """Whether each layer foretells the scores of the next: for the policy, the selector or a recording."""
+        wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
+        return self.scores_pages and wants
+
 
 class Observer(Protocol):
     """Looks on at every layer, untimed; see `kvsim.engine.decode_trace`."""
 
     def layer(
-        self, layer: int, scores: Scores, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+        self,
+        layer: int,
+        seen: Seen,
+        selected: PageIds,
+        query: torch.Tensor,
+        slots: IntArray,
+        unfilled_tokens: int,
     ) -> None:
         """See what attention is about to read."""
 
@@ -62,14 +78,21 @@ class PagedRun:
     """Appends and attends for every layer of a model, one token a sequence and step.
 
     A layer passes these points, in this order; the stamps of `kvsim.engine.stamps` lie between them:
-    *select* (widen the open page's summary, score all pages, round to float16), *sync* (scores to the host), *choose*
-    (the selector), *decide* (`Residency.decide`), *submit* (late pages looked up; slots freed and taken and transfers
-    handed over, if any: demand, then prefetches, then write-backs), *stall* (wait for what attention reads),
-    *attention* (books compared, tags checked, reads counted, pages gathered, attention).
+    *speculate* (score the next layer's pages, if anybody asks), *select* (widen the open page's summary, score all
+    pages, round to float16), *sync* (scores to the host), *choose* (the selector), *decide* (`Residency.decide`),
+    *submit* (late pages looked up; slots freed and taken and transfers handed over, if any: demand, then prefetches,
+    then write-backs), *stall* (wait for what attention reads), *attention* (books compared, tags checked, reads
+    counted, pages gathered, attention).
     """
 
     def __init__(
-        self, given: DecodeInput, snapshot: Snapshot, pool: PagePool, link: Link, stamps: Stamps | None
+        self,
+        model: Any,
+        given: DecodeInput,
+        snapshot: Snapshot,
+        pool: PagePool,
+        link: Link,
+        stamps: Stamps | None,
     ) -> None:
         self.given = given
         self.context_tokens = snapshot.prompt_tokens
@@ -82,17 +105,7 @@ class PagedRun:
         self._spare_slots = pool.num_free - given.setting.capacity_pages
         whole_layers = given.policy.attends == "everything"
         self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else given.chunk_pages)
-        self._summaries = (
-            make_summaries(
-                given.channel,
-                self._grid,
-                snapshot.tokens[:, :, : snapshot.prompt_tokens, 0],
-                page_tokens=given.page_tokens,
-                device=str(pool.slots.device),
-            )
-            if given.scores_pages
-            else None
-        )
+        self._scoring = self._make_scoring(model, snapshot) if given.scores_pages else None
         self._open_slots: IntArray = np.full((self._grid.num_layers, self._grid.num_sequences), NOWHERE)
         self._opened: PageIds = np.empty(0, dtype=np.int64)
         self._key: torch.Tensor | None = None
@@ -103,6 +116,24 @@ class PagedRun:
             pinned_last_pages=given.pinned_last_pages,
         )
         self._place_prompt(snapshot)
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What foretells the next layer's scores: it wants to hear the layers (`kvsim.engine.speculation.listen`)."""
+        return self._scoring.speculation if self._scoring is not None else None
+
+    def _make_scoring(self, model: Any, snapshot: Snapshot) -> Scoring:
+        given = self.given
+        return Scoring(
+            model,
+            self._grid,
+            snapshot.tokens[:, :, : snapshot.prompt_tokens, 0],
+            channel=given.channel,
+            page_tokens=given.page_tokens,
+            device=str(self._pool.slots.device),
+            foretells=given.foretells,
+            shows_speculation=given.records_speculation or reads_speculation(given.policy),
+        )
 
     def _place_prompt(self, snapshot: Snapshot) -> None:
         """Put what prefill left where it belongs: whole pages on the host, the first residents on the device."""
@@ -154,9 +185,11 @@ class PagedRun:
         self._mark()
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
-        scores, selected = self._select(layer, query, num_pages)
+        foretold = self._scoring.foretell(layer, context) if self._scoring is not None else None
         self._mark()
-        decision = self._decide(layer, scores, selected, num_pages)
+        seen, selected = self._select(layer, query, num_pages, foretold)
+        self._mark()
+        decision = self._decide(layer, seen, selected, num_pages)
         self._mark()
         misses = selected[self._pool.slot_of[selected] == NOWHERE]
         waits_for, demand = self._submit(layer, decision, context)
@@ -167,29 +200,30 @@ class PagedRun:
         check_agreement(decision, misses, self._opened, self._pool.num_free, self._spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
-        output = self._read(layer, scores, decision, demand, query, scaling, context)
+        output = self._read(layer, seen, decision, demand, query, scaling, context)
         self._mark()
         return output
 
-    def _select(self, layer: int, query: torch.Tensor, num_pages: int) -> tuple[Scores, PageIds]:
+    def _select(
+        self, layer: int, query: torch.Tensor, num_pages: int, foretold: torch.Tensor | None
+    ) -> tuple[Seen, PageIds]:
         grid, selector = self._grid, self.given.selector
-        if self._summaries is None or selector is None:
+        if self._scoring is None or selector is None:
             self._mark()
-            scores: Scores = np.zeros((grid.num_sequences, num_pages), dtype=np.float16)
+            seen = Seen(scores=np.zeros((grid.num_sequences, num_pages), dtype=np.float16))
             self._mark()
             chosen = [np.arange(num_pages)] * grid.num_sequences
         else:
             assert self._key is not None
-            self._summaries.update(layer, num_pages - 1, self._key)
-            on_device = self._summaries.scores(layer, query, num_pages)
+            on_device = self._scoring.score(layer, self._key, query, num_pages, foretold)
             self._mark()
-            scores = on_device.cpu().numpy()
+            seen = self._scoring.read(on_device)
             self._mark()
-            chosen = [selector.select(row, num_pages) for row in scores]
+            chosen = [selector.select(row, num_pages) for row in seen.scores]
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
-        return scores, ids[0] if len(ids) == 1 else np.concatenate(ids)
+        return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
 
-    def _decide(self, layer: int, scores: Scores, selected: PageIds, num_pages: int) -> Decision:
+    def _decide(self, layer: int, seen: Seen, selected: PageIds, num_pages: int) -> Decision:
         """Ask the policy; one that keeps everything has nothing to say, and is not asked."""
         if self.given.policy.holds == "everything":
             return Decision(
@@ -204,7 +238,8 @@ class PagedRun:
             step=self._step,
             layer=layer,
             selected=selected,
-            scores=scores,
+            scores=seen.scores,
+            speculation=seen.speculation,
             num_pages=np.full(self._grid.num_sequences, num_pages),
         )
 
@@ -223,7 +258,7 @@ class PagedRun:
     def _read(
         self,
         layer: int,
-        scores: Scores,
+        seen: Seen,
         decision: Decision,
         demand: Transfer | None,
         query: torch.Tensor,
@@ -237,7 +272,7 @@ class PagedRun:
         self.tally.read(slots, self._traffic.number_of(demand))
         unfilled = -context % given.page_tokens
         if self.observer is not None:
-            self.observer.layer(layer, scores, decision.selected, query, slots, unfilled)
+            self.observer.layer(layer, seen, decision.selected, query, slots, unfilled)
         indices = torch.from_numpy(slots).to(pool.slots.device, non_blocking=True)
         bounds = np.searchsorted(decision.selected, self._first_pages(layer))
         counts = np.diff(bounds)

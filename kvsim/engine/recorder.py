@@ -16,10 +16,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from kvsim.engine.families import attention_modules, decoder_layers, head_dim_of, num_kv_heads_of, query_of
 from kvsim.engine.scores import PageSummaries, head_logits, mean_softmax, sum_by
 from kvsim.errors import KvsimError
-from kvsim.traces.base import MASS
+from kvsim.traces.base import MASS, NEXT_LAYER
 from kvsim.types import UNIT_TOKENS
 
-QUEST, MEAN, NEXT_LAYER = "estimate:quest", "estimate:mean", "speculate:next-layer"
+QUEST, MEAN = "estimate:quest", "estimate:mean"
 _ATTENTION = "kvsim-record"
 
 

@@ -13,11 +13,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kvsim.engine.decode import make_pool
-from kvsim.engine.families import attention_modules
+from kvsim.engine.families import Rotary, attention_modules
 from kvsim.engine.link import Link
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.prefill import Snapshot
+from kvsim.engine.speculation import listen
 from kvsim.engine.tally import Tally
 from kvsim.errors import CapacityError, KvsimError
 
@@ -50,6 +51,8 @@ class Session:
         self._key: torch.Tensor | None = None
         self._run: PagedRun | None = None
         self._link: Link | None = None
+        self._heard: tuple[torch.Tensor, Rotary | None] | None = None
+        self._handles = listen(model, self._hear) if given.foretells else []
         _attach(model, self)
 
     @property
@@ -116,9 +119,20 @@ class Session:
             return
         self.is_closed = True
         _detach(self._model, self)
+        for handle in self._handles:
+            handle.remove()
         if self._link is not None:
             self._link.close()
-        self._tokens = self._key = None
+        self._tokens = self._key = self._heard = None
+
+    def _hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
+        """Pass on what enters a layer of a decode step; the run is there from its first layer's keys on."""
+        if hidden.shape[1] > 1:
+            return
+        if self._run is None:
+            self._heard = hidden, rotary
+        elif self._run.speculation is not None:
+            self._run.speculation.hear(hidden, rotary)
 
     def _fill(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's part of the prompt on the host."""
@@ -154,8 +168,10 @@ class Session:
                 )
                 pool = make_pool(snapshot, self.given, device=device.type)
                 self._link = self._make_link(pool)
-                run = PagedRun(self.given, snapshot, pool, self._link, None)
+                run = PagedRun(self._model, self.given, snapshot, pool, self._link, None)
             run.observer = self.observer
+            if run.speculation is not None and self._heard is not None:
+                run.speculation.hear(*self._heard)
             self._run = run
         self._is_mid_step = True
         self._run.begin(self.num_steps)

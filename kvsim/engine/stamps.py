@@ -15,6 +15,7 @@ from kvsim.engine.families import decoder_layers, final_norm
 
 LAYER_PARTS = (
     "attention_input",
+    "speculate",
     "select",
     "sync",
     "choose",
@@ -32,7 +33,8 @@ STEP_PARTS = ("embed", *LAYER_PARTS, "head")
 class Stamps:
     """Nanoseconds of `perf_counter` at every boundary of every layer and step, in the order they were passed.
 
-    A step has one stamp at its start, nine a layer, one before the final norm and one at its end.
+    `speculate` is empty where nothing is foretold. A step has one stamp at its start, ten a layer, one before the
+    final norm and one at its end.
     """
 
     def __init__(self) -> None:
@@ -48,7 +50,7 @@ class Stamps:
         return self._stamps_ns[0] * 1e-9
 
     def edges_s(self, num_layers: int) -> NDArray[np.float64]:
-        """Return every stamp in seconds since the first, ``[num_steps, 3 + 9 * num_layers]``."""
+        """Return every stamp in seconds since the first, ``[num_steps, 3 + 10 * num_layers]``."""
         stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, _stamps_a_step(num_layers))
         edges_s: NDArray[np.float64] = (stamps - stamps[0, 0]) * 1e-9
         return edges_s

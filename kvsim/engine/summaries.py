@@ -8,6 +8,7 @@ import torch
 
 from kvsim.errors import ScenarioError
 from kvsim.strict import nearest
+from kvsim.traces.base import NEXT_LAYER
 from kvsim.types import PageGrid, pages_of
 
 
@@ -77,7 +78,7 @@ class MeanSummaries:
 def make_summaries(
     channel: str, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str
 ) -> QuestSummaries | MeanSummaries:
-    """Return the summaries behind a score channel, filled with the keys of prefill.
+    """Return the summaries behind a score channel, filled with the keys of prefill; a speculation's are Quest's.
 
     Parameters
     ----------
@@ -110,6 +111,7 @@ def check_channel(channel: str) -> None:
 _KINDS: dict[str, type[QuestSummaries] | type[MeanSummaries]] = {
     "estimate:quest": QuestSummaries,
     "estimate:mean": MeanSummaries,
+    NEXT_LAYER: QuestSummaries,
 }
 
 

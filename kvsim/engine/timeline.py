@@ -10,7 +10,7 @@ from kvsim.engine.link import Transfer
 from kvsim.engine.stamps import LAYER_PARTS
 from kvsim.types import Lane, PageGrid, Span
 
-COMPUTE_NAMES = {"sync": "host", "choose": "select", "decide": "host", "submit": "host"}
+COMPUTE_NAMES = {"speculate": "select", "sync": "host", "choose": "select", "decide": "host", "submit": "host"}
 """Parts of a layer that the compute lane shows under another name: that of the column they add to."""
 HOST_PARTS = ("sync", "decide", "submit")
 

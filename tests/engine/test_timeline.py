@@ -43,7 +43,7 @@ def timed(request, tiny_model):
 def test_compute_spans_of_a_step_add_up_to_its_parts(timed):
     policy, result, spans = timed
     parts = {name: part.reshape(NUM_STEPS, -1).sum(axis=1) for name, part in result.parts_s.items()}
-    parts["select"] = parts["select"] + parts.pop("choose")
+    parts["select"] = parts["select"] + parts.pop("choose") + parts.pop("speculate")
     parts["host"] = sum(parts.pop(name) for name in HOST)
     found = {name: np.zeros(NUM_STEPS) for name in parts}
     for span in spans:
