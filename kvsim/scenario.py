@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,32 @@ def _as_policy(value: Any) -> Any:
     if not isinstance(value, str | dict | PolicyChoice):
         raise ValueError(f"should be a name in quotes or a table with a name, found {value!r}"[:120])
     return {"name": value} if isinstance(value, str) else value
+
+
+def _one_value_each(policies: Any) -> Any:
+    """Return the policies with each that lists values of an argument in place of its list, labelled by the value."""
+    if not isinstance(policies, list):
+        return policies
+    return [single for choice in policies for single in _singles(choice)]
+
+
+def _singles(choice: Any) -> list[Any]:
+    arguments = choice.get("arguments") if isinstance(choice, dict) else None
+    lists = {name: value for name, value in arguments.items() if isinstance(value, list)} if arguments else {}
+    if not lists or not isinstance(arguments, dict):
+        return [choice]
+    empty = [name for name, values in lists.items() if not values]
+    if empty:
+        raise ValueError(f"argument {empty[0]!r} of {choice.get('name')!r}: an empty list; give at least one value")
+    name = choice.get("label") or choice.get("name")
+    return [
+        {
+            **choice,
+            "arguments": arguments | dict(zip(lists, values, strict=True)),
+            "label": f"{name}({', '.join(f'{key}={value}' for key, value in zip(lists, values, strict=True))})",
+        }
+        for values in itertools.product(*lists.values())
+    ]
 
 
 class PolicyChoice(Strict):
@@ -165,7 +192,10 @@ class Prefetch(Strict):
 class RunChoice(Strict):
     """How the experiment is run."""
 
-    policies: Listed[Annotated[PolicyChoice, BeforeValidator(_as_policy)]] = Field(min_length=1)
+    policies: Annotated[
+        Listed[Annotated[PolicyChoice, BeforeValidator(_as_policy)]], BeforeValidator(_one_value_each)
+    ] = Field(min_length=1)
+    """An argument given as a list makes a policy of each of its values: ``lru(k=1)``, ``lru(k=2)``."""
     batch: PositiveInt = 1
     repetitions: PositiveInt = 1
     warmup_steps: NonNegativeInt = 8

@@ -152,6 +152,11 @@ FAULTS = [
         '"budget.bytes" = [1]\n"budget.context_frac" =',
         "sweep: budget.bytes and budget.context_",
     ),
+    (
+        '"stream"',
+        '{name = "stream", arguments = {depth = []}}',
+        "run.policies: argument 'depth' of 'stream': an empty list; give at least one value",
+    ),
     ("seed = 7", "seed = = 7", "not valid TOML: Invalid value (at line 21, column 8)"),
 ]
 
@@ -220,6 +225,15 @@ EXCLUDE = """
 "trace.extrapolate.context_tokens" = [65536]
 "budget.context_frac" = [0.1, 0.5]
 """
+
+
+def test_an_argument_given_as_a_list_makes_a_policy_of_each_combination(load: Load) -> None:
+    listed = '{name = "lru", label = "least recent", arguments = {k = [1, 2], b = "x", a = [true, false]}}'
+    scenario = load(GOOD.replace('{name = "lru", label = "least recent"}', listed))
+    made = scenario.run.policies[2:]
+    assert [choice.shown for choice in made] == [f"least recent(k={k}, a={a})" for k in (1, 2) for a in (True, False)]
+    assert [choice.arguments for choice in made] == [{"k": k, "b": "x", "a": a} for k in (1, 2) for a in (True, False)]
+    assert [len(cell.run.policies) for cell in expand(scenario)] == [6] * 6
 
 
 def kept(scenario: Scenario) -> list[tuple[int, float | None]]:
