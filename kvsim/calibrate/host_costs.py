@@ -1,4 +1,4 @@
-"""Times what the host spends on paging, in runs of every built-in policy: decisions, and handing over transfers."""
+"""Times what the host spends on paging, in runs of the engine: decisions of some policies, handing over transfers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from kvsim.calibrate.bench import MAX_ROUNDS, WARMUP_STEPS, Bench, step_parts
 from kvsim.calibrate.fit import Sample, cost_per_event_s
 from kvsim.calibrate.plan import Plan
 from kvsim.engine.link import Transfer
-from kvsim.policies import POLICIES
+from kvsim.policies import find_policy
 from kvsim.types import FloatArray
+
+TIMED_POLICIES = ("resident", "stream", "lru", "attention")
+"""Policies whose decisions are timed inside the engine; those of others `kvsim policy time` measures by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +30,7 @@ class HostCosts:
 
 
 def host_samples(bench: Bench) -> HostCosts:
-    """Return the costs of decisions and of handing over transfers, from runs of every built-in policy.
+    """Return the costs of decisions and of handing over transfers, from runs of `TIMED_POLICIES`.
 
     For a policy that reads everything, its decision holds the listing of all pages, which stands where others select.
     """
@@ -35,7 +38,8 @@ def host_samples(bench: Bench) -> HostCosts:
     submitted_s: list[float] = []
     transfers: list[float] = []
     base_s = _idle_submit_s(bench)
-    for name, policy in POLICIES.items():
+    for name in TIMED_POLICIES:
+        policy = find_policy(name)
         if policy.holds == "everything":
             decisions[name] = [(1.0, 1.0, 0.0)]  # it is never asked
             continue
@@ -61,14 +65,14 @@ def host_samples(bench: Bench) -> HostCosts:
 
 def num_host_steps(plan: Plan) -> int:
     """Return the steps that `host_samples` takes, for a progress bar."""
-    points = sum(len(_decided_points(plan, name)) for name, policy in POLICIES.items() if policy.holds == "budget")
+    points = sum(len(_decided_points(plan, name)) for name in TIMED_POLICIES if find_policy(name).holds == "budget")
     return (points + 2) * (WARMUP_STEPS + plan.num_decided_steps)
 
 
 def _decided_points(plan: Plan, policy: str) -> list[tuple[int, int]]:
     """Return (tokens of context, pages selected) of the runs that time a policy's decisions."""
     page_tokens = plan.middle_page_tokens
-    if POLICIES[policy].attends == "everything":
+    if find_policy(policy).attends == "everything":
         return [(context, context // page_tokens) for context in plan.decided_contexts_tokens]
     return [(context, pages) for context in plan.decided_contexts_tokens[1:] for pages in plan.decided_pages]
 
@@ -78,7 +82,7 @@ def _decide_run(bench: Bench, policy: str, context_tokens: int, pages: int) -> t
     total = context_tokens // bench.plan.middle_page_tokens
     # Room for all but a tenth: a random selection then misses a few pages a layer, as real ones do.
     per_layer = max(pages, round(0.9 * total))
-    if POLICIES[policy].attends == "everything":
+    if find_policy(policy).attends == "everything":
         per_layer = total // 2
     return _host_run(bench, policy, context_tokens, pages, capacity_pages=max(per_layer * bench.num_layers, 2 * total))
 

@@ -12,12 +12,13 @@ torch = pytest.importorskip("torch")
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 
 from kvsim.calibrate import calibrate, measure  # noqa: E402
+from kvsim.calibrate.host_costs import TIMED_POLICIES  # noqa: E402
 from kvsim.calibrate.plan import FULL, QUICK, Plan  # noqa: E402
 from kvsim.engine.page_pool import PagePool  # noqa: E402
 from kvsim.errors import CalibrationError  # noqa: E402
 from kvsim.hardware import load_profile, write_profile  # noqa: E402
 from kvsim.models import ModelShape  # noqa: E402
-from kvsim.policies import POLICIES, Lru  # noqa: E402
+from kvsim.policies import Paged  # noqa: E402
 from kvsim.selectors import TopK  # noqa: E402
 
 SHAPE = ModelShape(
@@ -72,7 +73,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
 
     assert profile.synchronous and profile.link.emulated and profile.kind == "measured"
     assert profile.machine.num_threads == 1
-    assert set(profile.policies) == set(POLICIES)
+    assert set(profile.policies) == set(TIMED_POLICIES)
     assert profile.segments["attention"].device.batches == (1.0, 2.0)
     assert all(table.num_samples for table in profile.tables().values())
     page_bytes = SHAPE.page_bytes(16)
@@ -100,7 +101,7 @@ def test_what_is_made_slower_shows_in_its_own_part(monkeypatch):
         (LlamaMLP, "forward", "segments.attention_output"),
         (TopK, "select", "segments.select"),
         (PagePool, "check", "segments.attention"),
-        (Lru, "decide", "policies.lru"),
+        (Paged, "decide", "policies.lru"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, delayed(getattr(owner, name)))

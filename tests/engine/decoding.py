@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from kvsim.engine.decode import DecodeResult, decode
 from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.prefill import Snapshot, prefill
-from kvsim.policies import POLICIES, Setting, make_policy
+from kvsim.policies import Setting, find_policy, make_policy
 from kvsim.selectors import Selector
 from kvsim.types import PageGrid, Partition, pages_of
 
@@ -44,7 +44,7 @@ def input_for(
     budget = pages_per_layer * grid.num_layers * grid.num_sequences
     setting = Setting(
         grid=grid,
-        capacity_pages=grid.num_pages if POLICIES[policy].holds == "everything" else budget,
+        capacity_pages=grid.num_pages if find_policy(policy).holds == "everything" else budget,
         partition=partition,
         prefetch_quota_pages=quota,
         seed=0,

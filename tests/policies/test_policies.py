@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvsim.errors import PolicyError, ScenarioError
-from kvsim.policies import POLICIES, Decision, Plan, Policy, Residency, Setting, View, find_policy, make_policy
+from kvsim.policies import POLICIES, Decision, Paged, Plan, Policy, Residency, Setting, View, find_policy, make_policy
 from kvsim.sim import Replay
 from kvsim.types import PageGrid, PageIds
 from tests.accesses import DriftingSource, make_replay, make_setting
@@ -43,7 +43,7 @@ def drive(policy: Policy, setting: Setting, replay: Replay) -> list[Decision]:
 
 
 def setting_for(name: str, replay: Replay, frac: float, *, quota: int = 4, partition: str = "shared") -> Setting:
-    kind = POLICIES[name]
+    kind = find_policy(name)
     grid = replay.grid
     if kind.holds == "everything":
         capacity = grid.num_pages
@@ -71,7 +71,7 @@ def test_pages_are_conserved_and_selected_pages_resident(
     drive(make_policy(name, setting, {}), setting, replay)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if POLICIES[name].attends == "selection"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if find_policy(name).attends == "selection"])
 def test_pools_of_a_layer_each_are_kept_apart(name: str) -> None:
     replay = make_replay(DriftingSource())
     setting = setting_for(name, replay, 0.4, partition="per_layer")
@@ -265,7 +265,8 @@ def test_plan_that_breaks_the_protocol_is_refused_by_name(plan: str, complaint: 
 
 
 def test_policy_from_another_package_is_found_by_module_and_class() -> None:
-    assert find_policy("kvsim.policies.lru:Lru") is POLICIES["lru"]
+    assert find_policy("kvsim.policies.attention:Attention") is find_policy("attention")
+    assert find_policy("kvsim.policies.lru:Lru") is find_policy("lru") is Paged
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kvsim.hardware import Profile
-from kvsim.policies import POLICIES, Plan, Setting, View, make_policy
+from kvsim.policies import POLICIES, Plan, Setting, View, find_policy, make_policy
 from kvsim.policies.base import NOTHING
 from kvsim.sim import Replay, simulate_decode
 from kvsim.sim.ledger import TIMES
@@ -30,8 +30,8 @@ def run(
     name: str, profile: Profile, *, replay: Replay | None = None, capacity_frac: float = 0.4, quota: int = 4
 ) -> dict[str, NDArray[Any]]:
     replay = replay or make_replay(DriftingSource())
-    everything = POLICIES[name].holds == "everything"
-    frac = 0.8 if POLICIES[name].attends == "everything" else capacity_frac
+    everything = find_policy(name).holds == "everything"
+    frac = 0.8 if find_policy(name).attends == "everything" else capacity_frac
     setting = make_setting(replay, None if everything else int(frac * replay.grid.num_pages), quota=quota)
     return dict(simulate_decode(make_input(replay, make_policy(name, setting, {}), setting, profile)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,17 @@ from numpy.typing import NDArray
 
 from kvsim.errors import CalibrationError
 from kvsim.hardware import SPECULATE, Profile
-from kvsim.policies.lru import Lru
+from kvsim.policies import Policy, Setting, make_policy
 from kvsim.sim import Replay, simulate_decode
 from kvsim.sim.ledger import TIMES
 from kvsim.traces.base import NEXT_LAYER
 from tests.accesses import PAGE_TOKENS, DriftingSource, constant, make_input, make_profile, make_replay, make_setting
 from tests.speculative import Speculative
+
+
+def lru(setting: Setting) -> Policy:
+    return make_policy("lru", setting, {})
+
 
 MACHINES: list[dict[str, Any]] = [{}, {"synchronous": False, "issue": "stream"}]
 
@@ -28,7 +34,7 @@ def without_cost() -> Profile:
 
 
 def run(
-    replay: Replay, policy_class: type, profile: Profile, capacity_frac: float = 0.4
+    replay: Replay, policy_class: Callable[[Setting], Any], profile: Profile, capacity_frac: float = 0.4
 ) -> tuple[Any, dict[str, NDArray[Any]]]:
     setting = make_setting(replay, int(capacity_frac * replay.grid.num_pages))
     policy = policy_class(setting)
@@ -50,9 +56,7 @@ def test_a_policy_that_does_not_ask_is_shown_nothing_and_pays_nothing() -> None:
 
     silent, rows = run(make_replay(DriftingSource()), Silent, without_cost())
     assert not silent.seen
-    np.testing.assert_allclose(
-        rows["select_s"], run(make_replay(DriftingSource()), Lru, make_profile())[1]["select_s"]
-    )
+    np.testing.assert_allclose(rows["select_s"], run(make_replay(DriftingSource()), lru, make_profile())[1]["select_s"])
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -60,7 +64,7 @@ def test_foretelling_costs_its_segment_at_every_layer_but_the_last(machine: dict
     profile = make_profile(**machine)
     dear = profile.segments | {SPECULATE: profile.segments[SPECULATE].model_copy(update={"device": constant(7e-4)})}
     _, rows = run(make_replay(DriftingSource()), Speculative, profile.model_copy(update={"segments": dear}))
-    _, plain = run(make_replay(DriftingSource()), Lru, profile)
+    _, plain = run(make_replay(DriftingSource()), lru, profile)
     np.testing.assert_allclose(rows["select_s"] - plain["select_s"], 2 * 7e-4)
     np.testing.assert_allclose(sum(rows[name] for name in TIMES), rows["step_s"], rtol=1e-9)
 
@@ -69,8 +73,8 @@ def test_selecting_by_speculation_pays_for_it_under_any_policy() -> None:
     source = DriftingSource()
     by_mass = make_replay(source)
     foretold = Replay(source, by_mass._selector, channel=NEXT_LAYER, page_tokens=PAGE_TOKENS, num_steps=20)
-    _, rows = run(foretold, Lru, make_profile())
-    _, plain = run(by_mass, Lru, make_profile())
+    _, rows = run(foretold, lru, make_profile())
+    _, plain = run(by_mass, lru, make_profile())
     np.testing.assert_allclose(rows["select_s"] - plain["select_s"], 2 * 1e-4)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kvsim.policies import POLICIES, make_policy
+from kvsim.policies import POLICIES, find_policy, make_policy
 from kvsim.sim import Timeline, simulate_decode
 from kvsim.sim.ledger import HOST_TIMES, TIMES
 from tests.accesses import PAGE_BYTES, DriftingSource, make_input, make_profile, make_replay, make_setting
@@ -30,8 +30,8 @@ every_machine = pytest.mark.parametrize("machine", MACHINES)
 
 def run(policy: str, machine: str, timeline: Timeline | None) -> dict[str, NDArray[Any]]:
     replay = make_replay(DriftingSource(num_steps=NUM_STEPS))
-    everything = POLICIES[policy].holds == "everything"
-    frac = 0.8 if POLICIES[policy].attends == "everything" else 0.3
+    everything = find_policy(policy).holds == "everything"
+    frac = 0.8 if find_policy(policy).attends == "everything" else 0.3
     setting = make_setting(replay, None if everything else int(frac * replay.grid.num_pages))
     given = make_input(replay, make_policy(policy, setting, {}), setting, make_profile(**MACHINES[machine]))
     return dict(simulate_decode(given, timeline=timeline))

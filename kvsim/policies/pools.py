@@ -1,0 +1,38 @@
+"""Which pool of slots a page lives in: all layers share one, or each layer has its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kvsim.policies.base import Setting
+from kvsim.types import BoolArray, PageIds
+
+
+class Pools:
+    """The pools of a setting, numbered: 0 where all layers share one, else the layer."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._grid = setting.grid
+        self._is_shared = setting.partition == "shared"
+        self.count = 1 if self._is_shared else setting.grid.num_layers
+        self.capacity_pages = setting.capacity_pages // self.count
+        """Slots of one pool."""
+
+    def of_layer(self, layer: int) -> int:
+        """Return the pool of a layer's pages."""
+        return 0 if self._is_shared else layer
+
+    def of_page(self, page: int) -> int:
+        """Return the pool of a page."""
+        return 0 if self._is_shared else (page // self._grid.pages_per_layer) % self._grid.num_layers
+
+    def candidates(self, evictable: BoolArray, pool: int, spared: BoolArray | None) -> PageIds:
+        """Return the pages of a pool that may leave and are not spared, ascending."""
+        grid = self._grid
+        may_leave = evictable if spared is None else evictable & ~spared
+        if self._is_shared:
+            return np.flatnonzero(may_leave)
+        firsts = (grid.first_page(sequence=sequence, layer=pool) for sequence in range(grid.num_sequences))
+        return np.concatenate(
+            [first + np.flatnonzero(may_leave[first : first + grid.pages_per_layer]) for first in firsts]
+        )

@@ -1,0 +1,95 @@
+"""The built-in policies and parts of policies by name, with where each comes from; a class is imported when asked for.
+
+Adding one is a file beside this and a line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from kvsim.errors import ScenarioError
+from kvsim.strict import nearest
+
+Kind: TypeAlias = Literal["policy", "eviction", "prefetch", "admission"]
+"""``policy``: decides all by itself. ``eviction``: a policy with any prefetcher and any admission beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One built-in class: where it is and where its idea comes from."""
+
+    path: str
+    """``module:Class``, in plain Python."""
+    kind: Kind
+    source: str
+    """The paper or system."""
+    compiled: str | None = None
+    """``module:Class`` of its compiled twin, which decides the same and is used unless asked otherwise."""
+    is_oracle: bool = False
+    """Whether it is handed the future: a bound, not something to run."""
+
+
+POLICIES: dict[str, Entry] = {
+    "resident": Entry("kvsim.policies.resident:Resident", "policy", "the upper bound on speed: everything fits"),
+    "stream": Entry("kvsim.policies.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
+    "attention": Entry("kvsim.policies.attention:Attention", "policy", "ours; ArkVale (NeurIPS 2024), FreeKV"),
+    "lru": Entry("kvsim.policies.lru:Lru", "eviction", "Denning, CACM 1968"),
+}
+
+PREFETCHERS: dict[str, Entry] = {
+    "none": Entry("kvsim.policies.prefetch_none:NoPrefetch", "prefetch", "misses are fetched on demand"),
+    "previous-step": Entry(
+        "kvsim.policies.prefetch_previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
+    ),
+    "window-union": Entry(
+        "kvsim.policies.prefetch_window_union:WindowUnion", "prefetch", "SparseServe, arXiv 2509.24626"
+    ),
+    "attention": Entry("kvsim.policies.prefetch_attention:AttentionPrefetch", "prefetch", "ours; ArkVale, FreeKV"),
+    "speculation": Entry("kvsim.policies.prefetch_speculation:Speculation", "prefetch", "InfiniGen, OSDI 2024"),
+    "corrected": Entry("kvsim.policies.prefetch_corrected:CorrectedSpeculation", "prefetch", "ours, on InfiniGen's"),
+    "learned": Entry("kvsim.policies.prefetch_learned:Learned", "prefetch", "ours: online logistic regression"),
+    "oracle": Entry("kvsim.policies.prefetch_oracle:OraclePrefetch", "prefetch", "the bound", is_oracle=True),
+}
+
+ADMISSIONS: dict[str, Entry] = {
+    "always": Entry("kvsim.policies.admission:Always", "admission", "every page is kept until it is evicted"),
+    "second-touch": Entry("kvsim.policies.admission:SecondTouch", "admission", "Maggs and Sitaraman, CCR 2015"),
+}
+
+
+def load_class(path: str, what: str) -> type[Any]:
+    """Return the class at ``module:Class``; `what` begins the message where there is none.
+
+    Raises
+    ------
+    ScenarioError
+        If the module cannot be imported or has no such class.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, ValueError) as problem:
+        raise ScenarioError(f"{what}: cannot import {module_name!r}: {problem}") from None
+    except AttributeError:
+        raise ScenarioError(f"{what}: {module_name!r} has no {class_name!r}") from None
+    if not isinstance(found, type):
+        raise ScenarioError(f"{what}: not a class")
+    return found
+
+
+def find_entry(table: Mapping[str, Entry], name: str, what: str) -> Entry | None:
+    """Return the entry called `name`, None for a ``package.module:Class``.
+
+    Raises
+    ------
+    ScenarioError
+        If there is none.
+    """
+    if ":" in name:
+        return None
+    if name not in table:
+        raise ScenarioError(f"unknown {what} {name!r}{nearest(name, table)} (or package.module:Class)")
+    return table[name]
