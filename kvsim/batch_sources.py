@@ -11,6 +11,7 @@ from kvsim.cells import Cell, check_budget
 from kvsim.errors import ScenarioError
 from kvsim.hardware import SPECULATE
 from kvsim.policies.base import reads_speculation
+from kvsim.results import digest_of
 from kvsim.scenario import Scenario
 from kvsim.sim import Replay
 from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
@@ -56,6 +57,10 @@ class BatchSources:
             return trace.extrapolate.context_tokens + num_steps_of(cell.scenario, EXTRAPOLATED_STEPS) - 1
         file = self._open(self._path(cell.scenario))
         return int(file.context_tokens(num_steps_of(cell.scenario, file.num_steps) - 1).max())
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each trace that was opened, by file name: what a result says it replayed."""
+        return {path.name: digest_of(path.read_bytes()) for path in self._files}
 
     def unopened(self) -> BatchSources:
         """Return the same without anything open, for another process; generators stay fitted."""

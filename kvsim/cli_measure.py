@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -58,13 +59,17 @@ def compare(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for cells as CSV and a picture.")
     ] = None,
+    outside: Annotated[
+        bool, typer.Option("--out-of-sample", help="Simulated on other accesses: counts have an error, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Put a simulated result beside a measured one: counts, then times, with the error of every cell."""
-    from kvsim.kinds import compare_results
+    from kvsim.kinds import compare_out_of_sample, compare_results
     from kvsim.results import load_result
 
-    _tell(compare_results(load_result(simulated), load_result(measured)), output, as_json=as_json)
+    compare_both = compare_out_of_sample if outside else compare_results
+    _tell([compare_both(load_result(simulated), load_result(measured))], [output], as_json=as_json)
 
 
 def crosscheck(
@@ -74,6 +79,10 @@ def crosscheck(
     measured: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A measured result to use instead of measuring anew.")
     ] = None,
+    trace_from: Annotated[
+        Path | None,
+        typer.Option(metavar="PLACE", help="Out of sample too: another measured result, captures, or one capture."),
+    ] = None,
     recalibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Calibrate this machine first, into the output folder.")
     ] = True,
@@ -82,30 +91,29 @@ def crosscheck(
     """Calibrate, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
     name, path, experiment = _load(scenario, overrides)
-    from kvsim.kinds import DECODE, Job, compare_results, simulated_kind
-    from kvsim.results import load_result, write_result
+    from kvsim.kinds import DECODE, check_accesses, compare_out_of_sample, compare_results
+    from kvsim.results import load_result
 
     folder = output or Path(experiment.output.folder)
-    if measured is not None:
-        found, real = measured, load_result(measured)
-    else:
+    if trace_from is not None:
+        check_accesses(name, experiment, trace_from)  # before anything takes minutes
+    if measured is None:
         if recalibrate and name == DECODE:
             profile = _calibrate(cast("Scenario", experiment), path, folder)
             name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
-        real, found = _measure(name, path, experiment, output)
-    with bar(f"simulating {experiment.name}") as shown:
-        job = Job(
-            text=path.read_text(encoding="utf-8"),
-            command=command_text(),
-            beside=path.parent,
-            progress=shown.advance,
-            recorded=found,
-        )
-        result = simulated_kind(name).simulate(experiment, job)
-    simulated = write_result(result, folder)
-    _tell(compare_results(result, real), simulated, as_json=as_json)
+        _, measured = _measure(name, path, experiment, output)
+    real = load_result(measured)
+    result, simulated = _simulate(name, path, experiment, measured, folder)
+    found, folders = [compare_results(result, real)], [simulated]
+    if trace_from is not None:
+        outside, simulated_outside = _simulate(name, path, experiment, trace_from, folder)
+        found.append(compare_out_of_sample(outside, real, found[0].contents))
+        folders.append(simulated_outside)
+    _tell(found, folders, as_json=as_json)
     if not as_json:
-        typer.echo(f"\nmeasured:  {found}\nsimulated: {simulated}")
+        typer.echo(f"\nmeasured:  {measured}")
+        for written in folders:
+            typer.echo(f"simulated: {written}")
 
 
 def experiment(
@@ -184,10 +192,31 @@ def _calibrate(experiment: Scenario, path: Path, folder: Path) -> Path:
     return file
 
 
-def _tell(found: Compared, folder: Path | None, *, as_json: bool) -> None:
+def _simulate(name: str, path: Path, experiment: AnyScenario, accesses: Path, folder: Path) -> tuple[RunResult, Path]:
+    """Simulate on the accesses in a place; return the result and where it was written."""
+    from kvsim.kinds import Job, simulated_kind
+    from kvsim.results import write_result
+
+    with bar(f"simulating {experiment.name}") as shown:
+        job = Job(
+            text=path.read_text(encoding="utf-8"),
+            command=command_text(),
+            beside=path.parent,
+            progress=shown.advance,
+            recorded=accesses,
+        )
+        result = simulated_kind(name).simulate(experiment, job)
+    return result, write_result(result, folder)
+
+
+def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json: bool) -> None:
+    """Print comparisons, or what programs read of them in one object, and write the files of each into its folder."""
     from kvsim.results import summary_json, write_picture
 
-    if folder is not None:
-        for file, content in found.files.items():
-            write_picture(content, folder, file)
-    typer.echo(summary_json(found.contents) if as_json else found.text, nl=not as_json)
+    contents: dict[str, Any] = {}
+    for compared, folder in zip(found, folders, strict=True):
+        contents |= compared.contents
+        if folder is not None:
+            for file, content in compared.files.items():
+                write_picture(content, folder, file)
+    typer.echo(summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found), nl=not as_json)

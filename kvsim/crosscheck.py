@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from kvsim.cells import trace_name
+from kvsim.assets import CAPTURE_SUFFIX
+from kvsim.cells import measure_of, trace_name
 from kvsim.errors import TraceError
 from kvsim.report.compare import Comparison, compare
 from kvsim.results import RunResult
 from kvsim.run import simulate
 from kvsim.scenario import Scenario
+from kvsim.traces import MASS, TraceFile, open_trace
 
 Progress: TypeAlias = Callable[[float], None]
 
@@ -26,16 +28,51 @@ class CrossCheck:
     comparison: Comparison
 
 
-def recorded_in(folder: Path) -> Callable[[Scenario], Path]:
-    """Return what finds a scenario's recorded trace in the folder of a measured result."""
+def accesses_in(place: Path) -> Callable[[Scenario], Path]:
+    """Return what finds a scenario's accesses in a measured result, in a folder of captures, or in one capture.
+
+    The trace that a measurement of the scenario would write comes first, by its name. Else any will do that has the
+    prompt, the selector's channel for the page size, steps enough, and either the batch's sequences or one to repeat.
+    """
+    if not place.exists():
+        raise TraceError(place, "no such folder or trace")
+    files = sorted(place.glob(f"*{CAPTURE_SUFFIX}")) if place.is_dir() else [place]
+    if not files:
+        runs = sorted(place.rglob(f"*{CAPTURE_SUFFIX}"))
+        near = f"; did you mean {runs[-1].parent}?" if runs else ""
+        raise TraceError(place, f"holds no trace{near}")
 
     def find(scenario: Scenario) -> Path:
-        path = folder / trace_name(scenario)
-        if not path.is_file():
-            raise TraceError(path, "no such trace: the measured result is of other contexts, pages or selectors")
-        return path
+        named = place / trace_name(scenario)
+        if named in files:
+            return named
+        problems = {}
+        for batch in (scenario.run.batch, 1):
+            for file in files:
+                problem = _unfit(open_trace(file, verify=False), scenario, batch)
+                if problem is None:
+                    return file
+                problems[file] = problem
+        told = "; ".join(f"{file.name} {problem}" for file, problem in list(problems.items())[:3])
+        raise TraceError(place, f"no accesses for {measure_of(scenario).prompt_tokens} tokens of prompt: {told}")
 
     return find
+
+
+def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | None:
+    """Return why a trace cannot stand for what a measurement of the scenario would record; None where it can."""
+    measure = measure_of(scenario)
+    if set(trace.header.prompt_tokens) != {measure.prompt_tokens}:
+        return f"has {' and '.join(f'{tokens}' for tokens in sorted(set(trace.header.prompt_tokens)))}"
+    if trace.num_steps < measure.num_steps:
+        return f"has {trace.num_steps} steps, measured are {measure.num_steps}"
+    channel = scenario.selector.channel
+    wanted = channel if channel == MASS else f"{channel}@{scenario.page_tokens}"
+    if scenario.selector.name != "full" and trace.header.channel(wanted) is None:
+        return f"has no {wanted}"
+    if trace.num_sequences != num_sequences:
+        return f"has {trace.num_sequences} sequences"
+    return None
 
 
 def simulate_measured(
@@ -54,7 +91,7 @@ def simulate_measured(
         command=command,
         beside=beside,
         progress=progress,
-        recorded=recorded_in(folder),
+        recorded=accesses_in(folder),
     )
     return CrossCheck(measured=measured, simulated=simulated, comparison=compare(simulated, measured))
 

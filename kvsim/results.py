@@ -141,6 +141,11 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     return path
 
 
+def digest_of(content: bytes) -> str:
+    """Return the digest by which manifests know a file."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     """Return a Parquet file with a row for each record and a column for each name; null where a record lacks it.
 
@@ -188,7 +193,7 @@ def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) 
     pq.write_table(table, folder / ROWS)
     for name, content in figures.items():
         (folder / name).write_bytes(content)
-    digests = {name: _digest(folder / name) for name in (SUMMARY, ROWS)}
+    digests = {name: _digest(folder / name) for name in (SUMMARY, ROWS, *figures)}
     (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
 
 
@@ -210,7 +215,7 @@ def _remove(partial: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return digest_of(path.read_bytes())
 
 
 def _check_digests(path: Path, manifest: dict[str, Any]) -> None:

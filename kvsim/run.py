@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,8 @@ def simulate(
         If the profile, the trace, a policy or the budget does not fit the scenario.
     """
     cells = cells_of(scenario if recorded else _by_the_traces_channel(scenario), beside)
+    if recorded:
+        cells = [_as_long_as_measured(cell) for cell in cells]
     sources = BatchSources(beside, recorded)
     contexts_tokens = [sources.last_context(cell) for cell in cells]
     for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
@@ -84,7 +87,8 @@ def simulate(
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         manifest=make_manifest(
             scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command
-        ),
+        )
+        | {"accesses": sources.digests()},
     )
 
 
@@ -146,6 +150,15 @@ def range_warnings(scenario: Scenario, beside: Path | None = None) -> list[str]:
     cells = cells_of(_by_the_traces_channel(scenario), beside)
     sources = BatchSources(beside, None)
     return [str(found) for found in beyond_profile(cells, [sources.last_context(cell) for cell in cells])]
+
+
+def _as_long_as_measured(cell: Cell) -> Cell:
+    """Return the cell replaying as many steps as are measured: a capture may hold more."""
+    scenario = cell.scenario
+    if scenario.measure is None or scenario.trace.num_steps is not None:
+        return cell
+    trace = scenario.trace.model_copy(update={"num_steps": scenario.measure.num_steps})
+    return dataclasses.replace(cell, scenario=scenario.model_copy(update={"trace": trace}))
 
 
 def _by_the_traces_channel(scenario: Scenario) -> Scenario:

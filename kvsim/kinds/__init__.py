@@ -71,7 +71,11 @@ class Compared:
 
 
 class Kind(Protocol):
-    """What a module says to simulate and show one kind of scenario; it may have `warnings` besides (`warnings_of`)."""
+    """What a module says to simulate and show one kind of scenario.
+
+    It may have `warnings` besides (`warnings_of`), and `check_accesses` and `compare_out_of_sample` where it can be
+    compared out of sample.
+    """
 
     def check(self, scenario: Any, beside: Path | None) -> int:
         """Check what a run would find at fault before its first step, and return the number of cells."""
@@ -122,6 +126,22 @@ def warnings_of(name: str, scenario: AnyScenario, beside: Path | None) -> list[s
     return warnings(scenario, beside) if warnings is not None else []
 
 
+def check_accesses(name: str, scenario: AnyScenario, place: Path) -> None:
+    """Refuse a place that has not the accesses of all cells, to be simulated out of sample.
+
+    Raises
+    ------
+    TraceError
+        Saying what is missing.
+    ResultError
+        If the kind knows no such comparison.
+    """
+    check: Callable[[AnyScenario, Path], None] | None = getattr(simulated_kind(name), "check_accesses", None)
+    if check is None:
+        raise ResultError(f"scenarios of kind {name!r} are compared in sample only")
+    check(scenario, place)
+
+
 def measured_kind(name: str) -> Measurable:
     """Return the module that runs scenarios of one kind for real; it loads torch."""
     return cast("Measurable", importlib.import_module(f"kvsim.kinds.{KINDS[name].module}_measured"))
@@ -165,7 +185,33 @@ def compare_results(simulated: RunResult, measured: RunResult) -> Compared:
     ResultError
         If the two are not of one scenario, or not one of each.
     """
+    return simulated_kind(_kind_of_both(simulated, measured)).compare(simulated, measured)
+
+
+def compare_out_of_sample(
+    simulated: RunResult, measured: RunResult, in_sample: Mapping[str, Any] | None = None
+) -> Compared:
+    """Put a result that was simulated on other accesses beside a measured one; counts are not expected to be equal.
+
+    Parameters
+    ----------
+    in_sample
+        What `compare` found of the same cells in sample, to be shown beside.
+
+    Raises
+    ------
+    ResultError
+        If the two have no cells in common, the accesses are the measured ones, or the kind knows no such comparison.
+    """
+    name = _kind_of_both(simulated, measured)
+    compare: Callable[..., Compared] | None = getattr(simulated_kind(name), "compare_out_of_sample", None)
+    if compare is None:
+        raise ResultError(f"results of kind {name!r} are compared in sample only: leave out --out-of-sample")
+    return compare(simulated, measured, in_sample)
+
+
+def _kind_of_both(simulated: RunResult, measured: RunResult) -> str:
     kinds = kind_of_result(simulated), kind_of_result(measured)
     if kinds[0] != kinds[1]:
         raise ResultError(f"the results are of different kinds: {kinds[0]} and {kinds[1]}")
-    return simulated_kind(kinds[0]).compare(simulated, measured)
+    return kinds[0]

@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kvsim.crosscheck import recorded_in, verdict_lines
+from kvsim.crosscheck import accesses_in, verdict_lines
 from kvsim.kinds import Compared, Job
 from kvsim.report.compare import Comparison
 from kvsim.report.compare import compare as compare_cells
-from kvsim.report.compare_tables import compare_csv, compare_figure, compare_text
+from kvsim.report.compare_tables import cells_csv, compare_figure, compare_text
 from kvsim.report.figures import figures_of
+from kvsim.report.out_of_sample import compare_out_of_sample as out_of_sample
+from kvsim.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
 from kvsim.report.style import png
 from kvsim.report.tables import text_table, verdict_text
 from kvsim.results import RunResult, records_parquet, summary_json
 from kvsim.run import check_scenario, range_warnings
 from kvsim.run import simulate as simulate_decode
-from kvsim.scenario import Scenario
+from kvsim.scenario import Scenario, expand
 
 
 def check(scenario: Scenario, beside: Path | None) -> int:
@@ -38,7 +40,7 @@ def simulate(scenario: Scenario, job: Job) -> RunResult:
         command=job.command,
         beside=job.beside,
         progress=job.progress,
-        recorded=recorded_in(job.recorded) if job.recorded else None,
+        recorded=accesses_in(job.recorded) if job.recorded else None,
     )
 
 
@@ -59,6 +61,31 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
     return compared(compare_cells(simulated, measured))
 
 
+def check_accesses(scenario: Scenario, place: Path) -> None:
+    """Refuse a place that has not the accesses of every cell; see `kvsim.crosscheck.accesses_in`."""
+    find = accesses_in(place)
+    for cell in expand(scenario):
+        find(cell)
+
+
+def compare_out_of_sample(
+    simulated: RunResult, measured: RunResult, in_sample: Mapping[str, Any] | None = None
+) -> Compared:
+    """Compare what was simulated on other accesses than were measured; see `kvsim.report.out_of_sample`."""
+    found = out_of_sample(simulated, measured)
+    contents = found.figures | {"out_of_sample_accesses": found.accesses, "out_of_sample_cells": found.cells}
+    return Compared(
+        contents=contents,
+        text=out_of_sample_text(found, in_sample),
+        files={
+            "out_of_sample.png": png(out_of_sample_figure(found)),
+            "out_of_sample.csv": cells_csv(found.cells).encode(),
+            "out_of_sample.parquet": records_parquet(found.cells),
+            "out_of_sample.json": summary_json(contents).encode(),
+        },
+    )
+
+
 def compared(found: Comparison) -> Compared:
     """Return a comparison as a command shows and keeps it."""
     contents: dict[str, Any] = found.figures | {"cells": found.cells}
@@ -71,7 +98,7 @@ def compared(found: Comparison) -> Compared:
         text="\n".join([*lines, *verdict_lines(found.figures)]),
         files={
             "compare.png": png(compare_figure(found)),
-            "compare.csv": compare_csv(found).encode(),
+            "compare.csv": cells_csv(found.cells).encode(),
             "compare.parquet": records_parquet(found.cells),
             "compare.json": summary_json(contents).encode(),
         },

@@ -63,18 +63,18 @@ def compare(simulated: RunResult, measured: RunResult) -> Comparison:
     _check_pair(simulated, measured)
     divergence = first_divergence(simulated.rows, measured.rows)
     cells = [
-        _cell(number, sim, real, _of_cell(simulated.rows, number), _of_cell(measured.rows, number))
+        cell_of(number, sim, real, rows_of(simulated.rows, number), rows_of(measured.rows, number))
         for number, (sim, real) in enumerate(zip(simulated.summary["cells"], measured.summary["cells"], strict=True))
     ]
-    _add_resident(cells)
+    add_resident(cells)
     return Comparison(cells=cells, figures=_figures(cells, divergence), divergence=divergence)
 
 
 def first_divergence(simulated: Mapping[str, NDArray[Any]], measured: Mapping[str, NDArray[Any]]) -> Divergence | None:
     """Return where counts or decisions first differ, over all steps, warm-up included; None where they never do."""
     for number in np.unique(simulated["cell"]).tolist():
-        left = _of_cell(simulated, number)
-        right = _of_cell(measured, number)
+        left = rows_of(simulated, number)
+        right = rows_of(measured, number)
         for step in range(left["step"].size):
             for column in ("digest", *COUNTED):
                 if int(left[column][step]) != int(right[column][step]):
@@ -89,32 +89,59 @@ def first_divergence(simulated: Mapping[str, NDArray[Any]], measured: Mapping[st
     return None
 
 
-def _of_cell(rows: Mapping[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
+def rows_of(rows: Mapping[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
     """Return one row a step: of a simulated result its first repetition, of a measured one its instrumented run."""
     chosen = (rows["cell"] == number) & (rows["is_stamped"] if "is_stamped" in rows else rows["repetition"] == 0)
     return {name: column[chosen] for name, column in rows.items()}
 
 
-def _check_pair(simulated: RunResult, measured: RunResult) -> None:
+def check_kinds(simulated: RunResult, measured: RunResult) -> None:
+    """Refuse a pair that is not one simulated result and one measured.
+
+    Raises
+    ------
+    ResultError
+        Saying which of the two is wrong.
+    """
     if not measured.summary.get("is_measured"):
         raise ResultError("the second result was simulated; give one that `kvsim measure` wrote")
     if simulated.summary.get("is_measured"):
         raise ResultError("the first result was measured; give one that `kvsim run` wrote")
+
+
+def replays_measured(simulated: RunResult, measured: RunResult) -> bool | None:
+    """Return whether a simulation replayed what a measurement recorded; None where one does not say."""
+    replayed = simulated.manifest.get("accesses")
+    files: Mapping[str, str] = measured.manifest.get("files", {})
+    recorded = {digest for name, digest in files.items() if name.endswith(".kvtrace")}
+    if not replayed or not recorded:
+        return None
+    return set(replayed.values()) <= recorded
+
+
+def _check_pair(simulated: RunResult, measured: RunResult) -> None:
+    check_kinds(simulated, measured)
     if simulated.summary["scenario_hash"] != measured.summary["scenario_hash"]:
         raise ResultError(
             f"the results are of different scenarios: {simulated.summary['scenario']} "
             f"({simulated.summary['scenario_hash']}) and {measured.summary['scenario']} "
             f"({measured.summary['scenario_hash']}); simulate again with the measured one's scenario and options"
         )
+    if replays_measured(simulated, measured) is False:
+        raise ResultError(
+            f"the simulation replayed other accesses ({', '.join(simulated.manifest['accesses'])}) than were measured; "
+            "simulate with --trace and the measured result, or compare with --out-of-sample"
+        )
 
 
-def _cell(
+def cell_of(
     number: int,
     simulated: Mapping[str, Any],
     measured: Mapping[str, Any],
     sim_rows: Mapping[str, NDArray[Any]],
     real_rows: Mapping[str, NDArray[Any]],
 ) -> dict[str, Any]:
+    """Return one cell's times side by side, with their errors and parts; `number` is the measured result's."""
     counted = ~sim_rows["is_warmup"]
     sim_s = float(simulated["tpot_mean_s"])
     repeats_s = sorted(measured["tpot_repeats_s"])
@@ -151,11 +178,11 @@ def _page_s(simulated: Mapping[str, Any]) -> float:
     return float(simulated.get("page_link_s") or np.nan)
 
 
-def _add_resident(cells: list[dict[str, Any]]) -> None:
+def add_resident(cells: list[dict[str, Any]]) -> None:
     """Set beside each cell the resident one of its context, batch and page size, and what the null predictors say."""
-    resident = {_situation(cell): cell for cell in cells if cell["budget_pages"] is None}
+    resident = {situation(cell): cell for cell in cells if cell["budget_pages"] is None}
     for cell in cells:
-        base = resident.get(_situation(cell))
+        base = resident.get(situation(cell))
         is_paged = base is not None and cell["budget_pages"] is not None
         real_s = cell["tpot_measured_s"]
         cell["added_simulated_s"] = cell["tpot_simulated_s"] - base["tpot_simulated_s"] if base and is_paged else None
@@ -169,7 +196,8 @@ def _add_resident(cells: list[dict[str, Any]]) -> None:
         )
 
 
-def _situation(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+def situation(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what cells have in common that read the same contexts."""
     return cell["context_tokens"], cell["batch"], cell["page_tokens"]
 
 
@@ -182,7 +210,7 @@ def _figures(cells: list[dict[str, Any]], divergence: Divergence | None) -> dict
         [cell["tpot_simulated_s"] for cell in cells],
         [(cell["tpot_measured_low_s"], cell["tpot_measured_high_s"]) for cell in cells],
     )
-    nulls = [_median_abs(paged, f"null_{name}_error_frac") for name in ("resident", "link")]
+    nulls = [median_abs(paged, f"null_{name}_error_frac") for name in ("resident", "link")]
     return {
         "counts_equal": divergence is None,
         "num_cells": len(cells),
@@ -190,10 +218,10 @@ def _figures(cells: list[dict[str, Any]], divergence: Divergence | None) -> dict
         "tpot_worst_error_frac": float(max(errors)),
         "worst_cell": worst["cell"],
         "worst_within_spread": worst["is_within_spread"],
-        "added_median_error_frac": _median_abs(stalling, "added_error_frac"),
-        "paged_median_error_frac": _median_abs(paged, "tpot_error_frac"),
+        "added_median_error_frac": median_abs(stalling, "added_error_frac"),
+        "paged_median_error_frac": median_abs(paged, "tpot_error_frac"),
         "best_null_median_error_frac": min((null for null in nulls if null is not None), default=None),
-        "additive_null_median_error_frac": _median_abs(paged, "null_additive_error_frac"),
+        "additive_null_median_error_frac": median_abs(paged, "null_additive_error_frac"),
         "stall_cells_frac": len(stalling) / len(cells),
         "slowest_over_fastest": _slowest_over_fastest(cells),
         "kendall_tau": tau,
@@ -211,13 +239,14 @@ def _slowest_over_fastest(cells: list[dict[str, Any]]) -> float | None:
         alike = [
             other["tpot_measured_s"]
             for other in cells
-            if _situation(other) == _situation(cell) and other["mass_recall_frac"] == cell["mass_recall_frac"]
+            if situation(other) == situation(cell) and other["mass_recall_frac"] == cell["mass_recall_frac"]
         ]
         ratios.append(max(alike) / min(alike))
     return max(ratios, default=None)
 
 
-def _median_abs(cells: Sequence[Mapping[str, Any]], name: str) -> float | None:
+def median_abs(cells: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the median size of one field over the cells that have it; None where none does."""
     values = [abs(cell[name]) for cell in cells if cell[name] is not None and np.isfinite(cell[name])]
     return float(np.median(values)) if values else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from kvsim.report.style import add_panels, legend_above, new_figure, policy_look
 _MS = 1e3
 
 
-def compare_csv(found: Comparison) -> str:
+def cells_csv(cells: Sequence[Mapping[str, Any]]) -> str:
     """Return every field of every cell as CSV."""
-    return str(pd.DataFrame(found.cells).to_csv(index=False))
+    return str(pd.DataFrame(cells).to_csv(index=False))
 
 
 def compare_text(found: Comparison) -> str:
