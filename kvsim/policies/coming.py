@@ -15,7 +15,9 @@ class Coming:
     """The layer that is `ahead_layers` away, and the pages it is likely to read.
 
     A layer is expected to read `reach_frac` times as many pages as the last step read of it, sinks, window and open
-    page aside: they are read always and never leave.
+    page aside: they are read always and never leave. Where the last selections of all layers fit the budget together,
+    no prefetch should push out one of another layer: it is more likely to be read than what would come for it. Where
+    they do not fit, only what the coming layer is expected to read is spared.
     """
 
     def __init__(self, setting: Setting, *, reach_frac: float, ahead_layers: int) -> None:
@@ -26,10 +28,11 @@ class Coming:
             raise ValueError(f"ahead_layers must be from 1 to {max(1, num_layers - 1)}, got {ahead_layers}")
         self.grid = setting.grid
         self.spared: BoolArray = np.zeros(setting.grid.num_pages, dtype=np.bool_)
-        """Whether `likeliest` expected each page last: not to be pushed out for another, ``[num_page_ids]``."""
+        """Whether each page should not be pushed out for what `likeliest` returned last, ``[num_page_ids]``."""
         self._reach_frac = reach_frac
         self._ahead_layers = ahead_layers
-        self._expected: PageIds = np.empty(0, dtype=np.int64)
+        self._capacity_pages = setting.capacity_pages
+        self._was_read: BoolArray = np.zeros(setting.grid.num_pages, dtype=np.bool_)
         self._num_read: IntArray = np.zeros((setting.grid.num_layers, setting.grid.num_sequences), dtype=np.int64)
         self._firsts: IntArray = np.array(
             [[_first(setting.grid, s, layer) for s in range(setting.grid.num_sequences)] for layer in range(num_layers)]
@@ -39,11 +42,13 @@ class Coming:
         """Return the layer to prefetch for, and take down how many pages this one reads."""
         reads_of = np.searchsorted(view.selected, self._firsts[view.layer] + self.grid.pages_per_layer)
         self._num_read[view.layer] = reads_of - np.searchsorted(view.selected, self._firsts[view.layer])
+        self._rows(self._was_read, view.layer)[:] = False
+        self._was_read[view.selected] = True
         return (view.layer + self._ahead_layers) % self.grid.num_layers
 
     def free_pages(self, view: View, layer: int) -> BoolArray:
         """Return the pages of `layer` that may or may not be read, ``[num_sequences, pages_per_layer]``."""
-        free: BoolArray = self._rows(view.prefetchable, layer) | self._rows(view.evictable, layer)
+        free = self._rows(view.prefetchable, layer) | self._rows(view.evictable, layer)
         if layer == view.layer:
             free |= is_selected(view, self.grid)
         return free
@@ -54,7 +59,8 @@ class Coming:
         # Before its first decision a layer is taken to read as many as the one before it.
         read: IntArray = np.where(last > 0, last, self._num_read[view.layer])
         always = np.count_nonzero(self._rows(view.resident, layer) & ~free, axis=1)
-        return np.maximum(read - always, 0)
+        expected: IntArray = np.maximum(read - always, 0)
+        return expected
 
     def likeliest(self, view: View, layer: int, ranks: FloatArray, *, above: float = -np.inf) -> PageIds:
         """Return the pages of `layer` that are likely to be read and are not there, most urgent first.
@@ -74,10 +80,15 @@ class Coming:
         is_expected &= np.take_along_axis(ranks, order, axis=1) > above
         ids = self._firsts[layer][:, None] + order
         expected = ids.T[is_expected.T]  # the best of every sequence, then the next best of every one
-        self.spared[self._expected] = False
+        self._spare(layer, expected)
+        missing: PageIds = expected[view.prefetchable[expected]]
+        return missing
+
+    def _spare(self, layer: int, expected: PageIds) -> None:
+        fits = int(self._num_read.sum()) <= self._capacity_pages
+        np.copyto(self.spared, self._was_read if fits else False)
+        self._rows(self.spared, layer)[:] = False
         self.spared[expected] = True
-        self._expected = expected
-        return expected[view.prefetchable[expected]]
 
     def _rows(self, mask: BoolArray, layer: int) -> BoolArray:
         grid = self.grid

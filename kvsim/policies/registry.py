@@ -51,7 +51,9 @@ PREFETCHERS: dict[str, Entry] = {
     "speculation": Entry("kvsim.policies.prefetch_speculation:Speculation", "prefetch", "InfiniGen, OSDI 2024"),
     "corrected": Entry("kvsim.policies.prefetch_corrected:CorrectedSpeculation", "prefetch", "ours, on InfiniGen's"),
     "learned": Entry("kvsim.policies.prefetch_learned:Learned", "prefetch", "ours: online logistic regression"),
-    "oracle": Entry("kvsim.policies.prefetch_oracle:OraclePrefetch", "prefetch", "the bound", is_oracle=True),
+    "oracle-prefetch": Entry(
+        "kvsim.policies.prefetch_oracle:OraclePrefetch", "prefetch", "Cao et al., SIGMETRICS 1995", is_oracle=True
+    ),
 }
 
 ADMISSIONS: dict[str, Entry] = {
