@@ -66,6 +66,7 @@ class Bench:
         capacity_pages: int | None = None,
         quota_pages: int = 4,
         is_filling: bool = False,
+        foretells: bool = False,
     ) -> Iterator[tuple[Decoder, Schedule, Stamps, PagePool]]:
         """Yield a stamped decoder whose context never grows: each step writes its token where the last one did.
 
@@ -75,6 +76,8 @@ class Bench:
             Of the whole batch.
         is_filling
             The token written is a page's last one, so that every step writes each open page back.
+        foretells
+            Every layer but the last scores the next one's pages too.
         """
         each = context_tokens // num_sequences - (0 if is_filling else SHORT_TOKENS // num_sequences)
         pages = pages_of(each, page_tokens) + 1  # room to grow, as a run has
@@ -99,6 +102,7 @@ class Bench:
             warmup_steps=0,
             chunk_pages=4,
             window_transfers=2,
+            records_speculation=foretells,
         )
         snapshot = random_snapshot(
             self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1

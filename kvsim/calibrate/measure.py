@@ -22,14 +22,14 @@ from kvsim.calibrate.machine import describe_machine, device_memory_bytes
 from kvsim.calibrate.plan import FULL, QUICK, Plan
 from kvsim.calibrate.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibrate.random_inputs import random_model, random_tokens
-from kvsim.calibrate.segments import num_segment_steps, segment_samples
+from kvsim.calibrate.segments import num_segment_steps, segment_samples, speculation_samples
 from kvsim.calibrate.timers import Neighbours, repeat_s
 from kvsim.engine.cuda_link import CudaLink
 from kvsim.engine.link import EmulatedLink
 from kvsim.engine.stamps import Stamps
 from kvsim.engine.weights import load_model, shape_of
 from kvsim.errors import CalibrationError
-from kvsim.hardware import SEGMENTS, CostTable, Link, LinkCost, Profile, SegmentCost
+from kvsim.hardware import SEGMENTS, SPECULATE, CostTable, Link, LinkCost, Profile, SegmentCost
 from kvsim.models import SHAPES, DType, ModelShape
 from kvsim.strict import nearest
 
@@ -40,7 +40,7 @@ own memory is so fast beside its arithmetic that, not held back, misses would no
 _CUDA_BANDWIDTH_BYTES_PER_S = 20e9
 """What is expected of a GPU's link where it has only to be kept busy."""
 
-_COUNTED: dict[str, Literal["tokens", "pages"]] = {"select": "pages", "attention": "tokens"}
+_COUNTED: dict[str, Literal["tokens", "pages"]] = {"select": "pages", SPECULATE: "pages", "attention": "tokens"}
 
 _FEW_LAYERS = 4
 
@@ -138,7 +138,7 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
         make_link=lambda pool: EmulatedLink(pool, bandwidth_bytes_per_s),
     )
     instrument_s = _instrument_s()
-    segments = _tables(segment_samples(bench), instrument_s)
+    segments = _tables(_compute_samples(bench), instrument_s)
     bench.advance = given.advance("decisions", num_host_steps(plan) + WARMUP_STEPS + plan.num_slowed_steps)
     host = host_samples(bench)
     slowdown_frac = compute_slowdown_frac(bench)
@@ -185,8 +185,8 @@ def _measure_cuda(given: _Given) -> Profile:
     )
     on_device = cuda.device_bench(bench)
     instrument_s = _instrument_s()
-    host_tables = _tables(segment_samples(bench), instrument_s)
-    device_tables = _tables(segment_samples(on_device), 0.0)
+    host_tables = _tables(_compute_samples(bench), instrument_s)
+    device_tables = _tables(_compute_samples(on_device), 0.0)
     bench.advance = on_device.advance = given.advance(
         "decisions", num_host_steps(plan) + WARMUP_STEPS + plan.num_slowed_steps
     )
@@ -254,10 +254,16 @@ def _profile(
     )
 
 
+def _compute_samples(bench: Bench) -> dict[str, list[Sample]]:
+    """Return samples of every segment, foretelling too where the model has layers enough for it."""
+    foretold = speculation_samples(bench)
+    return segment_samples(bench) | ({SPECULATE: foretold} if foretold else {})
+
+
 def _tables(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, CostTable]:
     """Return the tables of all segments; what a layer's stamps cost is taken off its first segment."""
     tables: dict[str, CostTable] = {}
-    for name in SEGMENTS:
+    for name in (name for name in (*SEGMENTS, SPECULATE) if name in samples):
         overhead_s = instrument_s if name == "attention_input" else 0.0
         rows = [(amount, batch, max(time_s - overhead_s, 0.0)) for amount, batch, time_s in samples[name]]
         tables[name] = fit_table(rows, _COUNTED.get(name, "none"))
@@ -331,4 +337,4 @@ def _instrument_s() -> float:
 
         return float(np.median(repeat_s(often, cap_s=0.1)) / 2000)
 
-    return max(0.0, call_s(lambda: hooked(None)) - call_s(lambda: bare(None)) + 8 * call_s(stamps.mark))
+    return max(0.0, call_s(lambda: hooked(None)) - call_s(lambda: bare(None)) + 9 * call_s(stamps.mark))

@@ -15,6 +15,7 @@ from kvsim.calibrate import calibrate, measure  # noqa: E402
 from kvsim.calibrate.host_costs import TIMED_POLICIES  # noqa: E402
 from kvsim.calibrate.plan import FULL, QUICK, Plan  # noqa: E402
 from kvsim.engine.page_pool import PagePool  # noqa: E402
+from kvsim.engine.speculation import Speculation  # noqa: E402
 from kvsim.errors import CalibrationError  # noqa: E402
 from kvsim.hardware import load_profile, write_profile  # noqa: E402
 from kvsim.models import ModelShape  # noqa: E402
@@ -75,6 +76,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     assert profile.machine.num_threads == 1
     assert set(profile.policies) == set(TIMED_POLICIES)
     assert profile.segments["attention"].device.batches == (1.0, 2.0)
+    assert profile.segments["speculate"].device.amounts == (8.0, 16.0)
     assert all(table.num_samples for table in profile.tables().values())
     page_bytes = SHAPE.page_bytes(16)
     for pieces in (1, 4):
@@ -101,6 +103,7 @@ def test_what_is_made_slower_shows_in_its_own_part(monkeypatch):
         (LlamaMLP, "forward", "segments.attention_output"),
         (TopK, "select", "segments.select"),
         (PagePool, "check", "segments.attention"),
+        (Speculation, "scores", "segments.speculate"),
         (Paged, "decide", "policies.lru"),
     ):
         with monkeypatch.context() as patch:
