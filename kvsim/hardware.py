@@ -46,8 +46,8 @@ class CostTable(Strict):
     holds (a cost never shrinks below what was measured). `amount` says what is counted.
     """
 
-    amount: Literal["none", "tokens", "pages", "pieces"]
-    """What `amounts` counts: attended tokens of the batch, pages of the batch, pieces of one transfer, or nothing."""
+    amount: Literal["none", "tokens", "pages", "pieces", "rows"]
+    """What `amounts` counts: tokens or pages of the batch, pieces of one transfer, rows of a table, or nothing."""
     amounts: Row[NonNegativeFloat]
     batches: Row[NonNegativeFloat]
     """Sequences of the batch; for a copy, the bytes of one piece."""
@@ -199,6 +199,12 @@ class Profile(Strict):
     link: Link
     prefill: CostTable | None = None
     """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
+    caches: dict[str, CostTable] = {}
+    """What the other caches of an LLM cost, by name; a profile may lack them.
+
+    ``forward@B``: one call of the model on a batch of B through transformers' own cache, over new tokens of each
+    sequence (`amounts`) after cached ones (`batches`). Others: see docs/profiles.md.
+    """
     instrument_s: NonNegativeFloat = 0.0
     """What the stamps added to one layer while the tables were measured; already taken off."""
     sources: dict[str, str] = {}
@@ -222,6 +228,7 @@ class Profile(Strict):
         found |= {f"segments.{name}.host": cost.host for name, cost in self.segments.items() if cost.host}
         found |= {f"policies.{name}": table for name, table in self.policies.items()}
         found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
+        found |= {f"caches.{name}": table for name, table in self.caches.items()}
         return found | ({"prefill": self.prefill} if self.prefill else {})
 
     def segment(self, name: str) -> SegmentCost:
@@ -239,6 +246,19 @@ class Profile(Strict):
                 "calibrate again"
             )
         return cost
+
+    def cache_cost(self, name: str) -> CostTable:
+        """Return what another cache costs, by its name in `caches`.
+
+        Raises
+        ------
+        CalibrationError
+            If the profile has none of that name.
+        """
+        if name not in self.caches:
+            known = ", ".join(sorted(self.caches)) or "none of the other caches"
+            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
+        return self.caches[name]
 
     def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
         """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""

@@ -23,7 +23,7 @@ _SIGMAS_P20_TO_P80 = 1.6832  # of a normal distribution
 _MEDIAN_TO_MEAN_ERROR = 1.2533  # standard error of a median over that of a mean, sqrt(pi / 2)
 
 
-def fit_table(samples: Sequence[Sample], amount: Literal["none", "tokens", "pages", "pieces"]) -> CostTable:
+def fit_table(samples: Sequence[Sample], amount: Literal["none", "tokens", "pages", "pieces", "rows"]) -> CostTable:
     """Return the table through the medians of `samples`, which are taken on a grid of amounts and batches.
 
     Along the amounts the medians are replaced by the nearest values that never fall (isotonic regression, weighted by

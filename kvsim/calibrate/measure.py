@@ -14,6 +14,7 @@ from torch import nn
 
 from kvsim.calibrate import cuda
 from kvsim.calibrate.bench import WARMUP_STEPS, Advance, Bench
+from kvsim.calibrate.cache_costs import cache_tables
 from kvsim.calibrate.fit import Sample, fit_table
 from kvsim.calibrate.host_costs import HostCosts, host_samples, num_host_steps
 from kvsim.calibrate.interference import compute_slowdown_frac
@@ -230,6 +231,7 @@ def _profile(
     plan, shape = given.plan, given.shape
     advance = given.advance("prefill", num_prefills(plan))
     prefills = prefill_samples(given.model, tokens, plan, num_layers=shape.num_layers, advance=advance)
+    caches = cache_tables(given.model, tokens, plan, num_layers=shape.num_layers, make_advance=given.advance)
     layers = ""
     if given.num_layers != shape.num_layers:
         layers = f"Random weights; {given.num_layers} layers stood for all. "
@@ -250,6 +252,7 @@ def _profile(
         policies={policy: fit_table(samples, "pages") for policy, samples in host.decisions.items()},
         link=link,
         prefill=fit_table(prefills, "tokens"),
+        caches=caches,
         instrument_s=instrument_s,
     )
 

@@ -32,6 +32,10 @@ class Plan:
     cached_tokens: tuple[int, ...]
     num_prefills: int
     num_slowed_steps: int
+    forward_new_tokens: tuple[int, ...]
+    """New tokens of each sequence in one call of the model, for the other caches; with each batch and cached tokens."""
+    forward_cached_tokens: tuple[int, ...]
+    num_forwards: int
 
     @property
     def middle_page_tokens(self) -> int:
@@ -59,6 +63,9 @@ FULL = Plan(
     cached_tokens=(0, 1088, 4672),
     num_prefills=2,
     num_slowed_steps=32,
+    forward_new_tokens=(1, 24, 144, 448),
+    forward_cached_tokens=(0, 144, 416),
+    num_forwards=3,
 )
 """Under five minutes for a model of some hundred million parameters."""
 
@@ -76,5 +83,8 @@ QUICK = Plan(
     cached_tokens=(0, 1088),
     num_prefills=1,
     num_slowed_steps=12,
+    forward_new_tokens=(1, 24, 144),
+    forward_cached_tokens=(0, 208),
+    num_forwards=2,
 )
 """Under one minute."""

@@ -31,7 +31,7 @@ def prefill_samples(
         for new in plan.prefill_tokens:
             ids = torch.from_numpy(rng.integers(0, model.config.vocab_size, (1, new))).to(model.device)
             for _ in range(plan.num_prefills):
-                samples.append((new, cached, scale * _prefill_s(model, ids, _cache_of(model, tokens, cached))))
+                samples.append((new, cached, scale * _prefill_s(model, ids, random_cache(model, tokens, cached))))
                 advance(1)
     return samples
 
@@ -41,11 +41,12 @@ def num_prefills(plan: Plan) -> int:
     return len(plan.cached_tokens) * len(plan.prefill_tokens) * plan.num_prefills
 
 
-def _cache_of(model: Any, tokens: torch.Tensor, cached: int) -> DynamicCache:
+def random_cache(model: Any, tokens: torch.Tensor, cached: int, batch: int = 1) -> DynamicCache:
+    """Return a cache of `cached` tokens for each of `batch` sequences, all of the same random keys and values."""
     cache = DynamicCache(config=model.config)
     for layer in range(model.config.num_hidden_layers if cached else 0):
         part = tokens[layer * cached : (layer + 1) * cached].to(model.device)  # [token, 2, kv head, head_dim]
-        keys, values = part.permute(1, 2, 0, 3).unsqueeze(1)
+        keys, values = part.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, batch, -1, -1, -1).contiguous()
         cache.update(keys, values, layer)
     return cache
 

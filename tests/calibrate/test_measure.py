@@ -47,8 +47,12 @@ TINY = Plan(
     cached_tokens=(0, 32),
     num_prefills=1,
     num_slowed_steps=4,
+    forward_new_tokens=(1, 16),
+    forward_cached_tokens=(0, 24),
+    num_forwards=1,
 )
 BANDWIDTH_BYTES_PER_S = 20e6
+_NOT_ASKED = ("prefill", "policies.stream", "link.to_device", "link.to_host")
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +86,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     for pieces in (1, 4):
         stated_s = pieces * page_bytes / BANDWIDTH_BYTES_PER_S
         assert stated_s <= profile.link.to_device.transfer_s(pieces, page_bytes) < stated_s + 0.02
-    assert {stage for stage, _, _ in stages} == {"compute", "decisions", "link", "prefill"}
+    assert {stage for stage, _, _ in stages} == {"compute", "decisions", "link", "other caches", "prefill"}
     for stage in {stage for stage, _, _ in stages}:
         last = [entry for entry in stages if entry[0] == stage][-1]
         assert 0.9 * last[2] <= last[1] <= 3 * last[2]
@@ -110,8 +114,8 @@ def test_what_is_made_slower_shows_in_its_own_part(monkeypatch):
             patch.setattr(owner, name, delayed(getattr(owner, name)))
             after = _profile()
         for table_name, table in after.tables().items():
-            if table_name in ("prefill", "policies.stream", "link.to_device", "link.to_host"):
-                continue  # the model itself is in prefill; the others are not what is asked here
+            if table_name.startswith("caches.") or table_name in _NOT_ASKED:
+                continue  # the model itself is in prefill and in calls of it; the others are not what is asked
             added_s = table.time_s[0][0] - before.tables()[table_name].time_s[0][0]
             assert (added_s > 0.8 * slower_s) == (table_name == part), (part, table_name, added_s)
 
@@ -148,3 +152,12 @@ def test_faults_of_the_user_are_one_line(arguments, message):
 def test_cuda_without_a_gpu_is_one_line():
     with pytest.raises(CalibrationError, match=r"^no CUDA device: .*--device cpu.*$"):
         calibrate(shape="smollm2-135m", device="cuda")
+
+
+def test_the_other_caches_have_a_table_a_batch():
+    caches = _profile().caches
+    assert set(caches) == {"forward@1", "forward@2"}
+    for table in caches.values():
+        assert (table.amounts, table.batches) == ((1.0, 16.0), (0.0, 24.0))
+        assert table.num_samples == 4
+        assert min(min(row) for row in table.time_s) > 0
