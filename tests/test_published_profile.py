@@ -64,6 +64,7 @@ def test_every_number_has_a_source_and_assumptions_say_so(profile):
     }
     assert not [name for name in scalars if not profile.sources.get(name)]
     assumed = [profile.sources["sync_s"], profile.sources["link.compute_slowdown_frac"], profile.policies["*"].source]
+    assumed.append(profile.segments["speculate"].device.source)
     assert all(text.startswith("assumption:") for text in assumed)
 
 

@@ -147,10 +147,23 @@ def _segments(gemms: Gemms, attention: Any, kernels: SmallKernels) -> dict[str, 
             time_s=tuple((_rounded(kernels.floor_s + TOP_K_S + pages * page_s),) * 7 for pages in (0, last_page)),
             source=SELECT_SOURCE,
         ),
+        "speculate": _speculate(norm_s + gemms.at(query, hidden) + kernels(2 * query * batch), kernels.floor_s, page_s),
         "attention": _attention(attention),
         "attention_output": _by_batch(output_s, OUTPUT_SOURCE),
         "head": _by_batch(head_s, HEAD_SOURCE),
     }
+
+
+def _speculate(query_s: Any, floor_s: float, page_s: float) -> CostTable:
+    """Return the next layer's norm, query and rotary for each of `BATCHES`, and the scoring of its pages."""
+    last_page = 2**19
+    return CostTable(
+        amount="pages",
+        amounts=(0.0, float(last_page)),
+        batches=tuple(map(float, BATCHES)),
+        time_s=tuple(tuple(map(_rounded, query_s + floor_s + pages * page_s)) for pages in (0, last_page)),
+        source=SPECULATE_SOURCE,
+    )
 
 
 class Gemms:
@@ -306,6 +319,11 @@ SELECT_SOURCE = (
     "end of Quest's 5-10 us (arXiv 2406.10774, kernel evaluation, below 128k tokens). On an H200 the package's "
     "sglang/0.5.14/dsv4_csa_topk_calib_perf has 6.8 to 13.2 us for 512 of 768 to 4096 flat scores, "
     "and no dependence on the batch up to 64"
+)
+SPECULATE_SOURCE = (
+    "assumption: foretelling the next layer's scores is its norm, its query projection (n 4096, k 4096), the rotary "
+    "embedding of the query and the scoring of its pages, kernel after kernel on the compute stream; no top-k. "
+    f"Projection: {GEMM_SOURCE}. Small kernels, 4096 bytes a page among them: {SMALL_SOURCE}"
 )
 TO_DEVICE_SOURCE = (
     "GB/s of one cuMemcpyBatchAsync over 10000, 50000 and 100000 pieces of 4 to 64 KiB, H100: vllm PR 42212. 2 MiB: "
