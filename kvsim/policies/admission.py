@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.policies.base import NO_PAGES, Setting, View
-from kvsim.policies.pools import Pools
+from kvsim.policies.pools import Pools, may_leave
 from kvsim.types import BoolArray, IntArray, PageIds
 
 
@@ -71,7 +71,7 @@ class SecondTouch:
         for page in trial:
             if len(first) == count:
                 break
-            if view.evictable[page] and (spared is None or not spared[page]):
+            if may_leave(page, view.evictable, spared):
                 first.append(page)
         for page in first:
             del trial[page]

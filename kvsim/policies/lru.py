@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.pools import Pools
+from kvsim.policies.pools import Pools, may_leave
 from kvsim.types import BoolArray, PageIds
 
 
@@ -42,7 +42,7 @@ class Lru:
         for page in order:
             if len(victims) == count:
                 break
-            if view.evictable[page] and (spared is None or not spared[page]):
+            if may_leave(page, view.evictable, spared):
                 victims.append(page)
         for page in victims:
             del order[page]
@@ -51,4 +51,4 @@ class Lru:
     def left(self, pages: PageIds) -> None:
         """Forget the pages."""
         for page in pages.tolist():
-            del self._oldest_first[self._pools.of_page(page)][page]
+            self._oldest_first[self._pools.of_page(page)].pop(page, None)

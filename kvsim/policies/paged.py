@@ -62,7 +62,10 @@ class Prefetcher(Protocol):
         """
 
     def spared(self, view: View) -> BoolArray | None:
-        """Return the pages that no prefetch may push out, ``[num_page_ids]``: those it expects to be read soon."""
+        """Return the pages that leave last, ``[num_page_ids]``: those it expects to be read soon, or None.
+
+        No prefetch pushes them out, and a miss only where no other page may leave. Called after `wanted`.
+        """
 
     def left(self, victims: PageIds) -> None:
         """Learn which pages leave the device."""
@@ -84,9 +87,10 @@ class Admission(Protocol):
 class Paged:
     """Fetch misses on demand; an evictor makes room, a prefetcher fetches ahead, an admission keeps pages on trial.
 
-    In one decision: all parts learn what is read; the victims that the misses need leave; then each wanted page comes
-    into a free slot or pushes out a page that the prefetcher does not spare, in order of urgency, as far as there are
-    any. With a pool a layer, a page takes a slot of its own layer and pushes out a page of its own layer.
+    In one decision: all parts learn what is read; the victims that the misses need leave, pages that the prefetcher
+    spares last; then each wanted page comes into a free slot or pushes out a page that is not spared, in order of
+    urgency, as far as there are any. With a pool a layer, a page takes a slot of its own layer and pushes out a page of
+    its own layer.
     """
 
     attends: ClassVar[Literal["selection", "everything"]] = "selection"
@@ -104,6 +108,7 @@ class Paged:
         self._tell_fetched = getattr(prefetcher, "fetched", None)
         self._grid = setting.grid
         self._pools = Pools(setting)
+        self._blocked: BoolArray = np.zeros(setting.grid.num_pages, dtype=np.bool_)
 
     def foresee(self, future: Future) -> None:
         """Hand the future to the parts that are oracles."""
@@ -134,11 +139,12 @@ class Paged:
         """Return who leaves and who comes early."""
         self.evictor.touch(view)
         self.admission.touch(view)
-        victims = self._victims(view, self._pools.of_layer(view.layer), -view.free_slots, None)
         wanted = self.prefetcher.wanted(view)
+        spared = self.prefetcher.spared(view)
+        victims = self._due(view, -view.free_slots, spared)
         prefetches = NO_PAGES
         if wanted.size:
-            pushed_out, prefetches = self._prefetch(view, wanted, len(victims))
+            pushed_out, prefetches = self._prefetch(view, wanted, self._but(spared, victims), len(victims))
             victims = np.concatenate((victims, pushed_out))
             self.evictor.arrived(prefetches)
             if self._tell_fetched is not None:
@@ -147,6 +153,22 @@ class Paged:
             return NOTHING
         self.prefetcher.left(victims)
         return Plan(victims=victims, prefetches=prefetches)
+
+    def _due(self, view: View, count: int, spared: BoolArray | None) -> PageIds:
+        """Return who leaves for the misses: spared pages only where no others are left."""
+        pool = self._pools.of_layer(view.layer)
+        victims = self._victims(view, pool, count, spared)
+        if spared is None or victims.size >= count:
+            return victims
+        return np.concatenate((victims, self._victims(view, pool, count - victims.size, self._but(None, victims))))
+
+    def _but(self, spared: BoolArray | None, gone: PageIds) -> BoolArray | None:
+        """Return `spared` and the pages that this decision lets go already: `view.evictable` still has them."""
+        if not gone.size:
+            return spared
+        self._blocked[:] = False if spared is None else spared
+        self._blocked[gone] = True
+        return self._blocked
 
     def _victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         if count <= 0:
@@ -160,9 +182,10 @@ class Paged:
         self.admission.left(rest)
         return np.concatenate((first, rest)) if first.size else rest
 
-    def _prefetch(self, view: View, wanted: PageIds, num_gone: int) -> tuple[PageIds, PageIds]:
+    def _prefetch(
+        self, view: View, wanted: PageIds, spared: BoolArray | None, num_gone: int
+    ) -> tuple[PageIds, PageIds]:
         """Return the pages pushed out for prefetches, and the prefetches that find a slot."""
-        spared = self.prefetcher.spared(view)
         free_slots = view.free_slots + num_gone
         if self._pools.count == 1:
             gone = self._victims(view, 0, wanted.size - free_slots, spared)

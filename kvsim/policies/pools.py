@@ -36,3 +36,8 @@ class Pools:
         return np.concatenate(
             [first + np.flatnonzero(may_leave[first : first + grid.pages_per_layer]) for first in firsts]
         )
+
+
+def may_leave(page: int, evictable: BoolArray, spared: BoolArray | None) -> bool:
+    """Return whether a page may leave and is not spared."""
+    return bool(evictable[page]) and (spared is None or not spared[page])

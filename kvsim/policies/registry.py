@@ -37,6 +37,17 @@ POLICIES: dict[str, Entry] = {
     "stream": Entry("kvsim.policies.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
     "attention": Entry("kvsim.policies.attention:Attention", "policy", "ours; ArkVale (NeurIPS 2024), FreeKV"),
     "lru": Entry("kvsim.policies.lru:Lru", "eviction", "Denning, CACM 1968"),
+    "fifo": Entry("kvsim.policies.fifo:Fifo", "eviction", "Belady, IBM Systems Journal 1966"),
+    "lfu": Entry("kvsim.policies.lfu:Lfu", "eviction", "Coffman and Denning 1973"),
+    "arc": Entry("kvsim.policies.arc:Arc", "eviction", "Megiddo and Modha, FAST 2003"),
+    "s3-fifo": Entry("kvsim.policies.s3_fifo:S3Fifo", "eviction", "Yang and others, SOSP 2023"),
+    "sieve": Entry("kvsim.policies.sieve:Sieve", "eviction", "Zhang and others, NSDI 2024"),
+    "importance-rank": Entry("kvsim.policies.importance:ImportanceRank", "eviction", "ArkVale, NeurIPS 2024"),
+    "scored-recency": Entry("kvsim.policies.scored_recency:ScoredRecency", "eviction", "InfLLM, arXiv 2402.04617"),
+    "random": Entry(
+        "kvsim.policies.random_pages:RandomPages", "eviction", "what an order is worth is what it gains over this"
+    ),
+    "belady": Entry("kvsim.policies.belady:Belady", "eviction", "Belady, IBM Systems Journal 1966", is_oracle=True),
 }
 
 PREFETCHERS: dict[str, Entry] = {
