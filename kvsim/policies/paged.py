@@ -141,11 +141,8 @@ class Paged:
         self.admission.touch(view)
         wanted = self.prefetcher.wanted(view)
         spared = self.prefetcher.spared(view)
-        victims = self._due(view, -view.free_slots, spared)
-        prefetches = NO_PAGES
-        if wanted.size:
-            pushed_out, prefetches = self._prefetch(view, wanted, self._but(spared, victims), len(victims))
-            victims = np.concatenate((victims, pushed_out))
+        victims, prefetches = self._make_room(view, wanted, spared)
+        if prefetches.size:
             self.evictor.arrived(prefetches)
             if self._tell_fetched is not None:
                 self._tell_fetched(prefetches)
@@ -154,21 +151,29 @@ class Paged:
         self.prefetcher.left(victims)
         return Plan(victims=victims, prefetches=prefetches)
 
-    def _due(self, view: View, count: int, spared: BoolArray | None) -> PageIds:
-        """Return who leaves for the misses: spared pages only where no others are left."""
-        pool = self._pools.of_layer(view.layer)
-        victims = self._victims(view, pool, count, spared)
-        if spared is None or victims.size >= count:
-            return victims
-        return np.concatenate((victims, self._victims(view, pool, count - victims.size, self._but(None, victims))))
+    def _make_room(self, view: View, wanted: PageIds, spared: BoolArray | None) -> tuple[PageIds, PageIds]:
+        """Return who leaves, and the prefetches that find a slot."""
+        if self._pools.count == 1:
+            gone = self._leaving(view, 0, view.free_slots, wanted.size, spared)
+            return gone, wanted[: max(0, view.free_slots + gone.size)]
+        layers = self._grid.layer_of(wanted)
+        comes = np.ones(wanted.size, dtype=np.bool_)
+        left = []
+        for layer in sorted({view.layer, *layers.tolist()}):
+            of_layer = np.flatnonzero(layers == layer)
+            free_slots = view.free_slots if layer == view.layer else self._free_in(view, layer)
+            gone = self._leaving(view, layer, free_slots, of_layer.size, spared)
+            comes[of_layer[max(0, free_slots + gone.size) :]] = False
+            left.append(gone)
+        return np.concatenate(left), wanted[comes]
 
-    def _but(self, spared: BoolArray | None, gone: PageIds) -> BoolArray | None:
-        """Return `spared` and the pages that this decision lets go already: `view.evictable` still has them."""
-        if not gone.size:
-            return spared
-        self._blocked[:] = False if spared is None else spared
-        self._blocked[gone] = True
-        return self._blocked
+    def _leaving(self, view: View, pool: int, free_slots: int, num_wanted: int, spared: BoolArray | None) -> PageIds:
+        """Return who leaves one pool: spared pages only for misses, where no others are left."""
+        due = max(0, -free_slots)
+        gone = self._victims(view, pool, max(due, num_wanted - free_slots), spared)
+        if spared is None or gone.size >= due:
+            return gone
+        return np.concatenate((gone, self._victims(view, pool, due - gone.size, ~spared)))
 
     def _victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         if count <= 0:
@@ -181,25 +186,6 @@ class Paged:
         rest = self.evictor.victims(view, pool, count - first.size, spared)
         self.admission.left(rest)
         return np.concatenate((first, rest)) if first.size else rest
-
-    def _prefetch(
-        self, view: View, wanted: PageIds, spared: BoolArray | None, num_gone: int
-    ) -> tuple[PageIds, PageIds]:
-        """Return the pages pushed out for prefetches, and the prefetches that find a slot."""
-        free_slots = view.free_slots + num_gone
-        if self._pools.count == 1:
-            gone = self._victims(view, 0, wanted.size - free_slots, spared)
-            return gone, wanted[: free_slots + gone.size]
-        layers = self._grid.layer_of(wanted)
-        comes = np.ones(wanted.size, dtype=np.bool_)
-        pushed_out = []
-        for layer in np.unique(layers).tolist():
-            of_layer = np.flatnonzero(layers == layer)
-            free = free_slots if layer == view.layer else self._free_in(view, layer)
-            gone = self._victims(view, layer, of_layer.size - free, spared)
-            comes[of_layer[free + gone.size :]] = False
-            pushed_out.append(gone)
-        return np.concatenate(pushed_out), wanted[comes]
 
     def _free_in(self, view: View, layer: int) -> int:
         """Return the free slots of another layer's pool."""
