@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,9 @@ class BatchSources:
     def of(self, cell: Cell, seed: int) -> Replay:
         """Return what the cell's batch reads; the last one asked for is kept for the next policy or budget."""
         scenario = cell.scenario
-        path = self._path(scenario)
-        key = (path, scenario.trace, scenario.page_tokens, scenario.selector, scenario.run.batch, cell.shape, seed)
+        key = self.reads(cell, seed)
         if self._kept is None or self._kept[0] != key:
-            source = self._make(cell, path, seed)
+            source = self._make(cell, self._path(scenario), seed)
             replay = Replay(
                 source,
                 cell.selector,
@@ -49,6 +48,20 @@ class BatchSources:
             )
             self._kept = key, replay
         return self._kept[1]
+
+    def reads(self, cell: Cell, seed: int) -> Hashable:
+        """Return what tells the batches that read the same; a recorded trace is the same whatever the seed."""
+        scenario = cell.scenario
+        drawn = seed if scenario.trace.extrapolate is not None else None
+        return (
+            self._path(scenario),
+            scenario.trace,
+            scenario.page_tokens,
+            scenario.selector,
+            scenario.run.batch,
+            cell.shape,
+            drawn,
+        )
 
     def last_context(self, cell: Cell) -> int:
         """Return the longest context of the cell's run in tokens, without making what it reads."""

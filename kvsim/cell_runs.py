@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.batch_sources import BatchSources
-from kvsim.cells import Cell
+from kvsim.cells import Cell, summary_of, tpot_interval_s
 from kvsim.sim import Replay, SimulationInput, simulate_decode
 
 Rows: TypeAlias = dict[str, NDArray[Any]]
@@ -19,11 +19,17 @@ Progress: TypeAlias = Callable[[float], None]
 
 
 def same_run(cell: Cell) -> tuple[str, str]:
-    """Return what a cell's rows depend on: a policy that keeps everything does not depend on the budget."""
+    """Return what a cell's rows depend on: where the policy keeps everything, neither budget nor prefetching."""
     scenario = cell.scenario
     if cell.holds_everything:
-        scenario = scenario.model_copy(update={"budget": None})
-    return scenario.model_dump_json(exclude={"run": {"policies"}, "name": True}), cell.choice.model_dump_json()
+        scenario = scenario.model_copy(update={"budget": None, "prefetch": None})
+    unread: dict[str, Any] = {"run": {"policies"}, "name": True, "profile": {"device_memory"}}
+    return scenario.model_dump_json(exclude=unread), cell.choice.model_dump_json()
+
+
+def cell_entry(cell: Cell, rows: Rows) -> dict[str, Any]:
+    """Return the cell's entry of ``summary.json``, but for what only all cells together tell."""
+    return summary_of(cell, rows) | {"tpot_interval_s": tpot_interval_s(cell, rows)}
 
 
 def simulate_cell(cell: Cell, sources: BatchSources, progress: Progress) -> Rows:

@@ -42,7 +42,7 @@ class RunResult:
 
     summary: dict[str, Any]
     rows: dict[str, NDArray[Any]]
-    """Columns of the per-step table, all of one length."""
+    """Columns of the per-step table, all of one length; none where a sweep kept the cells alone."""
     manifest: dict[str, Any]
 
 
@@ -120,7 +120,8 @@ def load_result(path: Path) -> RunResult:
         isinstance(cell, dict) and (not is_decode or "policy" in cell) for cell in cells
     ):
         raise ResultError(f"{path / SUMMARY}: damaged: no list of cells{', each with its policy' if is_decode else ''}")
-    rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",))
+    has_rows = ROWS in manifest["files"]
+    rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",)) if has_rows else {}
     return RunResult(summary=summary, rows=rows, manifest=manifest)
 
 
@@ -189,11 +190,13 @@ def _plain(value: Any) -> Any:
 
 def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) -> None:
     (folder / SUMMARY).write_text(summary_json(result.summary), encoding="utf-8")
-    table = pa.table({name: pa.array(column) for name, column in result.rows.items()})
-    pq.write_table(table, folder / ROWS)
+    if result.rows:
+        table = pa.table({name: pa.array(column) for name, column in result.rows.items()})
+        pq.write_table(table, folder / ROWS)
     for name, content in figures.items():
         (folder / name).write_bytes(content)
-    digests = {name: _digest(folder / name) for name in (SUMMARY, ROWS, *figures)}
+    own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)
+    digests = {name: _digest(folder / name) for name in (*own, *figures)}
     (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
 
 
@@ -220,8 +223,10 @@ def _digest(path: Path) -> str:
 
 def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     written = manifest.get("files")
-    for name in (SUMMARY, ROWS):
-        expected = written.get(name) if isinstance(written, dict) else None
+    if not isinstance(written, dict):
+        raise ResultError(f"{path / MANIFEST}: damaged: no list of files; run it again")
+    for name in (SUMMARY, ROWS) if ROWS in written else (SUMMARY,):
+        expected = written.get(name)
         try:
             found = _digest(path / name)
         except OSError as problem:

@@ -6,12 +6,13 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 
 from kvsim.batch_sources import BatchSources
-from kvsim.cell_runs import Progress, Rows, ignore, input_of, same_run, simulate_cell
+from kvsim.cell_runs import Progress, Rows, cell_entry, ignore, input_of, same_run, simulate_cell
 from kvsim.cells import (
     Cell,
     cell_at,
@@ -19,8 +20,6 @@ from kvsim.cells import (
     check_budget,
     compare_to_resident,
     summarise,
-    summary_of,
-    tpot_interval_s,
 )
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.ranges import beyond_profile, tell_ranges
@@ -60,14 +59,14 @@ def simulate(
     KvsimError
         If the profile, the trace, a policy or the budget does not fit the scenario.
     """
-    cells = cells_of(scenario if recorded else _by_the_traces_channel(scenario), beside)
+    cells = cells_of(scenario if recorded else by_the_traces_channel(scenario), beside)
     if recorded:
         cells = [_as_long_as_measured(cell) for cell in cells]
     sources = BatchSources(beside, recorded)
     contexts_tokens = [sources.last_context(cell) for cell in cells]
     for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
         check_budget(cell, context_tokens)
-    beyond = beyond_profile(cells, contexts_tokens)
+    beyond_profile(cells, contexts_tokens)  # refuses before the first step what no table can tell
     rows_of = _simulate_all(cells, sources, progress or ignore)
     tables: list[Rows] = []
     for number, cell in enumerate(cells):
@@ -77,19 +76,22 @@ def simulate(
             "policy": np.array([cell.choice.shown] * size, dtype=object),
         }
         tables.append(named | rows_of[number])
-    summaries = [
-        summary_of(cell, rows) | {"tpot_interval_s": tpot_interval_s(cell, rows)}
-        for cell, rows in zip(cells, rows_of, strict=True)
-    ]
-    compare_to_resident(summaries, cells)
+    entries = [cell_entry(cell, rows) for cell, rows in zip(cells, rows_of, strict=True)]
     return RunResult(
-        summary=tell_ranges(summarise(scenario, cells, summaries), beyond),
+        summary=summary_from(scenario, cells, entries, sources),
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
-        manifest=make_manifest(
-            scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command
-        )
+        manifest=make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
         | {"accesses": sources.digests()},
     )
+
+
+def summary_from(
+    scenario: Scenario, cells: list[Cell], entries: list[dict[str, Any]], sources: BatchSources
+) -> dict[str, Any]:
+    """Return ``summary.json`` of a scenario from its cells' entries, which are completed on the way."""
+    compare_to_resident(entries, cells)
+    beyond = beyond_profile(cells, [sources.last_context(cell) for cell in cells])
+    return tell_ranges(summarise(scenario, cells, entries), beyond)
 
 
 def simulate_timeline(
@@ -107,7 +109,7 @@ def simulate_timeline(
     KvsimError
         If there is no such cell, or the profile, the trace, the policy or the budget does not fit.
     """
-    cell = cell_at(scenario if recorded else _by_the_traces_channel(scenario), number, beside)
+    cell = cell_at(scenario if recorded else by_the_traces_channel(scenario), number, beside)
     sources = BatchSources(beside, recorded)
     check_budget(cell, sources.last_context(cell))
     seed = cell.scenario.run.seed
@@ -126,7 +128,7 @@ def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
     KvsimError
         With a line for every fault.
     """
-    cells = cells_of(_by_the_traces_channel(scenario), beside)
+    cells = cells_of(by_the_traces_channel(scenario), beside)
     sources = BatchSources(beside, None)
     faults = []
     for cell in cells:
@@ -147,7 +149,7 @@ def range_warnings(scenario: Scenario, beside: Path | None = None) -> list[str]:
     KvsimError
         As of `check_scenario`.
     """
-    cells = cells_of(_by_the_traces_channel(scenario), beside)
+    cells = cells_of(by_the_traces_channel(scenario), beside)
     sources = BatchSources(beside, None)
     return [str(found) for found in beyond_profile(cells, [sources.last_context(cell) for cell in cells])]
 
@@ -161,7 +163,7 @@ def _as_long_as_measured(cell: Cell) -> Cell:
     return dataclasses.replace(cell, scenario=scenario.model_copy(update={"trace": trace}))
 
 
-def _by_the_traces_channel(scenario: Scenario) -> Scenario:
+def by_the_traces_channel(scenario: Scenario) -> Scenario:
     """Return the scenario selecting by what its trace says to select by, where nothing was recorded of its own."""
     channel = scenario.trace.channel
     if channel is None:

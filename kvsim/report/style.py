@@ -59,6 +59,7 @@ def add_panels(
     across_inches: float = 0.3,
     down_inches: float = 0.62,
     top_inches: float = 0.9,
+    right_inches: float = 0.25,
     **shared: Any,
 ) -> list[list[Any]]:
     """Return a grid of axes, ``[num_rows][num_columns]``, below title and legend and above the foot.
@@ -66,11 +67,11 @@ def add_panels(
     Placed by hand: matplotlib's own layouts take half a second a figure. `across_inches` and `down_inches` lie between.
     """
     height_inches = figure.get_figheight()
-    width = (WIDTH_INCHES - left_inches - 0.25 - across_inches * (num_columns - 1)) / num_columns
+    width = (WIDTH_INCHES - left_inches - right_inches - across_inches * (num_columns - 1)) / num_columns
     height = (height_inches - top_inches - _BOTTOM_INCHES - down_inches * (num_rows - 1)) / num_rows
     place = {
         "left": left_inches / WIDTH_INCHES,
-        "right": 1 - 0.25 / WIDTH_INCHES,
+        "right": 1 - right_inches / WIDTH_INCHES,
         "top": 1 - top_inches / height_inches,
         "bottom": _BOTTOM_INCHES / height_inches,
         "wspace": across_inches / width,

@@ -1,0 +1,115 @@
+"""The commands that simulate many times for one question: `kvsim sweep` and `kvsim whatif`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvsim.console import INTERRUPTED, bar, command_text
+
+if TYPE_CHECKING:
+    from kvsim.scenario import Scenario
+    from kvsim.search.sweep import Sweep
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
+]
+
+
+def add_search(app: typer.Typer) -> None:
+    """Give `app` the commands of this file."""
+    app.command()(sweep)
+
+
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for cells and results, instead of the scenario's."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes; one for each processor where absent.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Let the workers of this dask scheduler do the work.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Take finished cells from disk, or simulate all again.")
+    ] = True,
+    heat: Annotated[str | None, typer.Option(metavar="FIELD,FIELD", help="The two fields of the heat map.")] = None,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the tables.")] = False,
+) -> None:
+    """Simulate a large grid in parallel, keep every finished cell at once, and show what no cell beats."""
+    path, experiment = _load(scenario, overrides)
+    from kvsim.search.sweep import sweep as run_sweep
+
+    folder = output or Path(experiment.output.folder)
+    try:
+        with bar(f"sweeping {experiment.name}") as shown:
+            found = run_sweep(
+                experiment,
+                folder,
+                text=path.read_text(encoding="utf-8"),
+                command=command_text(),
+                beside=path.parent,
+                num_workers=workers,
+                scheduler=dask,
+                fresh=not resume,
+                progress=shown.advance,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished cells are kept, the same command goes on from them", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    fields = [field.strip() for field in heat.split(",")] if heat else []
+    _tell(found, folder, fields, figures=figures and experiment.output.figures, as_json=as_json)
+    if found.failed:
+        raise typer.Exit(2)
+
+
+def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
+    """Write the result, and print what it comes to."""
+    from kvsim.report.sweep_figures import sweep_figures
+    from kvsim.report.sweep_tables import front_of, sweep_text
+    from kvsim.results import records_parquet, summary_json, write_result
+
+    summary = found.result.summary
+    on_front = set(front_of(summary["cells"]))
+    cells = [cell | {"on_front": number in on_front} for number, cell in enumerate(summary["cells"])]
+    files = {"cells.parquet": records_parquet(cells)} | (sweep_figures(summary, fields) if figures else {})
+    tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]
+    if tracebacks:
+        files["failed.txt"] = "\n".join(tracebacks).encode()
+    written = write_result(found.result, folder, files)
+    if as_json:
+        typer.echo(summary_json(summary), nl=False)
+        return
+    typer.echo(sweep_text(summary))
+    typer.echo(f"\n{found.num_simulated} cells simulated, {found.num_found} found finished in {found.folder}")
+    typer.echo(f"result: {written}")
+    for name in sorted(files):
+        typer.echo(f"  {written / name}")
+
+
+def _load(name: str, overrides: list[str] | None) -> tuple[Path, Scenario]:
+    """Return a decode scenario and its file; sweeps of other kinds are small enough for `kvsim run`.
+
+    Raises
+    ------
+    ScenarioError
+        If it is of another kind, or wrong.
+    """
+    from kvsim.assets import find_scenario
+    from kvsim.errors import ScenarioError
+    from kvsim.kinds import DECODE, kind_of
+    from kvsim.scenario import load_scenario
+
+    path = find_scenario(name)
+    kind = kind_of(path)
+    if kind != DECODE:
+        raise ScenarioError(f"{path}: kind: sweep is for scenarios of kind {DECODE!r}, found {kind!r}: use `kvsim run`")
+    return path, load_scenario(path, overrides or ())

@@ -1,0 +1,95 @@
+"""What a cell's figures depend on, as one digest: whatever could change a figure changes the key."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import kvsim
+from kvsim.assets import find_capture, find_profile
+from kvsim.cells import Cell
+from kvsim.errors import ResultError
+
+_DECIDING = ("numpy", "numba", "simpy")
+"""Packages whose versions may change a figure's last digit."""
+
+_NOT_READ = {"schema_version", "name", "question", "output", "sweep", "exclude", "measure"}
+"""Fields that the simulation of a cell does not read, the files it names apart."""
+
+
+def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
+    """Return the key of each cell, 32 hexadecimal digits.
+
+    A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, the file of a
+    policy that is not kvsim's own, and the versions of numpy, numba and simpy. It does not cover what a policy's file
+    imports.
+
+    Parameters
+    ----------
+    beside
+        Where relative paths of the scenario start, if not here.
+
+    Raises
+    ------
+    KvsimError
+        If a file that a cell names is not there or cannot be read.
+    """
+    contents: dict[Path, str] = {}
+
+    def content(path: Path) -> str:
+        if path not in contents:
+            contents[path] = _digest(path)
+        return contents[path]
+
+    keys = []
+    for cell in cells:
+        scenario = cell.scenario
+        said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
+        said["run"].pop("policies")
+        said["profile"]["path"] = content(find_profile(scenario.profile.path, beside))
+        said["trace"]["path"] = content(find_capture(scenario.trace.path, beside))
+        said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
+        said |= {"code": _own_code(), "versions": _versions(), "policy_code": _policy_code(cell, content)}
+        keys.append(hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest())
+    return keys
+
+
+def _policy_code(cell: Cell, content: Any) -> str:
+    """Return a digest of the file of a policy that is not kvsim's own, which `_own_code` does not cover."""
+    if cell.policy.__module__.partition(".")[0] == kvsim.__name__:
+        return ""
+    source = inspect.getsourcefile(cell.policy)
+    return str(content(Path(source))) if source else ""
+
+
+@functools.cache
+def _own_code() -> str:
+    """Return a digest of kvsim's source: a version number does not change with every change of a line."""
+    digest = hashlib.blake2b(kvsim.__version__.encode(), digest_size=16)
+    folder = Path(kvsim.__file__).resolve().parent
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(("cli", "console", "__main__", "report/", "engine/", "calibrate/", "search/")):
+            digest.update(name.encode() + path.read_bytes())
+    for name in ("report/summary.py",):  # what turns rows into figures
+        digest.update(name.encode() + (folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    return tuple(importlib.metadata.version(name) for name in _DECIDING)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as problem:
+        raise ResultError(f"{path}: {problem.strerror}") from None
