@@ -1,0 +1,374 @@
+"""Compiled replay of request traces through a prefix cache; its plain twin is `kvsim.prefix.cache.PrefixCache`.
+
+One loop over requests, with a heap of free leaves for the ranked policies and linked queues for the others. What a
+block is told lies in one row of `node`, what a queue is in one row of `queue`, so that calls pass few arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+LRU, FIFO, LFU, BELADY, SIEVE, S3_FIFO, ARC = range(7)
+
+_CACHED, _HOLDERS, _CHILDREN, _RANK, _USES, _HEAP, _OLDER, _YOUNGER, _QUEUE, _FLAG, _SEEN = range(11)
+_NUM_FIELDS = 11
+_FIRST, _LAST, _LENGTH = range(3)
+_NONE, _A, _B, _GHOSTS_A, _GHOSTS_B = range(5)
+"""Queues: small and main, or once and again; the ghosts of either."""
+_CLOCK, _SIZE, _BUDGET, _HEAP_SIZE, _HAND, _EVICTED, _POLICY = range(7)
+_LFU_SHIFT = 40
+
+
+@numba.njit(cache=True)
+def replay_prefix(
+    policy: int,
+    blocks: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    parents: NDArray[np.int64],
+    budget: int,
+    second_touch: bool,
+    in_flight: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the hits and the evictions of each request, ``[num_requests]`` each.
+
+    Parameters
+    ----------
+    policy
+        One of the constants of this file.
+    blocks, starts, parents
+        As in `kvsim.traces.requests.RequestBlocks`.
+    """
+    num_blocks, num_requests = parents.size, starts.size - 1
+    node = np.zeros((num_blocks, _NUM_FIELDS), dtype=np.int64)
+    node[:, _HEAP] = -1
+    queue = np.full((5, 3), -1, dtype=np.int64)
+    queue[:, _LENGTH] = 0
+    heap = np.empty(num_blocks + 1, dtype=np.int64)
+    state = np.zeros(7, dtype=np.int64)
+    state[_BUDGET], state[_POLICY], state[_HAND] = budget, policy, -1
+    target = np.zeros(1)
+    coming = _next_uses(blocks, num_blocks) if policy == BELADY else np.zeros(1, dtype=np.int64)
+    kept = np.zeros(num_requests, dtype=np.int64)
+    hits = np.zeros(num_requests, dtype=np.int64)
+    evictions = np.zeros(num_requests, dtype=np.int64)
+    oldest = 0
+    for request in range(num_requests):
+        start, stop = starts[request], starts[request + 1]
+        while request - oldest >= in_flight:
+            _finish(oldest, kept, blocks, starts, node, queue, heap, state)
+            oldest += 1
+        place = start
+        while place < stop and node[blocks[place], _CACHED] == 1:
+            _hit(blocks[place], coming[place] if policy == BELADY else 0, node, heap, state)
+            place += 1
+        hits[request] = place - start
+        while place < stop:
+            block = blocks[place]
+            if second_touch and node[block, _SEEN] == 0:
+                break
+            if state[_SIZE] == budget:
+                victim = _victim(node, queue, heap, state, target)
+                while victim < 0 and oldest < request:
+                    _finish(oldest, kept, blocks, starts, node, queue, heap, state)
+                    oldest += 1
+                    victim = _victim(node, queue, heap, state, target)
+                if victim < 0 or (policy == BELADY and -node[victim, _RANK] <= coming[place]):
+                    break
+                _evict(victim, parents, node, queue, heap, state)
+                evictions[request] += 1
+            _enter(block, coming[place] if policy == BELADY else 0, parents, node, queue, state, target)
+            place += 1
+        kept[request] = place - start
+        if second_touch:
+            for place in range(start, stop):
+                node[blocks[place], _SEEN] = 1
+    return hits, evictions
+
+
+@numba.njit(cache=True)
+def _next_uses(blocks: NDArray[np.int64], num_blocks: int) -> NDArray[np.int64]:
+    never = blocks.size
+    coming = np.full(num_blocks, never, dtype=np.int64)
+    found = np.empty(blocks.size, dtype=np.int64)
+    for place in range(blocks.size - 1, -1, -1):
+        found[place] = coming[blocks[place]]
+        coming[blocks[place]] = place
+    return found
+
+
+@numba.njit(cache=True)
+def _hit(block: int, next_use: int, node: Any, heap: Any, state: Any) -> None:
+    policy = state[_POLICY]
+    node[block, _HOLDERS] += 1
+    if node[block, _HEAP] >= 0:
+        _heap_remove(block, node, heap, state)
+    if policy == LFU:
+        node[block, _USES] += 1
+    elif policy == BELADY:
+        node[block, _RANK] = -next_use
+    elif policy == SIEVE:
+        if node[block, _QUEUE] == _A:
+            node[block, _FLAG] = 1
+    elif policy == S3_FIFO:
+        node[block, _USES] = min(3, node[block, _USES] + 1)
+    elif policy == ARC:
+        node[block, _FLAG] = 1
+
+
+@numba.njit(cache=True)
+def _enter(block: int, next_use: int, parents: Any, node: Any, queue: Any, state: Any, target: Any) -> None:
+    policy = state[_POLICY]
+    state[_SIZE] += 1
+    node[block, _CACHED], node[block, _HOLDERS] = 1, 1
+    if parents[block] >= 0:
+        node[parents[block], _CHILDREN] += 1
+    if policy == LFU:
+        node[block, _USES] = 1
+    elif policy == FIFO:
+        state[_CLOCK] += 1
+        node[block, _RANK] = state[_CLOCK]
+    elif policy == BELADY:
+        node[block, _RANK] = -next_use
+    elif policy == S3_FIFO:
+        node[block, _USES] = 0
+        node[block, _FLAG] = 0
+        if node[block, _QUEUE] == _GHOSTS_A:
+            _unlink(block, node, queue)
+            node[block, _FLAG] = 1
+    elif policy == ARC:
+        _adapt(block, node, queue, state, target)
+
+
+@numba.njit(cache=True)
+def _adapt(block: int, node: Any, queue: Any, state: Any, target: Any) -> None:
+    once, again = queue[_GHOSTS_A, _LENGTH], queue[_GHOSTS_B, _LENGTH]
+    node[block, _FLAG] = 0
+    if node[block, _QUEUE] == _GHOSTS_A:
+        target[0] = min(float(state[_BUDGET]), target[0] + max(1.0, again / once))
+        _unlink(block, node, queue)
+        node[block, _FLAG] = 1
+    elif node[block, _QUEUE] == _GHOSTS_B:
+        target[0] = max(0.0, target[0] - max(1.0, once / again))
+        _unlink(block, node, queue)
+        node[block, _FLAG] = 1
+
+
+@numba.njit(cache=True)
+def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, queue: Any, heap: Any, state: Any) -> None:
+    first = starts[request]
+    for place in range(first + kept[request] - 1, first - 1, -1):
+        block = blocks[place]
+        node[block, _HOLDERS] -= 1
+        if node[block, _HOLDERS] == 0:
+            _release(block, node, queue, heap, state)
+
+
+@numba.njit(cache=True)
+def _release(block: int, node: Any, queue: Any, heap: Any, state: Any) -> None:
+    policy = state[_POLICY]
+    if policy <= BELADY:
+        if policy == LRU:
+            state[_CLOCK] += 1
+            node[block, _RANK] = state[_CLOCK]
+        elif policy == LFU:
+            state[_CLOCK] += 1
+            node[block, _RANK] = (node[block, _USES] << _LFU_SHIFT) + state[_CLOCK]
+        if node[block, _CHILDREN] == 0:
+            _heap_push(block, node, heap, state)
+    elif policy == SIEVE:
+        if node[block, _QUEUE] == _NONE:
+            node[block, _FLAG] = 0
+            _append(block, _A, node, queue)
+    elif policy == S3_FIFO:
+        if node[block, _QUEUE] == _NONE:
+            _append(block, _B if node[block, _FLAG] == 1 else _A, node, queue)
+    else:
+        is_again = node[block, _QUEUE] == _B or node[block, _FLAG] == 1
+        if node[block, _QUEUE] != _NONE:
+            _unlink(block, node, queue)
+        node[block, _FLAG] = 0
+        _append(block, _B if is_again else _A, node, queue)
+
+
+@numba.njit(cache=True)
+def _victim(node: Any, queue: Any, heap: Any, state: Any, target: Any) -> Any:
+    policy = state[_POLICY]
+    if policy <= BELADY:
+        return heap[0] if state[_HEAP_SIZE] > 0 else -1
+    if policy == SIEVE:
+        return _sieve_victim(node, queue, state)
+    if policy == S3_FIFO:
+        found = -1
+        if queue[_A, _LENGTH] >= max(1, state[_BUDGET] // 10):
+            found = _small_victim(node, queue)
+        if found < 0:
+            found = _main_victim(node, queue)
+        return _small_victim(node, queue) if found < 0 else found
+    first, second = _A, _B
+    if queue[_A, _LENGTH] == 0 or queue[_A, _LENGTH] <= target[0]:
+        first, second = _B, _A
+    found = _oldest_free(first, node, queue)
+    return _oldest_free(second, node, queue) if found < 0 else found
+
+
+@numba.njit(cache=True)
+def _is_free(block: int, node: Any) -> Any:
+    return node[block, _HOLDERS] == 0 and node[block, _CHILDREN] == 0
+
+
+@numba.njit(cache=True)
+def _oldest_free(name: int, node: Any, queue: Any) -> Any:
+    block = queue[name, _FIRST]
+    while block >= 0 and not _is_free(block, node):
+        block = node[block, _YOUNGER]
+    return block
+
+
+@numba.njit(cache=True)
+def _sieve_victim(node: Any, queue: Any, state: Any) -> Any:
+    block = state[_HAND] if state[_HAND] >= 0 else queue[_A, _FIRST]
+    for _ in range(2 * queue[_A, _LENGTH]):
+        following = node[block, _YOUNGER]
+        if _is_free(block, node):
+            if node[block, _FLAG] == 0:
+                state[_HAND] = following
+                return block
+            node[block, _FLAG] = 0
+        block = following if following >= 0 else queue[_A, _FIRST]
+    return -1
+
+
+@numba.njit(cache=True)
+def _small_victim(node: Any, queue: Any) -> Any:
+    while queue[_A, _LENGTH] > 0:
+        block = queue[_A, _FIRST]
+        is_free = _is_free(block, node)
+        if is_free and node[block, _USES] <= 1:
+            return block
+        if is_free:
+            node[block, _USES] = 0
+        _unlink(block, node, queue)
+        _append(block, _B, node, queue)
+    return -1
+
+
+@numba.njit(cache=True)
+def _main_victim(node: Any, queue: Any) -> Any:
+    for _ in range(4 * queue[_B, _LENGTH]):
+        block = queue[_B, _FIRST]
+        if _is_free(block, node):
+            if node[block, _USES] == 0:
+                return block
+            node[block, _USES] -= 1
+        _unlink(block, node, queue)
+        _append(block, _B, node, queue)
+    return -1
+
+
+@numba.njit(cache=True)
+def _evict(block: int, parents: Any, node: Any, queue: Any, heap: Any, state: Any) -> None:
+    policy, budget = state[_POLICY], state[_BUDGET]
+    state[_SIZE] -= 1
+    node[block, _CACHED] = 0
+    if policy <= BELADY:
+        _heap_remove(block, node, heap, state)
+    parent = parents[block]
+    if parent >= 0:
+        node[parent, _CHILDREN] -= 1
+        if policy <= BELADY and _is_free(parent, node):
+            _heap_push(parent, node, heap, state)
+    if policy <= BELADY:
+        return
+    name = node[block, _QUEUE]
+    _unlink(block, node, queue)
+    if policy == S3_FIFO and name == _A:
+        _append(block, _GHOSTS_A, node, queue)
+        if queue[_GHOSTS_A, _LENGTH] > budget:
+            _unlink(queue[_GHOSTS_A, _FIRST], node, queue)
+    elif policy == ARC:
+        _append(block, _GHOSTS_A if name == _A else _GHOSTS_B, node, queue)
+        while queue[_GHOSTS_A, _LENGTH] > 0 and queue[_A, _LENGTH] + queue[_GHOSTS_A, _LENGTH] > budget:
+            _unlink(queue[_GHOSTS_A, _FIRST], node, queue)
+        while queue[_GHOSTS_B, _LENGTH] > 0 and queue[1:, _LENGTH].sum() > 2 * budget:
+            _unlink(queue[_GHOSTS_B, _FIRST], node, queue)
+
+
+@numba.njit(cache=True)
+def _append(block: int, name: int, node: Any, queue: Any) -> None:
+    last = queue[name, _LAST]
+    node[block, _QUEUE], node[block, _OLDER], node[block, _YOUNGER] = name, last, -1
+    if last >= 0:
+        node[last, _YOUNGER] = block
+    else:
+        queue[name, _FIRST] = block
+    queue[name, _LAST] = block
+    queue[name, _LENGTH] += 1
+
+
+@numba.njit(cache=True)
+def _unlink(block: int, node: Any, queue: Any) -> None:
+    name, older, younger = node[block, _QUEUE], node[block, _OLDER], node[block, _YOUNGER]
+    if older >= 0:
+        node[older, _YOUNGER] = younger
+    else:
+        queue[name, _FIRST] = younger
+    if younger >= 0:
+        node[younger, _OLDER] = older
+    else:
+        queue[name, _LAST] = older
+    queue[name, _LENGTH] -= 1
+    node[block, _QUEUE] = _NONE
+
+
+@numba.njit(cache=True)
+def _is_worse(left: int, right: int, node: Any) -> Any:
+    if node[left, _RANK] != node[right, _RANK]:
+        return node[left, _RANK] < node[right, _RANK]
+    return left < right
+
+
+@numba.njit(cache=True)
+def _heap_push(block: int, node: Any, heap: Any, state: Any) -> None:
+    place = state[_HEAP_SIZE]
+    state[_HEAP_SIZE] += 1
+    _heap_rise(place, block, node, heap)
+
+
+@numba.njit(cache=True)
+def _heap_rise(place: int, block: int, node: Any, heap: Any) -> None:
+    while place > 0:
+        above = (place - 1) >> 1
+        if not _is_worse(block, heap[above], node):
+            break
+        heap[place] = heap[above]
+        node[heap[place], _HEAP] = place
+        place = above
+    heap[place] = block
+    node[block, _HEAP] = place
+
+
+@numba.njit(cache=True)
+def _heap_remove(block: int, node: Any, heap: Any, state: Any) -> None:
+    place = node[block, _HEAP]
+    node[block, _HEAP] = -1
+    state[_HEAP_SIZE] -= 1
+    size = state[_HEAP_SIZE]
+    if place == size:
+        return
+    moved = heap[size]
+    while True:
+        below = 2 * place + 1
+        if below >= size:
+            break
+        if below + 1 < size and _is_worse(heap[below + 1], heap[below], node):
+            below += 1
+        if not _is_worse(heap[below], moved, node):
+            break
+        heap[place] = heap[below]
+        node[heap[place], _HEAP] = place
+        place = below
+    _heap_rise(place, moved, node, heap)
