@@ -27,7 +27,7 @@ __all__ = [
     "load_scenario",
 ]
 
-CHANNELS = ("mass", "estimate:quest", "estimate:mean", "speculate:next-layer")
+CHANNELS = ("mass", "estimate:quest", "estimate:mean", "estimate:cuboid-mean", "speculate:next-layer")
 """Score channels that captures hold; a trace may name other estimates."""
 
 

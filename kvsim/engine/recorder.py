@@ -19,7 +19,7 @@ from kvsim.errors import KvsimError
 from kvsim.traces.base import MASS, NEXT_LAYER
 from kvsim.types import UNIT_TOKENS
 
-QUEST, MEAN = "estimate:quest", "estimate:mean"
+QUEST, MEAN, CUBOID_MEAN = "estimate:quest", "estimate:mean", "estimate:cuboid-mean"
 _ATTENTION = "kvsim-record"
 
 
@@ -29,7 +29,7 @@ def parse_channel(name: str) -> tuple[str, int]:
     Raises
     ------
     KvsimError
-        If it is none of the three, or its page size is not a multiple of 16 tokens.
+        If it is none of the four, or its page size is not a multiple of 16 tokens.
 
     Examples
     --------
@@ -37,10 +37,10 @@ def parse_channel(name: str) -> tuple[str, int]:
     ('estimate:quest', 32)
     """
     score, _, page = name.partition("@")
-    if score not in (QUEST, MEAN, NEXT_LAYER) or not page.isascii() or not page.isdigit():
+    if score not in (QUEST, MEAN, CUBOID_MEAN, NEXT_LAYER) or not page.isascii() or not page.isdigit():
         raise KvsimError(
-            f"channel {name!r}: capture records {QUEST}@P, {MEAN}@P and {NEXT_LAYER}@P for pages of P tokens, "
-            f"as in {QUEST}@32"
+            f"channel {name!r}: capture records {QUEST}@P, {MEAN}@P, {CUBOID_MEAN}@P and {NEXT_LAYER}@P for pages of "
+            f"P tokens, as in {QUEST}@32"
         )
     if int(page) < UNIT_TOKENS or int(page) % UNIT_TOKENS:
         raise KvsimError(f"channel {name!r}: a page must be a multiple of {UNIT_TOKENS} tokens")
@@ -105,6 +105,8 @@ class StepRecorder:
                 self._rows[name].append(pages.quest(query, scaling))
             elif score == MEAN:
                 self._rows[name].append(pages.mean(query, scaling))
+            elif score == CUBOID_MEAN:
+                self._rows[name].append(pages.cuboid_mean(query, scaling))
 
     def speculate(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> None:
         """Record what the hidden state entering the layer before says of `layer`, ``[1, 1, hidden_size]``.

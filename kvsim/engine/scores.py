@@ -53,7 +53,7 @@ def sum_by(tokens_per_sum: int, mass: Tensor) -> Tensor:
 
 
 class PageSummaries:
-    """Element-wise minimum, maximum and mean of the keys of each page of one layer of one sequence.
+    """Element-wise minimum, maximum, mean and cuboid-mean of the keys of each page of one layer of one sequence.
 
     Complete pages are summarised once; the open page each time that it grows.
     """
@@ -65,6 +65,8 @@ class PageSummaries:
         self._minimum = torch.zeros(shape, device=device)  # [num_kv_heads, max_pages, head_dim]
         self._maximum = torch.zeros(shape, device=device)
         self._mean = torch.zeros(shape, device=device)
+        self._low = torch.zeros(shape, device=device)
+        self._high = torch.zeros(shape, device=device)
 
     def extend(self, keys: Tensor) -> None:
         """Bring the summaries up to date with `keys`, all of the layer's, ``[num_kv_heads, num_tokens, head_dim]``."""
@@ -87,10 +89,21 @@ class PageSummaries:
         """Return the mean over heads of the softmax over pages of the products with mean keys, ``[num_pages]``."""
         return mean_softmax(head_logits(query, self._mean[:, self._pages()], scaling))
 
+    def cuboid_mean(self, query: Tensor, scaling: float) -> Tensor:
+        """Return what `quest` does, of smaller boxes: centre plus and minus the mean distance from it, ``[num_pages]``.
+
+        After ArkVale (NeurIPS 2024), whose cuboid-mean this is.
+        """
+        pages = self._pages()
+        return mean_softmax(quest_bounds(query, self._low[:, pages], self._high[:, pages], scaling))
+
     def _put(self, where: slice, pages: Tensor) -> None:
         """Summarise `pages`, ``[num_kv_heads, n, tokens, head_dim]``."""
         self._minimum[:, where], self._maximum[:, where] = pages.amin(2), pages.amax(2)
         self._mean[:, where] = pages.mean(2)
+        centre = (self._minimum[:, where] + self._maximum[:, where]) / 2
+        reach = (pages - centre.unsqueeze(2)).abs().mean(2)
+        self._low[:, where], self._high[:, where] = centre - reach, centre + reach
 
     def _pages(self) -> slice:
         return slice(0, pages_of(self.num_tokens, self.page_tokens))

@@ -48,8 +48,45 @@ class QuestSummaries:
 
     def scores(self, layer: int, query: torch.Tensor, num_pages: int) -> torch.Tensor:
         """Return the softmax of the upper bounds."""
-        signed = torch.cat((query.clamp(min=0), (-query).clamp(min=0)), dim=-1)
-        return _scores(signed, self._bounds[layer, :, :, :num_pages], query.shape[-1])
+        return _box_scores(query, self._bounds[layer, :, :, :num_pages])
+
+
+class CuboidMeanSummaries:
+    """A box around the centre of each page's keys, as far to every side as they lie from it in the mean.
+
+    ArkVale's "cuboid-mean" (NeurIPS 2024): the centre is that of the smallest box that holds all keys, so that one
+    outlying key moves it less than it stretches Quest's bound. The keys of open pages are kept, because a new one moves
+    the centre that the others are measured from.
+    """
+
+    def __init__(self, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str) -> None:
+        num_kv_heads, head_dim = keys.shape[3:]
+        layers = (grid.num_layers, grid.num_sequences)
+        shape = (*layers, num_kv_heads, grid.pages_per_layer, 2 * head_dim)
+        self._bounds = torch.full(shape, -torch.inf, dtype=keys.dtype, device=device)
+        # [layer, sequence, kv head, page, 2 head_dim]
+        self._open = torch.zeros((*layers, page_tokens, num_kv_heads, head_dim), dtype=keys.dtype, device=device)
+        self._open_page = [-1] * grid.num_layers
+        self._open_tokens = [0] * grid.num_layers
+        for page in range(pages_of(keys.shape[2], page_tokens)):
+            tokens = keys[:, :, page * page_tokens : (page + 1) * page_tokens].to(device).transpose(0, 1)
+            self._bounds[..., page, :] = _cuboid_mean(tokens)
+            self._open[:, :, : tokens.shape[2]] = tokens
+            self._open_page = [page] * grid.num_layers
+            self._open_tokens = [tokens.shape[2]] * grid.num_layers
+
+    def update(self, layer: int, page: int, key: torch.Tensor) -> None:
+        """Measure the open page anew with one token more."""
+        if page != self._open_page[layer]:
+            self._open_page[layer], self._open_tokens[layer] = page, 0
+        place = self._open_tokens[layer]
+        self._open[layer, :, place] = key[:, :, 0]
+        self._open_tokens[layer] = place + 1
+        self._bounds[layer, :, :, page] = _cuboid_mean(self._open[layer, :, : place + 1])
+
+    def scores(self, layer: int, query: torch.Tensor, num_pages: int) -> torch.Tensor:
+        """Return the softmax of the most that a key within the box could score."""
+        return _box_scores(query, self._bounds[layer, :, :, :num_pages])
 
 
 class MeanSummaries:
@@ -77,7 +114,7 @@ class MeanSummaries:
 
 def make_summaries(
     channel: str, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str
-) -> QuestSummaries | MeanSummaries:
+) -> QuestSummaries | CuboidMeanSummaries | MeanSummaries:
     """Return the summaries behind a score channel, filled with the keys of prefill; a speculation's are Quest's.
 
     Parameters
@@ -108,11 +145,26 @@ def check_channel(channel: str) -> None:
         )
 
 
-_KINDS: dict[str, type[QuestSummaries] | type[MeanSummaries]] = {
+_KINDS: dict[str, type[QuestSummaries] | type[CuboidMeanSummaries] | type[MeanSummaries]] = {
     "estimate:quest": QuestSummaries,
+    "estimate:cuboid-mean": CuboidMeanSummaries,
     "estimate:mean": MeanSummaries,
     NEXT_LAYER: QuestSummaries,
 }
+
+
+def _cuboid_mean(tokens: torch.Tensor) -> torch.Tensor:
+    """Return (high, -low) of the box of ``[..., tokens, num_kv_heads, head_dim]``: no tokens, ``2 head_dim``."""
+    keys = tokens.float()
+    centre = (keys.amax(dim=-3) + keys.amin(dim=-3)) / 2
+    reach = (keys - centre.unsqueeze(-3)).abs().mean(dim=-3)
+    return torch.cat((centre + reach, reach - centre), dim=-1).to(tokens.dtype)
+
+
+def _box_scores(query: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+    """Return the softmax of the most that a key within each page's box, kept as (high, -low), could score."""
+    signed = torch.cat((query.clamp(min=0), (-query).clamp(min=0)), dim=-1)
+    return _scores(signed, bounds, query.shape[-1])
 
 
 def _scores(query: torch.Tensor, summaries: torch.Tensor, head_dim: int) -> torch.Tensor:

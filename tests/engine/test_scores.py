@@ -69,6 +69,33 @@ def test_summaries_grown_token_by_token_equal_those_made_at_once(seed, first, st
     whole = summaries_of(keys, 32)
     assert torch.equal(grown.quest(query, 0.25), whole.quest(query, 0.25))
     assert torch.allclose(grown.mean(query, 0.25), whole.mean(query, 0.25), atol=1e-6)
+    assert torch.allclose(grown.cuboid_mean(query, 0.25), whole.cuboid_mean(query, 0.25), atol=1e-6)
+
+
+def test_cuboid_mean_is_the_bound_of_a_box_at_mean_distance_from_the_centre():
+    query, keys = random_layer(5, 48)
+    logits = []
+    for head in range(HEADS):
+        group = keys[head // (HEADS // KV_HEADS)]
+        scores = []
+        for page in group.split(16):
+            centre = (page.max(0).values + page.min(0).values) / 2
+            reach = (page - centre).abs().mean(0)
+            scores.append(
+                sum(max(q * (c + r), q * (c - r)) for q, c, r in zip(query[head], centre, reach, strict=True))
+            )
+        logits.append(torch.stack(scores) * 0.25)
+    expected = torch.stack(logits).softmax(-1).mean(0)
+    found = summaries_of(keys, 16).cuboid_mean(query, 0.25)
+    torch.testing.assert_close(found, expected)
+
+
+def test_cuboid_mean_of_keys_at_two_ends_is_the_quest_bound():
+    """Where every key lies on a face of the bounding box in every dimension, the mean distance is the whole one."""
+    query, ends = random_layer(6, 2)
+    keys = ends[:, torch.arange(32) % 2]
+    summaries = summaries_of(keys, 16)
+    torch.testing.assert_close(summaries.cuboid_mean(query, 0.25), summaries.quest(query, 0.25))
 
 
 def test_mean_estimate_is_the_softmax_of_the_pages_mean_keys_the_open_page_over_its_own_tokens():

@@ -14,7 +14,7 @@ from kvsim.types import PageGrid  # noqa: E402
 NUM_SEQUENCES, NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, PAGE_TOKENS = 2, 2, 6, 2, 8, 16
 
 
-@pytest.mark.parametrize("channel", ["estimate:quest", "estimate:mean"])
+@pytest.mark.parametrize("channel", ["estimate:quest", "estimate:mean", "estimate:cuboid-mean"])
 def test_scores_equal_those_of_a_capture_while_pages_fill_and_open(channel):
     generator = torch.Generator().manual_seed(1)
     shape = (NUM_SEQUENCES, NUM_LAYERS, 60, NUM_KV_HEADS, HEAD_DIM)
@@ -37,8 +37,8 @@ def _captured(channel, keys, query):
         page_tokens=PAGE_TOKENS, max_tokens=64, num_kv_heads=NUM_KV_HEADS, head_dim=HEAD_DIM, device=torch.device("cpu")
     )
     summaries.extend(keys.transpose(0, 1))
-    score = summaries.quest if channel == "estimate:quest" else summaries.mean
-    return score(query, HEAD_DIM**-0.5)
+    scores = {"estimate:quest": summaries.quest, "estimate:mean": summaries.mean}
+    return scores.get(channel, summaries.cuboid_mean)(query, HEAD_DIM**-0.5)
 
 
 def test_a_channel_the_engine_cannot_see_is_refused():
