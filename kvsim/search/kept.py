@@ -33,7 +33,8 @@ class KeptCell:
 
 def cell_text(key: str, cell: KeptCell) -> str:
     """Return the text of a cell's file: with its key and a digest, so that a torn file is known for one."""
-    content = {"key": key, "entry": cell.entry, "fault": cell.fault, "traceback": cell.traceback}
+    pairs = None if cell.entry is None else list(cell.entry.items())  # in order: verdicts name fields in it
+    content = {"key": key, "entry": pairs, "fault": cell.fault, "traceback": cell.traceback}
     text = summary_json(content)
     return f"{_digest(text)}\n{text}"
 
@@ -46,7 +47,8 @@ def parse_cell(key: str, text: str) -> KeptCell | None:
     found = json.loads(content)
     if found.get("key") != key:
         return None
-    return KeptCell(entry=found["entry"], fault=found["fault"], traceback=found["traceback"])
+    pairs = found["entry"]
+    return KeptCell(entry=None if pairs is None else dict(pairs), fault=found["fault"], traceback=found["traceback"])
 
 
 def read_cell(folder: Path, key: str) -> KeptCell | None:

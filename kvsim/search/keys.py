@@ -7,14 +7,16 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import kvsim
 from kvsim.assets import find_capture, find_profile
 from kvsim.cells import Cell
-from kvsim.errors import ResultError
+from kvsim.errors import ResultError, ScenarioError
+from kvsim.policies.registry import load_class
 
 _DECIDING = ("numpy", "numba", "simpy")
 """Packages whose versions may change a figure's last digit."""
@@ -60,12 +62,15 @@ def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
     return keys
 
 
-def _policy_code(cell: Cell, content: Any) -> str:
-    """Return a digest of the file of a policy that is not kvsim's own, which `_own_code` does not cover."""
-    if cell.policy.__module__.partition(".")[0] == kvsim.__name__:
-        return ""
-    source = inspect.getsourcefile(cell.policy)
-    return str(content(Path(source))) if source else ""
+def _policy_code(cell: Cell, content: Callable[[Path], str]) -> list[str]:
+    """Return a digest of each file of a policy, or part of one, that is not kvsim's own: `_own_code` covers those."""
+    found = []
+    for name in (cell.choice.name, *cell.choice.arguments.values()):
+        if isinstance(name, str) and ":" in name:
+            with suppress(ScenarioError):  # an argument that names no class
+                source = inspect.getsourcefile(load_class(name, "policy"))
+                found.append(content(Path(source)) if source else "")
+    return found
 
 
 @functools.cache
