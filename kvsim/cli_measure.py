@@ -84,11 +84,15 @@ def crosscheck(
         typer.Option(metavar="PLACE", help="Out of sample too: another measured result, captures, or one capture."),
     ] = None,
     recalibrate: Annotated[
-        bool, typer.Option("--calibrate/--no-calibrate", help="Calibrate this machine first, into the output folder.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Calibrate this machine first, into the output folder; only where the profile is stale if absent.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Calibrate, measure, simulate the measured accesses, and compare."""
+    """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
     name, path, experiment = _load(scenario, overrides)
     from kvsim.kinds import DECODE, check_accesses, compare_out_of_sample, compare_results
@@ -98,9 +102,10 @@ def crosscheck(
     if trace_from is not None:
         check_accesses(name, experiment, trace_from)  # before anything takes minutes
     if measured is None:
-        if recalibrate and name == DECODE:
-            profile = _calibrate(cast("Scenario", experiment), path, folder)
-            name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
+        if name == DECODE:
+            profile = _fresh_profile(cast("Scenario", experiment), path, folder, recalibrate)
+            if profile is not None:
+                name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
         _, measured = _measure(name, path, experiment, output)
     real = load_result(measured)
     result, simulated = _simulate(name, path, experiment, measured, folder)
@@ -165,31 +170,20 @@ def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None
     return result, write_result(result, output or Path(experiment.output.folder), files)
 
 
-def _calibrate(experiment: Scenario, path: Path, folder: Path) -> Path:
-    """Calibrate the scenario's model on this machine, and return the profile."""
-    from kvsim.assets import find_profile
-    from kvsim.calibrate import DEFAULT_BANDWIDTH_BYTES_PER_S, calibrate
-    from kvsim.cells import resolve_shape
-    from kvsim.errors import ScenarioError
-    from kvsim.hardware import load_profile, write_profile
-    from kvsim.measure import near
+def _fresh_profile(experiment: Scenario, path: Path, folder: Path, recalibrate: bool | None) -> Path | None:
+    """Return the profile to use in place of the scenario's own; None where that one is to be used."""
+    from kvsim.fresh_profile import fresh_profile
 
-    if experiment.model.path is None:
-        raise ScenarioError(f"{experiment.name}: no model.path; `make model` writes one to .cache/models")
-    named = load_profile(find_profile(experiment.profile.path, path.parent))
     with bar("loading") as shown:
-        profile = calibrate(
-            near(experiment.model.path, path.parent),
-            dtype=resolve_shape(experiment).dtype,
-            device=named.device,
-            name=f"{experiment.name}-{named.device}",
-            bandwidth_bytes_per_s=named.link.stated_bandwidth_bytes_per_s or DEFAULT_BANDWIDTH_BYTES_PER_S,
-            command=command_text(),
+        return fresh_profile(
+            experiment,
+            folder,
+            recalibrate=recalibrate,
+            say=lambda line: typer.echo(line, err=True),
             progress=shown.stage,
+            beside=path.parent,
+            command=command_text(),
         )
-    file = (folder / f"profile-{experiment.name}.toml").resolve()
-    write_profile(profile, file)
-    return file
 
 
 def _simulate(name: str, path: Path, experiment: AnyScenario, accesses: Path, folder: Path) -> tuple[RunResult, Path]:

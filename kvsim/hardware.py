@@ -169,6 +169,8 @@ class Machine(Strict):
     date: str
     command: str
     commit: str = ""
+    kernels: str = ""
+    """Digest of the engine's source that was timed; empty in profiles that are older than it."""
 
 
 class Profile(Strict):

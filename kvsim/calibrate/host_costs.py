@@ -74,7 +74,8 @@ def _decided_points(plan: Plan, policy: str) -> list[tuple[int, int]]:
     page_tokens = plan.middle_page_tokens
     if find_policy(policy).attends == "everything":
         return [(context, context // page_tokens) for context in plan.decided_contexts_tokens]
-    return [(context, pages) for context in plan.decided_contexts_tokens[1:] for pages in plan.decided_pages]
+    contexts = plan.decided_contexts_tokens[1:]
+    return [(tokens, pages) for tokens in contexts for pages in plan.decided_pages if pages <= tokens // page_tokens]
 
 
 def _decide_run(bench: Bench, policy: str, context_tokens: int, pages: int) -> tuple[dict[str, FloatArray], FloatArray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import platform
 from pathlib import Path
@@ -9,8 +11,13 @@ from pathlib import Path
 import torch
 import transformers
 
+from kvsim import engine
 from kvsim.hardware import Machine
 from kvsim.results import make_manifest
+
+_ENGINE = Path(engine.__file__).parent
+_UNTIMED = ("__init__", "capture", "decode_trace", "generation", "recorder", "runs", "timeline", "weights")
+"""Modules of the engine that no timed step runs through."""
 
 
 def describe_machine(*, device: str, num_threads: int, command: str) -> Machine:
@@ -32,7 +39,28 @@ def describe_machine(*, device: str, num_threads: int, command: str) -> Machine:
         date=manifest["date"],
         command=command,
         commit=manifest["commit"] or "",
+        kernels=kernels_digest(),
     )
+
+
+def kernels_digest(folder: Path = _ENGINE) -> str:
+    """Return a digest of the engine's code that costs depend on; comments, docstrings and layout do not change it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.glob("*.py")):
+        if path.stem not in _UNTIMED:
+            digest.update(f"{path.name}\n{_bare(path.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()
+
+
+def _bare(source: str) -> str:
+    """Return `source` as its syntax tree would be written, without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [
+                part for part in node.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+            ] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def device_memory_bytes(device: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +54,10 @@ FULL = Plan(
     batches=(1, 2, 4),
     attended_tokens={768: (256, 768), 3328: (256, 1280, 3328), 12_544: (768, 3328, 12_544)},
     num_steps=6,
-    decided_pages=(6, 18, 48),
-    decided_contexts_tokens=(704, 1760, 4928),
+    decided_pages=(6, 18, 48, 96),
+    decided_contexts_tokens=(704, 1760, 4928, 12_992),
     num_decided_steps=5,
-    pieces=(1, 2, 4, 9, 24, 80),
+    pieces=(1, 2, 4, 9, 24, 80, 400),
     link_cap_s=0.5,
     prefill_tokens=(24, 144, 512),
     cached_tokens=(0, 1088, 4672),
@@ -88,3 +88,6 @@ QUICK = Plan(
     num_forwards=2,
 )
 """Under one minute."""
+
+SPOT = replace(QUICK, batches=(1,), attended_tokens={3328: (1280,)}, num_steps=12, pieces=(4, 24), link_cap_s=0.5)
+"""Some ten seconds: whether a profile still holds."""
