@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = {"scenarios": "*.toml", "profiles": "*.toml", "captures": "*.kvtrace"}
+SHIPPED = {"scenarios": ["*.toml"], "profiles": ["*.toml"], "captures": ["*.kvtrace", "*.requests.jsonl.gz"]}
 
 
 class BuildWithShipped(build_py):
@@ -19,9 +19,9 @@ class BuildWithShipped(build_py):
             return
         target = Path(self.build_lib) / "kvsim" / "_shipped"
         shutil.rmtree(target, ignore_errors=True)
-        for folder, pattern in SHIPPED.items():
+        for folder, patterns in SHIPPED.items():
             (target / folder).mkdir(parents=True)
-            for file in sorted(Path(folder).glob(pattern)):
+            for file in sorted(found for pattern in patterns for found in Path(folder).glob(pattern)):
                 shutil.copy2(file, target / folder)
 
 

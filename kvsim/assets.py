@@ -13,6 +13,9 @@ from kvsim.strict import nearest, parse_toml, validate
 CAPTURE_SUFFIX = ".kvtrace"
 """How the name of an access trace ends."""
 
+REQUESTS_SUFFIX = ".requests.jsonl.gz"
+"""How the name of a request trace that ships ends; others may be called anything."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -69,6 +72,25 @@ def find_capture(name_or_path: str, beside: Path | None = None) -> Path:
         If there is none.
     """
     return _find(name_or_path, "capture", CAPTURE_SUFFIX, beside, TraceError)
+
+
+def find_requests(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped request trace, or of one given by path; `beside` as in `find_capture`.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    known = shipped("captures", REQUESTS_SUFFIX)
+    if name_or_path in known:
+        return known[name_or_path]
+    places = [Path(name_or_path), *([beside / name_or_path] if beside is not None else [])]
+    for place in places:
+        if _exists(place):
+            return place
+    hint = nearest(name_or_path, known) if "/" not in name_or_path else ""
+    raise TraceError(name_or_path, f"no such request trace{hint}")
 
 
 def write_template(name: str) -> Path:

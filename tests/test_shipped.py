@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.assets import CAPTURE_SUFFIX, shipped, shipped_folder, shipped_scenarios
+from kvsim.assets import CAPTURE_SUFFIX, REQUESTS_SUFFIX, shipped, shipped_folder, shipped_scenarios
 from kvsim.hardware import load_profile
-from kvsim.run import check_scenario
-from kvsim.scenario import expand, load_scenario
+from kvsim.kinds import DECODE, load_scenario, simulated_kind
+from kvsim.scenario_file import expand_cells
 from kvsim.traces.format import open_trace
+from kvsim.traces.requests import gather
+from kvsim.traces.requests_blocks import read_full_blocks
 
 
 @pytest.mark.parametrize("name", shipped_scenarios())
 def test_a_shipped_scenario_can_be_run_and_asks_a_question(name: str) -> None:
     path = shipped_scenarios()[name]
-    scenario = load_scenario(path)
+    kind, scenario = load_scenario(path)
     assert scenario.name == name
     assert scenario.question.endswith("?")
-    assert check_scenario(scenario, beside=path.parent) == len(expand(scenario)) * len(scenario.run.policies)
+    num_cells = len(expand_cells(scenario)) * (len(scenario.run.policies) if kind == DECODE else 1)
+    assert simulated_kind(kind).check(scenario, path.parent) == num_cells
+
+
+@pytest.mark.parametrize("name", shipped("captures", REQUESTS_SUFFIX))
+def test_a_shipped_request_trace_is_whole_and_small(name: str) -> None:
+    path = shipped("captures", REQUESTS_SUFFIX)[name]
+    assert gather(read_full_blocks(path), block_tokens=16, source=path).num_requests > 1000
+    assert path.stat().st_size < 1e6
 
 
 @pytest.mark.parametrize("name", shipped("profiles", ".toml"))

@@ -34,6 +34,7 @@ class KindPlace:
 
 KINDS: dict[str, KindPlace] = {
     DECODE: KindPlace(tree="kvsim.scenario:Scenario", module="decode"),
+    "prefix-blocks": KindPlace(tree="kvsim.kinds.prefix_blocks_scenario:PrefixBlocks", module="prefix_blocks"),
     "kv-on-off": KindPlace(tree="kvsim.kinds.kv_on_off_scenario:KvOnOff", module="kv_on_off"),
 }
 """Kinds by the name that a scenario file gives."""

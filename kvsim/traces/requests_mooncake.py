@@ -29,9 +29,7 @@ def read_mooncake(path: Path, *, block_tokens: int = BLOCK_TOKENS) -> Iterator[R
     for line, text in lines_of(path):
         row = object_of(text, path, line)
         input_tokens = count_of(row, "input_length", path, line, at_least=1)
-        ids = row.get("hash_ids")
-        if not isinstance(ids, list) or not set(map(type, ids)) <= {int} or (ids and not _are_ids(ids)):
-            raise TraceError(path, "hash_ids should be a list of whole numbers from 0 on", line=line)
+        ids = ids_of(row, path, line)
         num_blocks = -(-input_tokens // block_tokens)
         if len(ids) != num_blocks:
             raise TraceError(
@@ -48,5 +46,16 @@ def read_mooncake(path: Path, *, block_tokens: int = BLOCK_TOKENS) -> Iterator[R
         )
 
 
-def _are_ids(ids: list[Any]) -> bool:
-    return bool(min(ids) >= 0 and max(ids) < 2**63)
+def ids_of(row: dict[str, Any], path: Path, line: int) -> list[int]:
+    """Return the block ids of one row.
+
+    Raises
+    ------
+    TraceError
+        If they are no list of whole numbers that 63 bits hold.
+    """
+    ids = row.get("hash_ids")
+    is_list = isinstance(ids, list) and set(map(type, ids)) <= {int}
+    if not isinstance(ids, list) or not is_list or (ids and not (min(ids) >= 0 and max(ids) < 2**63)):
+        raise TraceError(path, "hash_ids should be a list of whole numbers from 0 on", line=line)
+    return ids

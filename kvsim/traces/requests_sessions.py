@@ -15,6 +15,7 @@ def read_sessions(path: Path, *, part: str | None = None) -> Iterator[Request]:
 
     A row is ``{"timestamp": microseconds, "input": text, "output": text, "session_id": text}``. Requests of one
     session are not always in the order of their times, and sessions overlap: sort by `arrival_s` to replay them.
+    A prompt may be empty.
 
     Parameters
     ----------
@@ -32,8 +33,6 @@ def read_sessions(path: Path, *, part: str | None = None) -> Iterator[Request]:
         for key in ("input", "output"):
             if not isinstance(row.get(key), str):
                 raise TraceError(source, f"{key} should be text, found {repr(row.get(key))[:60]}", line=line)
-        if not row["input"]:
-            raise TraceError(source, "input is empty", line=line)
         found = True
         yield Request(
             arrival_s=count_of(row, "timestamp", source, line, at_least=0, below=MAX_TIME) * 1e-6,

@@ -1,0 +1,123 @@
+"""How results of prefix blocks are told: columns, a picture over the budget, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
+from kvsim.report.tables import Column
+from kvsim.units import format_bytes, format_seconds
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+COLUMNS: dict[str, Column] = {
+    "policy": Column(title="/policy", text=str),
+    "admission": Column(title="let/in", text=str),
+    "index": Column(title="/index", text=str),
+    "budget_blocks": Column(title="budget/blocks", text=lambda value: f"{value:,}"),
+    "cache_bytes": Column(title="/cache", text=format_bytes),
+    "block_hit_frac": Column(title="hits/blocks", text=lambda value: f"{value:.3f}"),
+    "token_hit_frac": Column(title="hits/tokens", text=lambda value: f"{value:.3f}"),
+    "request_mean_hit_frac": Column(title="hits/by request", text=lambda value: f"{value:.3f}"),
+    "bound_block_hit_frac": Column(title="bound/blocks", text=lambda value: f"{value:.3f}"),
+    "evicted_blocks": Column(title="evicted/blocks", text=lambda value: f"{value:,}"),
+    "ttft_mean_s": Column(title="TTFT/mean", text=format_seconds),
+    "ttft_full_mean_s": Column(title="TTFT/no cache", text=format_seconds),
+    "ttft_saved_frac": Column(title="TTFT/saved", text=_percent),
+}
+
+LEGEND = (
+    "hits: share of the blocks, or of the tokens, found in the cache; by request: mean of each request's share of "
+    "blocks.\nbound: what Belady's MIN hits in blocks with this budget. TTFT: time to first token of a request that "
+    "waits for no other."
+)
+
+
+def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assumed: bool) -> list[str]:
+    """Return what the cells say in words, and what their figures leave out."""
+    lines = []
+    for group in _by_budget(cells).values():
+        real = [cell for cell in group if cell["policy"] != "belady" and cell["block_hit_frac"] is not None]
+        if not real:
+            continue
+        best = max(real, key=lambda cell: cell["block_hit_frac"])
+        budget = "no limit" if best["budget_blocks"] is None else f"{best['budget_blocks']:,} blocks"
+        bound = best.get("bound_block_hit_frac")
+        of_bound = f", {_percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
+        saved = best["ttft_saved_frac"]
+        lines.append(
+            f"{budget} ({format_bytes(best['cache_bytes'])}): {_named(best)} hits {best['block_hit_frac']:.3f} of the "
+            f"blocks{of_bound}" + (f", and saves {_percent(saved)} of the time to first token." if saved else ".")
+        )
+    lines.append(
+        "Time to first token is the prefill of what was not hit, one request at a time: no queue, no batch, no "
+        "transfer; hits are free, as where blocks stay on the device."
+    )
+    outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
+    if outside:
+        lines.append(
+            f"{_percent(outside)} of the requests prefill after more tokens than the profile measured; their times are "
+            "extrapolated linearly."
+        )
+    if is_assumed:
+        lines.append(
+            "The trace tells lengths only: what prompts share is an assumption of the scenario, not a finding."
+        )
+    if profile_kind == "published":
+        lines.append("The costs are published ones, measured elsewhere.")
+    return lines
+
+
+def hit_figure(summary: Mapping[str, Any]) -> Figure:
+    """Return block hit rate and mean time to first token over the budget, a line a policy, with the bound."""
+    cells = [cell for cell in summary["cells"] if cell["block_hit_frac"] is not None]
+    foot = "Time to first token: prefill of what was not hit, without a queue."
+    figure = new_figure(5.0, f"{summary['scenario']}: what a prefix cache saves", foot)
+    left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
+    handles: dict[str, Any] = {}
+    names = list(dict.fromkeys(_named(cell) for cell in cells))
+    looks = policy_looks(names)
+    for name in names:
+        own = sorted((cell for cell in cells if _named(cell) == name), key=_budget)
+        budgets = [_budget(cell) for cell in own]
+        handles[name] = left.plot(budgets, [cell["block_hit_frac"] for cell in own], **looks[name])[0]
+        right.plot(budgets, [cell["ttft_mean_s"] for cell in own], **looks[name])
+    bounded = sorted((cell for cell in cells if cell.get("bound_block_hit_frac") is not None), key=_budget)
+    if bounded:
+        places, bounds = [_budget(cell) for cell in bounded], [cell["bound_block_hit_frac"] for cell in bounded]
+        handles["Belady's bound"] = left.plot(places, bounds, color="black", linestyle=":", linewidth=1.5)[0]
+    if cells:
+        full_s = max(cell["ttft_full_mean_s"] for cell in cells)
+        handles["no cache"] = right.axhline(full_s, color="0.5", linestyle="--", linewidth=1.5)
+    left.set(xscale="log", xlabel="budget (blocks)", ylabel="share of blocks hit", ylim=(0, 1))
+    right.set(xscale="log", xlabel="budget (blocks)", ylabel="time to first token, mean (s)")
+    right.set_ylim(bottom=0)
+    legend_above(figure, handles)
+    return figure
+
+
+def _budget(cell: Mapping[str, Any]) -> int:
+    """Return the budget of a cell; one without a limit holds every block."""
+    return int(cell["budget_blocks"] or cell["distinct_blocks"])
+
+
+def _named(cell: Mapping[str, Any]) -> str:
+    parts = [cell["policy"]]
+    if cell["admission"] != "all":
+        parts.append(cell["admission"])
+    if cell["index"] != "hash":
+        parts.append(cell["index"])
+    return " ".join(parts)
+
+
+def _by_budget(cells: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault(cell["budget_blocks"], []).append(cell)
+    return groups
