@@ -1,0 +1,121 @@
+"""Eviction policies of a keyed store by name, each with its kernel, its plain reference and its source.
+
+Adding one: a kernel ``kvsim/kernels/replay_<name>.py``, its plain reference beside this, and a line here; the
+conformance tests then run on it. Policies of the paged KV cache, which choose among evictable pages batch by batch,
+are another room (`kvsim.policies`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kvsim.errors import ScenarioError
+from kvsim.strict import nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """What is known of one policy before anything is compiled."""
+
+    kind: Literal["eviction", "admission", "oracle"]
+    """An oracle must be told the whole trace; `admission` says that the policy may refuse a key."""
+    source: str
+    kernel: str
+    """Module of ``make_state`` and ``access``."""
+    plain: str
+    """The readable reference, ``module:Class``."""
+    arguments: tuple[tuple[str, Any], ...] = ()
+    """What ``make_state`` is told besides the capacity."""
+    takes_seed: bool = False
+
+    def make_state(self, capacity: int, **known: Any) -> Any:
+        """Return the kernel's arrays for an empty cache."""
+        return importlib.import_module(self.kernel).make_state(capacity, **dict(self.arguments), **known)
+
+    @property
+    def access(self) -> Callable[..., int]:
+        """The kernel that carries out accesses (`kvsim.kernels.replay`)."""
+        kernel: Callable[..., int] = importlib.import_module(self.kernel).access
+        return kernel
+
+    @property
+    def plain_class(self) -> Any:
+        """The reference's class."""
+        module, _, name = self.plain.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_PLAIN = "kvsim.caches.plain"
+_QUEUES = "kvsim.caches.plain_queues"
+
+CACHE_POLICIES: dict[str, CachePolicy] = {
+    "fifo": CachePolicy(
+        kind="eviction", source="first in, first out", kernel="kvsim.kernels.replay_fifo", plain=f"{_PLAIN}:PlainFifo"
+    ),
+    "lru": CachePolicy(
+        kind="eviction",
+        source="Mattson, Gecsei, Slutz, Traiger, IBM Systems Journal 9(2), 1970",
+        kernel="kvsim.kernels.replay_lru",
+        plain=f"{_PLAIN}:PlainLru",
+    ),
+    "lfu": CachePolicy(
+        kind="eviction",
+        source="Shah, Mitra, Matani, An O(1) algorithm for implementing the LFU cache eviction scheme, 2010",
+        kernel="kvsim.kernels.replay_lfu",
+        plain=f"{_PLAIN}:PlainLfu",
+    ),
+    "sieve": CachePolicy(
+        kind="eviction",
+        source="Zhang, Yang, Yue, Vigfusson, Rashmi, NSDI 2024",
+        kernel="kvsim.kernels.replay_sieve",
+        plain=f"{_QUEUES}:PlainSieve",
+    ),
+    "arc": CachePolicy(
+        kind="eviction",
+        source="Megiddo, Modha, FAST 2003",
+        kernel="kvsim.kernels.replay_arc",
+        plain=f"{_QUEUES}:PlainArc",
+    ),
+    "s3-fifo": CachePolicy(
+        kind="eviction",
+        source="Yang, Zhang, Qiu, Yue, Rashmi, SOSP 2023",
+        kernel="kvsim.kernels.replay_s3_fifo",
+        plain=f"{_QUEUES}:PlainS3Fifo",
+    ),
+    "random": CachePolicy(
+        kind="eviction",
+        source="uniform, drawn by splitmix64",
+        kernel="kvsim.kernels.replay_random",
+        plain=f"{_PLAIN}:PlainRandom",
+        takes_seed=True,
+    ),
+    "second-touch": CachePolicy(
+        kind="admission",
+        source="LRU that lets a key in when it is met for the second time",
+        kernel="kvsim.kernels.replay_lru",
+        plain=f"{_PLAIN}:PlainSecondTouch",
+        arguments=(("admits_all", False),),
+    ),
+    "belady": CachePolicy(
+        kind="oracle",
+        source="Belady, IBM Systems Journal 5(2), 1966",
+        kernel="kvsim.kernels.replay_belady",
+        plain=f"{_PLAIN}:PlainBelady",
+    ),
+}
+
+
+def find_cache_policy(name: str) -> CachePolicy:
+    """Return the policy called `name`.
+
+    Raises
+    ------
+    ScenarioError
+        If there is none.
+    """
+    if name not in CACHE_POLICIES:
+        raise ScenarioError(f"unknown cache policy {name!r}{nearest(name, CACHE_POLICIES)}")
+    return CACHE_POLICIES[name]
