@@ -11,6 +11,7 @@ import typer
 
 from kvsim import __version__
 from kvsim.cli_measure import add_commands
+from kvsim.cli_predictors import add_predictors
 from kvsim.cli_search import add_search
 from kvsim.cli_timeline import add_timeline
 from kvsim.console import bar, command_text, exit_code, need_torch
@@ -336,3 +337,4 @@ def _draw(figure: Any, folder: Path, name: str) -> None:
 add_commands(app)
 add_timeline(app)
 add_search(app)
+add_predictors(app)

@@ -31,6 +31,8 @@ class Coming:
         """Whether each page should not be pushed out for what `likeliest` returned last, ``[num_page_ids]``."""
         self._reach_frac = reach_frac
         self._ahead_layers = ahead_layers
+        self._carried: FloatArray = np.zeros(setting.grid.num_sequences)
+        """Parts of pages expected so far that made no whole page."""
         self._capacity_pages = setting.capacity_pages
         self._was_read: BoolArray = np.zeros(setting.grid.num_pages, dtype=np.bool_)
         self._num_read: IntArray = np.zeros((setting.grid.num_layers, setting.grid.num_sequences), dtype=np.int64)
@@ -74,9 +76,12 @@ class Coming:
         """
         free = self.free_pages(view, layer)
         reach = np.minimum(self._reach_frac * self.num_expected(view, layer, free), self.grid.pages_per_layer)
+        reach += self._carried
+        counts = np.floor(reach + 1e-9)
+        self._carried = reach - counts
         ranks = np.where(free, ranks, -np.inf)
         order = np.argsort(-ranks, axis=1, kind="stable")
-        is_expected = np.arange(order.shape[1]) < np.rint(reach)[:, None]
+        is_expected = np.arange(order.shape[1]) < counts[:, None]
         is_expected &= np.take_along_axis(ranks, order, axis=1) > above
         ids = self._firsts[layer][:, None] + order
         expected = ids.T[is_expected.T]  # the best of every sequence, then the next best of every one
