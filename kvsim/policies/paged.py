@@ -183,9 +183,17 @@ class Paged:
             self.evictor.left(first)
         if first.size == count:
             return first
-        rest = self.evictor.victims(view, pool, count - first.size, spared)
+        rest = self.evictor.victims(view, pool, count - first.size, self._but(spared, first))
         self.admission.left(rest)
         return np.concatenate((first, rest)) if first.size else rest
+
+    def _but(self, spared: BoolArray | None, gone: PageIds) -> BoolArray | None:
+        """Return `spared` and the pages that are let go already, which `view.evictable` still shows."""
+        if not gone.size:
+            return spared
+        self._blocked[:] = False if spared is None else spared
+        self._blocked[gone] = True
+        return self._blocked
 
     def _free_in(self, view: View, layer: int) -> int:
         """Return the free slots of another layer's pool."""

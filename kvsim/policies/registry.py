@@ -32,22 +32,26 @@ class Entry:
     """Whether it is handed the future: a bound, not something to run."""
 
 
+def _evictor(name: str, source: str, *, is_oracle: bool = False) -> Entry:
+    """Return the entry of an evictor whose compiled twin stands in `kvsim.policies.compiled`."""
+    twin = f"kvsim.policies.compiled:Compiled{name.partition(':')[2]}"
+    return Entry(f"kvsim.policies.{name}", "eviction", source, compiled=twin, is_oracle=is_oracle)
+
+
 POLICIES: dict[str, Entry] = {
     "resident": Entry("kvsim.policies.resident:Resident", "policy", "the upper bound on speed: everything fits"),
     "stream": Entry("kvsim.policies.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
     "attention": Entry("kvsim.policies.attention:Attention", "policy", "ours; ArkVale (NeurIPS 2024), FreeKV"),
-    "lru": Entry("kvsim.policies.lru:Lru", "eviction", "Denning, CACM 1968"),
-    "fifo": Entry("kvsim.policies.fifo:Fifo", "eviction", "Belady, IBM Systems Journal 1966"),
-    "lfu": Entry("kvsim.policies.lfu:Lfu", "eviction", "Coffman and Denning 1973"),
-    "arc": Entry("kvsim.policies.arc:Arc", "eviction", "Megiddo and Modha, FAST 2003"),
-    "s3-fifo": Entry("kvsim.policies.s3_fifo:S3Fifo", "eviction", "Yang and others, SOSP 2023"),
-    "sieve": Entry("kvsim.policies.sieve:Sieve", "eviction", "Zhang and others, NSDI 2024"),
-    "importance-rank": Entry("kvsim.policies.importance:ImportanceRank", "eviction", "ArkVale, NeurIPS 2024"),
-    "scored-recency": Entry("kvsim.policies.scored_recency:ScoredRecency", "eviction", "InfLLM, arXiv 2402.04617"),
-    "random": Entry(
-        "kvsim.policies.random_pages:RandomPages", "eviction", "what an order is worth is what it gains over this"
-    ),
-    "belady": Entry("kvsim.policies.belady:Belady", "eviction", "Belady, IBM Systems Journal 1966", is_oracle=True),
+    "lru": _evictor("lru:Lru", "Denning, CACM 1968"),
+    "fifo": _evictor("fifo:Fifo", "Belady, IBM Systems Journal 1966"),
+    "lfu": _evictor("lfu:Lfu", "Coffman and Denning 1973"),
+    "arc": _evictor("arc:Arc", "Megiddo and Modha, FAST 2003"),
+    "s3-fifo": _evictor("s3_fifo:S3Fifo", "Yang and others, SOSP 2023"),
+    "sieve": _evictor("sieve:Sieve", "Zhang and others, NSDI 2024"),
+    "importance-rank": _evictor("importance:ImportanceRank", "ArkVale, NeurIPS 2024"),
+    "scored-recency": _evictor("scored_recency:ScoredRecency", "InfLLM, arXiv 2402.04617"),
+    "random": _evictor("random_pages:RandomPages", "the yardstick: what an order is worth is its gain over this"),
+    "belady": _evictor("belady:Belady", "Belady, IBM Systems Journal 1966", is_oracle=True),
 }
 
 PREFETCHERS: dict[str, Entry] = {

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies import POLICIES, Decision, Paged, Plan, Policy, Residency, Setting, View, find_policy, make_policy
+from kvsim.policies.future import is_oracle
 from kvsim.sim import Replay
+from kvsim.sim.replay import ReplayFuture
 from kvsim.types import PageGrid, PageIds
 from tests.accesses import DriftingSource, make_replay, make_setting
 
@@ -20,6 +22,8 @@ PINNED = 1
 
 def drive(policy: Policy, setting: Setting, replay: Replay) -> list[Decision]:
     """Run `policy` over every step and layer, checking after each that pages are conserved."""
+    if is_oracle(policy):
+        policy.foresee(ReplayFuture(replay, policy.attends == "everything"))
     residency = Residency(policy, setting, pinned_first_pages=PINNED, pinned_last_pages=PINNED)
     residency.start(replay.num_pages(replay.context_tokens(0) - 1))
     decisions = []
