@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from kvsim.report.style import PALETTE, STYLE, add_panels, new_figure
+from kvsim.report.style import PALETTE, STYLE, add_panels, legend_above, new_figure
 
 BASE, BOUND, NONE = "previous-step", "oracle-prefetch", "none"
 
@@ -87,7 +87,7 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
     profiles = [name.split("@")[1] for name in frame.columns if name.startswith("stall_s@")]
     lines = []
     for budget_pages, rows in frame.groupby("budget_pages", sort=True):
-        by_name: dict[str, dict[str, Any]] = {row["predictor"]: row for row in rows.to_dict("records")}
+        by_name: dict[str, dict[Any, Any]] = {str(row["predictor"]): dict(row) for row in rows.to_dict("records")}
         if BASE not in by_name or NONE not in by_name:
             continue
         real = {name: row for name, row in by_name.items() if name not in (NONE, BOUND)}
@@ -104,8 +104,8 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
             stall, step = f"stall_s@{name}", f"step_s@{name}"
             quickest = min(real, key=lambda one: float(real[one][step]))
             lines.append(
-                f"  {name}: {best} stalls {ours[stall] / base[stall]:.2f} times as long as {BASE}; its whole step takes "
-                f"{ours[step] / base[step]:.3f} times as long. The quickest step is that of {quickest}, "
+                f"  {name}: {best} stalls {ours[stall] / base[stall]:.2f} times as long as {BASE}; its whole step "
+                f"takes {ours[step] / base[step]:.3f} times as long. The quickest step is that of {quickest}, "
                 f"{real[quickest][step] / by_name[NONE][step]:.3f} times that of no prefetching."
             )
     return lines
@@ -128,27 +128,24 @@ def predictors_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     )
     panels = add_panels(figure, len(profiles), 3, left_inches=1.6, across_inches=0.35, down_inches=0.9)
     looks = dict(zip(budgets, PALETTE, strict=False))
+    one = {budgets[0]: "#777777"}
     with rc_context(STYLE):
+        _bars(panels[0][0], frame[frame["budget_pages"] == budgets[0]], "selection_recall_frac", order, one)
+        panels[0][0].set_xlabel("recall of the next selection, %")
         for row, profile in zip(panels, profiles, strict=True):
-            _bars(
-                row[0],
-                frame[frame["budget_pages"] == budgets[0]],
-                "selection_recall_frac",
-                order,
-                {budgets[0]: "#777777"},
-            )
-            row[0].set_xlabel("recall of the next selection, %")
+            if profile is not profiles[0]:
+                _bars(row[0], frame, "misses_avoided_frac", order, looks)
+                row[0].set_xlabel("demand misses avoided, %")
             for axis, part in zip(row[1:], ("stall_s", "step_s"), strict=True):
                 shown = frame.assign(ratio=_beside_none(frame, f"{part}@{profile}"))
                 _bars(axis, shown, "ratio", order, looks)
                 axis.axvline(100, color="black", linestyle="--", linewidth=1)
                 axis.set_yticklabels([])
                 axis.set_xlabel(f"{part.removesuffix('_s')}, % of no prefetching ({profile.split('-')[0]})")
-            if profile is not profiles[0]:
-                row[0].set_visible(False)
         handles, labels = panels[0][1].get_legend_handles_labels()
-        named = {f"{label} device pages a layer": handle for label, handle in zip(labels, handles, strict=True)}
-        figure.legend(named.values(), named, loc="upper left", bbox_to_anchor=(0.36, 0.93), ncols=2, fontsize=10)
+        legend_above(
+            figure, {f"{label} device pages a layer": handle for label, handle in zip(labels, handles, strict=True)}
+        )
     return figure
 
 
