@@ -19,6 +19,7 @@ from kvsim.hardware import SEGMENTS, Profile, load_profile
 from kvsim.models import SHAPES, ModelShape
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
+from kvsim.policies.peers import PEERS, HfOffloaded
 from kvsim.report.summary import cell_figures
 from kvsim.report.verdict import verdict
 from kvsim.scenario import Measure, PolicyChoice, Scenario, expand
@@ -51,6 +52,11 @@ class Cell:
     def holds_everything(self) -> bool:
         """Whether the policy keeps every page on the device, whatever the budget."""
         return self.policy.holds == "everything"
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether this is somebody else's cache (`kvsim.policies.peers`): measured, never simulated."""
+        return self.choice.name in PEERS
 
     @property
     def selector(self) -> Selector | None:
@@ -175,6 +181,22 @@ def page_link_s(cell: Cell) -> float:
     return link.to_device.transfer_s(most, cell.page_bytes) / most
 
 
+def refuse_peers(scenario: Scenario) -> None:
+    """Refuse a scenario that measures somebody else's cache, where it is to be simulated as well.
+
+    Raises
+    ------
+    ScenarioError
+        Naming it.
+    """
+    for choice in scenario.run.policies:
+        if choice.name in PEERS:
+            raise ScenarioError(
+                f"{scenario.name}: policy {choice.name!r}: a peer to measure, not a policy: `kvsim measure` runs it, "
+                "nothing simulates it; leave it out of run.policies here"
+            )
+
+
 def check_budget(cell: Cell, context_tokens: int) -> None:
     """Refuse a budget below the minimum.
 
@@ -193,6 +215,8 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     batch = scenario.run.batch
     total_pages = pages_of(context, scenario.page_tokens) * shape.num_layers * batch
     held = total_pages if cell.holds_everything else min(budget_pages(scenario, shape, context), total_pages)
+    if cell.is_peer:
+        held = total_pages * min(HfOffloaded.device_layers, shape.num_layers) // shape.num_layers
     scores = cell.policy.attends == "selection" and scenario.selector.name != "full"
     summarised = scores and scenario.selector.channel != "mass"
     sizes = {
@@ -210,7 +234,7 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         | cell_figures(rows, batch=batch, holds_everything=cell.holds_everything)
         | {"device_bytes": device_bytes, "fits": device_bytes <= memory_bytes, **sizes}
         | {"page_link_s": page_link_s(cell)}
-        | {"host_bytes": 0 if cell.holds_everything else total_pages * cell.page_bytes}
+        | {"host_bytes": 0 if cell.holds_everything and not cell.is_peer else total_pages * cell.page_bytes}
     )
 
 

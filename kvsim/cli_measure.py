@@ -95,9 +95,12 @@ def crosscheck(
     """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
     name, path, experiment = _load(scenario, overrides)
+    from kvsim.cells import refuse_peers
     from kvsim.kinds import DECODE, check_accesses, compare_out_of_sample, compare_results
     from kvsim.results import load_result
 
+    if name == DECODE:
+        refuse_peers(cast("Scenario", experiment))
     folder = output or Path(experiment.output.folder)
     if trace_from is not None:
         check_accesses(name, experiment, trace_from)  # before anything takes minutes

@@ -74,6 +74,8 @@ def measure(
     groups: dict[str, list[int]] = {}
     for number, cell in enumerate(cells):
         check_budget(cell, _last_context(cell.scenario))
+        if cell.is_peer:
+            check_peer(cell)
         groups.setdefault(trace_name(cell.scenario), []).append(number)
     repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
@@ -221,13 +223,22 @@ def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
     """Record what cells of one context read, with everything resident, so that the link plays no part."""
     first = cells[0]
     resident = dataclasses.replace(first, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
-    speculates = any(reads_speculation(_given(cell).policy) for cell in cells)
+    speculates = any(reads_speculation(_given(cell).policy) for cell in cells if not cell.is_peer)
     chosen = dataclasses.replace(_given(resident), records_speculation=speculates)
     return bench.record(chosen, _given(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
 
 
 def _run(bench: Bench, cell: Cell, *, is_stamped: bool) -> DecodeResult:
-    return bench.run(_given(cell), measure_of(cell.scenario).prompt_tokens, is_stamped=is_stamped)
+    measure = measure_of(cell.scenario)
+    if cell.is_peer:
+        return bench.run_offloaded(
+            measure.prompt_tokens,
+            cell.scenario.run.batch,
+            measure.num_steps,
+            page_tokens=cell.scenario.page_tokens,
+            counts_copies=is_stamped,
+        )
+    return bench.run(_given(cell), measure.prompt_tokens, is_stamped=is_stamped)
 
 
 def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
@@ -238,19 +249,20 @@ def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Rec
     mass = recording.mass_recall_frac if cell.policy.attends == "selection" else np.ones(steps.size)
     tables = []
     for repetition, run in enumerate(runs):
-        _check_counts(cell, runs[0], run)
+        if not cell.is_peer:
+            _check_counts(cell, runs[0], run)
         rows: Rows = {
             "cell": np.full(steps.size, number),
             "policy": np.array([cell.choice.shown] * steps.size, dtype=object),
             "repetition": np.full(steps.size, repetition),
-            "is_stamped": np.full(steps.size, run.parts_s is not None),
+            "is_stamped": np.full(steps.size, run is runs[-1]),
             "is_warmup": steps < scenario.run.warmup_steps,
             "step": steps,
             "context_tokens": measure.prompt_tokens + 1 + steps,
             "step_s": run.step_s,
             "mass_recall_frac": mass,
         }
-        tables.append(rows | _parts(run, steps.size) | run.counts)
+        tables.append(rows | _parts(run, steps.size) | (runs[-1] if cell.is_peer else run).counts)
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
@@ -264,6 +276,21 @@ def _parts(run: DecodeResult, num_steps: int) -> Rows:
     parts["select_s"] = parts.pop("speculate_s") + parts["select_s"] + parts.pop("choose_s")
     parts["host_s"] = parts["sync_s"] + parts["decide_s"] + parts["submit_s"]
     return {name: parts[name] for name in names}
+
+
+def check_peer(cell: Cell) -> None:
+    """Refuse transformers' offloaded cache where there is no CUDA device to offload from.
+
+    Raises
+    ------
+    ScenarioError
+        Saying so.
+    """
+    if cell.profile.device != "cuda":
+        raise ScenarioError(
+            f"{cell.scenario.name}: policy {cell.choice.name!r} is transformers' offloaded cache, which needs a CUDA "
+            f"device; profile {cell.profile.name!r} is of a CPU: leave it out of run.policies, or measure on a GPU"
+        )
 
 
 def _check_counts(cell: Cell, first: DecodeResult, other: DecodeResult) -> None:

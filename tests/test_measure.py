@@ -10,19 +10,22 @@ import pytest
 
 pytest.importorskip("torch")
 
+from transformers import DynamicCache
+
 from kvsim.assets import find_scenario
-from kvsim.cells import trace_name
+from kvsim.cells import refuse_peers, trace_name
 from kvsim.crosscheck import simulate_measured, verdict_lines
 from kvsim.engine.runs import read_text
 from kvsim.engine.weights import read_shape
 from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
 from kvsim.hardware import write_profile
 from kvsim.measure import Measured, measure
-from kvsim.policies import Paged
+from kvsim.policies import Paged, Setting, make_policy
 from kvsim.report.compare import COUNTED, compare, first_divergence
 from kvsim.results import RunResult, load_result, write_result
 from kvsim.scenario import Scenario, load_scenario
 from kvsim.traces import open_trace
+from kvsim.types import PageGrid
 from tests.accesses import make_profile
 
 SCENARIO = """
@@ -226,6 +229,36 @@ def test_what_cannot_be_measured_is_told_in_a_line(scenario_file: Path, override
     with pytest.raises(KvsimError, match=complaint) as caught:
         measure(load_scenario(scenario_file, [override]), beside=scenario_file.parent)
     assert "\n" not in str(caught.value)
+
+
+def test_offloaded_cache_of_transformers_stands_beside_the_policies_and_compares_with_resident(
+    scenario_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that offloads nothing stands in: the real one needs a GPU."""
+    monkeypatch.setattr("kvsim.measure.check_peer", lambda cell: None)
+    monkeypatch.setattr("kvsim.engine.runs.offloaded_cache", lambda model: DynamicCache(config=model.config))
+    options = ['run.policies=["resident", "hf-offloaded"]', "budget.context_frac=0.6", "run.batch=2"]
+    result = measure(load_scenario(scenario_file, options), beside=scenario_file.parent).result
+    cell = next(cell for cell in result.summary["cells"] if cell["policy"] == "hf-offloaded")
+    assert cell["speed_vs_resident"] > 0.2
+    assert len(cell["tpot_repeats_s"]) == 2
+    assert cell["mass_recall_frac"] == 1.0
+    assert [cell[name] for name in ("budget_pages", "hit_frac", "stall_frac", "kl_mean_nats")] == [None] * 4
+    resident = next(cell for cell in result.summary["cells"] if cell["policy"] == "resident")
+    assert cell["kv_device_bytes"] == pytest.approx(2 / 3 * resident["kv_device_bytes"], rel=0.05)
+    assert cell["host_bytes"] == resident["kv_device_bytes"]
+
+
+def test_offloaded_cache_is_refused_on_a_cpu_and_by_the_simulator(scenario_file: Path) -> None:
+    scenario = load_scenario(scenario_file, ['run.policies=["resident", "hf-offloaded"]', "budget.context_frac=0.6"])
+    with pytest.raises(ScenarioError, match=r"^tiny: policy 'hf-offloaded' .* needs a CUDA device; profile 'test'"):
+        measure(scenario, beside=scenario_file.parent)
+    with pytest.raises(ScenarioError, match="a peer to measure, not a policy"):
+        refuse_peers(scenario)
+    with pytest.raises(ScenarioError, match="a peer to measure, not a policy"):
+        grid = PageGrid(num_sequences=1, num_layers=3, pages_per_layer=8)
+        setting = Setting(grid=grid, capacity_pages=24, partition="shared", prefetch_quota_pages=4, seed=0)
+        make_policy("hf-offloaded", setting, {})
 
 
 def test_scenario_without_measure_table_says_what_is_missing(scenario_file: Path, tmp_path: Path) -> None:

@@ -164,20 +164,24 @@ class Decoder:
 
     def step(self, fed: torch.Tensor) -> StepOutcome:
         """Run one step on `fed`, ``[num_sequences, 1]``; its tokens count once the caller ends it (`PagedRun.end`)."""
-        stamps = self._stamps
         self.run.begin(self._num_steps)
         self._num_steps += 1
-        started_cpu_s, started_s = time.thread_time(), time.perf_counter()
-        if stamps is not None:
-            stamps.mark()
-        on_device = fed.to(self._model.device)
-        logits = self._model(on_device, past_key_values=self._cache, use_cache=True).logits[:, -1]
-        likeliest = logits.argmax(dim=-1, keepdim=True)
-        if stamps is not None:
-            stamps.mark()
-        chosen = likeliest.cpu()
-        step_s, cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
-        return StepOutcome(step_s=step_s, cpu_s=cpu_s, logits=logits, chosen=chosen)
+        return timed_step(self._model, self._cache, fed, self._stamps)
+
+
+def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None) -> StepOutcome:
+    """Run `model` on the tokens `fed`, ``[num_sequences, 1]``, over any cache, from the token to the next one's id."""
+    started_cpu_s, started_s = time.thread_time(), time.perf_counter()
+    if stamps is not None:
+        stamps.mark()
+    on_device = fed.to(model.device)
+    logits = model(on_device, past_key_values=cache, use_cache=True).logits[:, -1]
+    likeliest = logits.argmax(dim=-1, keepdim=True)
+    if stamps is not None:
+        stamps.mark()
+    chosen = likeliest.cpu()
+    step_s, cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
+    return StepOutcome(step_s=step_s, cpu_s=cpu_s, logits=logits, chosen=chosen)
 
 
 @contextmanager
@@ -189,15 +193,23 @@ def decoding(
     Call it in inference mode, the pool made there too: views of ordinary tensors cost a tenth more to work with. On
     the CPU torch computes on one thread, whatever the policy: the others are the emulated link's.
     """
-    was_collecting, num_threads = gc.isenabled(), torch.get_num_threads()
     try:
         run = PagedRun(model, given, snapshot, pool, link, stamps)
-        torch.set_num_threads(1)
-        gc.disable()  # its pauses would be charged to whatever step they hit
-        with attached(model, run), stamped(model, stamps):
+        with undisturbed(), attached(model, run), stamped(model, stamps):
             yield Decoder(model, run, link, stamps)
+    finally:
+        link.close()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Compute on one thread and collect no garbage while the block lasts: pauses would hit whatever step they may."""
+    was_collecting, num_threads = gc.isenabled(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        gc.disable()
+        yield
     finally:
         torch.set_num_threads(num_threads)
         if was_collecting:
             gc.enable()
-        link.close()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kvsim.engine.decode import DecodeResult, decode
 from kvsim.engine.decode_trace import DecodeRecorder, trace_writer
 from kvsim.engine.paged_run import DecodeInput
+from kvsim.engine.peers import decode_on, offloaded_cache
 from kvsim.engine.prefill import Snapshot, prefill
 from kvsim.engine.weights import load_model, shape_of
 from kvsim.errors import KvsimError, ScenarioError
@@ -108,6 +109,15 @@ class Bench:
             forced_tokens=forced,
             is_stamped=is_stamped,
             **options,
+        )
+
+    def run_offloaded(
+        self, prompt_tokens: int, num_sequences: int, num_steps: int, *, page_tokens: int, counts_copies: bool
+    ) -> DecodeResult:
+        """Return a decode run over the text on transformers' own offloaded cache; see `kvsim.engine.peers`."""
+        snapshot, forced = self.snapshot(prompt_tokens, num_sequences, num_steps)
+        return decode_on(
+            offloaded_cache, self._model, snapshot, forced, page_tokens=page_tokens, counts_copies=counts_copies
         )
 
     def record(self, chosen: DecodeInput, full: DecodeInput, prompt_tokens: int) -> Recording:

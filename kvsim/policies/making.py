@@ -9,6 +9,7 @@ from typing import Any
 from kvsim.errors import ScenarioError
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.paged import Paged
+from kvsim.policies.peers import PEERS
 from kvsim.policies.registry import ADMISSIONS, POLICIES, PREFETCHERS, Entry, find_entry, load_class
 from kvsim.strict import nearest
 
@@ -26,15 +27,19 @@ NONE, ALWAYS = "none", "always"
 def find_policy(name: str) -> type[Policy]:
     """Return the policy class called `name`: a built-in, or ``package.module:Class``. For an evictor it is `Paged`.
 
+    One of `PEERS` is found too, though it decides nothing: `make_policy` refuses it.
+
     Raises
     ------
     ScenarioError
         If there is none, or the class lacks a part of the protocol.
     """
-    entry = find_entry(POLICIES, name, "policy")
+    entry = find_entry(POLICIES | PEERS, name, "policy")
     if entry is not None and entry.kind == "eviction":
         return Paged
     found = load_class(entry.path if entry else name, f"policy {name!r}")
+    if name in PEERS:
+        return found
     if _is_evictor(found):
         return Paged
     _check_shape(found, WHOLE, f"policy {name!r}: not a policy class")
@@ -53,8 +58,10 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     ScenarioError
         If a name or an argument is not known, or a value is impossible.
     """
-    entry = find_entry(POLICIES, name, "policy")
+    entry = find_entry(POLICIES | PEERS, name, "policy")
     what = f"policy {name!r}"
+    if name in PEERS:
+        raise ScenarioError(f"{what}: a peer to measure, not a policy: `kvsim measure` runs it, nothing simulates it")
     chosen = dict(arguments)
     is_compiled = _taken(chosen, "compiled", True, what) if entry is None or entry.compiled else True
     found = _load(entry, name, what, is_compiled=is_compiled)

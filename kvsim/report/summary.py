@@ -38,7 +38,7 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
         "tpot_p95_s": float(np.percentile(step_s, 95)),
         "tpot_mean_s": float(step_s.mean()),
         "tokens_per_s": float(batch / step_s.mean()),
-        "stall_frac": _ratio(float(rows["stall_s"][counted].sum()), float(step_s.sum())),
+        "stall_frac": _known_ratio(float(rows["stall_s"][counted].sum()), float(step_s.sum())),
         "hit_frac": _ratio(total["hits"], total["hits"] + total["misses"]) if paged else None,
         "prefetch_precision_frac": _ratio(total["used"], total["used"] + total["wasted"]) if paged else None,
         "prefetch_recall_frac": _ratio(total["used"], total["used"] + total["misses"]) if paged else None,
@@ -53,6 +53,11 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
         "wasted": total["wasted"],
         "digest": int(np.bitwise_xor.reduce(rows["digest"].astype(np.int64))),
     }
+
+
+def _known_ratio(part: float, whole: float) -> float | None:
+    """Return the ratio, None where nobody knows the part: the stalls of a cache that is not ours."""
+    return None if np.isnan(part) else _ratio(part, whole)
 
 
 def _ratio(part: float, whole: float) -> float | None:
