@@ -59,7 +59,7 @@ def input_of(cell: Cell, replay: Replay, seed: int) -> SimulationInput:
         profile=cell.profile,
         replay=replay,
         policy=cell.make_policy(setting),
-        policy_name=cell.choice.name,
+        policy_name=cell.cost_name,
         setting=setting,
         page_bytes=cell.page_bytes,
         pinned_first_pages=scenario.selector.sink_pages,

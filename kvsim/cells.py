@@ -17,7 +17,7 @@ from kvsim.budgets import budget_pages, make_selector, make_setting
 from kvsim.errors import ScenarioError
 from kvsim.hardware import SEGMENTS, Profile, load_profile
 from kvsim.models import SHAPES, ModelShape
-from kvsim.policies import find_policy, make_policy
+from kvsim.policies import cost_name, find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.peers import PEERS, HfOffloaded
 from kvsim.report.summary import cell_figures
@@ -47,6 +47,11 @@ class Cell:
     def page_bytes(self) -> int:
         """Bytes of one page."""
         return self.shape.page_bytes(self.scenario.page_tokens)
+
+    @property
+    def cost_name(self) -> str:
+        """What a profile calls the cost of the policy's decisions."""
+        return cost_name(self.choice.name, self.choice.arguments)
 
     @property
     def holds_everything(self) -> bool:
@@ -160,8 +165,9 @@ def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float
     counted = ~rows["is_warmup"]
     profile = cell.profile
     tables = {f"{name}_s": profile.segments[name].device for name in SEGMENTS}
-    decision = profile.policies.get(cell.choice.name) or profile.policies.get("*")
-    tables |= {"stall_s": profile.link.to_device.transfer} | ({"decide_s": decision} if decision else {})
+    tables |= {"stall_s": profile.link.to_device.transfer}
+    if not cell.holds_everything:
+        tables["decide_s"] = profile.policies[profile.decision_cost(cell.cost_name)]
     variance = 0.0
     for name, table in tables.items():
         mean_s = float(rows[name][counted].mean())
@@ -254,6 +260,7 @@ def summarise(scenario: Scenario, cells: list[Cell], summaries: list[dict[str, A
         "verdict": [
             *verdict(summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated),
             *_of_the_accesses(scenario),
+            *_of_the_decisions(cells),
         ],
     }
 
@@ -265,6 +272,20 @@ def _of_the_accesses(scenario: Scenario) -> list[str]:
     return [
         f"The accesses are extrapolated, not recorded: a generator fitted to {scenario.trace.path} made them for this "
         "length and shape, by the rules under [trace.extrapolate]. Trust the lost mass and the hit rates accordingly."
+    ]
+
+
+def _of_the_decisions(cells: list[Cell]) -> list[str]:
+    """Say so where the profile has no cost of a policy's own decisions."""
+    by_table: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        table = None if cell.holds_everything else cell.profile.stands_in(cell.cost_name)
+        if table is not None:
+            by_table.setdefault((cell.profile.name, table), []).append(cell.cost_name)
+    return [
+        f"Profile {profile} has no cost of decisions of {', '.join(f'`{name}`' for name in dict.fromkeys(names))}: "
+        f"taken as that of `{table}`. `kvsim policy time {names[0].partition('+')[0]} --profile ...` measures it."
+        for (profile, table), names in by_table.items()
     ]
 
 

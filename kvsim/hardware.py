@@ -87,6 +87,10 @@ class CostTable(Strict):
         value_s = _mix(self.time_s, row, row_frac, column, column_frac)
         return max(value_s, 0.0)
 
+    def column_at(self, batch: float) -> tuple[int, float]:
+        """Return the column left of `batch`, and how far it lies towards the next one."""
+        return _place(self.batches, batch)
+
     def covers(self, amount: float, batch: float) -> bool:
         """Return whether (`amount`, `batch`) lies inside the measured range."""
         return self.amounts[0] <= amount <= self.amounts[-1] and self.batches[0] <= batch <= self.batches[-1]
@@ -262,13 +266,36 @@ class Profile(Strict):
             raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
         return self.caches[name]
 
+    def decision_cost(self, policy: str) -> str:
+        """Return the name in `policies` of the table that stands for decisions of `policy`.
+
+        A policy that was never timed takes the table ``*``, which a profile may give for any other; else a built-in
+        evictor takes that of ``lru``, and what may cost more, an evictor with a prefetcher or an admission and somebody
+        else's policy, that of ``attention``, the dearest that calibration times. `stands_in` tells of it.
+
+        Raises
+        ------
+        CalibrationError
+            If the profile has none of these.
+        """
+        evictor, *parts = policy.split("+")
+        is_alone = not parts and ":" not in policy
+        for name in (policy, "*", *(["lru"] if is_alone else ["attention", evictor, "lru"])):
+            if name in self.policies:
+                return name
+        raise CalibrationError(
+            f"profile {self.name}: no cost of policy {policy!r} and none to stand in for it; time it on the profile's "
+            f"machine: kvsim policy time {evictor} --profile FILE -o FILE"
+        )
+
+    def stands_in(self, policy: str) -> str | None:
+        """Return whose table stands for the decisions of `policy`; None where they are its own, or all policies'."""
+        name = self.decision_cost(policy)
+        return None if name in (policy, "*") else name
+
     def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
         """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""
-        table = self.policies.get(policy) or self.policies.get("*")
-        if table is None:
-            raise CalibrationError(
-                f"profile {self.name}: no cost of policy {policy!r} and none for '*'; calibrate again"
-            )
+        table = self.policies.get(policy) or self.policies[self.decision_cost(policy)]
         return table.at_s(pages, grid_pages)
 
 

@@ -138,9 +138,9 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
 def _asked_of_decisions(
     cell: Cell, selected_pages: int, grid_pages: int
 ) -> Iterator[tuple[str, str, tuple[float, ...], float]]:
-    name = cell.choice.name if cell.choice.name in cell.profile.policies else "*"
-    table = cell.profile.policies.get(name)
-    if table is None or table.amount == "none":
+    name = cell.profile.decision_cost(cell.cost_name)
+    table = cell.profile.policies[name]
+    if table.amount == "none":
         return
     yield f"policies.{name}", "pages", table.amounts, selected_pages
     if len(table.batches) > 1:  # one column: its cost was found not to depend on the pages in all

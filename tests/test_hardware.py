@@ -122,8 +122,17 @@ def test_every_table_is_listed_by_a_dotted_name() -> None:
 def test_a_policy_without_a_cost_of_its_own_has_the_cost_of_any_other() -> None:
     assert profile().decide_s("lru", 4, 100) == 2e-6
     assert profile().decide_s("mine", 4, 100) == 9e-6
-    with pytest.raises(CalibrationError, match="no cost of policy 'mine'"):
+    with pytest.raises(CalibrationError, match=r"no cost of policy 'mine'.*kvsim policy time mine"):
         profile(policies={}).decide_s("mine", 4, 100)
+
+
+def test_where_no_table_is_for_any_other_a_policy_never_timed_costs_what_its_like_costs_and_that_is_told() -> None:
+    known = profile(policies={"lru": constant(2e-6), "attention": constant(5e-6)})
+    assert known.stands_in("lru") is None
+    assert (known.decide_s("sieve", 4, 100), known.stands_in("sieve")) == (2e-6, "lru")
+    for dearer in ("lru+learned", "package.module:Class"):
+        assert (known.decide_s(dearer, 4, 100), known.stands_in(dearer)) == (5e-6, "attention")
+    assert profile().stands_in("mine") is None
 
 
 def test_no_pieces_take_no_time() -> None:

@@ -82,6 +82,19 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     return Paged(setting, made["evict"], made["prefetch"], made["admission"])
 
 
+def cost_name(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return what a profile calls the cost of this policy's decisions: its name, and what is composed with it.
+
+    Examples
+    --------
+    >>> cost_name("lru", {}), cost_name("lru", {"prefetch": "learned", "admission": "second-touch"})
+    ('lru', 'lru+learned+second-touch')
+    """
+    parts = [arguments.get("prefetch", NONE), arguments.get("admission", ALWAYS)]
+    parts = [str(part) for part in parts if part not in (NONE, ALWAYS)]
+    return "+".join([name, *parts, *(["plain"] if arguments.get("compiled") is False else [])])
+
+
 def part_arguments(found: type[Any]) -> dict[str, Any]:
     """Return the arguments that a class takes beside the setting, with their defaults; None where there is none."""
     parameters = inspect.signature(found).parameters
