@@ -75,6 +75,10 @@ class BatchSources:
         """Return the digest of each trace that was opened, by file name: what a result says it replayed."""
         return {path.name: digest_of(path.read_bytes()) for path in self._files}
 
+    def texts(self) -> list[str]:
+        """Return what was read where the opened traces were recorded, each text once."""
+        return sorted({file.header.text for file in self._files.values()})
+
     def unopened(self) -> BatchSources:
         """Return the same without anything open, for another process; generators stay fitted."""
         fresh = BatchSources(self._beside, self._recorded)

@@ -15,6 +15,7 @@ from kvsim.results import RunResult
 from kvsim.run import simulate
 from kvsim.scenario import Scenario
 from kvsim.traces import MASS, TraceFile, open_trace
+from kvsim.traces.header import SELECTION
 
 Progress: TypeAlias = Callable[[float], None]
 
@@ -45,11 +46,15 @@ def accesses_in(place: Path) -> Callable[[Scenario], Path]:
     def find(scenario: Scenario) -> Path:
         named = place / trace_name(scenario)
         if named in files:
+            problem = _unfit(open_trace(named, verify=False), scenario, scenario.run.batch)
+            if problem is not None:
+                raise TraceError(named, f"{problem}: it was measured with other options")
             return named
         problems = {}
         for batch in (scenario.run.batch, 1):
             for file in files:
-                problem = _unfit(open_trace(file, verify=False), scenario, batch)
+                trace = open_trace(file, verify=False)
+                problem = _unfit(trace, scenario, batch) or _chosen(trace, scenario)
                 if problem is None:
                     return file
                 problems[file] = problem
@@ -73,6 +78,13 @@ def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | No
     if trace.num_sequences != num_sequences:
         return f"has {trace.num_sequences} sequences"
     return None
+
+
+def _chosen(trace: TraceFile, scenario: Scenario) -> str | None:
+    """Return a complaint where an engine recorded its own choice of pages, which a replay would take for this one."""
+    if trace.header.channel(f"{SELECTION}@{scenario.page_tokens}") is None:
+        return None
+    return "was recorded under another selector"
 
 
 def simulate_measured(

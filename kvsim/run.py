@@ -81,7 +81,7 @@ def simulate(
         summary=summary_from(scenario, cells, entries, sources),
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         manifest=make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
-        | {"accesses": sources.digests()},
+        | {"accesses": sources.digests(), "texts": sources.texts()},
     )
 
 

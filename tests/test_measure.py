@@ -212,7 +212,7 @@ def test_results_of_other_scenarios_are_not_compared(measured: Measured) -> None
 
 def test_trace_of_another_selector_is_not_replayed(scenario_file: Path, measured: Measured, folder: Path) -> None:
     scenario = load_scenario(scenario_file, ["selector.k_pages=4"])
-    with pytest.raises(TraceError, match="no such trace"):
+    with pytest.raises(TraceError, match="recorded under another selector"):
         simulated(scenario, measured, folder, scenario_file.parent)
     assert trace_name(scenario) not in measured.traces
 

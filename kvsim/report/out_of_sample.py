@@ -33,6 +33,8 @@ class OutOfSample:
     figures: dict[str, Any]
     accesses: tuple[str, ...]
     """Names of the traces that were replayed."""
+    texts: tuple[str, ...]
+    """What was read when they were recorded."""
 
 
 def compare_out_of_sample(simulated: RunResult, measured: RunResult) -> OutOfSample:
@@ -41,7 +43,8 @@ def compare_out_of_sample(simulated: RunResult, measured: RunResult) -> OutOfSam
     Counts have an error and are never called equal. Errors are ``simulated / measured - 1``, those of hits
     ``simulated - measured`` in points of a percent. The medians of counts are over the cells whose counts depend on the
     accesses: a policy that selects, with a budget. Each simulated cell is held against the measured one of its policy,
-    budget, context, batch, page size, selector and swept values; the measured result may have more cells.
+    budget, context, batch, page size, selector and swept values; the measured result may have more cells. The time per
+    token of those that select has a median of its own: what reads everything is as right out of sample as in it.
 
     Raises
     ------
@@ -66,7 +69,10 @@ def compare_out_of_sample(simulated: RunResult, measured: RunResult) -> OutOfSam
         cells.append(cell | _counts(sim, real))
     add_resident(cells)
     return OutOfSample(
-        cells=cells, figures=_figures(cells), accesses=tuple(sorted(simulated.manifest.get("accesses", ())))
+        cells=cells,
+        figures=_figures(cells),
+        accesses=tuple(sorted(simulated.manifest.get("accesses", ()))),
+        texts=tuple(simulated.manifest.get("texts", ())),
     )
 
 
@@ -114,6 +120,7 @@ def _figures(cells: list[dict[str, Any]]) -> dict[str, Any]:
         "tpot_median_error_frac": float(np.median(errors)),
         "tpot_worst_error_frac": max(errors),
         "worst_cell": cells[int(np.argmax(errors))]["cell"],
+        "selecting_median_error_frac": median_abs(selecting, "tpot_error_frac"),
         "added_median_error_frac": median_abs(stalling, "added_error_frac"),
         "hit_error_points": float(np.median(hit_errors)) if hit_errors else None,
         "hit_worst_error_points": max(hit_errors, default=None),
