@@ -1,7 +1,8 @@
 """When things happen: a discrete-event simulation of host thread, compute stream and the two copy engines."""
 
+from kvsim.sim.given import SimulationInput
 from kvsim.sim.replay import Replay
-from kvsim.sim.simulation import SimulationInput, simulate_decode
+from kvsim.sim.simulation import simulate_decode
 from kvsim.sim.timeline import Timeline
 
 __all__ = ["Replay", "SimulationInput", "Timeline", "simulate_decode"]

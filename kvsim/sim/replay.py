@@ -28,6 +28,30 @@ class Reading:
     """Share of the attention mass in the selected pages, ``[num_sequences]``."""
 
 
+BLOCK_STEPS = 64
+"""Most steps of a block."""
+BLOCK_PAGES = 2**19
+"""Page ids in a block, about: where everything is read, a step has many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Readings of consecutive steps, packed."""
+
+    first_step: int
+    num_steps: int
+    selected: PageIds
+    """Selected page ids of all steps and layers, one after the other."""
+    offsets: IntArray
+    """Where each layer's begin, and where the last one's end, ``[num_steps * num_layers + 1]``."""
+    context: IntArray
+    """Tokens of each sequence, ``[num_steps, num_sequences]``."""
+    scores: list[Scores]
+    """Scores of each step and layer, ``[num_sequences, num_pages]`` each."""
+    mass_recall_frac: FloatArray
+    """Share of the attention mass in the selected pages, the mean over layers and sequences, ``[num_steps]``."""
+
+
 class Replay:
     """Readings of one source under one selector; `selector` None reads every page and scores nothing."""
 
@@ -73,6 +97,28 @@ class Replay:
                 self._kept_bytes += size
                 self._kept[key] = reading
         return reading
+
+    def block(self, first_step: int, *, everything: bool) -> Block:
+        """Return the readings from `first_step` on, as many steps as make a block."""
+        steps: list[list[Reading]] = []
+        size = 0
+        for step in range(first_step, min(first_step + BLOCK_STEPS, self.num_steps)):
+            readings = [self.at(step, layer, everything=everything) for layer in range(self.grid.num_layers)]
+            steps.append(readings)
+            size += sum(reading.selected.size for reading in readings)
+            if size >= BLOCK_PAGES:
+                break
+        flat = [reading for readings in steps for reading in readings]
+        attended = np.array([[reading.attended_frac for reading in readings] for readings in steps])
+        return Block(
+            first_step=first_step,
+            num_steps=len(steps),
+            selected=np.concatenate([reading.selected for reading in flat]),
+            offsets=np.cumsum([0, *(reading.selected.size for reading in flat)], dtype=np.int64),
+            context=np.array([self.context_tokens(first_step + place) for place in range(len(steps))], dtype=np.int64),
+            scores=[reading.scores for reading in flat],
+            mass_recall_frac=attended.mean(axis=2).mean(axis=1),
+        )
 
     @property
     def selects_by_speculation(self) -> bool:

@@ -6,56 +6,79 @@ what it submits runs on the copy engines, and the three meet only at events.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from kvsim.hardware import SHOWN_AS, SPECULATE, Profile
-from kvsim.policies.base import Policy, Setting, reads_speculation
-from kvsim.policies.future import is_oracle
-from kvsim.policies.residency import Decision, Residency
+from kvsim.errors import KvsimError
+from kvsim.hardware import SHOWN_AS, SPECULATE
+from kvsim.policies.residency import Decision
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies, Transfer
+from kvsim.sim.given import SimulationInput
 from kvsim.sim.ledger import Ledger
-from kvsim.sim.replay import Reading, Replay, ReplayFuture
+from kvsim.sim.replay import Reading
 from kvsim.sim.timeline import Place, Timeline
+from kvsim.sim.whole_step import WholeSteps, can_run
 from kvsim.types import IntArray, PageIds
 
+Path: TypeAlias = Literal["auto", "events"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationInput:
-    """Everything one run needs; nothing is read from anywhere else."""
 
-    profile: Profile
-    replay: Replay
-    policy: Policy
-    policy_name: str
-    """What the profile calls the policy's decision cost."""
-    setting: Setting
-    page_bytes: int
-    pinned_first_pages: int
-    pinned_last_pages: int
-    warmup_steps: int
-    chunk_pages: int
-    window_transfers: int
+ROWS_IN_CHUNK = 4096
+"""Rows that `decode_in_chunks` keeps at a time."""
 
 
 def simulate_decode(
-    given: SimulationInput, progress: Callable[[int], None] | None = None, timeline: Timeline | None = None
+    given: SimulationInput,
+    progress: Callable[[int], None] | None = None,
+    timeline: Timeline | None = None,
+    *,
+    path: Path = "auto",
 ) -> dict[str, NDArray[np.generic]]:
     """Return the rows of a decode run as columns (`kvsim.sim.ledger.COLUMNS`), one row a step.
 
-    `progress` is called with 1 after each step; `timeline` collects who did what when.
+    `progress` is called with 1 after each step; `timeline` collects who did what when. `path` is for tests and
+    benchmarks: ``auto`` takes whole steps where `kvsim.sim.whole_step.can_run` and nobody keeps a timeline, and events
+    otherwise; the rows are the same.
     """
     env = simpy.Environment()
+    if _takes_whole_steps(given, timeline, path):
+        steps = WholeSteps(env, given, progress or _ignore, given.replay.num_steps)
+        env.run(until=env.process(steps.run()))
+        return steps.take()
     host = _Host(env, given, progress or _ignore, timeline)
     env.run(until=env.process(host.run()))
     host.ledger.finish()
     return host.ledger.columns()
+
+
+def decode_in_chunks(
+    given: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK, path: Path = "auto"
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Yield the rows of a decode run in chunks, so that memory does not grow with the number of steps.
+
+    Raises
+    ------
+    KvsimError
+        If the run can only be told event by event, which keeps its rows.
+    """
+    if not _takes_whole_steps(given, None, path):
+        raise KvsimError("rows come in chunks from whole steps only; this profile takes the path of events")
+    env = simpy.Environment()
+    steps = WholeSteps(env, given, _ignore, chunk_steps)
+    process = env.process(steps.run())
+    while process.is_alive:
+        env.run(until=env.any_of([process, steps.chunk]))
+        yield steps.take()
+
+
+def _takes_whole_steps(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
+    return path != "events" and timeline is None and can_run(given.profile)
 
 
 def _ignore(num_steps: int) -> None:
@@ -89,12 +112,7 @@ class _Host:
             timeline=timeline,
         )
         self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy, timeline)
-        self._residency = Residency(
-            given.policy,
-            given.setting,
-            pinned_first_pages=given.pinned_first_pages,
-            pinned_last_pages=given.pinned_last_pages,
-        )
+        self._residency = given.make_residency()
         self.ledger = Ledger(given.setting.grid, given.page_bytes)
         self._batch = given.setting.grid.num_sequences
         self._costs: dict[tuple[str, float], tuple[float, float, float]] = {}
@@ -104,16 +122,14 @@ class _Host:
         """Number of the transfer that carries each page, -1 once it is known to have arrived."""
         self._writing_back: dict[int, simpy.Event] = {}
         self._last_attention: Work | None = None
-        self._reads_all = given.policy.attends == "everything" or not given.replay.scores_pages
-        self._shows_speculation = not self._reads_all and reads_speculation(given.policy)
-        self._foretells = self._shows_speculation or (not self._reads_all and given.replay.selects_by_speculation)
+        self._reads_all = given.reads_all
+        self._shows_speculation = given.shows_speculation
+        self._foretells = given.foretells
 
     def run(self) -> Process[None]:
         """Decode every step."""
         given, env, replay = self._given, self._env, self._given.replay
-        if is_oracle(given.policy):
-            given.policy.foresee(ReplayFuture(replay, self._reads_all))
-        self._residency.start(replay.num_pages(replay.context_tokens(0) - 1))
+        given.start(self._residency)
         ended_s = env.now
         for step in range(replay.num_steps):
             context = replay.context_tokens(step)
