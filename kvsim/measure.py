@@ -182,6 +182,7 @@ def _bench(cell: Cell, beside: Path | None) -> Bench:
         num_threads=profile.machine.num_threads,
         bandwidth_bytes_per_s=bandwidth or 1.0,
         prefill_chunk_tokens=scenario.run.prefill_chunk_tokens,
+        mechanism=profile.link.to_device.mechanism,
     )
     if bench.shape != cell.shape:
         raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")

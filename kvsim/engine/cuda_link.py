@@ -20,6 +20,17 @@ Mechanism: TypeAlias = Literal["memcpy", "staged"]
 """``memcpy``: one asynchronous copy a page. ``staged``: pages are gathered in pinned memory and travel as one copy."""
 
 
+def mechanism_named(name: str) -> Mechanism:
+    """Return the mechanism that a profile names for its copies; ``memcpy`` where it is none of the two.
+
+    Examples
+    --------
+    >>> mechanism_named("staged"), mechanism_named("emulated")
+    ('staged', 'memcpy')
+    """
+    return "staged" if name == "staged" else "memcpy"
+
+
 class _EventLatch:
     """What a transfer's completion looks like once it was issued: an event on its copy stream."""
 

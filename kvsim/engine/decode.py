@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.attention import attached
 from kvsim.engine.cache import RunCache
-from kvsim.engine.cuda_link import CudaLink
+from kvsim.engine.cuda_link import CudaLink, Mechanism
 from kvsim.engine.link import EmulatedLink, Link, Transfer
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
@@ -55,6 +55,7 @@ def decode(
     keeps_logits: bool = False,
     observer: Callable[[PagePool], Observer] | None = None,
     make_link: Callable[[PagePool, float], Link] | None = None,
+    mechanism: Mechanism = "memcpy",
     progress: Callable[[int], None] | None = None,
 ) -> DecodeResult:
     """Decode `given.num_steps` tokens of every sequence.
@@ -67,6 +68,8 @@ def decode(
         Stamp the parts of every layer. It costs time: take `step_s` from a run without.
     bandwidth_bytes_per_s
         Stated bandwidth of the emulated link; a GPU's own link has its own.
+    mechanism
+        How a GPU's link copies.
     observer
         Makes an onlooker of every layer, as a recorder of traces is; it costs time too.
     progress
@@ -83,7 +86,7 @@ def decode(
     fed = snapshot.next_token
     pool = make_pool(snapshot, given, device=model.device.type)
     stamps = Stamps() if is_stamped else None
-    link = (make_link or _link_maker(given))(pool, bandwidth_bytes_per_s)
+    link = (make_link or _link_maker(given, mechanism))(pool, bandwidth_bytes_per_s)
     with decoding(model, snapshot, given, pool, link, stamps) as decoder:
         if observer is not None:
             decoder.run.observer = observer(pool)
@@ -127,12 +130,12 @@ def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePoo
     )
 
 
-def _link_maker(given: DecodeInput) -> Callable[[PagePool, float], Link]:
+def _link_maker(given: DecodeInput, mechanism: Mechanism) -> Callable[[PagePool, float], Link]:
     """Return what makes the link of a pool: real copies to a GPU, or the emulated link at the stated bandwidth."""
 
     def make(pool: PagePool, bandwidth_bytes_per_s: float) -> Link:
         if pool.slots.is_cuda:
-            return CudaLink(pool, window_transfers=given.window_transfers)
+            return CudaLink(pool, window_transfers=given.window_transfers, mechanism=mechanism)
         return EmulatedLink(pool, bandwidth_bytes_per_s)
 
     return make

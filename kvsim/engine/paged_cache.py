@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,22 +12,15 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from kvsim.assets import find_profile, find_scenario
-from kvsim.budgets import check_budget, make_selector, make_setting
+from kvsim.budgets import check_budget
+from kvsim.engine.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
 from kvsim.engine.families import shape_of
-from kvsim.engine.link import EmulatedLink, Link
-from kvsim.engine.page_pool import PagePool
-from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.scoring import Seen
 from kvsim.engine.session import Session
 from kvsim.engine.summaries import check_channel
-from kvsim.errors import KvsimError, ScenarioError
-from kvsim.hardware import load_profile
-from kvsim.models import ModelShape
-from kvsim.policies import find_policy, make_policy
-from kvsim.scenario import PolicyChoice, Scenario, expand, load_scenario
-from kvsim.strict import nearest
-from kvsim.types import IntArray, PageGrid, PageIds, pages_of
+from kvsim.errors import KvsimError
+from kvsim.scenario import Scenario
+from kvsim.types import IntArray, PageGrid, PageIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +97,7 @@ class PagedCache(Cache):
         scenario
             A scenario, its file, or the name of one that ships.
         model
-            A transformers model with its LM head, Llama-like or GPT-2-like, on the CPU.
+            A transformers model with its LM head, Llama-like or GPT-2-like, on the CPU or a CUDA device.
         batch
             Prompts generated together; ``run.batch`` where absent.
         max_tokens
@@ -114,7 +107,8 @@ class PagedCache(Cache):
         overrides
             ``KEY=VALUE`` as with ``--set``; for a scenario given by file or name.
         bandwidth_bytes_per_s
-            Of the emulated link between host and device; the profile's stated bandwidth where absent.
+            Of the emulated link between host and device; the profile's stated bandwidth where absent. A CUDA device has
+            a link of its own, and copies by the mechanism that its profile found faster.
 
         Raises
         ------
@@ -122,19 +116,19 @@ class PagedCache(Cache):
             If the scenario leaves open what to run, its selector scores by what a running model cannot see, its budget
             is below the policy's minimum, or kvsim does not read such models.
         """
-        concrete, beside = _concrete(scenario, overrides)
+        concrete, beside = concrete_scenario(scenario, overrides)
         if batch is not None:
             if batch < 1:
                 raise KvsimError(f"batch must be at least 1, got {batch}")
             concrete = concrete.model_copy(update={"run": concrete.run.model_copy(update={"batch": batch})})
         shape = shape_of(model)
-        limit = _max_tokens(concrete, model, max_tokens)
-        choice = _choice(concrete, policy)
+        limit = max_tokens_of(concrete, model, max_tokens)
+        choice = choice_of(concrete, policy)
         check_budget(concrete, shape, choice, limit)
-        given = _given(concrete, shape, choice, limit)
+        given = decode_input(concrete, shape, choice, limit)
         if given.scores_pages:
             check_channel(given.channel)
-        make_link = _link_maker(concrete, model, bandwidth_bytes_per_s, beside)
+        make_link = link_maker(concrete, model, bandwidth_bytes_per_s, beside)
         return cls(Session(model, given, max_tokens=limit, make_link=make_link), choice.shown)
 
     def report(self) -> CacheReport:
@@ -257,86 +251,3 @@ class _ScoreShare:
 
     def end_step(self, context_tokens: int) -> None:
         """Nothing to do: every layer counts alike."""
-
-
-def _concrete(scenario: Scenario | Path | str, overrides: Sequence[str]) -> tuple[Scenario, Path | None]:
-    """Return a scenario without a sweep, and the folder that its paths may start from."""
-    beside = None
-    if not isinstance(scenario, Scenario):
-        path = find_scenario(str(scenario))
-        beside = path.parent
-        scenario = load_scenario(path, overrides)
-    elif overrides:
-        raise ScenarioError(f"{scenario.name}: overrides are for a scenario given by file or name")
-    cells = expand(scenario)
-    if len(cells) > 1:
-        raise ScenarioError(
-            f"{scenario.name}: sweeps {', '.join(scenario.sweep)}; a cache has one value of each: "
-            f'give overrides=["{next(iter(scenario.sweep))}=..."]'
-        )
-    return cells[0], beside
-
-
-def _choice(scenario: Scenario, policy: str | None) -> PolicyChoice:
-    choices = {choice.shown: choice for choice in scenario.run.policies}
-    if policy is None and len(choices) == 1:
-        return next(iter(choices.values()))
-    if policy is None:
-        raise ScenarioError(f"{scenario.name}: several policies; say policy= one of {', '.join(choices)}")
-    if policy not in choices:
-        raise ScenarioError(f"{scenario.name}: no policy {policy!r} in run.policies{nearest(policy, choices)}")
-    return choices[policy]
-
-
-def _max_tokens(scenario: Scenario, model: Any, max_tokens: int | None) -> int:
-    if max_tokens is None:
-        if scenario.measure is None:
-            raise ScenarioError(f"{scenario.name}: no [measure] table tells the longest context; give max_tokens=")
-        max_tokens = scenario.measure.prompt_tokens + scenario.measure.num_steps
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if max_tokens < 1 or (limit is not None and max_tokens > limit):
-        raise KvsimError(f"max_tokens={max_tokens}: the model reads 1 to {limit} tokens")
-    return max_tokens
-
-
-def _given(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, max_tokens: int) -> DecodeInput:
-    grid = PageGrid(
-        num_sequences=scenario.run.batch,
-        num_layers=shape.num_layers,
-        pages_per_layer=pages_of(max_tokens, scenario.page_tokens),
-    )
-    setting = make_setting(
-        scenario, shape, find_policy(choice.name), grid, context_tokens=max_tokens, seed=scenario.run.seed
-    )
-    return DecodeInput(
-        selector=None if scenario.selector.name == "full" else make_selector(scenario.selector),
-        channel=scenario.selector.channel,
-        policy=make_policy(choice.name, setting, choice.arguments),
-        setting=setting,
-        page_tokens=scenario.page_tokens,
-        pinned_first_pages=scenario.selector.sink_pages,
-        pinned_last_pages=scenario.selector.recent_pages,
-        num_steps=max_tokens,
-        warmup_steps=0,
-        chunk_pages=scenario.prefetch.chunk_pages,
-        window_transfers=scenario.prefetch.window_transfers,
-    )
-
-
-def _link_maker(
-    scenario: Scenario, model: Any, bandwidth_bytes_per_s: float | None, beside: Path | None
-) -> Callable[[PagePool], Link]:
-    if model.device.type != "cpu":
-        raise KvsimError(f"the model is on {str(model.device)!r}; a PagedCache moves pages on the CPU only so far")
-    if bandwidth_bytes_per_s is None:
-        profile = load_profile(find_profile(scenario.profile.path, beside))
-        bandwidth_bytes_per_s = profile.link.stated_bandwidth_bytes_per_s
-        if bandwidth_bytes_per_s is None:
-            raise ScenarioError(
-                f"{scenario.name}: profile {profile.name!r} states no bandwidth for an emulated link; "
-                "give bandwidth_bytes_per_s="
-            )
-    if not bandwidth_bytes_per_s > 0:
-        raise KvsimError(f"bandwidth_bytes_per_s must be above 0, got {bandwidth_bytes_per_s}")
-    stated = bandwidth_bytes_per_s
-    return lambda pool: EmulatedLink(pool, stated)

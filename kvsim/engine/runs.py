@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kvsim.engine.cuda_link import mechanism_named
 from kvsim.engine.decode import DecodeResult, decode
 from kvsim.engine.decode_trace import DecodeRecorder, trace_writer
 from kvsim.engine.paged_run import DecodeInput
@@ -48,6 +49,8 @@ class Bench:
         Threads that torch computes with; one count for all policies.
     bandwidth_bytes_per_s
         Stated bandwidth of the emulated link.
+    mechanism
+        How a GPU's link copies, as its profile says.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Bench:
         num_threads: int,
         bandwidth_bytes_per_s: float,
         prefill_chunk_tokens: int,
+        mechanism: str = "memcpy",
     ) -> None:
         self._model, tokenizer = load_model(model_path, dtype, device)
         self._name = Path(model_path).name
@@ -67,6 +71,7 @@ class Bench:
         self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
         self._chunk_tokens = prefill_chunk_tokens
         self._num_threads = num_threads
+        self._mechanism = mechanism_named(mechanism)
         self._ids: NDArray[np.int64] = np.array(
             tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
         )
@@ -108,6 +113,7 @@ class Bench:
             bandwidth_bytes_per_s=self._bandwidth_bytes_per_s,
             forced_tokens=forced,
             is_stamped=is_stamped,
+            mechanism=self._mechanism,
             **options,
         )
 

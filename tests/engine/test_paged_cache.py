@@ -9,10 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import kvsim.engine.paged_cache as paged_cache  # noqa: E402
+import kvsim.engine.cache_setup as cache_setup  # noqa: E402
 from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.decode import decode  # noqa: E402
 from kvsim.engine.prefill import prefill  # noqa: E402
+from kvsim.engine.weights import shape_of  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError, ScenarioError  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits  # noqa: E402
 
@@ -67,6 +68,54 @@ def assert_untouched(model):
     assert link_threads() == []
 
 
+class _ModelOn:
+    def __init__(self, device):
+        self.device = torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "expected"), [("staged", "staged"), ("memcpy", "memcpy"), ("emulated", "memcpy")]
+)
+def test_a_model_on_a_gpu_gets_copy_streams_with_the_mechanism_of_its_profile(monkeypatch, mechanism, expected):
+    made = {}
+    monkeypatch.setattr(cache_setup, "CudaLink", lambda pool, **options: made.update(pool=pool, **options))
+    load = cache_setup.load_profile
+
+    def load_profile(path):
+        profile = load(path)
+        to_device = profile.link.to_device.model_copy(update={"mechanism": mechanism})
+        return profile.model_copy(update={"link": profile.link.model_copy(update={"to_device": to_device})})
+
+    monkeypatch.setattr(cache_setup, "load_profile", load_profile)
+    scenario, beside = cache_setup.concrete_scenario(
+        "crosscheck_quick", ["prefetch.window_transfers=3", "budget.context_frac=1.0"]
+    )
+    cache_setup.link_maker(scenario, _ModelOn("cuda"), None, beside)("the pool")
+    assert made == {"pool": "the pool", "window_transfers": 3, "mechanism": expected}
+
+
+def test_a_stated_bandwidth_and_unknown_devices_are_refused():
+    scenario, beside = cache_setup.concrete_scenario("crosscheck_quick", ["budget.context_frac=1.0"])
+    with pytest.raises(KvsimError, match="is of the emulated link"):
+        cache_setup.link_maker(scenario, _ModelOn("cuda"), 1e9, beside)
+    with pytest.raises(KvsimError, match="on 'meta'; a PagedCache moves pages on the CPU and on CUDA only"):
+        cache_setup.link_maker(scenario, _ModelOn("meta"), None, beside)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pages on a GPU need one")
+@pytest.mark.parametrize(("policy", "pages"), [("stream", 10), ("lru", 7), ("attention", 7)])
+def test_greedy_tokens_on_a_gpu_are_those_of_the_default_cache(model, ids, policy, pages):
+    on_gpu, there = model.to("cuda"), ids.to("cuda")
+    try:
+        expected = generate(on_gpu, there)
+        with cache_for(on_gpu, FULL, policy=policy, pages=pages, bandwidth_bytes_per_s=None) as cache:
+            assert torch.equal(generate(on_gpu, there, cache), expected)
+        assert cache.report().to_device_bytes > 0
+    finally:
+        model.to("cpu")
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(
     ("policy", "pages"), [("resident", 1), ("stream", 10), ("stream", 11), ("lru", 7), ("lru", 12), ("attention", 7)]
@@ -113,7 +162,7 @@ def test_a_selection_is_reported_with_the_share_of_its_scores(model, ids):
 
 def test_counts_are_those_of_kvsims_own_decode_loop(model, ids):
     cache = cache_for(model, "selector.k_pages=2", policy="attention", pages=7)
-    given = paged_cache._given(*_concrete(model, "selector.k_pages=2"))
+    given = cache_setup.decode_input(*_concrete(model, "selector.k_pages=2"))
     with cache:
         generated = generate(model, ids, cache)
     snapshot = prefill(model, ids, room_tokens=NEW_TOKENS)
@@ -128,11 +177,11 @@ def test_counts_are_those_of_kvsims_own_decode_loop(model, ids):
 
 
 def _concrete(model, *overrides):
-    scenario, _ = paged_cache._concrete(
+    scenario, _ = cache_setup.concrete_scenario(
         "crosscheck_quick", ("page_tokens=16", "budget.pages_per_layer=7", "run.batch=2", *overrides)
     )
-    shape = paged_cache.shape_of(model)
-    return scenario, shape, paged_cache._choice(scenario, "attention"), PROMPT_TOKENS + NEW_TOKENS
+    shape = shape_of(model)
+    return scenario, shape, cache_setup.choice_of(scenario, "attention"), PROMPT_TOKENS + NEW_TOKENS
 
 
 def test_a_prompt_may_come_in_chunks(model, ids):
