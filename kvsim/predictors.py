@@ -65,8 +65,8 @@ PREDICTORS = (
         name="attention",
         prefetch="attention",
         knob="confidence",
-        few=3.0,
-        many=0.01,
+        few=2.0,
+        many=0.05,
         arguments={"confidence_step": 0.0},
     ),
     Predictor(name="speculation", prefetch="speculation", knob="reach_frac", few=0.05, many=8.0),
@@ -170,7 +170,8 @@ def _beside_none(records: Sequence[Record]) -> list[Record]:
 def _judge(contest: Contest, capture: str, predictor: Predictor, budget_pages: int, moved_frac: float) -> Record:
     """Return how one predictor fares on one capture with one budget."""
     replay = _replay(capture, contest.k_pages)
-    profiles = {name: with_speculation(load_profile(find_profile(name, None))) for name in contest.profiles}
+    loaded = {name: load_profile(find_profile(name, None)) for name in contest.profiles}
+    profiles = {name: with_speculation(profile) for name, profile in loaded.items()}
     first = profiles[contest.profiles[0]]
     knob = None
     if predictor.knob is not None:
@@ -194,6 +195,7 @@ def _judge(contest: Contest, capture: str, predictor: Predictor, budget_pages: i
     for name, profile in profiles.items():
         timed = figures if profile is first else _run(replay, budget_pages, predictor, knob, profile)
         record |= {f"{part}@{name}": timed[part] for part in ("stall_s", "step_s")}
+        record[f"is_speculation_assumed@{name}"] = SPECULATE not in loaded[name].segments
     return record
 
 

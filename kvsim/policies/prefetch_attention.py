@@ -17,7 +17,7 @@ class AttentionPrefetch:
     The predictor of the policy ``attention`` beside any eviction: predicted use is the exponential mean of a page's
     scores over the k-th largest of its layer (k pages were selected), plus 1 if the last step selected it. Pages above
     `confidence` are fetched; it falls when a prefetched page is read and rises when one leaves unread, so that the
-    share of used ones settles at `target_precision_frac`.
+    share of used ones settles at `target_precision_frac`. Above 1 it takes more than having been selected.
 
     Parameters
     ----------
@@ -101,4 +101,4 @@ class AttentionPrefetch:
 
     def _adapt(self, *, used: int, wasted: int) -> None:
         change = wasted * self._target_frac - used * (1 - self._target_frac)
-        self.confidence = min(max(self.confidence + self._confidence_step * change, 0.05), 1.0)
+        self.confidence = min(max(self.confidence + self._confidence_step * change, 0.05), 2.0)

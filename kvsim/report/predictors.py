@@ -108,6 +108,12 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"takes {ours[step] / base[step]:.3f} times as long. The quickest step is that of {quickest}, "
                 f"{real[quickest][step] / by_name[NONE][step]:.3f} times that of no prefetching."
             )
+    lines += [
+        f"{name}: the profile has no measured cost of foretelling the next layer's scores. Scoring pages and all of the "
+        "attention input together stand in, an upper bound: steps with speculation are at most so long."
+        for name in profiles
+        if records[0].get(f"is_speculation_assumed@{name}")
+    ]
     return lines
 
 
