@@ -77,7 +77,10 @@ def _usage(parameter: Any) -> str:
         return str(parameter.name).upper()
     name = max(parameter.opts, key=len)
     if parameter.is_flag:
-        text = parameter.secondary_opts[0] if parameter.secondary_opts and parameter.default else name
+        text = name
+        if parameter.secondary_opts and parameter.default is not False:  # a flag that is on, or that is neither
+            off = parameter.secondary_opts[0]
+            text = off if parameter.default else f"{name}\\|{off}"
     else:
         value = str(parameter.metavar or parameter.name.upper()).replace("|", "\\|")
         text = f"{name} {value}"
