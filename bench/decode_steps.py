@@ -22,7 +22,7 @@ import numpy as np
 from kvsim.assets import find_profile
 from kvsim.hardware import CostTable, LinkCost, Profile, SegmentCost, load_profile
 from kvsim.policies import NOTHING, Plan, Policy, Setting, View, make_policy
-from kvsim.sim import Replay, SimulationInput
+from kvsim.sim import SimulationInput
 from kvsim.sim.replay import Block, Reading
 from kvsim.sim.simulation import decode_in_chunks, simulate_decode
 from kvsim.types import IntArray, PageGrid, PageIds

@@ -26,6 +26,7 @@ from kvsim.sim.ledger import BYTES, COLUMNS, COUNTS, HOST_TIMES, TIMES
 from kvsim.sim.replay import Block
 from kvsim.types import FloatArray, IntArray, PageIds
 
+_RUN: Any = run
 _FIRST_ROOM = 1024
 """Transfers that the rings hold at first; they grow where a run has more under way."""
 
@@ -137,7 +138,7 @@ class WholeSteps:
         around = self._around(block)
         num_victims = num_prefetches = 0
         while True:
-            outcome, first, second, third = run(*around, num_victims, num_prefetches, end_step)
+            outcome, first, second, third = _RUN(*around, num_victims, num_prefetches, end_step)
             if outcome == layout.WANTS_PLAN:
                 num_victims, num_prefetches = self._ask(block, first, second, third)
             elif outcome == layout.STEPS_DONE:
