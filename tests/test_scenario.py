@@ -119,7 +119,11 @@ FAULTS = [
     ),
     ('["resident", "stream",', "[3,", "run.policies.0: should be a name in quotes or a table with a name, found 3"),
     ('name = "lru"', 'nam = "lru"', "unknown key 'run.policies.2.nam'; did you mean 'name'?"),
-    ('label = "least recent"', "arguments = {a = [[1]]}", "run.policies.2.arguments.a: should be text in quotes or a nu"),
+    (
+        'label = "least recent"',
+        "arguments = {a = [[1]]}",
+        "run.policies.2.arguments.a: should be text in quotes or a nu",
+    ),
     ("seed = 7", "seed = true", "run.seed: should be a whole number, found true"),
     ("seed = 7", "seed = 2020-01-01", "run.seed: should be a whole number, found 2020-01-01"),
     ("seed = 7", "seed = -1", "run.seed: should be at least 0, found -1"),

@@ -36,7 +36,7 @@ class Generated:
 
 def generate(
     model: Any,
-    prompt_ids: torch.Tensor,
+    prompt_ids: NDArray[np.int64],
     new_tokens: int,
     *,
     use_cache: bool,
@@ -44,7 +44,7 @@ def generate(
 ) -> Generated:
     """Generate greedily after `prompt_ids`, ``[num_sequences, prompt_tokens]``; with no cache all is read each time."""
     cache = DynamicCache(config=model.config) if use_cache else None
-    ids = prompt_ids.to(model.device)
+    ids = torch.from_numpy(prompt_ids).to(model.device)
     fed, computed, step_s = ids, 0, []
     chosen: list[torch.Tensor] = []
     with torch.inference_mode():
@@ -66,6 +66,11 @@ def generate(
         kv_bytes=_cache_bytes(cache),
         computed_tokens=computed,
     )
+
+
+def use_threads(num_threads: int) -> None:
+    """Let torch compute on so many threads."""
+    torch.set_num_threads(num_threads)
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int | None:

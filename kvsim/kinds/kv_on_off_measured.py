@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from kvsim.engine.generation import Generated, generate, peak_bytes
+from kvsim.engine.generation import Generated, generate, peak_bytes, use_threads
 from kvsim.engine.page_pool import EngineError
 from kvsim.engine.runs import read_text
 from kvsim.engine.weights import load_model
@@ -39,7 +39,7 @@ def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
         raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
     prompts = [_prompt(model, tokenizer, cell, near(cell.run.text, job.beside)) for cell in cells]
     total = sum(computed_tokens(cell) * (cell.run.repeats + 1) for cell in cells)
-    torch.set_num_threads(profile.machine.num_threads)
+    use_threads(profile.machine.num_threads)
     generate(model, prompts[0], 2, use_cache=True)  # the first call of a model is slower than any other
 
     def run(number: int) -> Generated:
@@ -57,7 +57,7 @@ def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
     return _result(scenario, job, runs, peaks), {}
 
 
-def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> torch.Tensor:
+def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> NDArray[np.int64]:
     """Return the cell's prompts, ``[batch, prompt_tokens]``: one stretch of the text after the other."""
     run = cell.run
     ids = np.array(tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
@@ -73,7 +73,7 @@ def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> torch.Tenso
             f"{cell.name}: run.prompt_tokens and run.new_tokens make {run.prompt_tokens + run.new_tokens} tokens, the "
             f"model reads {limit}"
         )
-    return torch.from_numpy(ids[:needed].reshape(run.batch, run.prompt_tokens))
+    return ids[:needed].reshape(run.batch, run.prompt_tokens)
 
 
 def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: list[int | None]) -> RunResult:

@@ -118,7 +118,7 @@ def test_memory_is_what_the_work_took() -> None:
 
 
 def test_without_a_cache_every_token_is_read_again(tiny_model: object) -> None:
-    prompt = torch.arange(20).reshape(2, 10)
+    prompt = np.arange(20).reshape(2, 10)
     on, off = (generate(tiny_model, prompt, 5, use_cache=use_cache) for use_cache in (True, False))
     assert np.array_equal(on.token_ids, off.token_ids)
     assert (on.computed_tokens, off.computed_tokens) == (2 * 14, 2 * (10 + 11 + 12 + 13 + 14))
