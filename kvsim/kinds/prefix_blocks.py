@@ -280,10 +280,12 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
             "the results are of different requests; replay the measured ones: kvsim run SCENARIO --trace MEASURED"
         )
     errors = simulated.rows["ttft_s"] / measured.rows["ttft_s"] - 1
+    processor_errors = simulated.rows["ttft_s"] / measured.rows["processor_s"] - 1
     by_request = {
         "requests_equal": bool(np.array_equal(simulated.rows["hit_blocks"], measured.rows["hit_blocks"])),
         "request_ttft_median_error_frac": float(np.median(np.abs(errors))),
         "request_ttft_worst_error_frac": float(errors[np.argmax(np.abs(errors))]),
+        "request_processor_median_error_frac": float(np.median(np.abs(processor_errors))),
         "next_token_agreement_frac": min(cell["next_token_agreement_frac"] for cell in measured.summary["cells"]),
         "max_logit_difference": max(cell["max_logit_difference"] for cell in measured.summary["cells"]),
     }
@@ -293,6 +295,8 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
         f"hits of every request equal: {'yes' if by_request['requests_equal'] else 'NO'}",
         f"time to first token of a request: median error {100 * by_request['request_ttft_median_error_frac']:.1f}%, "
         f"worst {100 * by_request['request_ttft_worst_error_frac']:+.1f}%",
+        "  against the processor time of the same requests, which others on the machine do not lengthen: median error "
+        f"{100 * by_request['request_processor_median_error_frac']:.1f}% (on a CPU and one thread only)",
         f"against no cache: same next token in {100 * by_request['next_token_agreement_frac']:.0f}% of the requests, "
         f"logits at most {by_request['max_logit_difference']:.3g} apart",
     ]

@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestBlocks:
-    """The requests of a trace as arrays; blocks are numbered densely from 0."""
+    """The requests of a trace as arrays; blocks are numbered from 0 in order of appearance."""
 
     arrival_s: FloatArray
     """``[num_requests]``; NaN where the trace has no times."""
@@ -90,7 +90,11 @@ def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str
     ids = np.concatenate(pieces)
     starts = np.zeros(len(pieces) + 1, dtype=np.int64)
     np.cumsum([piece.size for piece in pieces], out=starts[1:])
-    _, first, blocks = np.unique(ids, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(order.size)
+    first, blocks = first[order], number[inverse].astype(np.int64)
     before = np.concatenate(([FIRST], blocks[:-1])).astype(np.int64)
     before[starts[:-1][np.diff(starts) > 0]] = FIRST
     parents = before[first]
@@ -101,7 +105,7 @@ def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str
         input_tokens=sizes[:, 0],
         output_tokens=sizes[:, 1],
         starts=starts,
-        blocks=blocks.astype(np.int64),
+        blocks=blocks,
         parents=parents,
         block_tokens=block_tokens,
     )

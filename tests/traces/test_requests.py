@@ -105,11 +105,11 @@ def test_readers_are_lazy(tmp_path: Path) -> None:
         next(requests)
 
 
-def test_blocks_are_numbered_densely_with_their_parents(tmp_path: Path) -> None:
+def test_blocks_are_numbered_in_order_of_appearance_with_their_parents(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", GOOD | {"hash_ids": [40, 10]}, GOOD | {"hash_ids": [40, 30]})
     found = gather(read_mooncake(path), block_tokens=512, source=path)
-    assert found.blocks.tolist() == [2, 0, 2, 1]
-    assert found.parents.tolist() == [2, 2, FIRST]
+    assert found.blocks.tolist() == [0, 1, 0, 2]
+    assert found.parents.tolist() == [FIRST, 0, 0]
     assert found.counts.tolist() == [2, 2]
     assert found.num_distinct == 3
 
