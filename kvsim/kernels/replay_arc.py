@@ -29,10 +29,16 @@ def make_state(capacity: int) -> State:
     return np.full(places, NONE), np.zeros(places, dtype=np.uint8), links, lengths, np.zeros(1)
 
 
-@numba.njit(cache=True)
-def _replace(state: State, is_again_ghost: bool) -> Word:
+@numba.njit(cache=True, inline="always")
+def _replace(
+    keys: NDArray[np.uint32],
+    queues: NDArray[np.uint8],
+    links: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    target: NDArray[np.float64],
+    is_again_ghost: bool,
+) -> Word:
     """Make the oldest of one of the resident queues a ghost; return its place."""
-    keys, queues, links, lengths, target = state
     places = np.uint64(keys.size)
     once = lengths[_ONCE]
     if (once > 0 and (once > target[0] or (once == target[0] and is_again_ghost))) or lengths[_AGAIN] == 0:
@@ -49,10 +55,15 @@ def _replace(state: State, is_again_ghost: bool) -> Word:
     return place
 
 
-@numba.njit(cache=True)
-def _drop(where: NDArray[np.uint32], state: State, queue: Word) -> Word:
+@numba.njit(cache=True, inline="always")
+def _drop(
+    where: NDArray[np.uint32],
+    keys: NDArray[np.uint32],
+    links: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    queue: Word,
+) -> Word:
     """Forget the oldest of `queue`; return its place, which is free then."""
-    keys, _, links, lengths, _ = state
     place = first_of(links, np.uint64(keys.size) + queue)
     leave(links, place)
     lengths[queue] -= 1
@@ -60,30 +71,44 @@ def _drop(where: NDArray[np.uint32], state: State, queue: Word) -> Word:
     return place
 
 
-@numba.njit(cache=True)
-def _let_in(where: NDArray[np.uint32], state: State, capacity: Word) -> tuple[Word, Word]:
+@numba.njit(cache=True, inline="always")
+def _let_in(
+    where: NDArray[np.uint32],
+    keys: NDArray[np.uint32],
+    queues: NDArray[np.uint8],
+    links: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    target: NDArray[np.float64],
+    capacity: int,
+) -> tuple[Word, Word]:
     """Make room for an id that no queue knows; return its place and the victim."""
-    keys, _, _, lengths, _ = state
     if lengths[_ONCE] + lengths[_AGAIN] < capacity:
         lengths[_USED] += 1
         return np.uint64(lengths[_USED] - 1), NONE
     if lengths[_ONCE] + lengths[_ONCE_GHOST] >= capacity:
         if lengths[_ONCE_GHOST] == 0:
-            place = _drop(where, state, _ONCE)
+            place = _drop(where, keys, links, lengths, _ONCE)
             return place, keys[place]
-        place = _drop(where, state, _ONCE_GHOST)
+        place = _drop(where, keys, links, lengths, _ONCE_GHOST)
     elif lengths[0] + lengths[1] + lengths[2] + lengths[3] >= 2 * capacity:
-        place = _drop(where, state, _AGAIN_GHOST)
+        place = _drop(where, keys, links, lengths, _AGAIN_GHOST)
     else:
         place = np.uint64(lengths[_USED])
         lengths[_USED] += 1
-    return place, keys[_replace(state, False)]
+    return place, keys[_replace(keys, queues, links, lengths, target, False)]
 
 
-@numba.njit(cache=True)
-def _revive(state: State, place: Word, capacity: Word) -> Word:
+@numba.njit(cache=True, inline="always")
+def _revive(
+    keys: NDArray[np.uint32],
+    queues: NDArray[np.uint8],
+    links: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    target: NDArray[np.float64],
+    place: Word,
+    capacity: int,
+) -> Word:
     """Take a ghost out of its queue and move the target its way; return the victim."""
-    keys, queues, links, lengths, target = state
     queue = queues[place]
     once, again = lengths[_ONCE_GHOST], lengths[_AGAIN_GHOST]
     if queue == _ONCE_GHOST:
@@ -92,7 +117,7 @@ def _revive(state: State, place: Word, capacity: Word) -> Word:
         target[0] = max(target[0] - max(once / again, 1.0), 0.0)
     leave(links, place)
     lengths[queue] -= 1
-    return keys[_replace(state, queue == _AGAIN_GHOST)]
+    return keys[_replace(keys, queues, links, lengths, target, queue == _AGAIN_GHOST)]
 
 
 @numba.njit(cache=True)
@@ -104,7 +129,7 @@ def access(
     victims: NDArray[np.uint32] | None,
 ) -> int:
     """Carry out accesses; see `kvsim.kernels.replay`."""
-    keys, queues, links, lengths, _ = state
+    keys, queues, links, lengths, target = state
     places = np.uint64(keys.size)
     capacity = keys.size >> 1
     misses = 0
@@ -113,7 +138,7 @@ def access(
         place = np.uint64(where[key])
         if place == NONE:
             misses += 1
-            place, victim = _let_in(where, state, capacity)
+            place, victim = _let_in(where, keys, queues, links, lengths, target, capacity)
             where[key] = place
             keys[place] = key
             queue = _ONCE
@@ -131,7 +156,7 @@ def access(
                     queues[place] = _AGAIN
                 continue
             misses += 1
-            victim = _revive(state, place, capacity)
+            victim = _revive(keys, queues, links, lengths, target, place, capacity)
         if victims is not None:
             victims[at] = victim
         join_last(links, places + queue, place)

@@ -2,7 +2,8 @@
 
 The next uses of what is resident are distinct times, so the farthest is the highest bit set in a bitmap of times, with
 three summaries, 64 bits to one, above it: no heap. Bits of the past are never cleared: as long as anything resident is
-needed again its bit is higher. What is never needed again leaves first, the latest of them first.
+needed again its bit is higher. Every key is let in, as libCacheSim's does: the bound of all policies that let every
+key in, and not of those that refuse some. What is never needed again leaves first, the latest of them first.
 """
 
 from __future__ import annotations

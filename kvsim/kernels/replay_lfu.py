@@ -41,10 +41,19 @@ def make_state(capacity: int) -> State:
     )
 
 
-@numba.njit(cache=True)
-def _join(state: State, slot: Word, accesses: Word, after: Word) -> None:
+@numba.njit(cache=True, inline="always")
+def _join(
+    keys: NDArray[np.uint32],
+    count_of: NDArray[np.uint32],
+    amounts: NDArray[np.int64],
+    order: NDArray[np.uint32],
+    links: NDArray[np.uint32],
+    registers: NDArray[np.int64],
+    slot: Word,
+    accesses: Word,
+    after: Word,
+) -> None:
     """Put `slot` last among those with as many `accesses`; their count is `after` or one made before it."""
-    keys, count_of, amounts, order, links, registers = state
     count = after
     if after == np.uint64(amounts.size) or amounts[after] != accesses:
         registers[_NUM_SPARE] -= 1
@@ -56,10 +65,16 @@ def _join(state: State, slot: Word, accesses: Word, after: Word) -> None:
     count_of[slot] = count
 
 
-@numba.njit(cache=True)
-def _leave(state: State, slot: Word) -> None:
+@numba.njit(cache=True, inline="always")
+def _leave(
+    keys: NDArray[np.uint32],
+    count_of: NDArray[np.uint32],
+    order: NDArray[np.uint32],
+    links: NDArray[np.uint32],
+    registers: NDArray[np.int64],
+    slot: Word,
+) -> None:
     """Take `slot` from its count, and drop the count where it was the last."""
-    keys, count_of, _, order, links, registers = state
     count = np.uint64(count_of[slot])
     leave(links, slot)
     ring = np.uint64(keys.size) + count
@@ -91,8 +106,8 @@ def access(
             count = np.uint64(count_of[slot])
             accesses = amounts[count] + 1
             after = first_of(order, count)
-            _leave(state, slot)
-            _join(state, slot, accesses, after)
+            _leave(keys, count_of, order, links, registers, slot)
+            _join(keys, count_of, amounts, order, links, registers, slot, accesses, after)
             continue
         misses += 1
         victim = NONE
@@ -103,10 +118,10 @@ def access(
             slot = first_of(links, capacity + first_of(order, counts))
             victim = keys[slot]
             where[victim] = NONE
-            _leave(state, slot)
+            _leave(keys, count_of, order, links, registers, slot)
         if victims is not None:
             victims[at] = victim
         keys[slot] = key
         where[key] = slot
-        _join(state, slot, 1, first_of(order, counts))
+        _join(keys, count_of, amounts, order, links, registers, slot, 1, first_of(order, counts))
     return ids.size - misses

@@ -39,7 +39,7 @@ def make_state(capacity: int) -> State:
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _append(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word, slot: Word) -> None:
     at = registers[first] + registers[first + 1]
     if at >= ring.size:
@@ -48,7 +48,7 @@ def _append(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word,
     registers[first + 1] += 1
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _take(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word) -> Word:
     slot = np.uint64(ring[np.uint64(registers[first])])
     registers[first] += 1
@@ -58,7 +58,7 @@ def _take(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word) -
     return slot
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _make_ghost(where: NDArray[np.uint32], ghosts: NDArray[np.uint32], registers: NDArray[np.int64], key: Word) -> None:
     turn = np.uint64(registers[_TURN])
     old = ghosts[turn]
@@ -71,10 +71,17 @@ def _make_ghost(where: NDArray[np.uint32], ghosts: NDArray[np.uint32], registers
         registers[_TURN] = 0
 
 
-@numba.njit(cache=True)
-def _evict(where: NDArray[np.uint32], state: State) -> Word:
+@numba.njit(cache=True, inline="always")
+def _evict(
+    where: NDArray[np.uint32],
+    keys: NDArray[np.uint32],
+    counts: NDArray[np.uint8],
+    small: NDArray[np.uint32],
+    main: NDArray[np.uint32],
+    ghosts: NDArray[np.uint32],
+    registers: NDArray[np.int64],
+) -> Word:
     """Let one id go; return the slot that it leaves."""
-    keys, counts, small, main, ghosts, registers = state
     while True:
         if registers[_MAIN] > registers[_MAIN_SIZE] or registers[_SMALL] == 0:
             slot = _take(main, registers, _MAIN_FIRST)
@@ -101,7 +108,7 @@ def access(
     victims: NDArray[np.uint32] | None,
 ) -> int:
     """Carry out accesses; see `kvsim.kernels.replay`."""
-    keys, counts, small, main, _, registers = state
+    keys, counts, small, main, ghosts, registers = state
     misses = 0
     for at in range(np.uint64(ids.size)):
         key = ids[at]
@@ -117,7 +124,7 @@ def access(
         if used < keys.size:
             slot = np.uint64(used)
         else:
-            slot = _evict(where, state)
+            slot = _evict(where, keys, counts, small, main, ghosts, registers)
             victim = keys[slot]
         if victims is not None:
             victims[at] = victim

@@ -21,7 +21,7 @@ State = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]]
 
 def make_state(capacity: int, *, log_entries: int | None = None) -> State:
     """Return an empty cache: the log, a byte an entry (gone, idle, visited), and registers."""
-    entries = max(log_entries or max(2**14, 4 * capacity), capacity + 1)
+    entries = max(log_entries or max(2**16, 4 * capacity), capacity + 1)
     entries = -(-entries // 8) * 8
     return (
         np.zeros(entries, dtype=np.uint32),
@@ -48,21 +48,24 @@ def _next_idle(marks: NDArray[np.uint8], eight: NDArray[np.uint64], hand: Word, 
 
 @numba.njit(cache=True)
 def _compact(
-    where: NDArray[np.uint32], log: NDArray[np.uint32], marks: NDArray[np.uint8], hand: Word
+    where: NDArray[np.uint32], log: NDArray[np.uint32], marks: NDArray[np.uint8], eight: NDArray[np.uint64], hand: Word
 ) -> tuple[Word, Word]:
     """Move what is resident to the front, in order; return where the hand and the end are now."""
     end = moved = np.uint64(0)
-    for entry in range(np.uint64(log.size)):
-        mark = marks[entry]
-        marks[entry] = _GONE
-        if mark != _GONE:
-            if entry < hand:
-                moved += _ONE
-            key = log[entry]
-            log[end] = key
-            where[key] = end
-            marks[end] = mark
-            end += _ONE
+    for word in range(np.uint64(log.size) >> _THREE):
+        if eight[word] == 0:
+            continue
+        for entry in range(word << _THREE, (word << _THREE) + np.uint64(8)):
+            mark = marks[entry]
+            marks[entry] = _GONE
+            if mark != _GONE:
+                if entry < hand:
+                    moved += _ONE
+                key = log[entry]
+                log[end] = key
+                where[key] = end
+                marks[end] = mark
+                end += _ONE
     return moved, end
 
 
@@ -106,6 +109,6 @@ def access(
         marks[end] = _IDLE
         end += _ONE
         if end == np.uint64(log.size):
-            hand, end = _compact(where, log, marks, hand)
+            hand, end = _compact(where, log, marks, eight, hand)
     registers[_HAND], registers[_END], registers[_FREE] = hand, end, free
     return ids.size - misses

@@ -85,9 +85,13 @@ def test_long_traces_agree_with_the_plain_policy_too(name: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(keys=SKEWED, capacity=st.integers(1, 12))
-def test_no_policy_hits_more_often_than_belady(keys: list[int], capacity: int) -> None:
+def test_no_policy_that_lets_every_key_in_hits_more_often_than_belady(keys: list[int], capacity: int) -> None:
     bound = replay(keys, capacity, "belady").hits
-    assert all(replay(keys, capacity, name).hits <= bound for name in CACHE_POLICIES)
+    assert all(
+        replay(keys, capacity, name).hits <= bound
+        for name, policy in CACHE_POLICIES.items()
+        if policy.kind == "eviction"
+    )
 
 
 @pytest.mark.parametrize(("kernel", "name"), [(replay_lru, "lru"), (replay_sieve, "sieve")])
