@@ -16,6 +16,7 @@ from kvsim.crosscheck import accesses_in
 from kvsim.engine.weights import read_shape
 from kvsim.errors import TraceError
 from kvsim.hardware import load_profile, write_profile
+from kvsim.run import simulate
 from kvsim.scenario import load_scenario
 from tests.accesses import make_profile
 from tests.test_measure import SCENARIO
@@ -143,6 +144,9 @@ def test_capture_of_one_sequence_stands_for_a_batch_and_for_any_selector(
     for option in ("run.batch=2", "selector.k_pages=4"):
         assert accesses_in(tmp_path)(load_scenario(scenario_file, [option])) == file
         assert accesses_in(file)(load_scenario(scenario_file, [option])) == file
+    scenario = load_scenario(scenario_file, ["run.batch=2", "measure.num_steps=10", 'run.policies=["lru"]'])
+    rows = simulate(scenario, beside=scenario_file.parent, recorded=accesses_in(file)).rows
+    assert rows["step"].max() == 9  # of 14 that the capture holds
 
 
 def test_place_without_traces_says_where_some_are(other: Path, tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_attention_beyond_its_range_is_told_once_with_the_range_and_the_most_tha
     ]
 
 
+def test_most_that_any_cell_asks_is_told_whatever_the_order_of_cells(tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path, policies='["stream"]')
+    for contexts in ([131_072, 8192, 64], [64, 8192, 131_072]):
+        (told,) = [found for found in beyond_profile([cell] * 3, contexts) if found.cost == "segments.attention"]
+        assert (told.asked_low, told.asked_high) == (64, 131_072)
+
+
 def test_each_cost_has_its_own_line_and_the_order_is_always_the_same(tmp_path: Path) -> None:
     found = beyond_profile(cells(tmp_path, policies='["lru", "stream"]'), [131_072, 131_072])
     names = [(line.cost, line.counts) for line in found]
