@@ -11,6 +11,7 @@ import typer
 
 from kvsim import __version__
 from kvsim.cli_measure import add_commands
+from kvsim.cli_policy import add_policy
 from kvsim.cli_predictors import add_predictors
 from kvsim.cli_search import add_search
 from kvsim.cli_timeline import add_timeline
@@ -55,7 +56,8 @@ PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a p
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code. Plug-ins are found in the current folder too."""
+    sys.path.append(str(Path.cwd()))
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -338,3 +340,4 @@ add_commands(app)
 add_timeline(app)
 add_search(app)
 add_predictors(app)
+add_policy(app)

@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeAlias
 from kvsim.errors import ScenarioError
 from kvsim.strict import nearest
 
-Kind: TypeAlias = Literal["policy", "eviction", "prefetch", "admission"]
-"""``policy``: decides all by itself. ``eviction``: a policy with any prefetcher and any admission beside it."""
+Kind: TypeAlias = Literal["policy", "dropping", "eviction", "prefetch", "admission"]
+"""``policy``: decides all by itself. ``dropping``: too, and what leaves is gone. ``eviction``: a policy with any
+prefetcher and any admission beside it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ POLICIES: dict[str, Entry] = {
     "resident": Entry("kvsim.policies.resident:Resident", "policy", "the upper bound on speed: everything fits"),
     "stream": Entry("kvsim.policies.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
     "attention": Entry("kvsim.policies.attention:Attention", "policy", "ours; ArkVale (NeurIPS 2024), FreeKV"),
+    "sink-window": Entry("kvsim.policies.drop_sink_window:SinkWindow", "dropping", "StreamingLLM, arXiv 2309.17453"),
+    "h2o": Entry("kvsim.policies.drop_h2o:HeavyHitters", "dropping", "H2O, arXiv 2306.14048"),
+    "snapkv": Entry("kvsim.policies.drop_snapkv:SnapKv", "dropping", "SnapKV, arXiv 2404.14469"),
     "lru": _evictor("lru:Lru", "Denning, CACM 1968"),
     "fifo": _evictor("fifo:Fifo", "Belady, IBM Systems Journal 1966"),
     "lfu": _evictor("lfu:Lfu", "Coffman and Denning 1973"),
@@ -50,12 +55,12 @@ POLICIES: dict[str, Entry] = {
     "sieve": _evictor("sieve:Sieve", "Zhang and others, NSDI 2024"),
     "importance-rank": _evictor("importance:ImportanceRank", "ArkVale, NeurIPS 2024"),
     "scored-recency": _evictor("scored_recency:ScoredRecency", "InfLLM, arXiv 2402.04617"),
-    "random": _evictor("random_pages:RandomPages", "the yardstick: what an order is worth is its gain over this"),
+    "random": _evictor("random_pages:RandomPages", "the yardstick of the others"),
     "belady": _evictor("belady:Belady", "Belady, IBM Systems Journal 1966", is_oracle=True),
 }
 
 PREFETCHERS: dict[str, Entry] = {
-    "none": Entry("kvsim.policies.prefetch_none:NoPrefetch", "prefetch", "misses are fetched on demand"),
+    "none": Entry("kvsim.policies.prefetch_none:NoPrefetch", "prefetch", "on demand only"),
     "previous-step": Entry(
         "kvsim.policies.prefetch_previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
     ),
@@ -72,7 +77,7 @@ PREFETCHERS: dict[str, Entry] = {
 }
 
 ADMISSIONS: dict[str, Entry] = {
-    "always": Entry("kvsim.policies.admission:Always", "admission", "every page is kept until it is evicted"),
+    "always": Entry("kvsim.policies.admission:Always", "admission", "the usual"),
     "second-touch": Entry("kvsim.policies.admission:SecondTouch", "admission", "Maggs and Sitaraman, CCR 2015"),
 }
 
