@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kvsim.errors import CapacityError
+from kvsim.errors import CapacityError, ScenarioError
 from kvsim.models import ModelShape
 from kvsim.policies import find_policy
 from kvsim.policies.base import Policy, Setting
@@ -45,12 +45,14 @@ def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], c
     """Return the smallest budget of the whole batch: the largest selection of a (step, layer), and what is pinned.
 
     A policy that reads everything needs the next layer's pages besides. With a pool a layer, each must hold the
-    largest selection.
+    largest selection. A policy that drops pages needs what is pinned.
     """
     batch, total = scenario.run.batch, pages_of(context_tokens, scenario.page_tokens)
     reads_all = policy.attends == "everything" or scenario.selector.name == "full"
     largest = total if reads_all else make_selector(scenario.selector).max_pages(total)
     pinned = min(total, scenario.selector.sink_pages + scenario.selector.recent_pages + 1)
+    if policy.attends == "resident":
+        return batch * shape.num_layers * pinned
     if scenario.budget.partition == "per_layer":
         return largest * shape.num_layers * batch
     at_once = min(shape.num_layers, 2 if policy.attends == "everything" else 1)
@@ -80,8 +82,15 @@ def check_budget(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, co
     ------
     CapacityError
         Naming the minimum.
+    ScenarioError
+        If the policy needs scores and the selector makes none.
     """
     policy = find_policy(choice.name)
+    if policy.attends == "resident" and policy.reads_selection and scenario.selector.name == "full":
+        raise ScenarioError(
+            f"{scenario.name}: policy {choice.shown!r} drops pages by their scores, and selector 'full' scores none; "
+            "set selector.name = 'top-k' and a selector.channel"
+        )
     if policy.holds == "everything":
         return
     have = budget_pages(scenario, shape, context_tokens)

@@ -223,7 +223,9 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     held = total_pages if cell.holds_everything else min(budget_pages(scenario, shape, context), total_pages)
     if cell.is_peer:
         held = total_pages * min(HfOffloaded.device_layers, shape.num_layers) // shape.num_layers
-    scores = cell.policy.attends == "selection" and scenario.selector.name != "full"
+    drops = cell.policy.attends == "resident"
+    reads_scores = cell.policy.attends == "selection" or (drops and cell.policy.reads_selection)
+    scores = reads_scores and scenario.selector.name != "full"
     summarised = scores and scenario.selector.channel != "mass"
     sizes = {
         "kv_device_bytes": held * cell.page_bytes,
@@ -234,13 +236,16 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     memory_bytes = scenario.profile.device_memory or cell.profile.device_memory_bytes
     device_bytes = sum(sizes.values())
     selector = "full" if not scores else f"{scenario.selector.name} by {scenario.selector.channel}"
+    if drops:
+        selector = f"what is kept by {scenario.selector.channel}" if scores else "what is kept"
+    stays_on_device = drops or (cell.holds_everything and not cell.is_peer)
     return (
         {"policy": cell.choice.shown, "budget_pages": None if cell.holds_everything else held, **cell.swept}
         | {"context_tokens": context, "batch": batch, "page_tokens": scenario.page_tokens, "selector": selector}
         | cell_figures(rows, batch=batch, holds_everything=cell.holds_everything)
         | {"device_bytes": device_bytes, "fits": device_bytes <= memory_bytes, **sizes}
         | {"page_link_s": page_link_s(cell)}
-        | {"host_bytes": 0 if cell.holds_everything and not cell.is_peer else total_pages * cell.page_bytes}
+        | {"host_bytes": 0 if stays_on_device else total_pages * cell.page_bytes}
     )
 
 

@@ -189,14 +189,18 @@ def _judge(contest: Contest, capture: str, predictor: Predictor, budget_pages: i
         "knob_value": knob,
         **_accuracy(replay, predictor),
         **{name: figures[name] for name in ("misses", "prefetched", "used", "wasted", "moved_pages")},
-        "precision_frac": figures["used"] / figures["prefetched"] if figures["prefetched"] else float("nan"),
-        "recall_frac": figures["used"] / max(figures["used"] + figures["misses"], 1e-300),
+        "precision_frac": _share(figures["used"], figures["wasted"]),
+        "recall_frac": _share(figures["used"], figures["misses"]),
     }
     for name, profile in profiles.items():
         timed = figures if profile is first else _run(replay, budget_pages, predictor, knob, profile)
         record |= {f"{part}@{name}": timed[part] for part in ("stall_s", "step_s")}
         record[f"is_speculation_assumed@{name}"] = SPECULATE not in loaded[name].segments
     return record
+
+
+def _share(part: float, rest: float) -> float:
+    return part / (part + rest) if part + rest else float("nan")
 
 
 def _search(replay: Replay, budget_pages: int, predictor: Predictor, profile: Profile, moved_pages: float) -> float:

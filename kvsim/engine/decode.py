@@ -114,7 +114,10 @@ def decode(
 
 
 def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:
-    """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device."""
+    """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device.
+
+    Where the policy drops pages, prefill leaves all of them on the device, so there is a slot for each.
+    """
     setting = given.setting
     room_pages = snapshot.tokens.shape[2] // given.page_tokens
     if setting.grid.pages_per_layer > room_pages:
@@ -125,7 +128,7 @@ def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePoo
         setting.grid,
         snapshot.tokens,
         page_tokens=given.page_tokens,
-        num_slots=setting.capacity_pages + setting.grid.num_sequences,
+        num_slots=(setting.grid.num_pages if given.drops else setting.capacity_pages) + setting.grid.num_sequences,
         device=device,
     )
 

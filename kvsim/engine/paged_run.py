@@ -47,7 +47,13 @@ class DecodeInput:
     @property
     def scores_pages(self) -> bool:
         """Whether pages are scored and chosen, or all of them read."""
-        return self.selector is not None and self.policy.attends == "selection"
+        reads_scores = self.policy.attends == "selection" or (self.drops and self.policy.reads_selection)
+        return self.selector is not None and reads_scores
+
+    @property
+    def drops(self) -> bool:
+        """Whether attention reads what the policy kept, so that nothing is fetched and nothing written back."""
+        return self.policy.attends == "resident"
 
     @property
     def foretells(self) -> bool:
@@ -190,6 +196,7 @@ class PagedRun:
         seen, selected = self._select(layer, query, num_pages, foretold)
         self._mark()
         decision = self._decide(layer, seen, selected, num_pages)
+        selected = decision.selected
         self._mark()
         misses = selected[self._pool.slot_of[selected] == NOWHERE]
         waits_for, demand = self._submit(layer, decision, context)
@@ -197,7 +204,9 @@ class PagedRun:
         if waits_for:
             self._link.wait(waits_for)
         self._mark()
-        check_agreement(decision, misses, self._opened, self._pool.num_free, self._spare_slots)
+        # A policy that drops brings one layer after the other within the budget, all of them in the first step.
+        spare_slots = 0 if self.given.drops and self._step == 0 else self._spare_slots
+        check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
         output = self._read(layer, seen, decision, demand, query, scaling, context)
@@ -251,7 +260,8 @@ class PagedRun:
             demand = traffic.submit(decision)
         if demand is not None:
             waits_for.append(demand)
-        if context % self.given.page_tokens == 0 and self.given.policy.holds == "budget":
+        writes_back = self.given.policy.holds == "budget" and not self.given.drops
+        if writes_back and context % self.given.page_tokens == 0:
             traffic.write_back(decision.selected, self._open_slots[layer])
         return waits_for, demand
 

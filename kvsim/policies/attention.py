@@ -35,7 +35,7 @@ class Attention:
         Predicted use that a page must pass at first.
     """
 
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "selection"
     holds: ClassVar[Literal["budget", "everything"]] = "budget"
     reads_selection: ClassVar[bool] = True
 

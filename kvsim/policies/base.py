@@ -83,8 +83,12 @@ class Policy(Protocol):
     It is made as ``cls(setting, **arguments)`` with the arguments that the scenario gives.
     """
 
-    attends: ClassVar[Literal["selection", "everything"]]
-    """``everything``: attention reads all pages whatever the selector says (exact attention)."""
+    attends: ClassVar[Literal["selection", "everything", "resident"]]
+    """``everything``: attention reads all pages whatever the selector says (exact attention).
+
+    ``resident``: it reads what the policy kept of the layer, and what left is gone: nothing is ever fetched
+    (`Residency` says what changes in the view).
+    """
     holds: ClassVar[Literal["budget", "everything"]]
     """``everything``: the policy ignores the budget and keeps every page on the device."""
     reads_selection: ClassVar[bool]

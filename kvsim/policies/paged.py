@@ -93,7 +93,7 @@ class Paged:
     its own layer.
     """
 
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "selection"
     holds: ClassVar[Literal["budget", "everything"]] = "budget"
     reads_selection: ClassVar[bool] = True
 

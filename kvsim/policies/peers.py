@@ -13,7 +13,7 @@ class HfOffloaded:
     The layer at work and the next one are on the device; all else is in host memory. It attends to everything.
     """
 
-    attends: ClassVar[Literal["selection", "everything"]] = "everything"
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "everything"
     holds: ClassVar[Literal["budget", "everything"]] = "everything"
     """It knows no budget."""
     reads_selection: ClassVar[bool] = False

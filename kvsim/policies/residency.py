@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.errors import CapacityError, PolicyError
-from kvsim.policies.base import Policy, Setting, View, reads_speculation
+from kvsim.policies.base import NO_PAGES, Policy, Setting, View, reads_speculation
 from kvsim.types import BoolArray, IntArray, PageIds, Scores
 
 
@@ -54,6 +54,7 @@ class Residency:
         self.setting = setting
         self.policy = policy
         self._shows_speculation = reads_speculation(policy)
+        self._drops = policy.attends == "resident"
         self._pinned_first_pages = pinned_first_pages
         self._pinned_last_pages = pinned_last_pages
         grid = setting.grid
@@ -82,7 +83,8 @@ class Residency:
         """Place what prefill left behind, tell the policy, and return the resident pages, ascending.
 
         Prefill ends with each layer of each sequence holding an equal share of the budget: its sinks, and
-        then its most recent pages, whatever policy follows. `num_pages` has one entry a sequence.
+        then its most recent pages, whatever policy follows. `num_pages` has one entry a sequence. Where the policy
+        drops pages, prefill leaves all of them, and the first decision of each layer brings it within its share.
         """
         grid = self.setting.grid
         share = int(self._pool_capacity * self._pools // (grid.num_layers * grid.num_sequences))
@@ -91,7 +93,7 @@ class Residency:
             if total > grid.pages_per_layer:
                 raise CapacityError(f"sequence {sequence} has {total} pages, the grid holds {grid.pages_per_layer}")
             kept_first = min(self._pinned_first_pages, total)
-            kept_last = min(max(share - kept_first, 0), total - kept_first)
+            kept_last = total - kept_first if self._drops else min(max(share - kept_first, 0), total - kept_first)
             for layer in range(grid.num_layers):
                 first = grid.first_page(sequence=sequence, layer=layer)
                 self._prefetchable[first : first + total] = True
@@ -126,8 +128,16 @@ class Residency:
             since the last step opens a page, which takes a slot before anything is selected.
         speculation
             The next layer's scores as foretold here; the policy sees them if it asks for them.
+
+        Notes
+        -----
+        Where the policy drops pages (``attends = "resident"``) it is shown all that the layer still has as
+        ``view.selected``, of which it may name victims, and ``view.free_slots`` is what is left of the layer's share of
+        the budget, negative where pages must leave. What remains is the selection; `selected` plays no part.
         """
         opened = self._open_pages(layer, num_pages)
+        if self._drops:
+            return self._drop(step=step, layer=layer, scores=scores, opened=opened)
         was_resident = self.resident[selected]
         misses = selected[~was_resident]
         hits = selected[was_resident]
@@ -162,6 +172,43 @@ class Residency:
         self.check_slots(step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size)
         return Decision(
             selected=selected, hits=hits, misses=misses, victims=victims, prefetches=prefetches, opened=opened
+        )
+
+    def _drop(self, *, step: int, layer: int, scores: Scores, opened: PageIds) -> Decision:
+        """Let the policy drop pages of a layer for good; attention reads the others."""
+        grid = self.setting.grid
+        share = self.setting.capacity_pages // (grid.num_layers * grid.num_sequences)
+        rows = self.resident.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)[:, layer]
+        firsts = np.arange(grid.num_sequences) * grid.num_layers * grid.pages_per_layer + layer * grid.pages_per_layer
+        held = (firsts[:, None] + np.arange(grid.pages_per_layer))[rows]
+        plan = self.policy.decide(
+            View(
+                step=step,
+                layer=layer,
+                selected=held,
+                misses=NO_PAGES,
+                scores=scores,
+                resident=self._shown_resident,
+                evictable=self._shown_evictable,
+                prefetchable=self._shown_prefetchable,
+                free_slots=share * grid.num_sequences - held.size,
+                prefetch_quota=0,
+            )
+        )
+        victims = np.sort(np.asarray(plan.victims, dtype=np.int64))
+        self.check(plan_victims=victims, prefetches=np.asarray(plan.prefetches), step=step, layer=layer)
+        where = f"{self._name}: step {step}, layer {layer}"
+        if plan.prefetches.size or (grid.layer_of(victims) != layer).any():
+            raise PolicyError(f"{where}: a policy that drops may only drop pages of this layer, and fetch none")
+        self._release(victims)
+        kept = np.count_nonzero(rows, axis=1)
+        if (kept > share).any():
+            raise PolicyError(
+                f"{where}: keeps {int(kept.max())} pages of a sequence, its share of the budget is {share}"
+            )
+        selected = np.setdiff1d(held, victims, assume_unique=True)
+        return Decision(
+            selected=selected, hits=selected, misses=NO_PAGES, victims=victims, prefetches=NO_PAGES, opened=opened
         )
 
     def check_slots(self, step: int, layer: int, *, num_victims: int, num_misses: int, num_prefetches: int) -> None:

@@ -11,7 +11,7 @@ from kvsim.types import PageIds
 class Resident:
     """Keep every page on the device; nothing is ever fetched or evicted."""
 
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "selection"
     holds: ClassVar[Literal["budget", "everything"]] = "everything"
     reads_selection: ClassVar[bool] = False
 

@@ -19,7 +19,7 @@ class Stream:
     the layer just read goes first. Ties go to the smallest id.
     """
 
-    attends: ClassVar[Literal["selection", "everything"]] = "everything"
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "everything"
     holds: ClassVar[Literal["budget", "everything"]] = "budget"
     reads_selection: ClassVar[bool] = False
 

@@ -18,7 +18,7 @@ LEGEND = (
     "Means over the texts that nothing was tuned on; the middle of the context only. recall: share of a layer's next "
     "selection that is among as many foretold pages (precision is the same number). moved: pages over the link, "
     "demand and prefetch, in multiples of what no prefetching moves. avoided: share of its demand misses. used: "
-    "share of prefetched pages that were read. of misses: used / (used + missed). stall, step: milliseconds a token, "
+    "share of prefetched pages that were read before they left. of misses: used / (used + missed). stall, step: milliseconds a token, "
     "simulated."
 )
 
@@ -109,8 +109,8 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{real[quickest][step] / by_name[NONE][step]:.3f} times that of no prefetching."
             )
     lines += [
-        f"{name}: the profile has no measured cost of foretelling the next layer's scores. Scoring pages and all of the "
-        "attention input together stand in, an upper bound: steps with speculation are at most so long."
+        f"{name}: the profile has no measured cost of foretelling the next layer's scores. Scoring pages and all of "
+        "the attention input together stand in, an upper bound: steps with speculation are at most so long."
         for name in profiles
         if records[0].get(f"is_speculation_assumed@{name}")
     ]

@@ -31,8 +31,14 @@ class SimulationInput:
 
     @property
     def reads_all(self) -> bool:
-        """Whether attention reads every page, so that none is scored."""
-        return self.policy.attends == "everything" or not self.replay.scores_pages
+        """Whether no page is scored: attention reads every page, or what a policy kept by place alone."""
+        ignores_scores = self.drops and not self.policy.reads_selection
+        return self.policy.attends == "everything" or not self.replay.scores_pages or ignores_scores
+
+    @property
+    def drops(self) -> bool:
+        """Whether attention reads what the policy kept, so that nothing is fetched and nothing written back."""
+        return self.policy.attends == "resident"
 
     @property
     def shows_speculation(self) -> bool:

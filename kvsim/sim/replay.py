@@ -120,6 +120,16 @@ class Replay:
             mass_recall_frac=attended.mean(axis=2).mean(axis=1),
         )
 
+    def attended_frac(self, step: int, layer: int, pages: PageIds) -> FloatArray:
+        """Return the share of each sequence's attention mass in `pages` of one layer, ``[num_sequences]``."""
+        mass = self.source.mass(step, layer, self.page_tokens).astype(np.float64)
+        sequences, indices = np.divmod(pages, self.grid.num_layers * self.grid.pages_per_layer)
+        inside = np.zeros(len(mass))
+        np.add.at(inside, sequences, mass[sequences, indices % self.grid.pages_per_layer])
+        total = mass.sum(axis=1)
+        shares: FloatArray = np.divide(inside, total, out=np.full(len(mass), np.nan), where=total > 0)
+        return shares
+
     @property
     def selects_by_speculation(self) -> bool:
         """Whether pages are chosen by what the layer before foretold."""

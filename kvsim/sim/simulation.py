@@ -78,7 +78,7 @@ def decode_in_chunks(
 
 
 def _takes_whole_steps(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
-    return path != "events" and timeline is None and can_run(given.profile)
+    return path != "events" and timeline is None and can_run(given.profile) and not given.drops
 
 
 def _ignore(num_steps: int) -> None:
@@ -167,6 +167,13 @@ class _Host:
             num_pages=reading.num_pages,
             speculation=given.replay.speculation(step, layer) if self._shows_speculation else None,
         )
+        if given.drops:
+            reading = Reading(
+                num_pages=reading.num_pages,
+                selected=decision.selected,
+                scores=reading.scores,
+                attended_frac=given.replay.attended_frac(step, layer, decision.selected),
+            )
         ledger.count(decision)
         if given.policy.holds == "budget":
             decide_s = profile.decide_s(given.policy_name, reading.selected.size, given.setting.grid.num_pages)
@@ -262,7 +269,7 @@ class _Host:
         """Copy pages that this step filled to the host, once."""
         given = self._given
         filled = np.flatnonzero(context % given.replay.page_tokens == 0)
-        if not filled.size or given.policy.holds == "everything":
+        if not filled.size or given.policy.holds == "everything" or given.drops:
             return
         for sequence in filled.tolist():
             index = int(context[sequence]) // given.replay.page_tokens - 1
