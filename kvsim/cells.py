@@ -152,7 +152,8 @@ def trace_name(scenario: Scenario) -> str:
     """Return the file name of the recorded trace that all policies and budgets of one context share."""
     measure = measure_of(scenario)
     selector = hashlib.blake2b(scenario.selector.model_dump_json().encode(), digest_size=3).hexdigest()
-    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}.kvtrace"
+    packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
+    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}.kvtrace"
 
 
 def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
@@ -229,7 +230,7 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     summarised = scores and scenario.selector.channel != "mass"
     sizes = {
         "kv_device_bytes": held * cell.page_bytes,
-        "weights_bytes": shape.weights_bytes,
+        "weights_bytes": shape.packed_weights_bytes(scenario.model.quantisation),
         "activation_bytes": shape.activation_bytes(batch, scenario.run.prefill_chunk_tokens),
         "summary_bytes": shape.summary_bytes(total_pages) if summarised else 0,
     }
@@ -312,6 +313,12 @@ def _check_profile(scenario: Scenario, shape: ModelShape, profile: Profile) -> N
             f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
             f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
             f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
+        )
+    if profile.quantisation != scenario.model.quantisation and not scenario.profile.allow_other_shape:
+        raise ScenarioError(
+            f"{scenario.name}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
+            f"model.quantisation is {scenario.model.quantisation or 'not given'}; calibrate such weights with "
+            "--quantisation, or set profile.allow_other_shape = true"
         )
 
 

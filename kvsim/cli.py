@@ -45,6 +45,13 @@ class DTypeName(StrEnum):
     fp16 = "fp16"
 
 
+class QuantisationName(StrEnum):
+    """How weights are packed."""
+
+    eight = "8bit"
+    four = "4bit"
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
@@ -232,6 +239,9 @@ def calibrate(
     dtype: Annotated[
         DTypeName | None, typer.Option(metavar="fp32|bf16|fp16", help="Of weights and cache; bf16 where absent.")
     ] = None,
+    quantisation: Annotated[
+        QuantisationName | None, typer.Option(metavar="8bit|4bit", help="Pack the weights with bitsandbytes.")
+    ] = None,
     bandwidth: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Bytes a second that an emulated link is held to: '0.2 GB'.")
     ] = None,
@@ -249,6 +259,7 @@ def calibrate(
             model,
             shape=shape,
             dtype=dtype.value if dtype else None,
+            quantisation=quantisation.value if quantisation else None,
             device=device.value,
             name=output.stem,
             quick=quick,

@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from kvsim.errors import CalibrationError
-from kvsim.models import ModelShape
+from kvsim.models import ModelShape, Quantisation
 from kvsim.strict import Strict, read_toml, validate
 
 SCHEMA_VERSION = 1
@@ -193,6 +193,8 @@ class Profile(Strict):
     page_tokens: Row[PositiveInt]
     """Page sizes that the tables over pages were measured at."""
     shape: ModelShape
+    quantisation: Quantisation | None = None
+    """How the weights were packed that were measured."""
     machine: Machine
     segments: dict[str, SegmentCost]
     sync_s: NonNegativeFloat

@@ -29,6 +29,7 @@ from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.runs import Bench, Recording
 from kvsim.engine.timeline import spans_of
 from kvsim.errors import ScenarioError
+from kvsim.models import Quantisation
 from kvsim.policies import find_policy
 from kvsim.policies.base import reads_speculation
 from kvsim.report.timeline import TimedRun
@@ -79,11 +80,16 @@ def measure(
         groups.setdefault(trace_name(cell.scenario), []).append(number)
     repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
-    bench = _bench(cells[0], beside)
+    loaded: tuple[Quantisation | None, Bench] | None = None
     tables: dict[int, Rows] = {}
     extras: dict[int, dict[str, Any]] = {}
     traces: dict[str, bytes] = {}
-    for name, numbers in groups.items():
+    for name, numbers in sorted(groups.items(), key=lambda group: _quantisation(cells[group[1][0]]) or ""):
+        first = cells[numbers[0]]
+        if loaded is None or loaded[0] != _quantisation(first):
+            loaded = None  # one model at a time
+            loaded = _quantisation(first), _bench(first, beside)
+        bench = loaded[1]
         recording = _record(bench, [cells[number] for number in numbers])
         traces[name] = recording.trace
         _advance(progress, 1 / total)
@@ -156,6 +162,10 @@ def by_step(rows: Rows) -> Rows:
     }
 
 
+def _quantisation(cell: Cell) -> Quantisation | None:
+    return cell.scenario.model.quantisation
+
+
 def _last_context(scenario: Scenario) -> int:
     measure = measure_of(scenario)
     return measure.prompt_tokens + measure.num_steps
@@ -183,6 +193,7 @@ def _bench(cell: Cell, beside: Path | None) -> Bench:
         bandwidth_bytes_per_s=bandwidth or 1.0,
         prefill_chunk_tokens=scenario.run.prefill_chunk_tokens,
         mechanism=profile.link.to_device.mechanism,
+        quantisation=scenario.model.quantisation,
     )
     if bench.shape != cell.shape:
         raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")

@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 DType: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
+Quantisation: TypeAlias = Literal["8bit", "4bit"]
+"""Weights of linear layers packed by bitsandbytes; keys, values and activations stay in the model's dtype."""
+
+PACKED_BYTES: dict[Quantisation, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+"""Bytes of one packed weight: in 4 bits each block of 64 has a float32 scale; in 8 bits an output row has, left out."""
+
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -63,6 +69,21 @@ class ModelShape(BaseModel):
     def weights_bytes(self) -> int:
         """Bytes of the weights in `dtype`."""
         return self.num_parameters * self.dtype_bytes
+
+    def packed_weights_bytes(self, quantisation: Quantisation | None) -> int:
+        """Return the bytes of the weights with the layers' projections packed; embeddings, norms and head are not."""
+        if quantisation is None:
+            return self.weights_bytes
+        return int(
+            (self.num_parameters - self._num_packed) * self.dtype_bytes + self._num_packed * PACKED_BYTES[quantisation]
+        )
+
+    @property
+    def _num_packed(self) -> int:
+        """Weights of the projections of attention and MLP, biases left out."""
+        query, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        halves = 3 if self.learned_positions is None else 2
+        return self.num_layers * self.hidden_size * (2 * query + 2 * kv + halves * self.intermediate_size)
 
     def activation_bytes(self, num_sequences: int, prefill_chunk_tokens: int) -> int:
         """Return a bound on the bytes alive between layers: the widest tensors of a prefill chunk, and the logits.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from kvsim.models import SHAPES, DType, ModelShape
+from kvsim.models import SHAPES, DType, ModelShape, Quantisation
 from kvsim.scenario_file import MAX_CELLS, AnyScenario, Fraction, Output, Scalar, SizeBytes, expand_cells, load
 from kvsim.strict import Listed, Strict, nearest
 from kvsim.types import UNIT_TOKENS, Partition
@@ -102,6 +102,13 @@ class ModelChoice(Strict):
     dtype: DType | None = None
     path: str | None = None
     """Folder, hub id or GGUF file: for `kvsim measure` and `kvsim capture`; the simulation needs none."""
+
+
+class DecodedModel(ModelChoice):
+    """A model to decode with, its weights packed if so wanted."""
+
+    quantisation: Quantisation | None = None
+    """``8bit`` or ``4bit``: weights packed by bitsandbytes as they load. The profile must be of such weights, too."""
 
 
 class ProfileChoice(Strict):
@@ -222,10 +229,10 @@ class Scenario(AnyScenario):
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"),)
     lists: ClassVar = ("run.policies", "exclude")
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
-    younger: ClassVar = ("exclude", "kind", "trace.channel")
+    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation")
 
     kind: Literal["decode"] | None = None
-    model: ModelChoice
+    model: DecodedModel
     profile: ProfileChoice
     trace: TraceChoice
     page_tokens: Annotated[PositiveInt, AfterValidator(_is_whole_units)]

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from kvsim.assets import find_scenario
 from kvsim.cells import refuse_peers, trace_name
 from kvsim.crosscheck import simulate_measured, verdict_lines
+from kvsim.engine import runs
 from kvsim.engine.runs import read_text
 from kvsim.engine.weights import read_shape
 from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
@@ -247,6 +248,34 @@ def test_offloaded_cache_of_transformers_stands_beside_the_policies_and_compares
     resident = next(cell for cell in result.summary["cells"] if cell["policy"] == "resident")
     assert cell["kv_device_bytes"] == pytest.approx(2 / 3 * resident["kv_device_bytes"], rel=0.05)
     assert cell["host_bytes"] == resident["kv_device_bytes"]
+
+
+def test_packed_weights_are_loaded_as_the_scenario_says_and_need_a_profile_of_such(
+    scenario_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever packs is stood in for: which model each cell ran on is what is asked here."""
+    loaded: list[Any] = []
+    load = runs.load_model
+
+    def load_model(path: Any, dtype: Any, device: str, *, quantisation: Any) -> Any:
+        loaded.append(quantisation)
+        return load(path, dtype, device)
+
+    monkeypatch.setattr(runs, "load_model", load_model)
+    options = ['run.policies=["resident"]', "budget.context_frac=1.0", "run.batch=1", "measure.repeats=1"]
+    packed = [*options, 'model.quantisation=["4bit", "8bit"]']
+    with pytest.raises(ScenarioError, match=r"made with unpacked weights, model.quantisation is 4bit; calibrate"):
+        measure(load_scenario(scenario_file, packed), beside=scenario_file.parent)
+    measured = measure(
+        load_scenario(scenario_file, [*packed, "profile.allow_other_shape=true"]), beside=scenario_file.parent
+    )
+    assert loaded == ["4bit", "8bit"]
+    assert [cell["model.quantisation"] for cell in measured.result.summary["cells"]] == ["4bit", "8bit"]
+    assert sorted(name.rpartition("-")[2] for name in measured.traces) == ["4bit.kvtrace", "8bit.kvtrace"]
+    weights = [cell["weights_bytes"] for cell in measured.result.summary["cells"]]
+    assert (
+        weights[0] < weights[1] < read_shape(Path(load_scenario(scenario_file).model.path or ""), "fp32").weights_bytes
+    )
 
 
 def test_offloaded_cache_is_refused_on_a_cpu_and_by_the_simulator(scenario_file: Path) -> None:

@@ -284,6 +284,7 @@ def test_a_scenario_without_the_younger_fields_has_the_hash_it_always_had(load: 
     assert load(GOOD, "exclude=[]").hash == load().hash == "773149fabc7c3225"
     assert load(GOOD + EXCLUDE).hash != load().hash
     assert load(GOOD, "trace.channel=mass").hash != load().hash
+    assert load(GOOD, "model.quantisation=8bit").hash != load().hash
 
 
 def test_a_dotted_sweep_key_needs_no_quotes(load: Load) -> None:

@@ -31,7 +31,7 @@ from kvsim.engine.stamps import Stamps
 from kvsim.engine.weights import load_model, shape_of
 from kvsim.errors import CalibrationError
 from kvsim.hardware import SEGMENTS, SPECULATE, CostTable, Link, LinkCost, Profile, SegmentCost
-from kvsim.models import SHAPES, DType, ModelShape
+from kvsim.models import SHAPES, DType, ModelShape, Quantisation
 from kvsim.strict import nearest
 
 DEFAULT_BANDWIDTH_BYTES_PER_S = 0.2e9
@@ -54,6 +54,7 @@ def calibrate(
     *,
     shape: str | ModelShape | None = None,
     dtype: DType | None = None,
+    quantisation: Quantisation | None = None,
     device: str = "cpu",
     name: str = "",
     quick: bool = False,
@@ -71,6 +72,8 @@ def calibrate(
         A name of `kvsim.models.SHAPES`, or the sizes: random weights, and a few layers that stand for all.
     dtype
         Of weights and cache; bf16 where absent, or what `shape` says.
+    quantisation
+        Pack the model's weights as they load; a bare shape's are never packed.
     bandwidth_bytes_per_s
         What the emulated link of a machine without a GPU is held to.
 
@@ -86,10 +89,14 @@ def calibrate(
     if bandwidth_bytes_per_s <= 0:
         raise CalibrationError(f"bandwidth of the emulated link: {bandwidth_bytes_per_s:g} bytes a second; give more")
     plan = QUICK if quick else FULL
-    loaded, full_shape = _model(model, shape, dtype, device, num_layers=2 if quick else _FEW_LAYERS)
+    if quantisation is not None and model is None:
+        raise CalibrationError("packed weights are those of a model: give --model with --quantisation, not a shape")
+    num_layers = 2 if quick else _FEW_LAYERS
+    loaded, full_shape = _model(model, shape, dtype, device, num_layers=num_layers, quantisation=quantisation)
     given = _Given(
         model=loaded,
         shape=full_shape,
+        quantisation=quantisation,
         plan=plan,
         progress=progress or _silent,
         name=name or f"{device}-{_stem(model, shape)}",
@@ -103,6 +110,7 @@ def calibrate(
 class _Given:
     model: Any
     shape: ModelShape
+    quantisation: Quantisation | None
     plan: Plan
     progress: Progress
     name: str
@@ -246,6 +254,7 @@ def _profile(
         device_memory_bytes=device_memory_bytes(device),
         page_tokens=plan.page_tokens,
         shape=shape,
+        quantisation=given.quantisation,
         machine=describe_machine(device=device, num_threads=torch.get_num_threads(), command=given.command),
         segments=segments,
         sync_s=sync_s,
@@ -278,12 +287,18 @@ def _link_cost(samples: list[Sample], submit_s: float, mechanism: str) -> LinkCo
 
 
 def _model(
-    path: Path | str | None, shape: str | ModelShape | None, dtype: DType | None, device: str, num_layers: int
+    path: Path | str | None,
+    shape: str | ModelShape | None,
+    dtype: DType | None,
+    device: str,
+    *,
+    num_layers: int,
+    quantisation: Quantisation | None,
 ) -> tuple[Any, ModelShape]:
     if (path is None) == (shape is None):
         raise CalibrationError("give a model or a shape, one of the two")
     if path is not None:
-        model, _ = load_model(path, dtype or "bf16", device)
+        model, _ = load_model(path, dtype or "bf16", device, quantisation=quantisation)
         return model, shape_of(model)
     if isinstance(shape, str):
         if shape not in SHAPES:

@@ -21,7 +21,7 @@ from kvsim.engine.peers import decode_on, offloaded_cache
 from kvsim.engine.prefill import Snapshot, prefill
 from kvsim.engine.weights import load_model, shape_of
 from kvsim.errors import KvsimError, ScenarioError
-from kvsim.models import DType
+from kvsim.models import DType, Quantisation
 from kvsim.traces.base import MASS
 from kvsim.traces.format import TraceFile, TraceWriter, open_trace
 
@@ -64,8 +64,9 @@ class Bench:
         bandwidth_bytes_per_s: float,
         prefill_chunk_tokens: int,
         mechanism: str = "memcpy",
+        quantisation: Quantisation | None = None,
     ) -> None:
-        self._model, tokenizer = load_model(model_path, dtype, device)
+        self._model, tokenizer = load_model(model_path, dtype, device, quantisation=quantisation)
         self._name = Path(model_path).name
         self._text = text
         self._bandwidth_bytes_per_s = bandwidth_bytes_per_s

@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 import transformers
@@ -23,10 +23,7 @@ from kvsim.engine.families import TORCH_DTYPES as TORCH_DTYPES
 from kvsim.engine.families import check_config, shape_of_config
 from kvsim.engine.families import shape_of as shape_of
 from kvsim.errors import KvsimError
-from kvsim.models import DType, ModelShape
-
-Quantisation: TypeAlias = Literal["8bit", "4bit"]
-"""Weights packed by bitsandbytes; keys, values and activations stay in the model's dtype."""
+from kvsim.models import DType, ModelShape, Quantisation
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?\Z", re.ASCII)
 

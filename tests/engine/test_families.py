@@ -142,7 +142,7 @@ def test_an_unknown_quantisation_is_refused(gpt2_path):
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("quantisation", ["8bit", "4bit"])
-def test_quantised_weights_are_packed_and_read(tiny_model_path, ids, quantisation):
+def test_quantised_weights_are_packed_and_read(tiny_model, tiny_model_path, ids, quantisation):
     bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     model, _ = load_model(tiny_model_path, "fp32", quantisation=quantisation)
     packed = {"8bit": bitsandbytes.nn.Linear8bitLt, "4bit": bitsandbytes.nn.Linear4bit}[quantisation]
@@ -150,3 +150,8 @@ def test_quantised_weights_are_packed_and_read(tiny_model_path, ids, quantisatio
     snapshot = prefill(model, ids, room_tokens=8)
     result = run(model, snapshot, input_for(snapshot, "lru", num_steps=8, pages_per_layer=5))
     assert torch.equal(result.tokens, default_cache_logits(model, ids, 8)[1])
+    layers = sum(part.nbytes for name, part in model.state_dict().items() if "layers" in name)
+    whole = shape_of(model)
+    kept = whole.weights_bytes - whole.packed_weights_bytes(quantisation)
+    dense = sum(part.nbytes for name, part in tiny_model.state_dict().items() if "layers" in name)
+    assert dense - layers == pytest.approx(kept, rel=0.1)
