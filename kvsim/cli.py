@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kvsim import __version__
+from kvsim.cli_caches import add_caches
 from kvsim.cli_measure import add_commands
 from kvsim.cli_policy import add_policy
 from kvsim.cli_predictors import add_predictors
@@ -352,3 +353,4 @@ add_timeline(app)
 add_search(app)
 add_predictors(app)
 add_policy(app)
+add_caches(app)
