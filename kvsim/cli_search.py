@@ -10,6 +10,7 @@ import typer
 from kvsim.console import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
+    from kvsim.results import RunResult
     from kvsim.scenario import Scenario
     from kvsim.search.sweep import Sweep
 
@@ -22,6 +23,7 @@ Overrides = Annotated[
 def add_search(app: typer.Typer) -> None:
     """Give `app` the commands of this file."""
     app.command()(sweep)
+    app.command()(whatif)
 
 
 def sweep(
@@ -71,6 +73,82 @@ def sweep(
         raise typer.Exit(2)
 
 
+def whatif(
+    result: Annotated[Path, typer.Argument(help="The folder that `kvsim run` or `kvsim sweep` wrote.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a field; profile.link_bandwidth, compute_speed, host_speed take a factor: x2. Repeatable.",
+        ),
+    ] = None,
+    reach: Annotated[
+        str | None, typer.Option(metavar="FIGURE<=VALUE", help="Find what reaches a figure, as in tpot_p50_s<=0.05.")
+    ] = None,
+    over: Annotated[
+        str | None, typer.Option(metavar="KEY=LOW:HIGH", help="The field to search for --reach, and its bounds.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the changed result.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Simulate a result again on hardware or settings one does not have, beside the first."""
+    from kvsim.errors import ScenarioError
+    from kvsim.results import load_result
+
+    if not overrides and reach is None:
+        raise ScenarioError("whatif: say what to change with --set, or what to reach with --reach and --over")
+    if (reach is None) != (over is None):
+        raise ScenarioError("whatif: --reach and --over go together, as in --reach 'tpot_p50_s<=0.05' --over KEY=1:64")
+    base = load_result(result)
+    if reach is not None and over is not None:
+        _reach(base, reach, over, overrides or [], as_json=as_json)
+        return
+    from kvsim.report.whatif_tables import whatif_contents, whatif_text
+    from kvsim.results import summary_json, write_result
+    from kvsim.search.whatif import whatif as simulate_again
+
+    with bar("simulating the change") as shown:
+        found = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
+    pairs = [(pair.policy, pair.swept, pair.before, pair.after) for pair in found.pairs]
+    folder = write_result(found.result, output or result.resolve().parent.parent)
+    if as_json:
+        typer.echo(summary_json(whatif_contents(found.changes, pairs)), nl=False)
+        return
+    typer.echo(whatif_text(found.changes, pairs, found.result.summary))
+    typer.echo(f"\nresult: {folder}")
+
+
+def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from kvsim.errors import ScenarioError
+    from kvsim.report.whatif_tables import reach_text
+    from kvsim.results import summary_json
+    from kvsim.search.whatif import reach as search
+
+    figure, sign, most = (part.strip() for part in reach.partition("<="))
+    key, _, bounds = (part.strip() for part in over.partition("="))
+    low, _, high = bounds.partition(":")
+    try:
+        limits = float(most), float(low.lstrip("x")), float(high.lstrip("x"))
+    except ValueError:
+        limits = None
+    if limits is None or not sign:
+        raise ScenarioError(
+            f"whatif: --reach {reach!r} --over {over!r}: write --reach 'tpot_p50_s<=0.05' --over KEY=LOW:HIGH"
+        )
+    with bar(f"searching {key}"):
+        found = search(base, figure, limits[0], key, limits[1], limits[2], changes=changes)
+    if as_json:
+        typer.echo(summary_json({"figure": figure, "most": limits[0], "key": key, "found": [*map(asdict, found)]}))
+        return
+    told = [(one.policy, one.tried, one.reached, one.missed) for one in found]
+    typer.echo(reach_text(figure, limits[0], key, limits[1:], told))
+
+
 def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
     """Write the result, and print what it comes to."""
     from kvsim.report.sweep_figures import sweep_figures
@@ -78,7 +156,7 @@ def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_js
     from kvsim.results import records_parquet, summary_json, write_result
 
     summary = found.result.summary
-    on_front = set(front_of(summary["cells"]))
+    on_front = set(front_of(summary))
     cells = [cell | {"on_front": number in on_front} for number, cell in enumerate(summary["cells"])]
     files = {"cells.parquet": records_parquet(cells)} | (sweep_figures(summary, fields) if figures else {})
     tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]

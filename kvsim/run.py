@@ -22,6 +22,7 @@ from kvsim.cells import (
     summarise,
 )
 from kvsim.errors import KvsimError, ScenarioError
+from kvsim.hardware import Profile
 from kvsim.ranges import beyond_profile, tell_ranges
 from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
@@ -40,6 +41,7 @@ def simulate(
     beside: Path | None = None,
     progress: Progress | None = None,
     recorded: Callable[[Scenario], Path] | None = None,
+    change: Callable[[Profile], Profile] | None = None,
 ) -> RunResult:
     """Simulate every cell of `scenario` and return its rows, summary and manifest.
 
@@ -53,6 +55,8 @@ def simulate(
         Where relative paths of the scenario start, if not here.
     recorded
         Trace to replay for a cell's scenario, in place of the one it names.
+    change
+        What to make of each profile first, for hardware that one does not have.
 
     Raises
     ------
@@ -62,6 +66,8 @@ def simulate(
     cells = cells_of(scenario if recorded else by_the_traces_channel(scenario), beside)
     if recorded:
         cells = [_as_long_as_measured(cell) for cell in cells]
+    if change:
+        cells = [dataclasses.replace(cell, profile=change(cell.profile)) for cell in cells]
     sources = BatchSources(beside, recorded)
     contexts_tokens = [sources.last_context(cell) for cell in cells]
     for cell, context_tokens in zip(cells, contexts_tokens, strict=True):

@@ -102,8 +102,8 @@ def policy_looks(policies: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Put one legend for all panels in a line between title and panels."""
+def legend_above(figure: Figure, handles: Mapping[str, Any], *, num_columns: int | None = None) -> None:
+    """Put one legend for all panels between title and panels: in a line, or in rows of `num_columns`."""
     if not handles:
         return
     anchor = (0.0, 1 - _LEGEND_INCHES / figure.get_figheight())
@@ -113,7 +113,7 @@ def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:
             list(handles),
             loc="upper left",
             bbox_to_anchor=anchor,
-            ncols=len(handles),
+            ncols=num_columns or len(handles),
             fontsize=10,
             columnspacing=1.4,
             handletextpad=0.5,

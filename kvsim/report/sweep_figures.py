@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from kvsim.errors import ScenarioError
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks
-from kvsim.report.sweep_tables import field_name, front_of, varied_fields, weights_of
+from kvsim.report.sweep_tables import conditions_of, field_name, front_of, varied_fields, weights_of
 from kvsim.report.tables import cells_frame
 from kvsim.strict import nearest
 
@@ -29,6 +29,8 @@ COLORS = "cividis"
 """A colour map that looks alike to all eyes, and is in order in grey."""
 _MAX_PANELS = 4
 _LOG_FROM = 5.0
+_ROW_CHARACTERS = 125
+"""As many fit in a row of a legend."""
 _WHOLE = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "mass kept"}
 
 
@@ -56,15 +58,15 @@ def sweep_figures(summary: Summary, fields: Sequence[str] = ()) -> dict[str, byt
 
 def pareto_figure(summary: Summary) -> Figure:
     """Return time per token against device memory, a point a cell, coloured by the attention mass that was kept."""
-    cells = summary["cells"]
     frame = cells_frame(summary)
-    front = front_of(cells)
+    front = front_of(summary)
+    given = conditions_of(summary)
     figure = new_figure(
         6.2,
         "Time per output token against device memory",
         f"Ring: none is at once faster, smaller and keeps more mass. Line: least time by memory. {_label(summary)}",
     )
-    ((axis,),) = add_panels(figure, 1, 1)
+    ((axis,),) = add_panels(figure, 1, 1, top_inches=_top_inches(list(dict.fromkeys(frame["policy"]))))
     memory_gib, time_ms = frame["device_bytes"] / 2**30, frame["tpot_p50_s"] * 1e3
     recall = 100 * frame["mass_recall_frac"].astype(float)
     low = float(recall.min()) if recall.notna().any() else 0.0
@@ -88,14 +90,16 @@ def pareto_figure(summary: Summary) -> Figure:
     axis.scatter(
         memory_gib.iloc[front], time_ms.iloc[front], s=90, facecolors="none", edgecolors="black", linewidths=0.9
     )
-    axis.plot(*_lower_edge(memory_gib, time_ms), color=PALETTE[7], linewidth=1.4, drawstyle="steps-post", zorder=0)
+    for members in frame.groupby(given, sort=False).indices.values() if given else [range(len(frame))]:
+        edge = _lower_edge(memory_gib.iloc[list(members)], time_ms.iloc[list(members)])
+        axis.plot(*edge, color=PALETTE[7], linewidth=1.2, drawstyle="steps-post", zorder=0)
     _limit(axis, summary["device_memory_bytes"] / 2**30, memory_gib)
     _scale(axis, time_ms)
     axis.set_xlabel("device memory, GiB")
     axis.set_ylabel("time per token (p50), ms")
     bar = figure.colorbar(ScalarMappable(norm, colormaps[COLORS]), ax=axis, pad=0.015, aspect=30)
     bar.set_label("attention mass kept, %")
-    legend_above(figure, _few(markers))
+    _legend(figure, markers)
     return figure
 
 
@@ -115,7 +119,7 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
     num_columns = min(len(policies), _MAX_PANELS)
     num_rows = -(-len(policies) // num_columns)
     height = max(1.6, 0.42 * next(iter(tables.values())).shape[0])
-    rest = [field_name(field) for field in varied if field not in (across, down, "policy")]
+    rest = [field_name(field).partition(",")[0] for field in varied if field not in (across, down, "policy")]
     over = f"Median over {', '.join(rest)}. " if rest else ""
     figure = new_figure(
         1.7 + num_rows * (height + 0.75),
@@ -158,6 +162,8 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
     bar_axis = figure.add_axes((1 - 0.95 / 12, 0.8 / figure.get_figheight(), 0.018, 1 - 1.65 / figure.get_figheight()))
     bar = figure.colorbar(ScalarMappable(norm, colormaps[f"{COLORS}_r"]), cax=bar_axis)
     bar.set_label("time per token (p50), ms")
+    if isinstance(norm, LogNorm):
+        bar.ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
@@ -176,10 +182,14 @@ def lines_figure(summary: Summary) -> Figure | None:
     values = _some(list(dict.fromkeys(frame[split])), _MAX_PANELS) if split else [None]
     looks = policy_looks(frame["policy"])
     policies = list(looks)[: 2 * _MAX_PANELS]
-    rest = [field_name(field) for field in varied_fields(summary) if field not in (across, split, "policy")]
+    rest = [
+        field_name(field).partition(",")[0]
+        for field in varied_fields(summary)
+        if field not in (across, split, "policy")
+    ]
     spread = f"Line: median over {', '.join(rest)}; band: 10th to 90th percentile. " if rest else ""
     figure = new_figure(4.6, f"Time per output token over {field_name(across)}", f"{spread}{_label(summary)}")
-    (axes,) = add_panels(figure, 1, len(values), sharey=True)
+    (axes,) = add_panels(figure, 1, len(values), top_inches=_top_inches(policies), sharey=True)
     handles: dict[str, Any] = {}
     for axis, value in zip(axes, values, strict=True):
         shown = frame if value is None else frame[frame[split] == value]
@@ -207,7 +217,7 @@ def lines_figure(summary: Summary) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.set_ylabel("time per token (p50), ms")
     _scale(axes[0], frame["ms"])
-    legend_above(figure, _few(handles))
+    _legend(figure, handles)
     return figure
 
 
@@ -254,7 +264,8 @@ def _ranked(summary: Summary, fields: Sequence[str]) -> list[str]:
     """Return the fields, those first that account for most of the time per token."""
     weights = weights_of(summary)
     of_time = weights[weights["figure"] == "tpot_p50_s"].set_index("field")["total_frac"].fillna(0.0)
-    return sorted(fields, key=lambda field: -float(of_time[field]))
+    given = conditions_of(summary)
+    return sorted(fields, key=lambda field: (field in given and field != "run.batch", -float(of_time[field])))
 
 
 def _heat_table(frame: pd.DataFrame, across: str, down: str, policy: str | None) -> pd.DataFrame:
@@ -283,7 +294,7 @@ def _scale(axis: Any, time_ms: pd.Series[float]) -> None:
         axis.set_ylim(0, 1.05 * high)
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 
@@ -294,9 +305,15 @@ def _some(values: list[Any], most: int) -> list[Any]:
     return [values[round(place)] for place in np.linspace(0, len(values) - 1, most)]
 
 
-def _few(handles: Mapping[str, Any]) -> dict[str, Any]:
-    """Return as many as a legend of one line can show."""
-    return dict(list(handles.items())[: 2 * _MAX_PANELS])
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Put names in one row, or in two where they are long."""
+    width = sum(len(name) + 7 for name in handles)
+    legend_above(figure, handles, num_columns=-(-len(handles) // (2 if width > _ROW_CHARACTERS else 1)))
+
+
+def _top_inches(policies: Sequence[str]) -> float:
+    """Return the room that `_legend` takes."""
+    return 1.15 if sum(len(name) + 7 for name in policies) > _ROW_CHARACTERS else 0.9
 
 
 def _label(summary: Summary) -> str:

@@ -38,6 +38,9 @@ FIELD_NAMES = {
 }
 """What axes and tables call a field, with its unit."""
 
+_GIVEN = ("trace.", "run.batch", "run.seed", "profile.", "measure.", "model.")
+"""How fields begin that a user is given and does not choose."""
+
 _WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "mass kept"}
 """Figures that the weight of the fields is told for."""
 
@@ -59,13 +62,28 @@ def varied_fields(summary: Summary) -> list[str]:
     return [key for key in ("policy", *swept_keys(summary)) if len({str(cell.get(key)) for cell in cells}) > 1]
 
 
-def front_of(cells: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the cells that no other beats in time per token, device memory and mass kept alike, fastest first.
+def conditions_of(summary: Summary) -> list[str]:
+    """Return the varied fields that are given and not chosen: what is read, how long, how many, on what, which seed."""
+    return [key for key in varied_fields(summary) if key.startswith(_GIVEN)]
 
-    Of cells equal in all three the first stands for all. Those that do not fit the device are left out, unless none
-    fits; an unknown mass counts as none kept.
+
+def front_of(summary: Summary) -> list[int]:
+    """Return the cells that no other of the same conditions beats in time, memory and mass kept, fastest first.
+
+    Conditions as in `conditions_of`: a cell on one text is not held against one on another. Of cells equal in all three
+    the first stands for all. Those that do not fit the device are left out, unless none fits; an unknown mass counts as
+    none kept.
     """
-    numbers = [number for number, cell in enumerate(cells) if cell["fits"]] or list(range(len(cells)))
+    cells, keys = summary["cells"], conditions_of(summary)
+    fits_any = any(cell["fits"] for cell in cells)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, cell in enumerate(cells):
+        if cell["fits"] or not fits_any:
+            groups.setdefault(tuple(str(cell.get(key)) for key in keys), []).append(number)
+    return [number for numbers in groups.values() for number in _front_among(cells, numbers)]
+
+
+def _front_among(cells: Sequence[Mapping[str, Any]], numbers: list[int]) -> list[int]:
     costs = np.array([_costs(cells[number]) for number in numbers])
     order = np.lexsort((np.arange(len(numbers)), costs[:, 2], costs[:, 1], costs[:, 0]))
     front: list[int] = []
@@ -126,29 +144,32 @@ def sweep_text(summary: Summary, *, width: int = 120) -> str:
 
 
 def _front_text(summary: Summary, width: int) -> str:
-    cells = summary["cells"]
-    front = front_of(cells)
-    keys = [key for key in varied_fields(summary) if key != "policy"]
-    columns = [
-        "policy",
-        *(key.rsplit(".", 1)[-1].replace("_", " ") for key in keys),
-        "TPOT p50",
-        "stall",
-        "hits",
-        "device",
-        "mass kept",
-    ]
-    rows = [_front_row(cells[number], keys) for number in front[:MAX_FRONT_LINES]]
+    cells, given = summary["cells"], conditions_of(summary)
+    front = front_of(summary)
+    keys = given + [key for key in varied_fields(summary) if key != "policy" and key not in given]
+    titles = [key.rsplit(".", 1)[-1].replace("_", " ") for key in keys]
+    columns = ["policy", *titles, "TPOT p50", "stall", "hits", "device", "mass kept"]
     num_fitting = sum(bool(cell["fits"]) for cell in cells)
-    fitting = f"{num_fitting} of {len(cells)} cells fit {format_bytes(summary['device_memory_bytes'])}. "
+    like = f" with the same {' and '.join(map(field_name, given))}" if given else ""
     caption = (
-        f"{summary['scenario']}: {fitting}{len(front)} of them no other beats in time, memory and mass kept at once:"
+        f"{summary['scenario']}: {num_fitting} of {len(cells)} cells fit "
+        f"{format_bytes(summary['device_memory_bytes'])}. "
+        f"{len(front)} of them no other{like} beats in time, memory and mass kept at once:"
     )
     if not num_fitting:
         caption = f"{summary['scenario']}: none of {len(cells)} cells fits. Those that no other beats all the same:"
-    more = len(front) - len(rows)
-    lines = [*textwrap.wrap(caption, width), "", *_aligned([columns, *rows])]
-    return "\n".join([*lines, *([f"... and {more} more in cells.parquet (on_front)"] if more else [])])
+    shown = _spread(front, MAX_FRONT_LINES)
+    lines = aligned([columns, *(_front_row(cells[number], keys) for number in shown)])
+    more = len(front) - len(shown)
+    note = [f"Evenly chosen; {more} more in cells.parquet (on_front)."] if more else []
+    return "\n".join([*textwrap.wrap(caption, width), "", *lines, *note])
+
+
+def _spread(numbers: list[int], most: int) -> list[int]:
+    """Return at most so many, the first and the last among them."""
+    if len(numbers) <= most:
+        return numbers
+    return [numbers[round(place)] for place in np.linspace(0, len(numbers) - 1, most)]
 
 
 def _front_row(cell: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
@@ -180,7 +201,7 @@ def _weights_text(summary: Summary, width: int) -> str:
         "How much each field matters: share of the variance over all cells that it makes alone, and in all, together "
         "with what it does jointly with others (time: of the logarithm)."
     )
-    return "\n".join([*textwrap.wrap(caption, width), "", *_aligned(table)])
+    return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table)])
 
 
 def _share(value: Any) -> str:
@@ -201,7 +222,8 @@ def _failures_text(summary: Summary, failed: Sequence[Mapping[str, Any]]) -> str
     return "\n".join([*lines, *([f"  ... and {more} more faults in summary.json (failed)"] if more > 0 else [])])
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines, its first row the titles: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = []
     for row in table:

@@ -199,6 +199,7 @@ def _gather(
             {"cell": cell.number, "policy": cell.policy, **cell.swept, "fault": cell.fault} for cell in failed
         ]
     manifest = make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
+    manifest |= {"accesses": sources.digests()}
     return Sweep(
         result=RunResult(summary=summary, rows={}, manifest=manifest),
         failed=tuple(failed),
