@@ -63,7 +63,7 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     if name in PEERS:
         raise ScenarioError(f"{what}: a peer to measure, not a policy: `kvsim measure` runs it, nothing simulates it")
     chosen = dict(arguments)
-    is_compiled = _taken(chosen, "compiled", True, what) if entry is None or entry.compiled else True
+    is_compiled = _taken(chosen, "compiled", True, what) if entry is not None and entry.compiled else True
     found = _load(entry, name, what, is_compiled=is_compiled)
     if not _is_evictor(found):
         _check_shape(found, WHOLE, f"{what}: not a policy class")

@@ -43,7 +43,12 @@ def _evictor(name: str, source: str, *, is_oracle: bool = False) -> Entry:
 POLICIES: dict[str, Entry] = {
     "resident": Entry("kvsim.policies.resident:Resident", "policy", "the upper bound on speed: everything fits"),
     "stream": Entry("kvsim.policies.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
-    "attention": Entry("kvsim.policies.attention:Attention", "policy", "ours; ArkVale (NeurIPS 2024), FreeKV"),
+    "attention": Entry(
+        "kvsim.policies.attention:Attention",
+        "policy",
+        "ours; ArkVale (NeurIPS 2024), FreeKV",
+        compiled="kvsim.policies.compiled_attention:CompiledAttention",
+    ),
     "sink-window": Entry("kvsim.policies.drop_sink_window:SinkWindow", "dropping", "StreamingLLM, arXiv 2309.17453"),
     "h2o": Entry("kvsim.policies.drop_h2o:HeavyHitters", "dropping", "H2O, arXiv 2306.14048"),
     "snapkv": Entry("kvsim.policies.drop_snapkv:SnapKv", "dropping", "SnapKV, arXiv 2404.14469"),

@@ -65,6 +65,31 @@ def test_compiled_evictor_names_the_victims_of_its_plain_twin(
 
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    frac=st.floats(0.45, 0.9),
+    batch=st.integers(1, 2),
+    quota=st.integers(0, 6),
+    target=st.floats(0.1, 0.9),
+)
+def test_compiled_attention_decides_as_its_plain_twin(
+    partition: str, seed: int, frac: float, batch: int, quota: int, target: float
+) -> None:
+    replay = make_replay(DriftingSource(num_steps=24, start_tokens=250, seed=seed, num_sequences=batch))
+    setting = setting_of(replay, partition, frac, quota, seed)
+    twins = [
+        make_policy("attention", setting, {"target_precision_frac": target, "compiled": choice})
+        for choice in (True, False)
+    ]
+    compiled, plain = (drive(twin, setting, replay) for twin in twins)
+    for left, right in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(left.victims, right.victims)
+        np.testing.assert_array_equal(left.prefetches, right.prefetches)
+    assert twins[0].confidence == twins[1].confidence  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @pytest.mark.parametrize("name", EVICTORS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
