@@ -32,6 +32,7 @@ from kvsim.errors import ScenarioError
 from kvsim.models import Quantisation
 from kvsim.policies import find_policy
 from kvsim.policies.base import reads_speculation
+from kvsim.recorded import check_dropping, hand_over, kept_mass_frac, replay_of
 from kvsim.report.timeline import TimedRun
 from kvsim.results import RunResult, make_manifest
 from kvsim.run import simulate_timeline
@@ -77,6 +78,7 @@ def measure(
         check_budget(cell, _last_context(cell.scenario))
         if cell.is_peer:
             check_peer(cell)
+        check_dropping(cell)
         groups.setdefault(trace_name(cell.scenario), []).append(number)
     repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
@@ -96,7 +98,7 @@ def measure(
         runs: dict[int, list[DecodeResult]] = {number: [] for number in numbers}
         for repeat in range(repeats + 1):
             for number in numbers:
-                runs[number].append(_run(bench, cells[number], is_stamped=repeat == repeats))
+                runs[number].append(_run(bench, cells[number], recording, is_stamped=repeat == repeats))
                 _advance(progress, 1 / total)
         for number in numbers:
             tables[number] = _table(number, cells[number], runs[number], recording)
@@ -129,10 +131,12 @@ def measure_timeline(
             "engine stamps the host's clock, so a timeline is measured on a CPU only, and simulated for any machine"
         )
     check_budget(cell, _last_context(cell.scenario))
+    check_dropping(cell)
     bench = _bench(cell, beside)
     recording = _record(bench, [cell])
     _advance(progress, 0.4)
     given = _given(cell)
+    hand_over(given.policy, cell, recording.trace, given.num_steps)
     run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
     _advance(progress, 0.4)
     rows = run.counts | {"step": np.arange(given.num_steps)}
@@ -240,7 +244,7 @@ def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
     return bench.record(chosen, _given(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
 
 
-def _run(bench: Bench, cell: Cell, *, is_stamped: bool) -> DecodeResult:
+def _run(bench: Bench, cell: Cell, recording: Recording, *, is_stamped: bool) -> DecodeResult:
     measure = measure_of(cell.scenario)
     if cell.is_peer:
         return bench.run_offloaded(
@@ -250,7 +254,9 @@ def _run(bench: Bench, cell: Cell, *, is_stamped: bool) -> DecodeResult:
             page_tokens=cell.scenario.page_tokens,
             counts_copies=is_stamped,
         )
-    return bench.run(_given(cell), measure.prompt_tokens, is_stamped=is_stamped)
+    given = _given(cell)
+    hand_over(given.policy, cell, recording.trace, given.num_steps)
+    return bench.run(given, measure.prompt_tokens, is_stamped=is_stamped)
 
 
 def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
@@ -258,7 +264,7 @@ def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Rec
     scenario = cell.scenario
     measure = measure_of(scenario)
     steps = np.arange(measure.num_steps)
-    mass = recording.mass_recall_frac if cell.policy.attends == "selection" else np.ones(steps.size)
+    mass = _mass_recall_frac(cell, recording)
     tables = []
     for repetition, run in enumerate(runs):
         if not cell.is_peer:
@@ -276,6 +282,17 @@ def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Rec
         }
         tables.append(rows | _parts(run, steps.size) | (runs[-1] if cell.is_peer else run).counts)
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:
+    """Return the share of full attention's mass that each step of the cell reads."""
+    if cell.policy.attends == "selection":
+        return recording.mass_recall_frac
+    num_steps = measure_of(cell.scenario).num_steps
+    if cell.policy.attends == "everything":
+        return np.ones(num_steps)
+    given = _given(cell)
+    return kept_mass_frac(cell, given.policy, given.setting, replay_of(cell, recording.trace, num_steps))
 
 
 def _parts(run: DecodeResult, num_steps: int) -> Rows:

@@ -329,3 +329,31 @@ def test_quick_crosscheck_on_the_trained_model_has_equal_counts(model_path: Path
     assert check.comparison.figures["num_cells"] == 8
     # bounds that a broken time model cannot keep, wide enough for a noisy machine
     assert check.comparison.figures["tpot_median_error_frac"] < 0.5
+
+
+def test_bounds_prefetchers_and_dropping_by_place_are_measured_as_they_are_simulated(
+    scenario_file: Path, tmp_path: Path
+) -> None:
+    policies = (
+        '[{name = "belady", arguments = {prefetch = "oracle-prefetch"}}, '
+        '{name = "lru", arguments = {prefetch = "previous-step", reach_frac = 1.5}}, "sink-window"]'
+    )
+    text = scenario_file.read_text().replace('["resident", "lru", "attention"]', policies).partition("[sweep]")[0]
+    file = scenario_file.with_name("parts.toml")
+    file.write_text(text.replace("repeats = 2", "repeats = 1"))
+    scenario = load_scenario(file)
+    found = measure(scenario, text=text, beside=file.parent)
+    check = simulated(scenario, found, write_result(found.result, tmp_path, found.traces), file.parent)
+    assert check.comparison.divergence is None
+    oracle, _, dropping = found.result.summary["cells"]
+    assert oracle["prefetch_precision_frac"] == 1.0
+    assert 0 < dropping["mass_recall_frac"] < 1
+    rows = found.result.rows
+    assert not rows["misses"][rows["policy"] == "sink-window"].any()
+    assert rows["prefetched"][rows["policy"] == "lru"].any()
+
+
+def test_dropping_by_scores_is_not_measured_and_the_line_says_why(scenario_file: Path) -> None:
+    scenario = load_scenario(scenario_file, ["run.policies=h2o"])
+    with pytest.raises(ScenarioError, match="'h2o' drops pages by scores"):
+        measure(scenario, beside=scenario_file.parent)
