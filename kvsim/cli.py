@@ -12,7 +12,7 @@ import typer
 from kvsim import __version__
 from kvsim.cli_caches import add_caches
 from kvsim.cli_measure import add_commands
-from kvsim.cli_policy import add_policy
+from kvsim.cli_policy import add_policy, policy_app
 from kvsim.cli_predictors import add_predictors
 from kvsim.cli_search import add_search
 from kvsim.cli_timeline import add_timeline
@@ -351,6 +351,6 @@ def _draw(figure: Any, folder: Path, name: str) -> None:
 add_commands(app)
 add_timeline(app)
 add_search(app)
-add_predictors(app)
 add_policy(app)
+add_predictors(policy_app)
 add_caches(app)

@@ -1,4 +1,4 @@
-"""The command that compares prefetchers: `kvsim predictors`."""
+"""The command that compares prefetchers: `kvsim policy predictors`."""
 
 from __future__ import annotations
 
