@@ -64,4 +64,3 @@ def forward_samples(
                     samples.append((new, cached, scale * (time.perf_counter() - started_s)))
                 advance(1)
     return samples
-

@@ -151,7 +151,7 @@ def carry_out(counts, flags, free, selected, misses, held, victims, prefetches):
         flags[RESIDENT, page] = flags[EVICTABLE, page] = True
         flags[PREFETCHABLE, page] = False
         free[0 if shares else (page // counts[PAGES_PER_LAYER]) % counts[NUM_LAYERS]] -= 1
-    for pool in range(free.size):
+    for pool in range(free.size):  # noqa: SIM110 (a generator costs numba seconds to compile)
         if free[pool] < 0:
             return False
     return True

@@ -18,8 +18,8 @@ LEGEND = (
     "Means over the texts that nothing was tuned on; the middle of the context only. recall: share of a layer's next "
     "selection that is among as many foretold pages (precision is the same number). moved: pages over the link, "
     "demand and prefetch, in multiples of what no prefetching moves. avoided: share of its demand misses. used: "
-    "share of prefetched pages that were read before they left. of misses: used / (used + missed). stall, step: milliseconds a token, "
-    "simulated."
+    "share of prefetched pages that were read before they left. of misses: used / (used + missed). "
+    "stall, step: milliseconds a token, simulated."
 )
 
 

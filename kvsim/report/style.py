@@ -19,7 +19,7 @@ PALETTE = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#9
 
 _POLICY_COLORS = {"resident": "#555555", "stream": "#DE8F05", "lru": "#0173B2", "attention": "#029E73"}
 _POLICY_COLORS |= {"baseline": "#555555", "reactive": "#0173B2", "predictive": "#029E73"}  # as an experiment names them
-_MARKERS = "osD^vPX*"
+_MARKERS = "osD^vPX*<>phd8"
 _LINES: tuple[Any, ...] = ("solid", "solid", "solid", (0, (4, 2.5)), (0, (1, 1.5)))
 
 STYLE: dict[Any, Any] = {

@@ -67,7 +67,8 @@ def pareto_figure(summary: Summary) -> Figure:
         f"Ring: none is at once faster, smaller and keeps more mass. Line: least time by memory. {_label(summary)}",
     )
     ((axis,),) = add_panels(figure, 1, 1, top_inches=_top_inches(list(dict.fromkeys(frame["policy"]))))
-    memory_gib, time_ms = frame["device_bytes"] / 2**30, frame["tpot_p50_s"] * 1e3
+    unit, size = ("GiB", 2**30) if frame["device_bytes"].max() >= 2**30 else ("MiB", 2**20)
+    memory, time_ms = frame["device_bytes"] / size, frame["tpot_p50_s"] * 1e3
     recall = 100 * frame["mass_recall_frac"].astype(float)
     low = float(recall.min()) if recall.notna().any() else 0.0
     norm = Normalize(min(low, 99.0), 100.0)
@@ -75,7 +76,7 @@ def pareto_figure(summary: Summary) -> Figure:
     for policy, look in policy_looks(frame["policy"]).items():
         own = (frame["policy"] == policy).to_numpy()
         points = axis.scatter(
-            memory_gib[own],
+            memory[own],
             time_ms[own],
             c=recall[own],
             cmap=COLORS,
@@ -87,15 +88,13 @@ def pareto_figure(summary: Summary) -> Figure:
         )
         del points
         markers[policy] = axis.scatter([], [], marker=look["marker"], color="#555555")
-    axis.scatter(
-        memory_gib.iloc[front], time_ms.iloc[front], s=90, facecolors="none", edgecolors="black", linewidths=0.9
-    )
+    axis.scatter(memory.iloc[front], time_ms.iloc[front], s=90, facecolors="none", edgecolors="black", linewidths=0.9)
     for members in frame.groupby(given, sort=False).indices.values() if given else [range(len(frame))]:
-        edge = _lower_edge(memory_gib.iloc[list(members)], time_ms.iloc[list(members)])
+        edge = _lower_edge(memory.iloc[list(members)], time_ms.iloc[list(members)])
         axis.plot(*edge, color=PALETTE[7], linewidth=1.2, drawstyle="steps-post", zorder=0)
-    _limit(axis, summary["device_memory_bytes"] / 2**30, memory_gib)
+    _limit(axis, summary["device_memory_bytes"] / size, memory)
     _scale(axis, time_ms)
-    axis.set_xlabel("device memory, GiB")
+    axis.set_xlabel(f"device memory, {unit}")
     axis.set_ylabel("time per token (p50), ms")
     bar = figure.colorbar(ScalarMappable(norm, colormaps[COLORS]), ax=axis, pad=0.015, aspect=30)
     bar.set_label("attention mass kept, %")
@@ -273,19 +272,19 @@ def _heat_table(frame: pd.DataFrame, across: str, down: str, policy: str | None)
     return own.pivot_table(index=down, columns=across, values="ms", aggfunc="median", sort=down != "policy")
 
 
-def _lower_edge(memory_gib: pd.Series[float], time_ms: pd.Series[float]) -> tuple[Any, Any]:
+def _lower_edge(memory: pd.Series[float], time_ms: pd.Series[float]) -> tuple[Any, Any]:
     """Return the least time that each memory size reaches, as steps."""
-    ordered = pd.DataFrame({"memory": memory_gib, "time": time_ms}).sort_values(["memory", "time"])
+    ordered = pd.DataFrame({"memory": memory, "time": time_ms}).sort_values(["memory", "time"])
     best = ordered["time"].cummin()
     steps = ordered[best.lt(best.shift(fill_value=np.inf))]
     return steps["memory"].to_numpy(), steps["time"].to_numpy()
 
 
-def _limit(axis: Any, limit_gib: float, memory_gib: pd.Series[float]) -> None:
+def _limit(axis: Any, limit: float, memory: pd.Series[float]) -> None:
     """Mark where the device ends, where that is anywhere near what was swept."""
-    if limit_gib <= 1.3 * float(memory_gib.max()):
-        axis.axvline(limit_gib, color="#555555", linewidth=1.2, linestyle=(0, (4, 2.5)))
-        axis.text(limit_gib, 0.99, " device ", transform=axis.get_xaxis_transform(), va="top", fontsize=9)
+    if limit <= 1.3 * float(memory.max()):
+        axis.axvline(limit, color="#555555", linewidth=1.2, linestyle=(0, (4, 2.5)))
+        axis.text(limit, 0.99, " device ", transform=axis.get_xaxis_transform(), va="top", fontsize=9)
 
 
 def _scale(axis: Any, time_ms: pd.Series[float]) -> None:

@@ -74,14 +74,14 @@ def reach_text(
         figures = dict(tried)
         if reached is None:
             known = [(value, at) for at, value in tried if value is not None]
-            nearest = f"best {_shown(figure, min(known)[0])} at {min(known)[1]:g}" if known else "cannot be simulated"
+            nearest = f"best {_shown(figure, min(known)[0])} at {min(known)[1]:.4g}" if known else "cannot be simulated"
             table.append([policy, "no", nearest, "", "", str(len(tried))])
             continue
-        less = "all" if missed is None else f"{missed:g}"
+        less = "all" if missed is None else f"{missed:.4g}"
         table.append(
             [
                 policy,
-                f"{reached:g}",
+                f"{reached:.4g}",
                 _shown(figure, figures[reached]),
                 less,
                 "" if missed is None else _shown(figure, figures[missed]),
