@@ -127,7 +127,8 @@ def _scale(axis: Any, table: CostTable, over_batch: bool) -> None:
     if times_s and max(times_s) > _LOG_FROM * min(times_s):
         axis.set_yscale("log")
     else:
-        axis.set_ylim(0, 1.1 * max([*times_s, *(row[2] for row in table.samples)], default=1.0))
+        highest_s = max([*times_s, *(row[2] for row in table.samples)], default=0.0)
+        axis.set_ylim(0, 1.1 * highest_s or 1.0)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
 
 
