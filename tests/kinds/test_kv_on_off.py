@@ -114,7 +114,7 @@ def test_memory_is_what_the_work_took() -> None:
     found = peak_bytes(work, "cpu")
     if found is None:
         pytest.skip("this system does not tell a process's peak memory")
-    assert block <= found <= 1.5 * block
+    assert 0.95 * block <= found <= 1.5 * block  # Linux counts resident pages in lots, a little late
 
 
 def test_without_a_cache_every_token_is_read_again(tiny_model: object) -> None:
