@@ -20,6 +20,9 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 Partition: TypeAlias = Literal["shared", "per_layer"]
 
+Tier: TypeAlias = Literal["device", "host"]
+"""Where keys and values are kept: with the model's weights, or in host memory (pinned where there is a GPU)."""
+
 Lane: TypeAlias = Literal["host", "compute", "to device", "to host"]
 """Who is busy: the host thread, the compute stream, or the copy engine of one direction."""
 

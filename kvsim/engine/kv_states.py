@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,9 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from kvsim.engine.link import EmulatedLink, Transfer, TransferKind
 from kvsim.engine.page_pool import PagePool
 from kvsim.types import IntArray, PageIds
-
-Tier: TypeAlias = Literal["device", "host"]
-"""Where states are kept: with the model's weights, or in host memory behind a link (pinned where there is a GPU)."""
+from kvsim.types import Tier as Tier
 
 _TOKEN_AXIS = 3
 
