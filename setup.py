@@ -6,7 +6,11 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = {"scenarios": ["*.toml"], "profiles": ["*.toml"], "captures": ["*.kvtrace", "*.requests.jsonl.gz"]}
+SHIPPED = {
+    "scenarios": ["*.toml"],
+    "profiles": ["*.toml"],
+    "captures": ["*.kvtrace", "*.requests.jsonl.gz", "*.tokens.jsonl.gz"],
+}
 
 
 class BuildWithShipped(build_py):

@@ -16,6 +16,9 @@ CAPTURE_SUFFIX = ".kvtrace"
 REQUESTS_SUFFIX = ".requests.jsonl.gz"
 """How the name of a request trace that ships ends; others may be called anything."""
 
+TOKENS_SUFFIX = ".tokens.jsonl.gz"
+"""How the name of a token stream that ships ends; others may be called anything."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -82,7 +85,23 @@ def find_requests(name_or_path: str, beside: Path | None = None) -> Path:
     TraceError
         If there is none.
     """
-    known = shipped("captures", REQUESTS_SUFFIX)
+    return _find_stream(name_or_path, "request trace", REQUESTS_SUFFIX, beside)
+
+
+def find_tokens(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped token stream, or of one given by path; `beside` as in `find_capture`.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    return _find_stream(name_or_path, "token stream", TOKENS_SUFFIX, beside)
+
+
+def _find_stream(name_or_path: str, kind: str, suffix: str, beside: Path | None) -> Path:
+    """Return a file that ships with the captures by its name, or any by its path."""
+    known = shipped("captures", suffix)
     if name_or_path in known:
         return known[name_or_path]
     places = [Path(name_or_path), *([beside / name_or_path] if beside is not None else [])]
@@ -90,7 +109,7 @@ def find_requests(name_or_path: str, beside: Path | None = None) -> Path:
         if _exists(place):
             return place
     hint = nearest(name_or_path, known) if "/" not in name_or_path else ""
-    raise TraceError(name_or_path, f"no such request trace{hint}")
+    raise TraceError(name_or_path, f"no such {kind}{hint}")
 
 
 def write_template(name: str) -> Path:
