@@ -16,7 +16,19 @@ from kvsim.hardware import Machine
 from kvsim.results import make_manifest
 
 _ENGINE = Path(engine.__file__).parent
-_UNTIMED = ("__init__", "capture", "decode_trace", "generation", "kv_states", "recorder", "runs", "timeline", "weights")
+_UNTIMED = (
+    "__init__",
+    "capture",
+    "decode_trace",
+    "generation",
+    "kv_states",
+    "prompt_cache",
+    "prompt_run",
+    "recorder",
+    "runs",
+    "timeline",
+    "weights",
+)
 """Modules of the engine that no timed step runs through."""
 
 

@@ -73,7 +73,8 @@ class EmulatedStateLink:
 
     def __init__(self, bandwidth_bytes_per_s: float) -> None:
         self._copies = _Copies()
-        self._link = EmulatedLink(cast("PagePool", self._copies), bandwidth_bytes_per_s)
+        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self._link: EmulatedLink | None = None  # its threads begin with the first transfer
         self.num_transfers = 0
 
     def to_device(self, states: torch.Tensor) -> torch.Tensor:
@@ -86,9 +87,13 @@ class EmulatedStateLink:
 
     def close(self) -> None:
         """End the threads."""
-        self._link.close()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     def _carry(self, source: torch.Tensor, kind: TransferKind) -> torch.Tensor:
+        if self._link is None:
+            self._link = EmulatedLink(cast("PagePool", self._copies), self._bandwidth_bytes_per_s)
         target = torch.empty(source.shape, dtype=source.dtype)
         size_bytes = source.numel() * source.element_size()
         self._copies.waiting(kind).append((target, source))
