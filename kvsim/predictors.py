@@ -32,6 +32,7 @@ QUOTA_PAGES = 64
 CHUNK_PAGES, WINDOW_TRANSFERS = 8, 8
 _SEARCH_STEPS = 12
 """Most halvings in search of the knob that moves as many bytes as wanted."""
+_TIMES = ("stall_s", "select_s", "step_s")
 _NEAR_FRAC = 0.01
 """Bytes that are as near as this to those wanted end the search."""
 
@@ -57,8 +58,11 @@ class Predictor:
         return float(self.few * (self.many / self.few) ** share)
 
 
+ALONE = "lru"
+"""What every other is set beside: the same eviction, and no prefetching."""
+
 PREDICTORS = (
-    Predictor(name="none", prefetch="none"),
+    Predictor(name=ALONE, prefetch="none"),
     Predictor(name="previous-step", prefetch="previous-step", knob="reach_frac", few=0.05, many=8.0),
     Predictor(name="window-union", prefetch="window-union", knob="reach_frac", few=0.05, many=8.0),
     Predictor(
@@ -72,6 +76,7 @@ PREDICTORS = (
     Predictor(name="speculation", prefetch="speculation", knob="reach_frac", few=0.05, many=8.0),
     Predictor(name="corrected", prefetch="corrected", knob="reach_frac", few=0.05, many=8.0),
     Predictor(name="learned", prefetch="learned", knob="threshold", few=0.95, many=0.001),
+    Predictor(name="belady", prefetch="none", eviction="belady"),
     Predictor(name="oracle-prefetch", prefetch="oracle-prefetch", eviction="belady"),
 )
 
@@ -113,7 +118,7 @@ def compare_predictors(contest: Contest, progress: Callable[[float], None] | Non
         records.append(record)
         if progress is not None:
             progress(1 / len(tasks))
-    return _beside_none(records)
+    return _beside_alone(records)
 
 
 def parse_budget(text: str) -> tuple[int, float]:
@@ -153,9 +158,9 @@ def result_of(contest: Contest, records: Sequence[Record], *, verdict: Sequence[
     return RunResult(summary=summary, rows={}, manifest=manifest)
 
 
-def _beside_none(records: Sequence[Record]) -> list[Record]:
+def _beside_alone(records: Sequence[Record]) -> list[Record]:
     """Add to each record what it avoids of the misses and stalls of no prefetching."""
-    alone = {(r["capture"], r["budget_pages"]): r for r in records if r["predictor"] == "none"}
+    alone = {(r["capture"], r["budget_pages"]): r for r in records if r["predictor"] == ALONE}
     finished = []
     for record in records:
         base = alone[record["capture"], record["budget_pages"]]
@@ -194,7 +199,7 @@ def _judge(contest: Contest, capture: str, predictor: Predictor, budget_pages: i
     }
     for name, profile in profiles.items():
         timed = figures if profile is first else _run(replay, budget_pages, predictor, knob, profile)
-        record |= {f"{part}@{name}": timed[part] for part in ("stall_s", "step_s")}
+        record |= {f"{part}@{name}": timed[part] for part in _TIMES}
         record[f"is_speculation_assumed@{name}"] = SPECULATE not in loaded[name].segments
     return record
 
@@ -236,7 +241,7 @@ def _run(replay: Replay, budget_pages: int, predictor: Predictor, knob: float | 
             window_transfers=WINDOW_TRANSFERS,
         )
     )
-    names = ("misses", "prefetched", "used", "wasted", "stall_s", "step_s")
+    names = ("misses", "prefetched", "used", "wasted", *_TIMES)
     means: Record = {name: float(rows[name][WARMUP_STEPS:].astype(np.float64).mean()) for name in names}
     return means | {"moved_pages": means["misses"] + means["prefetched"]}
 
