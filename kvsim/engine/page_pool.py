@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -113,11 +114,18 @@ class PagePool:
         return int(pages.size)
 
     def place(self, pages: PageIds) -> None:
-        """Put `pages` into slots at once, without the link: what prefill leaves on the device."""
+        """Put `pages` into slots at once, without the link: what prefill leaves on the device.
+
+        Pages that follow one another go in one copy, in the order of the compute stream.
+        """
         slots = self.take(pages)
-        rows, columns = np.divmod(pages, self.grid.pages_per_layer)
-        chosen = self.host_pages[torch.from_numpy(rows), torch.from_numpy(columns)]
-        self.slots[torch.from_numpy(slots).to(self.slots.device)] = chosen.to(self.slots.device)
+        row_of = pages // self.grid.pages_per_layer
+        ends = np.flatnonzero((np.diff(pages) != 1) | (np.diff(slots) != 1) | (np.diff(row_of) != 0)) + 1
+        for start, end in pairwise([0, *ends.tolist(), pages.size]):
+            if start < end:
+                row, column = divmod(int(pages[start]), self.grid.pages_per_layer)
+                run = self.host_pages[row, column : column + end - start]
+                self.slots[int(slots[start]) : int(slots[end - 1]) + 1].copy_(run, non_blocking=True)
         self.tag_of[slots] = pages
 
     def check(self, pages: PageIds, slots: IntArray) -> None:

@@ -133,7 +133,7 @@ class PagedRun:
         return Scoring(
             model,
             self._grid,
-            snapshot.tokens[:, :, : snapshot.prompt_tokens, 0],
+            snapshot,
             channel=given.channel,
             page_tokens=given.page_tokens,
             device=str(self._pool.slots.device),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,17 @@ class Snapshot:
     def num_layers(self) -> int:
         """Layers of the model."""
         return int(self.tokens.shape[1])
+
+    def layer_keys(self, device: str) -> Iterator[torch.Tensor]:
+        """Yield the prompt's keys of each layer in turn on `device`, ``[num_sequences, tokens, num_kv_heads, head_dim]``.
+
+        To a GPU keys and values travel together, sequence by sequence: each is one contiguous copy from pinned memory.
+        """
+        for layer in range(self.num_layers):
+            whole = self.tokens[:, layer, : self.prompt_tokens]
+            if device != "cpu":
+                whole = torch.stack([own.to(device, non_blocking=True) for own in whole])
+            yield whole[:, :, 0]
 
 
 def prefill(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kvsim.engine.prefill import Snapshot
 from kvsim.engine.speculation import Speculation
 from kvsim.engine.summaries import QuestSummaries, make_summaries
 from kvsim.traces.base import NEXT_LAYER
@@ -28,8 +29,8 @@ class Scoring:
 
     Parameters
     ----------
-    keys
-        Of the prompt, ``[num_sequences, num_layers, tokens, num_kv_heads, head_dim]``.
+    snapshot
+        The prompt, whose keys are summed up layer by layer.
     foretells
         Whether each layer scores the pages of the next, besides or instead of its own.
     shows_speculation
@@ -40,7 +41,7 @@ class Scoring:
         self,
         model: Any,
         grid: PageGrid,
-        keys: torch.Tensor,
+        snapshot: Snapshot,
         *,
         channel: str,
         page_tokens: int,
@@ -53,13 +54,15 @@ class Scoring:
         self._device = device
         self._selects_by_speculation = channel == NEXT_LAYER
         self._shows_speculation = shows_speculation
-        self._summaries = make_summaries(channel, grid, keys, page_tokens=page_tokens, device=device)
+        self._summaries = make_summaries(
+            channel, grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device
+        )
         self._all_summaries = [self._summaries]
         self.speculation: Speculation | None = None
         if foretells:
             bounds = self._summaries
             if not isinstance(bounds, QuestSummaries):
-                bounds = QuestSummaries(grid, keys, page_tokens=page_tokens, device=device)
+                bounds = QuestSummaries(grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device)
                 self._all_summaries.append(bounds)
             self.speculation = Speculation(model, bounds)
         self._foretold: torch.Tensor | None = None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeAlias
 
 import torch
 
 from kvsim.errors import ScenarioError
 from kvsim.strict import nearest
 from kvsim.traces.base import NEXT_LAYER
-from kvsim.types import PageGrid, pages_of
+from kvsim.types import PageGrid
+
+PromptKeys: TypeAlias = Iterable[torch.Tensor]
+"""Of each layer in turn, ``[num_sequences, tokens, num_kv_heads, head_dim]``: never all at once on the device."""
 
 
 class Summaries(Protocol):
@@ -32,14 +36,9 @@ class QuestSummaries:
     Kept as (max k, max -k), so that the bound is one product with (max(q, 0), max(-q, 0)).
     """
 
-    def __init__(self, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str) -> None:
-        both = torch.cat((keys, -keys), dim=-1)
-        shape = (grid.num_layers, grid.num_sequences, keys.shape[3], grid.pages_per_layer, both.shape[-1])
-        self._bounds = torch.full(shape, -torch.inf, dtype=keys.dtype, device=device)
-        # [layer, sequence, kv head, page, 2 head_dim]
-        for page in range(pages_of(keys.shape[2], page_tokens)):
-            tokens = both[:, :, page * page_tokens : (page + 1) * page_tokens]
-            self._bounds[..., page, :] = tokens.amax(dim=2).transpose(0, 1).to(device)
+    def __init__(self, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str) -> None:
+        layers = [_bounds(_box, grid, own.to(device), page_tokens) for own in keys]
+        self._bounds = torch.stack(layers)  # [layer, sequence, kv head, page, 2 head_dim]
 
     def update(self, layer: int, page: int, key: torch.Tensor) -> None:
         """Widen the page's bounds by one token."""
@@ -59,21 +58,18 @@ class CuboidMeanSummaries:
     the centre that the others are measured from.
     """
 
-    def __init__(self, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str) -> None:
-        num_kv_heads, head_dim = keys.shape[3:]
-        layers = (grid.num_layers, grid.num_sequences)
-        shape = (*layers, num_kv_heads, grid.pages_per_layer, 2 * head_dim)
-        self._bounds = torch.full(shape, -torch.inf, dtype=keys.dtype, device=device)
-        # [layer, sequence, kv head, page, 2 head_dim]
-        self._open = torch.zeros((*layers, page_tokens, num_kv_heads, head_dim), dtype=keys.dtype, device=device)
-        self._open_page = [-1] * grid.num_layers
-        self._open_tokens = [0] * grid.num_layers
-        for page in range(pages_of(keys.shape[2], page_tokens)):
-            tokens = keys[:, :, page * page_tokens : (page + 1) * page_tokens].to(device).transpose(0, 1)
-            self._bounds[..., page, :] = _cuboid_mean(tokens)
-            self._open[:, :, : tokens.shape[2]] = tokens
-            self._open_page = [page] * grid.num_layers
-            self._open_tokens = [tokens.shape[2]] * grid.num_layers
+    def __init__(self, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str) -> None:
+        layers, ends = [], []
+        for own in keys:
+            on_device = own.to(device)
+            layers.append(_bounds(_cuboid_mean, grid, on_device, page_tokens))
+            ends.append(on_device[:, (on_device.shape[1] - 1) // page_tokens * page_tokens :])
+        self._bounds = torch.stack(layers)  # [layer, sequence, kv head, page, 2 head_dim]
+        end = torch.stack(ends)  # the last page of each layer, full or not
+        self._open = end.new_zeros((*end.shape[:2], page_tokens, *end.shape[3:]))
+        self._open[:, :, : end.shape[2]] = end
+        self._open_page = [(on_device.shape[1] - 1) // page_tokens] * grid.num_layers
+        self._open_tokens = [end.shape[2]] * grid.num_layers
 
     def update(self, layer: int, page: int, key: torch.Tensor) -> None:
         """Measure the open page anew with one token more."""
@@ -92,14 +88,17 @@ class CuboidMeanSummaries:
 class MeanSummaries:
     """The mean key of each page."""
 
-    def __init__(self, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str) -> None:
-        shape = (grid.num_layers, grid.num_sequences, keys.shape[3], grid.pages_per_layer, keys.shape[-1])
-        self._sums = torch.zeros(shape, dtype=torch.float32, device=device)
-        self._counts = torch.zeros((grid.num_layers, grid.pages_per_layer, 1), device=device)
-        for page in range(pages_of(keys.shape[2], page_tokens)):
-            tokens = keys[:, :, page * page_tokens : (page + 1) * page_tokens]
-            self._sums[..., page, :] = tokens.sum(dim=2, dtype=torch.float32).transpose(0, 1).to(device)
-            self._counts[:, page] = tokens.shape[2]
+    def __init__(self, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str) -> None:
+        sums, self._counts = [], torch.zeros((grid.num_layers, grid.pages_per_layer, 1), device=device)
+        for layer, own in enumerate(keys):
+            on_device = own.to(device)
+            num_sequences, _, num_kv_heads, head_dim = on_device.shape
+            shape = (num_sequences, num_kv_heads, grid.pages_per_layer, head_dim)
+            sums.append(torch.zeros(shape, dtype=torch.float32, device=device))
+            for places, pages in _runs(on_device, page_tokens):
+                sums[layer][:, :, places] = pages.sum(dim=2, dtype=torch.float32).transpose(1, 2)
+                self._counts[layer, places] = pages.shape[2]
+        self._sums = torch.stack(sums)  # [layer, sequence, kv head, page, head_dim]
 
     def update(self, layer: int, page: int, key: torch.Tensor) -> None:
         """Move the page's mean by one token."""
@@ -113,14 +112,14 @@ class MeanSummaries:
 
 
 def make_summaries(
-    channel: str, grid: PageGrid, keys: torch.Tensor, *, page_tokens: int, device: str
+    channel: str, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str
 ) -> QuestSummaries | CuboidMeanSummaries | MeanSummaries:
     """Return the summaries behind a score channel, filled with the keys of prefill; a speculation's are Quest's.
 
     Parameters
     ----------
     keys
-        ``[num_sequences, num_layers, tokens, num_kv_heads, head_dim]``.
+        Of the prompt, layer by layer; a layer is on the device only while it is summed up.
 
     Raises
     ------
@@ -151,6 +150,34 @@ _KINDS: dict[str, type[QuestSummaries] | type[CuboidMeanSummaries] | type[MeanSu
     "estimate:mean": MeanSummaries,
     NEXT_LAYER: QuestSummaries,
 }
+
+
+def _runs(keys: torch.Tensor, page_tokens: int) -> list[tuple[slice, torch.Tensor]]:
+    """Return a layer's full pages and what lies behind them: their places, ``[sequence, page, token, kv head, dim]``."""
+    num_full = keys.shape[1] // page_tokens
+    runs = []
+    if num_full:
+        full = keys[:, : num_full * page_tokens].unflatten(1, (num_full, page_tokens))
+        runs.append((slice(0, num_full), full))
+    if keys.shape[1] % page_tokens:
+        runs.append((slice(num_full, num_full + 1), keys[:, num_full * page_tokens :].unsqueeze(1)))
+    return runs
+
+
+def _bounds(
+    box: Callable[[torch.Tensor], torch.Tensor], grid: PageGrid, keys: torch.Tensor, page_tokens: int
+) -> torch.Tensor:
+    """Return the boxes of a layer's pages, ``[sequence, kv head, page, 2 head_dim]``; -inf where none is yet."""
+    num_sequences, _, num_kv_heads, head_dim = keys.shape
+    bounds = keys.new_full((num_sequences, num_kv_heads, grid.pages_per_layer, 2 * head_dim), -torch.inf)
+    for places, pages in _runs(keys, page_tokens):
+        bounds[:, :, places] = box(pages).transpose(1, 2)
+    return bounds
+
+
+def _box(tokens: torch.Tensor) -> torch.Tensor:
+    """Return (max k, max -k) of ``[..., tokens, num_kv_heads, head_dim]``: no tokens, ``2 head_dim``."""
+    return torch.cat((tokens.amax(dim=-3), -tokens.amin(dim=-3)), dim=-1)
 
 
 def _cuboid_mean(tokens: torch.Tensor) -> torch.Tensor:

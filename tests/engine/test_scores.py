@@ -131,7 +131,7 @@ def test_a_capture_sees_what_the_engines_selector_sees(seed, prompt, steps):
         ("estimate:quest", ours.quest(query, HEAD_DIM**-0.5)),
         ("estimate:mean", ours.mean(query, HEAD_DIM**-0.5)),
     ):
-        theirs = make_summaries(channel, grid, token_rows, page_tokens=32, device="cpu")
+        theirs = make_summaries(channel, grid, token_rows.transpose(0, 1), page_tokens=32, device="cpu")
         for token in range(prompt, prompt + steps):
             theirs.update(0, token // 32, keys[None, :, token : token + 1])
         scores = theirs.scores(0, query[None, :, None], num_pages)[0]

@@ -20,7 +20,7 @@ def test_scores_equal_those_of_a_capture_while_pages_fill_and_open(channel):
     shape = (NUM_SEQUENCES, NUM_LAYERS, 60, NUM_KV_HEADS, HEAD_DIM)
     keys = torch.randn(shape, generator=generator)
     grid = PageGrid(num_sequences=NUM_SEQUENCES, num_layers=NUM_LAYERS, pages_per_layer=4)
-    summaries = make_summaries(channel, grid, keys[:, :, :40], page_tokens=PAGE_TOKENS, device="cpu")
+    summaries = make_summaries(channel, grid, keys[:, :, :40].transpose(0, 1), page_tokens=PAGE_TOKENS, device="cpu")
     for place in range(40, 60):
         query = torch.randn((NUM_SEQUENCES, NUM_HEADS, 1, HEAD_DIM), generator=generator)
         for layer in range(NUM_LAYERS):
