@@ -23,6 +23,7 @@ from kvsim.calibrate.machine import describe_machine, device_memory_bytes
 from kvsim.calibrate.plan import FULL, QUICK, Plan
 from kvsim.calibrate.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibrate.random_inputs import random_model, random_tokens
+from kvsim.calibrate.restore_costs import restore_tables
 from kvsim.calibrate.segments import num_segment_steps, segment_samples, speculation_samples
 from kvsim.calibrate.timers import Neighbours, repeat_s
 from kvsim.engine.cuda_link import CudaLink
@@ -240,6 +241,10 @@ def _profile(
     advance = given.advance("prefill", num_prefills(plan))
     prefills = prefill_samples(given.model, tokens, plan, num_layers=shape.num_layers, advance=advance)
     caches = cache_tables(given.model, tokens, plan, num_layers=shape.num_layers, make_advance=given.advance)
+    stated_bytes_per_s = link.stated_bandwidth_bytes_per_s
+    caches |= restore_tables(
+        shape, plan, device=device, bandwidth_bytes_per_s=stated_bytes_per_s, make_advance=given.advance
+    )
     layers = ""
     if given.num_layers != shape.num_layers:
         layers = f"Random weights; {given.num_layers} layers stood for all. "

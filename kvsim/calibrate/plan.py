@@ -36,6 +36,8 @@ class Plan:
     """New tokens of each sequence in one call of the model, for the other caches; with each batch and cached tokens."""
     forward_cached_tokens: tuple[int, ...]
     num_forwards: int
+    restored_tokens: tuple[int, ...]
+    """Tokens of a prompt's states, put back from a tier and kept there."""
 
     @property
     def middle_page_tokens(self) -> int:
@@ -66,6 +68,7 @@ FULL = Plan(
     forward_new_tokens=(1, 24, 144, 448),
     forward_cached_tokens=(0, 144, 416),
     num_forwards=3,
+    restored_tokens=(12, 96, 640, 2560),
 )
 """Under five minutes for a model of some hundred million parameters."""
 
@@ -86,6 +89,7 @@ QUICK = Plan(
     forward_new_tokens=(1, 24, 144),
     forward_cached_tokens=(0, 208),
     num_forwards=2,
+    restored_tokens=(12, 320),
 )
 """Under one minute."""
 

@@ -50,6 +50,7 @@ TINY = Plan(
     forward_new_tokens=(1, 16),
     forward_cached_tokens=(0, 24),
     num_forwards=1,
+    restored_tokens=(8, 64),
 )
 BANDWIDTH_BYTES_PER_S = 20e6
 _NOT_ASKED = ("prefill", "policies.stream", "link.to_device", "link.to_host")
@@ -86,7 +87,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     for pieces in (1, 4):
         stated_s = pieces * page_bytes / BANDWIDTH_BYTES_PER_S
         assert stated_s <= profile.link.to_device.transfer_s(pieces, page_bytes) < stated_s + 0.02
-    assert {stage for stage, _, _ in stages} == {"compute", "decisions", "link", "other caches", "prefill"}
+    assert {stage for stage, _, _ in stages} == {"compute", "decisions", "link", "other caches", "prefill", "prompts"}
     for stage in {stage for stage, _, _ in stages}:
         last = [entry for entry in stages if entry[0] == stage][-1]
         assert 0.9 * last[2] <= last[1] <= 3 * last[2]
@@ -155,9 +156,21 @@ def test_cuda_without_a_gpu_is_one_line():
 
 
 def test_the_other_caches_have_a_table_a_batch():
-    caches = _profile().caches
+    caches = {name: table for name, table in _profile().caches.items() if name.startswith("forward@")}
     assert set(caches) == {"forward@1", "forward@2"}
     for table in caches.values():
         assert (table.amounts, table.batches) == ((1.0, 16.0), (0.0, 24.0))
         assert table.num_samples == 4
         assert min(min(row) for row in table.time_s) > 0
+
+
+def test_states_of_a_prompt_have_a_table_a_tier_and_the_host_is_behind_the_link():
+    caches = _profile().caches
+    token_bytes = SHAPE.num_layers * SHAPE.page_bytes(1)
+    for what in ("restore", "store"):
+        near, far = caches[f"{what}.device"], caches[f"{what}.host"]
+        assert near.amounts == far.amounts == (8.0, 64.0)
+        for tokens in near.amounts:
+            stated_s = tokens * token_bytes / BANDWIDTH_BYTES_PER_S
+            assert stated_s <= far.at_s(tokens, 1) < stated_s + 0.02
+            assert 0 < near.at_s(tokens, 1) < stated_s
