@@ -21,6 +21,14 @@ class TraceError(KvsimError):
         super().__init__(f"{where}: {problem}")
 
 
+class MarkupError(KvsimError):
+    """A prompt schema or a prompt is not well-formed, or says something that cannot be laid out."""
+
+    def __init__(self, source: Path | str, problem: str, *, line: int, tag: str = "") -> None:
+        where = f"{source}:{line}: <{tag}>" if tag else f"{source}:{line}"
+        super().__init__(f"{where}: {problem}")
+
+
 class CapacityError(KvsimError):
     """A budget, a device or a disk is too small for what was asked."""
 
