@@ -28,6 +28,7 @@ from kvsim.calibrate.segments import num_segment_steps, segment_samples, specula
 from kvsim.calibrate.timers import Neighbours, repeat_s
 from kvsim.engine.cuda_link import CudaLink
 from kvsim.engine.link import EmulatedLink
+from kvsim.engine.sdpa import cudnn_left_out
 from kvsim.engine.stamps import Stamps
 from kvsim.engine.weights import load_model, shape_of
 from kvsim.errors import CalibrationError
@@ -103,7 +104,7 @@ def calibrate(
         name=name or f"{device}-{_stem(model, shape)}",
         command=command,
     )
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), _one_thread(), cudnn_left_out():
         return _measure_cuda(given) if device == "cuda" else _measure_cpu(given, bandwidth_bytes_per_s)
 
 

@@ -20,6 +20,7 @@ from kvsim.engine.link import EmulatedLink, Link, Transfer
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.prefill import Snapshot
+from kvsim.engine.sdpa import cudnn_left_out
 from kvsim.engine.stamps import Stamps, stamped
 from kvsim.errors import CapacityError
 
@@ -209,12 +210,16 @@ def decoding(
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Compute on one thread and collect no garbage while the block lasts: pauses would hit whatever step they may."""
+    """Compute on one thread, without cuDNN's attention, and collect no garbage while the block lasts.
+
+    Pauses would hit whatever step they may.
+    """
     was_collecting, num_threads = gc.isenabled(), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         gc.disable()
-        yield
+        with cudnn_left_out():
+            yield
     finally:
         torch.set_num_threads(num_threads)
         if was_collecting:

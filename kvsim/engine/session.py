@@ -18,6 +18,7 @@ from kvsim.engine.link import Link
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.prefill import Snapshot
+from kvsim.engine.sdpa import cudnn_left_out
 from kvsim.engine.speculation import listen
 from kvsim.engine.tally import Tally
 from kvsim.errors import CapacityError, KvsimError
@@ -90,7 +91,8 @@ class Session:
         """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
         if self._run is None:
             return None
-        output = self._run.attend(layer, query, scaling)
+        with cudnn_left_out():
+            output = self._run.attend(layer, query, scaling)
         if layer == self.given.setting.grid.num_layers - 1:
             self._run.end()
             self.num_steps += 1

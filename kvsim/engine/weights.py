@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from kvsim.engine.families import TORCH_DTYPES as TORCH_DTYPES
 from kvsim.engine.families import check_config, shape_of_config
 from kvsim.engine.families import shape_of as shape_of
+from kvsim.engine.sdpa import leave_cudnn_out
 from kvsim.errors import KvsimError
 from kvsim.models import DType, ModelShape, Quantisation
 
@@ -32,6 +33,8 @@ def load_model(
     path_or_id: Path | str, dtype: DType, device: str = "cpu", *, quantisation: Quantisation | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model in evaluation mode, with SDPA attention and weights in `dtype`, and its tokenizer.
+
+    On a GPU SDPA is told to leave cuDNN's attention out, for the whole process; `kvsim.engine.sdpa` says why.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ def load_model(
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise KvsimError(f"device {device!r}: torch sees no CUDA GPU here; use 'cpu'")
+    if device.startswith("cuda"):
+        leave_cudnn_out()
     _read_config(path_or_id)
     source, arguments = _source_of(path_or_id)
     packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
