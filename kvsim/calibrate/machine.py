@@ -6,6 +6,9 @@ import ast
 import hashlib
 import os
 import platform
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ _UNTIMED = (
     "decode_trace",
     "generation",
     "kv_states",
+    "module_run",
     "prompt_cache",
     "prompt_run",
     "recorder",
@@ -43,7 +47,7 @@ def describe_machine(*, device: str, num_threads: int, command: str) -> Machine:
         host=platform.node(),
         processor=processor,
         device=torch.cuda.get_device_name() if is_cuda else processor,
-        driver=str(torch.version.cuda or "") if is_cuda else "",
+        driver=gpu_driver() if is_cuda else "",
         num_threads=num_threads,
         os=platform.platform(),
         python=python,
@@ -73,6 +77,21 @@ def _bare(source: str) -> str:
                 part for part in node.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
             ] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """Return the version of NVIDIA's driver, as in ``580.159.04``; what torch was built for where nobody tells."""
+    if file.is_file():
+        found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", file.read_text(encoding="utf-8"))
+        if found is not None:
+            return found[1]
+    program = shutil.which("nvidia-smi")
+    if program is not None:
+        command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        if told.returncode == 0 and told.stdout.strip():
+            return told.stdout.split()[0]
+    return f"CUDA {torch.version.cuda or 'unknown'}"
 
 
 def device_memory_bytes(device: str) -> int:
