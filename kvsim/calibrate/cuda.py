@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class DeviceStamps(Stamps):
     def __init__(self) -> None:
         super().__init__()
         self._events: list[torch.cuda.Event] = []
-        self._sleep_cycles = int(_QUEUE_S * torch.cuda.get_device_properties(0).clock_rate * 1e3)  # it is in kHz
+        self._sleep_cycles = int(_QUEUE_S * cycles_per_s())
 
     def mark(self) -> None:
         """Pass a boundary."""
@@ -77,6 +78,19 @@ class DeviceStamps(Stamps):
         replayed = HostStamps()
         replayed._stamps_ns = stamps_ns
         return replayed.parts_s(num_layers)
+
+
+@cache
+def cycles_per_s() -> float:
+    """Return the cycles of the device's sleep in a second, timed: not every torch and driver tells the clock's rate."""
+    cycles = 20_000_000
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    started, ended = timed_event(), timed_event()
+    started.record()
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    ended.record()
+    ended.synchronize()
+    return float(cycles / (started.elapsed_time(ended) * 1e-3))  # CUDA gives ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 
 from kvsim.engine.link import Transfer
@@ -159,9 +158,8 @@ class CudaLink:
         """Gather on the host, copy once, scatter on the device; torch keeps pinned memory until its copy is done."""
         pool = self._pool
         self._check_on_host(transfer)
-        rows, columns = np.divmod(transfer.pages, pool.grid.pages_per_layer)
         staging = torch.empty((transfer.pages.size, *pool.slots.shape[1:]), dtype=pool.slots.dtype, pin_memory=True)
-        torch.stack([pool.host_pages[row, column] for row, column in zip(rows, columns, strict=True)], out=staging)
+        pool.gather(transfer.pages, staging)
         arrived = staging.to(pool.slots.device, non_blocking=True)
         slots = torch.from_numpy(transfer.slots).pin_memory().to(pool.slots.device, non_blocking=True)
         pool.slots.index_copy_(0, slots, arrived)

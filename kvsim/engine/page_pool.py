@@ -46,8 +46,11 @@ class PagePool:
         shape = (grid.num_sequences * grid.num_layers, grid.pages_per_layer, page_tokens, *token_shape)
         self.grid = grid
         self.page_tokens = page_tokens
-        pages = host_tokens.flatten(0, 1)[:, : grid.pages_per_layer * page_tokens]
-        self.host_pages = pages.view(shape)  # [sequence x layer, page, token, 2, kv head, head_dim]
+        rows = host_tokens.flatten(0, 1)
+        self.host_pages = rows[:, : grid.pages_per_layer * page_tokens].view(shape)
+        # [sequence x layer, page, token, 2, kv head, head_dim]
+        self._room_pages, rest = divmod(rows.shape[1], page_tokens)
+        self._all_pages = rows.view(-1, *shape[2:]) if rest == 0 and rows.is_contiguous() else None
         self.slots = torch.empty((num_slots, *shape[2:]), dtype=host_tokens.dtype, device=device)
         # [num_slots, page_tokens, 2, num_kv_heads, head_dim]
         self.page_bytes = self.slots[0].numel() * self.slots.element_size()
@@ -112,6 +115,15 @@ class PagePool:
             np.copyto(self._host_bytes[divmod(page, self.grid.pages_per_layer)], self._slot_bytes[slot])
             self.is_on_host[page] = True
         return int(pages.size)
+
+    def gather(self, pages: PageIds, into: torch.Tensor) -> None:
+        """Copy host pages one behind the other to host memory, ``[pages, page_tokens, 2, num_kv_heads, head_dim]``."""
+        rows, columns = np.divmod(pages, self.grid.pages_per_layer)
+        if self._all_pages is not None:
+            places = torch.from_numpy(rows * self._room_pages + columns)
+            torch.index_select(self._all_pages, 0, places, out=into)
+        else:
+            into.copy_(self.host_pages[torch.from_numpy(rows), torch.from_numpy(columns)])
 
     def place(self, pages: PageIds) -> None:
         """Put `pages` into slots at once, without the link: what prefill leaves on the device.

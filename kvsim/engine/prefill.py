@@ -34,7 +34,7 @@ class Snapshot:
         return int(self.tokens.shape[1])
 
     def layer_keys(self, device: str) -> Iterator[torch.Tensor]:
-        """Yield the prompt's keys of each layer in turn on `device`, ``[num_sequences, tokens, num_kv_heads, head_dim]``.
+        """Yield the prompt's keys of each layer on `device`, ``[num_sequences, tokens, num_kv_heads, head_dim]``.
 
         To a GPU keys and values travel together, sequence by sequence: each is one contiguous copy from pinned memory.
         """

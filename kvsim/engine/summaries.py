@@ -153,11 +153,11 @@ _KINDS: dict[str, type[QuestSummaries] | type[CuboidMeanSummaries] | type[MeanSu
 
 
 def _runs(keys: torch.Tensor, page_tokens: int) -> list[tuple[slice, torch.Tensor]]:
-    """Return a layer's full pages and what lies behind them: their places, ``[sequence, page, token, kv head, dim]``."""
+    """Return a layer's full pages and what lies behind them: places and ``[sequence, page, token, kv head, dim]``."""
     num_full = keys.shape[1] // page_tokens
     runs = []
     if num_full:
-        full = keys[:, : num_full * page_tokens].unflatten(1, (num_full, page_tokens))
+        full = keys[:, : num_full * page_tokens].reshape(len(keys), num_full, page_tokens, *keys.shape[2:])
         runs.append((slice(0, num_full), full))
     if keys.shape[1] % page_tokens:
         runs.append((slice(num_full, num_full + 1), keys[:, num_full * page_tokens :].unsqueeze(1)))

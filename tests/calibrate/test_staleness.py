@@ -8,7 +8,7 @@ import pytest
 
 from kvsim.assets import find_profile
 from kvsim.calibrate import staleness
-from kvsim.calibrate.machine import describe_machine, kernels_digest
+from kvsim.calibrate.machine import describe_machine, gpu_driver, kernels_digest
 from kvsim.calibrate.staleness import MIN_TOLERANCE_FRAC, judge, spots_of, stale_reasons, verdict_of
 from kvsim.hardware import SEGMENTS, Machine, Profile, load_profile
 from tests.accesses import make_profile
@@ -134,3 +134,18 @@ def test_nothing_is_timed_where_the_profile_itself_says_that_it_is_stale(
     fresh = measured(here, date=datetime.now(UTC).isoformat())
     with pytest.raises(AssertionError, match="timed"):
         judge(fresh, fresh.shape, "nowhere")
+
+
+def test_the_driver_is_read_from_its_own_file(tmp_path):
+    file = tmp_path / "version"
+    file.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue Oct  7 19:51:35 UTC 2025\nGCC version: 13\n"
+    )
+    assert gpu_driver(file) == "580.159.04"
+    file.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n")
+    assert gpu_driver(file) == "575.57.08"
+
+
+def test_without_a_driver_torchs_own_cuda_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_driver(tmp_path / "none").startswith("CUDA ")
