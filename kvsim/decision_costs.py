@@ -83,8 +83,8 @@ def fit_decisions(samples: Sequence[_Sample], *, everything: bool, source: str) 
 
     Examples
     --------
-    >>> fit_decisions([(6, 90, 2e-6), (6, 90, 3e-6), (9, 90, 1e-6)], everything=False, source="here").time_s
-    ((2.5e-06,), (2.5e-06,))
+    >>> fit_decisions([(6, 90, 2e-6), (6, 90, 4e-6), (9, 90, 1e-6)], everything=False, source="here").time_s
+    ((3e-06,), (3e-06,))
     """
     rows = np.array(samples, dtype=np.float64)
     if everything:

@@ -180,6 +180,7 @@ def test_policy_that_decides_otherwise_in_one_back_end_is_found_at_its_first_ste
         return plan
 
     monkeypatch.setattr(Paged, "decide", swapped)
+    monkeypatch.setattr("kvsim.sim.simulation.can_run", lambda _: False)  # whole steps are compiled: nothing to swap
     check = simulated(load_scenario(scenario_file), measured, folder, scenario_file.parent)
     found = check.comparison.divergence
     assert found is not None

@@ -175,9 +175,9 @@ def test_shipped_profile_says_of_128_token_pages_that_its_copies_are_extrapolate
 
 def test_run_keeps_what_lies_outside_its_profile_in_summary_and_verdict(tmp_path: Path) -> None:
     path = find_scenario("smollm2_cpu")
-    _, scenario = load_any(path, ["trace.num_steps=10", "budget.context_frac=0.5", 'run.policies=["stream"]'])
+    _, scenario = load_any(path, ["trace.num_steps=10", "run.batch=4", 'run.policies=["stream"]'])
     summary = simulate(scenario, beside=path.parent).summary
-    (found,) = summary["beyond_profile"]
-    assert (found["cost"], found["counts"], found["measured_high"]) == ("link.to_device", "pieces", 80)
-    assert found["asked_high"] > SLACK * 80
-    assert summary["verdict"][-1].startswith("Outside the profile: a copy to the device was measured for 1 to 80 pages")
+    found = next(one for one in summary["beyond_profile"] if one["cost"] == "link.to_device")
+    assert found["counts"] == "pieces" and found["asked_high"] > SLACK * found["measured_high"]
+    said = "Outside the profile: a copy to the device was measured for 1 to 410 pages"
+    assert any(line.startswith(said) for line in summary["verdict"])
