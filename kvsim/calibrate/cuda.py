@@ -22,7 +22,7 @@ from kvsim.calibrate.timers import repeat_s
 from kvsim.engine.cuda_link import CudaLink, Mechanism, timed_event
 from kvsim.engine.link import Transfer, TransferKind
 from kvsim.engine.page_pool import PagePool
-from kvsim.engine.stamps import LAYER_PARTS, Stamps
+from kvsim.engine.stamps import LAYER_PARTS, Stamps, parts_of
 from kvsim.types import FloatArray, PageGrid
 
 _QUEUE_S = 4e-3
@@ -71,13 +71,12 @@ class DeviceStamps(Stamps):
         """Return the device's seconds of each part, ``sync`` left at 0: it holds the sleep."""
         torch.cuda.current_stream().synchronize()
         starts = self._events[:: self._per_step]
-        stamps_ns = []
+        edges_s = np.empty((len(starts), self._per_step))
         for step, first in enumerate(starts):
             events = self._events[step * self._per_step : (step + 1) * self._per_step]
-            stamps_ns += [int(first.elapsed_time(event) * 1e6) for event in events]  # CUDA gives ms
-        replayed = HostStamps()
-        replayed._stamps_ns = stamps_ns
-        return replayed.parts_s(num_layers)
+            edges_s[step] = [first.elapsed_time(event) * 1e-3 for event in events]  # CUDA gives ms
+        parts = parts_of(edges_s, num_layers)
+        return parts | {"sync": np.zeros_like(parts["sync"])}
 
 
 @cache

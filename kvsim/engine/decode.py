@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kvsim.engine.attention import attached
 from kvsim.engine.cache import RunCache
 from kvsim.engine.cuda_link import CudaLink, Mechanism
+from kvsim.engine.cuda_stamps import EventStamps
 from kvsim.engine.link import EmulatedLink, Link, Transfer
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
@@ -86,7 +87,9 @@ def decode(
     logits: list[torch.Tensor] = []
     fed = snapshot.next_token
     pool = make_pool(snapshot, given, device=model.device.type)
-    stamps = Stamps() if is_stamped else None
+    stamps: Stamps | None = None
+    if is_stamped:
+        stamps = EventStamps() if model.device.type == "cuda" else Stamps()
     link = (make_link or _link_maker(given, mechanism))(pool, bandwidth_bytes_per_s)
     with decoding(model, snapshot, given, pool, link, stamps) as decoder:
         if observer is not None:

@@ -58,10 +58,18 @@ class Stamps:
     def parts_s(self, num_layers: int) -> dict[str, NDArray[np.float64]]:
         """Return the seconds of each part: ``embed`` and ``head`` by step, the others ``[num_steps, num_layers]``."""
         stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, _stamps_a_step(num_layers))
-        spans_s = np.diff(stamps, axis=1) * 1e-9
-        layers = spans_s[:, 1:-1].reshape(-1, num_layers, len(LAYER_PARTS))
-        parts = {"embed": spans_s[:, 0], "head": spans_s[:, -1]}
-        return parts | {name: layers[:, :, place] for place, name in enumerate(LAYER_PARTS)}
+        return _parts(np.diff(stamps, axis=1) * 1e-9, num_layers)
+
+
+def parts_of(edges_s: NDArray[np.float64], num_layers: int) -> dict[str, NDArray[np.float64]]:
+    """Return what `Stamps.parts_s` does, of given boundaries, ``[num_steps, 3 + 10 * num_layers]``."""
+    return _parts(np.diff(edges_s, axis=1), num_layers)
+
+
+def _parts(spans_s: NDArray[np.float64], num_layers: int) -> dict[str, NDArray[np.float64]]:
+    layers = spans_s[:, 1:-1].reshape(-1, num_layers, len(LAYER_PARTS))
+    parts = {"embed": spans_s[:, 0], "head": spans_s[:, -1]}
+    return parts | {name: layers[:, :, place] for place, name in enumerate(LAYER_PARTS)}
 
 
 def _stamps_a_step(num_layers: int) -> int:
