@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from kvsim.kernels.arrays import compiled, int_rows, ints, masks
 from kvsim.kernels.layout import (
     ATTENDS_ALL,
+    COUNTS,
     DIGEST,
     EVICTABLE,
     EVICTED,
+    FLAGS,
+    FREE,
     FREE_AFTER,
     HITS,
     LAYER,
     MARK,
     MISSES,
+    MISSING,
     NUM_LAYERS,
     NUM_MISSES,
+    NUM_OPENED,
+    NUM_PAGES,
     NUM_SEQUENCES,
+    OPENED,
     PAGE_BYTES,
+    PAGES,
+    PAGES_NOW,
     PAGES_PER_LAYER,
     PINNED_FIRST,
     PINNED_LAST,
+    PLAN,
     PREFETCHABLE,
     PREFETCHED,
     QUOTA,
     RESIDENT,
     ROW,
+    ROWS,
     SELECTED,
     TO_DEVICE_BYTES,
     UNREAD,
     USED,
+    WAS_EVICTABLE,
     WASTED,
 )
 
@@ -52,7 +64,7 @@ def _crc_tables():
 _CRC = _crc_tables()
 
 
-@numba.njit(cache=True)
+@compiled
 def digest_of(pages, count, digest):
     """Return the CRC-32 of page ids, eight bytes each, going on from `digest`: ``zlib.crc32``.
 
@@ -66,16 +78,14 @@ def digest_of(pages, count, digest):
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
 
 
-@numba.njit(cache=True)
-def open_pages(counts, flags, num_pages, free, opened):
-    """Let sequences that grew by a page open it in this layer; return how many.
-
-    `opened` says how many pages each sequence has now, and then the ids of the opened pages.
-    """
-    layer = counts[LAYER]
-    count = 0
+@compiled
+def open_pages(run):
+    """Let sequences that grew by a page open it in this layer; write the pages and their number."""
+    counts, flags, num_pages = ints(run, COUNTS), masks(run, FLAGS), int_rows(run, NUM_PAGES)
+    free, opened, now = ints(run, FREE), ints(run, OPENED), ints(run, PAGES_NOW)
+    layer, count = counts[LAYER], 0
     for sequence in range(counts[NUM_SEQUENCES]):
-        total = opened[sequence]
+        total = now[sequence]
         if total <= num_pages[sequence, layer]:
             continue
         num_pages[sequence, layer] = total
@@ -86,21 +96,25 @@ def open_pages(counts, flags, num_pages, free, opened):
         low = max(window - 1, counts[PINNED_FIRST])
         if low < window:
             flags[EVICTABLE, first + low] = flags[RESIDENT, first + low]
-        flags[EVICTABLE, first : first + min(counts[PINNED_FIRST], total)] = False
-        flags[EVICTABLE, first + max(window, 0) : first + total] = False
+        for page in range(first, first + min(counts[PINNED_FIRST], total)):
+            flags[EVICTABLE, page] = False
+        for page in range(first + max(window, 0), first + total):
+            flags[EVICTABLE, page] = False
         flags[PREFETCHABLE, first + total - 1] = False
         opened[count] = first + total - 1
         count += 1
-    return count
+    counts[NUM_OPENED] = count
 
 
-@numba.njit(cache=True)
-def select(counts, flags, free, selected, misses, held):
-    """Find the misses and take what is selected out of what a policy may name; `held` keeps what was evictable."""
+@compiled
+def select(run, selected):
+    """Find the misses and take what is selected out of what a policy may name, but keep what was evictable."""
+    counts, flags, free = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE)
+    misses, was_evictable = int_rows(run, PLAN)[MISSING], masks(run, WAS_EVICTABLE)[0]
     num_misses = 0
     for place in range(selected.size):
         page = selected[place]
-        held[place] = flags[EVICTABLE, page]
+        was_evictable[place] = flags[EVICTABLE, page]
         flags[EVICTABLE, page] = False
         if not flags[RESIDENT, page]:
             flags[PREFETCHABLE, page] = False
@@ -110,42 +124,41 @@ def select(counts, flags, free, selected, misses, held):
     counts[FREE_AFTER] = free[counts[LAYER] if free.size > 1 else 0] - num_misses
 
 
-@numba.njit(cache=True)
-def is_sound(counts, flags, pages, victims, prefetches):
+@compiled
+def is_sound(run, victims, prefetches):
     """Return whether a plan keeps to the protocol; `victims` ascend. ``Residency.check`` says what is wrong."""
-    for page in victims:
-        if page < 0 or page >= flags.shape[1]:
-            return False
-    for page in prefetches:
-        if page < 0 or page >= flags.shape[1]:
-            return False
+    counts, flags, pages = ints(run, COUNTS), masks(run, FLAGS), int_rows(run, PAGES)
     for place in range(victims.size):
-        if not flags[EVICTABLE, victims[place]] or (place > 0 and victims[place] == victims[place - 1]):
+        page = victims[place]
+        if page < 0 or page >= flags.shape[1] or not flags[EVICTABLE, page]:
+            return False
+        if place > 0 and page == victims[place - 1]:
             return False
     for place in range(prefetches.size):
-        if not flags[PREFETCHABLE, prefetches[place]]:
+        page = prefetches[place]
+        if page < 0 or page >= flags.shape[1] or not flags[PREFETCHABLE, page]:
             return False
-        pages[MARK, prefetches[place]] = place
+        pages[MARK, page] = place
     for place in range(prefetches.size):
         if pages[MARK, prefetches[place]] != place:
             return False
     return counts[ATTENDS_ALL] == 1 or prefetches.size <= counts[QUOTA]
 
 
-@numba.njit(cache=True)
-def carry_out(counts, flags, free, selected, misses, held, victims, prefetches):
+@compiled
+def carry_out(run, selected, misses, victims, prefetches):
     """Enter a sound plan in the books; return whether every page has a slot."""
+    counts, flags, free = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE)
+    was_evictable = masks(run, WAS_EVICTABLE)[0]
     shares, layer = free.size == 1, counts[LAYER]
     for page in victims:
         flags[RESIDENT, page] = flags[EVICTABLE, page] = False
         flags[PREFETCHABLE, page] = True
         free[0 if shares else (page // counts[PAGES_PER_LAYER]) % counts[NUM_LAYERS]] += 1
     for place in range(selected.size):
-        page = selected[place]
-        if flags[RESIDENT, page]:
-            flags[EVICTABLE, page] = held[place]
-        else:
-            flags[RESIDENT, page] = flags[EVICTABLE, page] = True
+        flags[EVICTABLE, selected[place]] = was_evictable[place]
+    for page in misses:
+        flags[RESIDENT, page] = flags[EVICTABLE, page] = True
     free[0 if shares else layer] -= misses.size
     for page in prefetches:
         flags[RESIDENT, page] = flags[EVICTABLE, page] = True
@@ -157,9 +170,10 @@ def carry_out(counts, flags, free, selected, misses, held, victims, prefetches):
     return True
 
 
-@numba.njit(cache=True)
-def count(counts, rows, flags, selected, misses, victims, prefetches):
+@compiled
+def count(run, selected, misses, victims, prefetches):
     """Count one decision in the row of its step."""
+    counts, flags, rows = ints(run, COUNTS), masks(run, FLAGS), int_rows(run, ROWS)
     row = rows[counts[ROW]]
     row[SELECTED] += selected.size
     row[HITS] += selected.size - misses.size

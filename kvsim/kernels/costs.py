@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from kvsim.kernels.layout import DECIDE, HOST_TABLE, MEMO, TABLE, TO_DEVICE_TABLE
+from kvsim.kernels.arrays import compiled, float_rows, floats, ints
+from kvsim.kernels.layout import CARRIED_S, CLOCK, COUNTS, DECIDE, HOST_TABLE, MEMO, TABLE, TABLES, TO_DEVICE_TABLE
 
 
-@numba.njit(cache=True)
+@compiled
 def at_s(tables, start, amount):
     """Return the seconds of `amount` by the table at `start`: ``CostTable.at_s`` operation by operation.
 
@@ -41,26 +41,36 @@ def at_s(tables, start, amount):
     return max(value, 0.0)
 
 
-@numba.njit(cache=True)
-def remember(counts, clock, tables, segment, amount):
-    """Return where in `clock` the costs of `segment` stand, worked out anew only where the amount has changed.
+@compiled
+def remember(run, segment, amount):
+    """Return where in the clock the costs of `segment` stand, worked out anew only where the amount has changed.
 
     They are ``amount, device_s, host_s``; the tail, which depends on nothing, stands behind them.
     """
+    clock = floats(run, CLOCK)
     place = MEMO + 4 * segment
     if clock[place] != amount:
-        clock[place] = amount
-        clock[place + 1] = at_s(tables, counts[TABLE + segment], amount)
-        if segment != DECIDE:
-            clock[place + 2] = at_s(tables, counts[TABLE + HOST_TABLE + segment], amount)
+        _work_out(run, segment, float(amount))
     return place
 
 
-@numba.njit(cache=True)
-def transfer_s(counts, tables, carried_s, direction, num_pages):
-    """Return the time of `num_pages` over the idle link; `carried_s` keeps what was worked out, ``[2, most + 1]``."""
+@compiled
+def _work_out(run, segment, amount):
+    counts, clock, tables = ints(run, COUNTS), floats(run, CLOCK), floats(run, TABLES)
+    place = MEMO + 4 * segment
+    clock[place] = amount
+    clock[place + 1] = at_s(tables, counts[TABLE + segment], amount)
+    if segment != DECIDE:
+        clock[place + 2] = at_s(tables, counts[TABLE + HOST_TABLE + segment], amount)
+
+
+@compiled
+def transfer_s(run, direction, num_pages):
+    """Return the time of `num_pages` over the idle link, and keep what was worked out."""
+    carried_s = float_rows(run, CARRIED_S)
     known_s = carried_s[direction, num_pages]
     if np.isnan(known_s):
+        counts, tables = ints(run, COUNTS), floats(run, TABLES)
         known_s = at_s(tables, counts[TABLE + TO_DEVICE_TABLE + direction], float(num_pages)) if num_pages else 0.0
         carried_s[direction, num_pages] = known_s
     return known_s

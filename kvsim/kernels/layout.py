@@ -1,11 +1,44 @@
-"""Where everything stands in the arrays of a compiled run: names for indices, and nothing else.
+"""Where everything stands in the arrays of a compiled run: names for arrays and indices, and nothing else.
 
-A kernel call pays for every array it is handed, so a run is packed into few: `COUNTS` holds whole numbers, `CLOCK`
-times and rates, `RING` and `DONE` the transfers by number, `WORKS` the compute stream's queue. Numbers of transfers
-and of works only grow; their slot is the number modulo the ring's capacity, a power of two.
+`COUNTS` holds whole numbers, `CLOCK` times and rates, `RING` and `DONE` the transfers by number, `WORKS` the compute
+stream's queue. Numbers of transfers and of works only grow; their slot is the number modulo the ring's capacity, a
+power of two.
 """
 
 from __future__ import annotations
+
+# arrays (`kvsim.kernels.arrays`); the readings are a block's: the page ids of step s and layer l stand from
+# OFFSETS[s * num_layers + l] on, with s counted from the block's first step, CONTEXT[s] are the tokens of each sequence
+(
+    COUNTS,
+    CLOCK,
+    RING,
+    DONE,
+    WORKS,
+    TABLES,
+    CARRIED_S,  # times of transfers worked out, [direction, pages]
+    TIMES,
+    ROWS,
+    FLAGS,
+    PAGES,
+    PLAN,
+    PAGES_NOW,  # of each sequence in this step
+    NUM_PAGES,  # of each layer of each sequence, [num_sequences, num_layers]
+    FREE,
+    OPENED,
+    WAS_EVICTABLE,  # of what is selected now, in its order
+    READINGS,
+    OFFSETS,
+    CONTEXT,
+    RULES,
+    LINKS,
+    READ_BITS,
+    SEEN_BITS,
+) = range(24)
+NUM_ARRAYS = 24
+
+# plan, [3, num_page_ids]: the misses, and what a policy that is no kernel has written
+MISSING, LEAVING, COMING = range(3)
 
 # flags, [4, num_page_ids]: the books of `kvsim.policies.residency`, and pages prefetched and not read since
 RESIDENT, EVICTABLE, PREFETCHABLE, UNREAD = range(4)
@@ -48,10 +81,14 @@ CARRIED_BY, WRITTEN_BY, MARK = range(3)
     FREE_AFTER,
     DIGEST,
     IS_STUCK,
+    ALL_PAGES,  # of all sequences in this step
+    UNFILLED_TOKENS,  # of the open pages in this step
+    NUM_FILLED,  # sequences that fill a page in this step
+    IS_OPENING,  # whether a sequence opens a page in this step
     RUNNING,  # and RUNNING + 1: the transfer that each direction carries, or -1
     _RUNNING_1,
     HEAD,  # of five queues
-) = range(36)
+) = range(40)
 SIZE = HEAD + 5
 TABLE = SIZE + 5  # offsets of the cost tables
 NUM_TABLES = 17

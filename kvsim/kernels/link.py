@@ -6,9 +6,9 @@ could have become ready. `advance` goes through those times in order. All sums a
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from kvsim.kernels.arrays import compiled, float_rows, floats, int_rows, ints
 from kvsim.kernels.costs import transfer_s
 from kvsim.kernels.layout import (
     AFTER,
@@ -16,7 +16,10 @@ from kvsim.kernels.layout import (
     AFTER_FIRST,
     ARRIVED_S,
     BACK,
+    CLOCK,
+    COUNTS,
     DEMAND,
+    DONE,
     ENGINE_SIZE,
     HEAD,
     IS_SYNCHRONOUS,
@@ -30,6 +33,7 @@ from kvsim.kernels.layout import (
     PREFETCH,
     READ_S,
     READER,
+    RING,
     RUNNING,
     SEEN_S,
     SINCE_S,
@@ -41,7 +45,7 @@ from kvsim.kernels.layout import (
 from kvsim.kernels.stream import end_known_s, has_arrived, resolve
 
 
-@numba.njit(cache=True)
+@compiled
 def busy_s(clock, direction, now_s):
     """Return how long a direction was busy up to `now_s`."""
     base = direction * ENGINE_SIZE
@@ -50,16 +54,18 @@ def busy_s(clock, direction, now_s):
     return clock[base + TOTAL_S] + running_s
 
 
-@numba.njit(cache=True)
-def append(counts, ring, queue, number):
+@compiled
+def append(run, queue, number):
     """Put a transfer behind the others of a queue."""
+    counts, ring = ints(run, COUNTS), int_rows(run, RING)
     ring[queue, (counts[HEAD + queue] + counts[SIZE + queue]) & (ring.shape[1] - 1)] = number
     counts[SIZE + queue] += 1
 
 
-@numba.njit(cache=True)
-def remove(counts, ring, queue, place):
+@compiled
+def remove(run, queue, place):
     """Take the transfer at `place` out of a queue."""
+    counts, ring = ints(run, COUNTS), int_rows(run, RING)
     mask = ring.shape[1] - 1
     head = counts[HEAD + queue]
     number = ring[queue, (head + place) & mask]
@@ -70,9 +76,10 @@ def remove(counts, ring, queue, place):
     return number
 
 
-@numba.njit(cache=True)
-def make_transfer(counts, ring, done, num_pages, after_first, after_count, reader, read_s):
+@compiled
+def make_transfer(run, num_pages, after_first, after_count, reader, read_s):
     """Return the number of a new transfer that is not queued yet."""
+    counts, ring, done = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE)
     number = counts[NEXT_TRANSFER]
     counts[NEXT_TRANSFER] = number + 1
     slot = number & (ring.shape[1] - 1)
@@ -85,12 +92,13 @@ def make_transfer(counts, ring, done, num_pages, after_first, after_count, reade
     return number
 
 
-@numba.njit(cache=True)
-def ready_s(counts, ring, done, works, number, now_s, just):
+@compiled
+def ready_s(run, number, now_s, just):
     """Return when a transfer may start, as far as that is known (else infinity), and whether that is now.
 
     What arrived at this very moment (`just`) is known to its waiters only a moment later, at the same time.
     """
+    counts, ring, done = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE)
     slot = number & (ring.shape[1] - 1)
     if ring[AFTER_COUNT, slot] == 0 and ring[READER, slot] < 0:
         return now_s, True
@@ -98,7 +106,7 @@ def ready_s(counts, ring, done, works, number, now_s, just):
     if ring[READER, slot] >= 0:
         read_s = done[READ_S, slot]
         if np.isnan(read_s):
-            read_s = end_known_s(counts, works, ring[READER, slot])
+            read_s = end_known_s(run, ring[READER, slot])
         if read_s > now_s:
             is_ready = False
             at = read_s
@@ -111,19 +119,20 @@ def ready_s(counts, ring, done, works, number, now_s, just):
     return at, is_ready
 
 
-@numba.njit(cache=True)
-def look(counts, clock, ring, done, works, tables, carried_s, direction, now_s, just):
+@compiled
+def look(run, direction, now_s, just):
     """Let an idle engine take what it may carry first, demand before prefetch, or see when to look again."""
+    counts, clock, ring = ints(run, COUNTS), floats(run, CLOCK), int_rows(run, RING)
     base = direction * ENGINE_SIZE
     again_s = np.inf
     for queue in range(DEMAND, BACK) if direction == 0 else range(BACK, BACK + 1):
         for place in range(counts[SIZE + queue]):
             number = ring[queue, (counts[HEAD + queue] + place) & (ring.shape[1] - 1)]
-            at, is_ready = ready_s(counts, ring, done, works, number, now_s, just)
+            at, is_ready = ready_s(run, number, now_s, just)
             if is_ready:
-                remove(counts, ring, queue, place)
+                remove(run, queue, place)
                 num_pages = ring[NUM_IN, number & (ring.shape[1] - 1)]
-                work_s = transfer_s(counts, tables, carried_s, direction, num_pages)
+                work_s = transfer_s(run, direction, num_pages)
                 counts[RUNNING + direction] = number
                 clock[base + SINCE_S] = now_s
                 clock[base + WORK_S] = clock[base + MISSING_S] = work_s
@@ -139,7 +148,7 @@ def look(counts, clock, ring, done, works, tables, carried_s, direction, now_s, 
     clock[base + LOOK_S] = again_s
 
 
-@numba.njit(cache=True)
+@compiled
 def is_still_busy(clock, direction, now_s):
     """Return whether interference left work to do where an idle machine would have arrived, and see for how long."""
     base = direction * ENGINE_SIZE
@@ -153,9 +162,10 @@ def is_still_busy(clock, direction, now_s):
     return missing_s > 1e-9 * clock[base + WORK_S]
 
 
-@numba.njit(cache=True)
-def finish(counts, clock, ring, done, works, times, direction, now_s):
+@compiled
+def finish(run, direction, now_s):
     """Let what an engine carries arrive."""
+    counts, clock, done = ints(run, COUNTS), floats(run, CLOCK), float_rows(run, DONE)
     base = direction * ENGINE_SIZE
     number = counts[RUNNING + direction]
     clock[base + TOTAL_S] += now_s - clock[base + SINCE_S]
@@ -167,15 +177,29 @@ def finish(counts, clock, ring, done, works, times, direction, now_s):
     while counts[OLDEST_TRANSFER] < counts[NEXT_TRANSFER] and done[ARRIVED_S, counts[OLDEST_TRANSFER] & mask] < np.inf:
         counts[OLDEST_TRANSFER] += 1
     if not counts[IS_SYNCHRONOUS]:
-        resolve(counts, clock, ring, done, works, times)
+        resolve(run)
     if direction == 1 and counts[RUNNING] < 0 and counts[SIZE + DEMAND] + counts[SIZE + PREFETCH] > 0:
         clock[LOOK_S] = min(clock[LOOK_S], now_s)
     return number
 
 
-@numba.njit(cache=True)
-def advance(counts, clock, ring, done, works, tables, carried_s, times, limit_s, until):
-    """Move both engines on up to `limit_s`, or until the transfer `until` has arrived; False if it never will."""
+@compiled
+def advance(run, limit_s):
+    """Move both engines on up to `limit_s`."""
+    clock = floats(run, CLOCK)
+    if clock[LOOK_S] <= limit_s or clock[LOOK_S + ENGINE_SIZE] <= limit_s:
+        _advance(run, limit_s, -1)
+
+
+@compiled
+def advance_until(run, number):
+    """Move both engines on until a transfer has arrived; return False if it never will."""
+    return _advance(run, np.inf, number)
+
+
+@compiled
+def _advance(run, limit_s, until):
+    counts, clock, done = ints(run, COUNTS), floats(run, CLOCK), float_rows(run, DONE)
     while until < 0 or not has_arrived(counts, done, until):
         direction = 0 if clock[LOOK_S] <= clock[LOOK_S + ENGINE_SIZE] else 1
         now_s = clock[direction * ENGINE_SIZE + LOOK_S]
@@ -185,19 +209,20 @@ def advance(counts, clock, ring, done, works, tables, carried_s, times, limit_s,
         if counts[RUNNING + direction] >= 0:
             if is_still_busy(clock, direction, now_s):
                 continue
-            just = finish(counts, clock, ring, done, works, times, direction, now_s)
+            just = finish(run, direction, now_s)
         if counts[SIZE + BACK] if direction == 1 else counts[SIZE + DEMAND] + counts[SIZE + PREFETCH]:
-            look(counts, clock, ring, done, works, tables, carried_s, direction, now_s, just)
+            look(run, direction, now_s, just)
         else:
             clock[direction * ENGINE_SIZE + LOOK_S] = np.inf
     return True
 
 
-@numba.njit(cache=True)
-def submit(counts, clock, ring, done, works, tables, carried_s, times, queue, number):
+@compiled
+def submit(run, queue, number):
     """Queue a transfer now, once the engines have moved on to now, and wake its engine."""
-    advance(counts, clock, ring, done, works, tables, carried_s, times, clock[NOW], -1)
-    append(counts, ring, queue, number)
+    counts, clock = ints(run, COUNTS), floats(run, CLOCK)
+    advance(run, clock[NOW])
+    append(run, queue, number)
     direction = 1 if queue == BACK else 0
     if counts[RUNNING + direction] < 0:
         place = direction * ENGINE_SIZE + LOOK_S

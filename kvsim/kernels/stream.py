@@ -5,13 +5,16 @@ Work is resolved, in order, as soon as what it waits for has arrived: then its e
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from kvsim.kernels.arrays import compiled, float_rows, floats, int_rows, ints
 from kvsim.kernels.layout import (
     AFTER,
     ARRIVED_S,
+    CLOCK,
+    COUNTS,
     DEVICE_S,
+    DONE,
     END_S,
     FIRE_S,
     FREE_S,
@@ -20,6 +23,7 @@ from kvsim.kernels.layout import (
     NEXT_WORK,
     NOW,
     OLDEST_TRANSFER,
+    RING,
     ROW,
     ROW_HOST,
     ROW_STALL,
@@ -27,21 +31,24 @@ from kvsim.kernels.layout import (
     SERVED_S,
     SET_S,
     TAIL_S,
+    TIMES,
     UNRESOLVED,
     WAITS_COUNT,
     WAITS_FIRST,
+    WORKS,
 )
 
 
-@numba.njit(cache=True)
+@compiled
 def has_arrived(counts, done, number):
     """Return whether a transfer arrived, as far as the engines have moved on."""
     return number < counts[OLDEST_TRANSFER] or done[ARRIVED_S, number & (done.shape[1] - 1)] < np.inf
 
 
-@numba.njit(cache=True)
-def end_known_s(counts, works, number):
+@compiled
+def end_known_s(run, number):
     """Return when the end of a work becomes known to who waits for it; infinity where that cannot be said yet."""
+    counts, works = ints(run, COUNTS), float_rows(run, WORKS)
     if number >= counts[UNRESOLVED]:
         return np.inf
     if number + works.shape[0] < counts[NEXT_WORK]:
@@ -49,12 +56,13 @@ def end_known_s(counts, works, number):
     return works[number & (works.shape[0] - 1), FIRE_S]
 
 
-@numba.njit(cache=True)
-def put(counts, clock, ring, done, works, times, segment, device_s, host_s, tail_s, waits_first, waits_count):
+@compiled
+def put(run, segment, device_s, host_s, tail_s, waits_first, waits_count):
     """Queue one segment behind the others and return its number.
 
     The stream is served by nobody while it is idle; then what comes is seen at once, else when the work before ends.
     """
+    counts, clock, works = ints(run, COUNTS), floats(run, CLOCK), float_rows(run, WORKS)
     number = counts[NEXT_WORK]
     now_s = clock[NOW]
     if counts[UNRESOLVED] == number and now_s >= clock[SERVED_S]:
@@ -68,13 +76,15 @@ def put(counts, clock, ring, done, works, times, segment, device_s, host_s, tail
     work[TAIL_S] = tail_s
     work[WAITS_FIRST] = waits_first
     work[WAITS_COUNT] = waits_count
-    resolve(counts, clock, ring, done, works, times)
+    resolve(run)
     return number
 
 
-@numba.njit(cache=True)
-def first_missing(counts, ring, done, works):
+@compiled
+def first_missing(run):
     """Return the first transfer that the oldest unresolved work waits for and that has not arrived, or -1."""
+    counts, works = ints(run, COUNTS), float_rows(run, WORKS)
+    ring, done = int_rows(run, RING), float_rows(run, DONE)
     work = works[counts[UNRESOLVED] & (works.shape[0] - 1)]
     for each in range(int(work[WAITS_COUNT])):
         number = ring[AFTER, (int(work[WAITS_FIRST]) + each) & (ring.shape[1] - 1)]
@@ -83,11 +93,13 @@ def first_missing(counts, ring, done, works):
     return -1
 
 
-@numba.njit(cache=True)
-def resolve(counts, clock, ring, done, works, times):
+@compiled
+def resolve(run):
     """Account for all work whose copies have arrived, oldest first."""
+    counts, clock, ring = ints(run, COUNTS), floats(run, CLOCK), int_rows(run, RING)
+    done, works, times = float_rows(run, DONE), float_rows(run, WORKS), float_rows(run, TIMES)
     while counts[UNRESOLVED] < counts[NEXT_WORK]:
-        if first_missing(counts, ring, done, works) >= 0:
+        if first_missing(run) >= 0:
             return
         work = works[counts[UNRESOLVED] & (works.shape[0] - 1)]
         copies_s = -np.inf
@@ -102,7 +114,7 @@ def resolve(counts, clock, ring, done, works, times):
         counts[UNRESOLVED] += 1
 
 
-@numba.njit(cache=True)
+@compiled
 def _foretell(clock, work, row):
     seen_s, free_s = clock[SERVED_S], clock[FREE_S]
     ready_s = max(free_s, work[LAUNCH_S])
@@ -116,7 +128,7 @@ def _foretell(clock, work, row):
     clock[FREE_S] = end_s
 
 
-@numba.njit(cache=True)
+@compiled
 def _execute(clock, work, row, copies_s):
     now_s, free_s = clock[SERVED_S], clock[FREE_S]
     ready_s = max(free_s, work[LAUNCH_S])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kvsim.kernels import decide
+from kvsim.kernels import decide, lists
 from kvsim.policies.admission import Always
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.paged import Paged
-from kvsim.policies.prefetch_next_step import NEVER, NextStep
+from kvsim.policies.prefetch_next_step import NextStep
 from kvsim.policies.prefetch_none import NoPrefetch
 from kvsim.policies.resident import Resident
 from kvsim.types import IntArray, PageIds
@@ -22,6 +23,11 @@ class Rules:
 
     rules: IntArray
     links: IntArray
+    """What the evictor orders, as `kvsim.kernels.lists` has it."""
+    read_bits: NDArray[np.uint64]
+    """What each layer of each sequence read in each step of the window, ``[lines, words]``."""
+    seen_bits: NDArray[np.uint64]
+    """Room for one decision, ``[num_sequences, words]``."""
 
     @property
     def is_plain(self) -> bool:
@@ -37,17 +43,20 @@ def make_rules(policy: Policy, setting: Setting, resident: PageIds) -> Rules:
     grid = setting.grid
     rules = np.zeros(decide.NUM_RULES, dtype=np.int64)
     rules[decide.POLICY], rules[decide.PREFETCHER], rules[decide.WINDOW_STEPS] = _parts(policy)
-    num_sentinels = grid.num_layers * grid.num_sequences
     num_pools = grid.num_layers if setting.partition == "per_layer" else 1
-    links = np.full((decide.NUM_LINK_ROWS, grid.num_pages + num_sentinels), -1, dtype=np.int64)
-    sentinels = np.arange(grid.num_pages, links.shape[1])
-    links[: decide.READ_AT, grid.num_pages :] = sentinels
-    links[decide.READ_AT] = NEVER
-    counts_of_layer = grid.layer_of(resident)
-    for pool in range(num_pools if rules[decide.POLICY] == decide.LRU else 0):
-        pages = resident if num_pools == 1 else resident[counts_of_layer == pool]
-        _chain(links, pages, int(sentinels[-1]) + 1 - num_pools + pool)
-    return Rules(rules=rules, links=links)
+    links = lists.empty_lists(grid.num_pages, num_pools)
+    pools = grid.layer_of(resident) if num_pools > 1 else np.zeros_like(resident)
+    if rules[decide.POLICY] == decide.LRU:
+        for page, pool in zip(resident.tolist(), pools.tolist(), strict=True):
+            lists.append(links, page, grid.num_pages + pool)
+    lines = grid.num_sequences * grid.num_layers * int(rules[decide.WINDOW_STEPS])
+    words = -(-grid.pages_per_layer // 64)
+    return Rules(
+        rules=rules,
+        links=links,
+        read_bits=np.zeros((lines, words), dtype=np.uint64),
+        seen_bits=np.zeros((grid.num_sequences, words), dtype=np.uint64),
+    )
 
 
 def _parts(policy: Policy) -> tuple[int, int, int]:
@@ -64,10 +73,3 @@ def _parts(policy: Policy) -> tuple[int, int, int]:
     if type(policy.prefetcher) is NextStep:
         return decide.LRU, decide.NEXT_STEP, policy.prefetcher.window_steps
     return plain
-
-
-def _chain(links: IntArray, pages: PageIds, sentinel: int) -> None:
-    """Link `pages`, oldest first, into the evictor's empty list."""
-    ring = np.concatenate(([sentinel], pages, [sentinel]))
-    links[decide.NEWER, ring[:-1]] = ring[1:]
-    links[decide.OLDER, ring[1:]] = ring[:-1]

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from kvsim.hardware import SEGMENTS, SPECULATE, CostTable, Profile
 from kvsim.kernels import layout
-from kvsim.kernels.step import run
+from kvsim.kernels.step import go_on
 from kvsim.policies.base import View
 from kvsim.policies.rules import make_rules
 from kvsim.sim.clock import Process
 from kvsim.sim.given import SimulationInput
 from kvsim.sim.ledger import BYTES, COLUMNS, COUNTS, HOST_TIMES, TIMES
 from kvsim.sim.replay import Block
+from kvsim.sim.run_arrays import RunArrays
 from kvsim.types import FloatArray, IntArray, PageIds
 
-_RUN: Any = run
 _FIRST_ROOM = 1024
 """Transfers that the rings hold at first; they grow where a run has more under way."""
 
@@ -58,30 +58,42 @@ class WholeSteps:
         grid = given.setting.grid
         num_ids = grid.num_pages
         self._counts = _counts(given)
-        self._clock, self._tables = _costs(given, self._counts)
-        self._ring: IntArray = np.zeros((layout.NUM_RING_ROWS, _FIRST_ROOM), dtype=np.int64)
-        self._done: FloatArray = np.zeros((2, _FIRST_ROOM))
-        num_works = 1 << (2 * (5 * grid.num_layers + 2)).bit_length()
-        works: FloatArray = np.zeros((num_works, layout.NUM_WORK_FIELDS))
+        clock, tables = _costs(given, self._counts)
         self._times: FloatArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_TIMES))
         self._rows: IntArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_COUNTS), dtype=np.int64)
         self._contexts: IntArray = np.zeros(chunk_steps, dtype=np.int64)
         self._mass: FloatArray = np.zeros(chunk_steps)
         self._flags = np.zeros((4, num_ids), dtype=np.bool_)
         self._flags[:3] = books.flags
-        self._free = books.free
         self._first_step = 0  # of the rows
-        opened: IntArray = np.zeros(grid.num_sequences, dtype=np.int64)
-        self._opened = opened
-        self._misses, self._victims, self._prefetches = (np.zeros(num_ids, dtype=np.int64) for _ in range(3))
         self._rules = make_rules(given.policy, given.setting, resident)
-        carried_s: FloatArray = np.full((2, num_ids + 1), np.nan)
-        pages: IntArray = np.full((3, num_ids), -1, dtype=np.int64)
-        held = np.zeros(num_ids, dtype=np.bool_)
-        self._before_rings = self._counts, self._clock
-        self._between = (works, self._tables, carried_s, self._times, self._rows, self._flags, pages)
-        self._between += (books.num_pages, books.free)  # type: ignore[assignment]
-        self._after_block = (opened, self._misses, held, self._victims, self._prefetches)
+        num_works = 1 << (2 * (5 * grid.num_layers + 2)).bit_length()
+        self._arrays = arrays = RunArrays()
+        for name, array in {
+            layout.COUNTS: self._counts,
+            layout.CLOCK: clock,
+            layout.RING: np.zeros((layout.NUM_RING_ROWS, _FIRST_ROOM), dtype=np.int64),
+            layout.DONE: np.zeros((2, _FIRST_ROOM)),
+            layout.WORKS: np.zeros((num_works, layout.NUM_WORK_FIELDS)),
+            layout.TABLES: tables,
+            layout.CARRIED_S: np.full((2, num_ids + 1), np.nan),
+            layout.TIMES: self._times,
+            layout.ROWS: self._rows,
+            layout.FLAGS: self._flags,
+            layout.PAGES: np.full((3, num_ids), -1, dtype=np.int64),
+            layout.PLAN: np.zeros((3, num_ids), dtype=np.int64),
+            layout.PAGES_NOW: np.zeros(grid.num_sequences, dtype=np.int64),
+            layout.NUM_PAGES: books.num_pages,
+            layout.FREE: books.free,
+            layout.OPENED: np.zeros(grid.num_sequences, dtype=np.int64),
+            layout.WAS_EVICTABLE: np.zeros(num_ids, dtype=np.bool_),
+            layout.RULES: self._rules.rules,
+            layout.LINKS: self._rules.links,
+            layout.READ_BITS: self._rules.read_bits,
+            layout.SEEN_BITS: self._rules.seen_bits,
+        }.items():
+            arrays[name] = array
+        self._misses, self._victims, self._prefetches = arrays[layout.PLAN]
         self._shown = _Shown(given, self._flags, self._misses)
         self._block: Block = given.replay.block(0, everything=given.reads_all)
 
@@ -134,40 +146,30 @@ class WholeSteps:
 
     def _decode(self, block: Block, end_step: int) -> None:
         """Let the kernel run up to `end_step`, asking the policy where it is no kernel."""
+        arrays, address = self._arrays, self._arrays.address
         self._counts[layout.BLOCK_START] = block.first_step
-        around = self._around(block)
+        arrays[layout.READINGS], arrays[layout.OFFSETS], arrays[layout.CONTEXT] = (
+            block.selected,
+            block.offsets,
+            block.context,
+        )
         num_victims = num_prefetches = 0
         while True:
-            outcome, first, second, third = _RUN(*around, num_victims, num_prefetches, end_step)
+            outcome, first, second, third = go_on(address, num_victims, num_prefetches, end_step)
             if outcome == layout.WANTS_PLAN:
                 num_victims, num_prefetches = self._ask(block, first, second, third)
             elif outcome == layout.STEPS_DONE:
                 return
             elif outcome == layout.WANTS_ROOM:
                 self._grow()
-                around = self._around(block)
             else:
                 self._fail(outcome, first, second, third)
-
-    def _around(self, block: Block) -> tuple[Any, ...]:
-        """Return what every kernel call is handed before the plan's sizes."""
-        readings = block.selected, block.offsets, block.context
-        rings = self._ring, self._done
-        return (
-            *self._before_rings,
-            *rings,
-            *self._between,
-            *readings,
-            *self._after_block,
-            self._rules.rules,
-            self._rules.links,
-        )
 
     def _ask(self, block: Block, num_misses: int, free_slots: int, num_opened: int) -> tuple[int, int]:
         """Let the policy decide one layer; write its plan where the kernel reads it and return the plan's sizes."""
         policy = self._given.policy
         step, layer = int(self._counts[layout.STEP]), int(self._counts[layout.LAYER])
-        for page in self._opened[:num_opened].tolist():
+        for page in self._arrays[layout.OPENED][:num_opened].tolist():
             policy.page_opened(page)
         plan = policy.decide(self._shown.view(block, step, layer, num_misses, free_slots))
         victims, prefetches = plan.victims, plan.prefetches
@@ -193,22 +195,23 @@ class WholeSteps:
 
     def _grow(self) -> None:
         """Double the rings: what is numbered n moves to its slot in the larger ones."""
-        old = self._ring.shape[1]
+        old_ring, old_done = self._arrays[layout.RING], self._arrays[layout.DONE]
+        old = old_ring.shape[1]
         ring: IntArray = np.zeros((layout.NUM_RING_ROWS, 2 * old), dtype=np.int64)
         done: FloatArray = np.zeros((2, 2 * old))
         for queue in range(layout.DEMAND, layout.ISSUED + 1):
             head, size = int(self._counts[layout.HEAD + queue]), int(self._counts[layout.SIZE + queue])
-            ring[queue, :size] = self._ring[queue, (head + np.arange(size)) % old]
+            ring[queue, :size] = old_ring[queue, (head + np.arange(size)) % old]
             self._counts[layout.HEAD + queue] = 0
         last = int(self._counts[layout.NEXT_TRANSFER])
         numbers = np.arange(max(0, last - old), last)
         by_number = slice(layout.NUM_IN, layout.AFTER)
-        ring[by_number, numbers % (2 * old)] = self._ring[by_number, numbers % old]
-        done[:, numbers % (2 * old)] = self._done[:, numbers % old]
+        ring[by_number, numbers % (2 * old)] = old_ring[by_number, numbers % old]
+        done[:, numbers % (2 * old)] = old_done[:, numbers % old]
         last = int(self._counts[layout.NEXT_AFTER])
         numbers = np.arange(max(0, last - old), last)
-        ring[layout.AFTER, numbers % (2 * old)] = self._ring[layout.AFTER, numbers % old]
-        self._ring, self._done = ring, done
+        ring[layout.AFTER, numbers % (2 * old)] = old_ring[layout.AFTER, numbers % old]
+        self._arrays[layout.RING], self._arrays[layout.DONE] = ring, done
 
 
 class _Shown:

@@ -1,0 +1,71 @@
+"""A run's arrays behind one number, so that no call pays for them.
+
+Numba unpacks every array that it is handed and counts who holds it, at each call, slice and view: for a run of twenty
+arrays that cost more than half of all its time. So a run is the address of a table with a line an array
+(`kvsim.kernels.layout` names them): where it is, its rows, its columns. Functions fetch what they need by name. Nothing
+here keeps an array alive: who makes the table (`kvsim.sim.run_arrays`) does, and sees to types and contiguity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+compiled: Any = numba.njit(cache=True, _nrt=False)  # type: ignore[call-overload]
+"""Compile without reference counting: what is compiled so makes no array and keeps none."""
+
+ADDRESS, NUM_ROWS, NUM_COLUMNS = range(3)
+"""What stands in a line of the table."""
+
+_WORD = ir.IntType(64)
+
+
+def _fetch(item: Any, num_axes: int) -> Callable[..., Any]:
+    """Return how numba makes an array of `item` with one axis (the columns) or two from a line of the table."""
+
+    def typed(_typing_context: Any, _run: Any, _name: Any) -> Any:
+        array_type = types.Array(item, num_axes, "C")
+
+        def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            table = builder.inttoptr(arguments[0], _WORD.as_pointer())
+            first = builder.mul(arguments[1], _WORD(3))
+            line = [builder.load(builder.gep(table, [builder.add(first, _WORD(place))])) for place in range(3)]
+            item_bytes = context.get_abi_sizeof(context.get_data_type(item))
+            strides = [_WORD(item_bytes)]
+            if num_axes == 2:
+                strides = [builder.mul(line[NUM_COLUMNS], _WORD(item_bytes)), *strides]
+            made = context.make_array(array_type)(context, builder)
+            populate_array(
+                made,
+                data=builder.inttoptr(line[ADDRESS], made.data.type),
+                shape=cgutils.pack_array(builder, line[-num_axes:]),
+                strides=cgutils.pack_array(builder, strides),
+                itemsize=_WORD(item_bytes),
+                meminfo=None,
+            )
+            return made._getvalue()
+
+        return array_type(types.int64, types.int64), build
+
+    return typed
+
+
+ints: Any = intrinsic(_fetch(types.int64, 1))
+"""Return whole numbers, ``[columns]``: ``ints(run, name)``."""
+int_rows: Any = intrinsic(_fetch(types.int64, 2))
+"""Return whole numbers, ``[rows, columns]``."""
+floats: Any = intrinsic(_fetch(types.float64, 1))
+"""Return floats, ``[columns]``."""
+float_rows: Any = intrinsic(_fetch(types.float64, 2))
+"""Return floats, ``[rows, columns]``."""
+word_rows: Any = intrinsic(_fetch(types.uint64, 2))
+"""Return unsigned whole numbers, ``[rows, columns]``."""
+masks: Any = intrinsic(_fetch(types.boolean, 2))
+"""Return truth values, ``[rows, columns]``."""
