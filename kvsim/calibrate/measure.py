@@ -24,6 +24,7 @@ from kvsim.calibrate.plan import FULL, QUICK, Plan
 from kvsim.calibrate.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibrate.random_inputs import random_model, random_tokens
 from kvsim.calibrate.restore_costs import restore_tables
+from kvsim.calibrate.row_costs import row_tables
 from kvsim.calibrate.segments import num_segment_steps, segment_samples, speculation_samples
 from kvsim.calibrate.timers import Neighbours, repeat_s
 from kvsim.engine.cuda_link import CudaLink
@@ -246,6 +247,7 @@ def _profile(
     caches |= restore_tables(
         shape, plan, device=device, bandwidth_bytes_per_s=stated_bytes_per_s, make_advance=given.advance
     )
+    caches |= row_tables(plan, device=device, bandwidth_bytes_per_s=stated_bytes_per_s, make_advance=given.advance)
     layers = ""
     if given.num_layers != shape.num_layers:
         layers = f"Random weights; {given.num_layers} layers stood for all. "

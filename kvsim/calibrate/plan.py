@@ -38,6 +38,11 @@ class Plan:
     num_forwards: int
     restored_tokens: tuple[int, ...]
     """Tokens of a prompt's states, put back from a tier and kept there."""
+    row_counts: tuple[int, ...]
+    """Rows of an embedding table that one call looks up, misses or fetches."""
+    row_bytes: tuple[int, ...]
+    row_cap_s: float
+    """Time for each part of the work on rows, at each point."""
 
     @property
     def middle_page_tokens(self) -> int:
@@ -69,6 +74,9 @@ FULL = Plan(
     forward_cached_tokens=(0, 144, 416),
     num_forwards=3,
     restored_tokens=(12, 96, 640, 2560),
+    row_counts=(1, 2, 9, 40, 250, 1600),
+    row_bytes=(1024, 4096, 16_384),
+    row_cap_s=0.1,
 )
 """Under five minutes for a model of some hundred million parameters."""
 
@@ -90,6 +98,9 @@ QUICK = Plan(
     forward_cached_tokens=(0, 208),
     num_forwards=2,
     restored_tokens=(12, 320),
+    row_counts=(1, 40, 600),
+    row_bytes=(1024, 16_384),
+    row_cap_s=0.04,
 )
 """Under one minute."""
 

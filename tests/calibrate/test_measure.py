@@ -51,6 +51,9 @@ TINY = Plan(
     forward_cached_tokens=(0, 24),
     num_forwards=1,
     restored_tokens=(8, 64),
+    row_counts=(1, 8),
+    row_bytes=(64, 256),
+    row_cap_s=0.005,
 )
 BANDWIDTH_BYTES_PER_S = 20e6
 _NOT_ASKED = ("prefill", "policies.stream", "link.to_device", "link.to_host")
@@ -87,7 +90,8 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     for pieces in (1, 4):
         stated_s = pieces * page_bytes / BANDWIDTH_BYTES_PER_S
         assert stated_s <= profile.link.to_device.transfer_s(pieces, page_bytes) < stated_s + 0.02
-    assert {stage for stage, _, _ in stages} == {"compute", "decisions", "link", "other caches", "prefill", "prompts"}
+    expected = {"compute", "decisions", "link", "other caches", "prefill", "prompts", "embedding rows"}
+    assert {stage for stage, _, _ in stages} == expected
     for stage in {stage for stage, _, _ in stages}:
         last = [entry for entry in stages if entry[0] == stage][-1]
         assert 0.9 * last[2] <= last[1] <= 3 * last[2]
