@@ -111,7 +111,7 @@ class CudaRowLink:
         stream = self._streams[kind]
         with torch.cuda.stream(stream):
             rows = staged.to(self._device, non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(stream)
         return _CudaFlight(rows, arrived, len(staged))
 

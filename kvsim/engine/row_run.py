@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +50,9 @@ class RowStep:
     """From the tokens to the next token on the host."""
     logits_digest: str
     """Of the last position's logits: equal digests, equal bits."""
+    distinct_rows: int = 0
+    hit_rows: int = 0
+    prefetched_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +144,22 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
             if call.step == 0:
                 held = DynamicCache(config=model.config)
             timed.ahead = call.ahead
+            before = replace(cache.books.counts) if cache is not None else RowCounts()
             started_s = time.perf_counter()
             logits = model(ids, past_key_values=held, use_cache=True, logits_to_keep=1).logits[:, -1]
             logits.argmax(dim=-1).cpu()  # the next token is there: a device has caught up
             call_s = time.perf_counter() - started_s
-            steps.append(RowStep(embed_s=timed.embed_s, call_s=call_s, logits_digest=_digest(logits)))
+            after = cache.books.counts if cache is not None else before
+            steps.append(
+                RowStep(
+                    embed_s=timed.embed_s,
+                    call_s=call_s,
+                    logits_digest=_digest(logits),
+                    distinct_rows=after.distinct_rows - before.distinct_rows,
+                    hit_rows=after.hit_rows - before.hit_rows,
+                    prefetched_rows=after.prefetched_rows - before.prefetched_rows,
+                )
+            )
     return steps
 
 

@@ -36,6 +36,7 @@ KINDS: dict[str, KindPlace] = {
     DECODE: KindPlace(tree="kvsim.scenario:Scenario", module="decode"),
     "prefix-blocks": KindPlace(tree="kvsim.kinds.prefix_blocks_scenario:PrefixBlocks", module="prefix_blocks"),
     "kv-on-off": KindPlace(tree="kvsim.kinds.kv_on_off_scenario:KvOnOff", module="kv_on_off"),
+    "embedding-rows": KindPlace(tree="kvsim.kinds.embedding_rows_scenario:EmbeddingRows", module="embedding_rows"),
 }
 """Kinds by the name that a scenario file gives."""
 

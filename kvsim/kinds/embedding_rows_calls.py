@@ -25,7 +25,7 @@ from kvsim.traces.token_streams import (
     zipf_exponent,
     zipf_tokens,
 )
-from kvsim.types import IntArray
+from kvsim.types import BoolArray, IntArray
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -121,7 +121,9 @@ def bigrams_of(scenario: EmbeddingRows, served: Served) -> Bigrams | None:
     if scenario.run.mode != "prefetch" or not scenario.prefetch.bigram_rows:
         return None
     if served.learnt.size < 2:
-        raise ScenarioError(f"{scenario.name}: prefetch.bigram_rows learns from stream.train_frac, which leaves it none")
+        raise ScenarioError(
+            f"{scenario.name}: prefetch.bigram_rows learns from stream.train_frac, which leaves it none"
+        )
     return fit_bigrams(served.learnt, vocab_size=shape_of(scenario).vocab_size, most=scenario.prefetch.bigram_rows)
 
 
@@ -133,9 +135,7 @@ def calls_of(scenario: EmbeddingRows, requests: IntArray, bigrams: Bigrams | Non
         if mode == "warm":
             calls += _request(scenario, number, batch, counts=False, is_fresh=True)
         queued = requests[number + 1] if mode == "prefetch" and number + 1 < len(requests) else None
-        calls += _request(
-            scenario, number, batch, is_fresh=mode == "cold" or not calls, queued=queued, bigrams=bigrams
-        )
+        calls += _request(scenario, number, batch, is_fresh=mode == "cold" or not calls, queued=queued, bigrams=bigrams)
     return calls
 
 
@@ -202,10 +202,10 @@ def episodes(calls: list[EmbedCall]) -> Iterator[list[EmbedCall]]:
         yield calls[start:end]
 
 
-def books_of(scenario: EmbeddingRows, calls: list[EmbedCall], policy: str | None = None) -> RowBooks:
+def books_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowBooks:
     """Return empty books for the calls of one episode; an oracle is told all that they look up and fetch ahead."""
-    name = policy or scenario.cache.policy
-    future = future_of(calls) if CACHE_POLICIES[name].kind == "oracle" else None
+    name = scenario.cache.policy
+    future = future_of(calls)[0] if CACHE_POLICIES[name].kind == "oracle" else None
     return RowBooks(
         name,
         budget_rows(scenario),
@@ -215,10 +215,15 @@ def books_of(scenario: EmbeddingRows, calls: list[EmbedCall], policy: str | None
     )
 
 
-def future_of(calls: list[EmbedCall]) -> IntArray:
-    """Return the rows that the books will see, in their order."""
-    found = [distinct(part)[0] for call in calls for part in (call.tokens, call.ahead) if part.size]
-    return np.concatenate(found)
+def future_of(calls: list[EmbedCall]) -> tuple[IntArray, BoolArray]:
+    """Return the rows that the books will see, in their order, and which of them calls that count look up."""
+    rows, counts = [], []
+    for call in calls:
+        for part, is_counted in ((call.tokens, call.counts), (call.ahead, False)):
+            if part.size:
+                rows.append(distinct(part)[0])
+                counts.append(np.full(rows[-1].size, is_counted))
+    return np.concatenate(rows), np.concatenate(counts)
 
 
 def _read(choice: StreamChoice, beside: Path | None) -> tuple[StreamHeader, IntArray]:

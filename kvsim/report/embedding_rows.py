@@ -1,0 +1,128 @@
+"""How results of a cache of embedding rows are told: columns, a picture over the memory, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
+from kvsim.report.tables import Column
+from kvsim.units import format_bytes, format_seconds
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+COLUMNS: dict[str, Column] = {
+    "mode": Column(title="/mode", text=str),
+    "policy": Column(title="/policy", text=str),
+    "budget_rows": Column(title="budget/rows", text=lambda value: f"{value:,}"),
+    "cache_bytes": Column(title="on the/device", text=format_bytes),
+    "saved_bytes": Column(title="device/saved", text=format_bytes),
+    "token_hit_frac": Column(title="hits/tokens", text=_percent),
+    "row_hit_frac": Column(title="hits/rows", text=_percent),
+    "bound_hit_frac": Column(title="bound/rows", text=_percent),
+    "prefetched_rows": Column(title="fetched/ahead", text=lambda value: f"{value:,}"),
+    "prefetch_used_frac": Column(title="of them/used", text=_percent),
+    "prompt_embed_mean_s": Column(title="prompt/rows", text=format_seconds),
+    "step_embed_mean_s": Column(title="next token/rows", text=format_seconds),
+    "prompt_mean_s": Column(title="first/token", text=format_seconds),
+    "request_mean_s": Column(title="whole/request", text=format_seconds),
+    "tokens_per_s": Column(title="tokens/per s", text=lambda value: f"{value:.2f}"),
+    "speed_vs_resident": Column(title="speed/vs res.", text=lambda value: f"{value:.4f}x"),
+}
+
+LEGEND = (
+    "hits: share of tokens, or of the distinct rows of each call, that were on the device; bound: what Belady's MIN "
+    "hits.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or one step's. "
+    "res.: the whole\ntable on the device."
+)
+
+
+def verdict_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the cells say in words, and what their figures leave out."""
+    if not cells:
+        return []
+    lines = []
+    for budget in dict.fromkeys(cell["budget_rows"] for cell in cells):
+        group = [cell for cell in cells if cell["budget_rows"] == budget and cell["policy"] != "belady"]
+        told = [_told(mode, group) for mode in ("cold", "warm", "steady", "prefetch")]
+        if any(told):
+            size = format_bytes(budget * group[0]["row_bytes"])
+            lines.append(f"{budget:,} rows ({size}), a prompt's rows: {'; '.join(text for text in told if text)}.")
+    slowest = min(cells, key=lambda cell: cell["speed_vs_resident"])
+    lines.append(
+        f"A request takes at most {_percent(1 / slowest['speed_vs_resident'] - 1)} longer than with the whole table of "
+        f"{format_bytes(slowest['table_bytes'])} on the device ({slowest['mode']}, {slowest['policy']}, "
+        f"{slowest['budget_rows']:,} rows)."
+    )
+    return lines + _reservations(cells)
+
+
+def _told(mode: str, group: Sequence[Mapping[str, Any]]) -> str:
+    own = [cell for cell in group if cell["mode"] == mode]
+    if not own:
+        return ""
+    best = min(own, key=lambda cell: cell["prompt_embed_mean_s"])
+    policy = f" ({best['policy']})" if len(own) > 1 else ""
+    return f"{mode} {format_seconds(best['prompt_embed_mean_s'])}{policy}"
+
+
+def _reservations(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    if any(cell["is_tied"] for cell in cells):
+        lines.append(
+            "The output head shares the table (tied weights) and reads all of it on the device, so the cache comes on "
+            "top of it: nothing is saved. With a head of its own the table would leave, and "
+            f"{format_bytes(cells[0]['table_bytes'])} less the cache would be saved."
+        )
+    if any(cell["is_drawn"] for cell in cells):
+        lines.append(
+            f"The tokens are drawn one by one from a Zipf law with exponent {cells[0]['zipf_exponent']:.3f}, fitted to "
+            "the stream: no text has these words in this order, and real text repeats itself more."
+        )
+    foreign = next((cell["computes_as"] for cell in cells if cell.get("computes_as")), None)
+    if foreign:
+        lines.append(
+            f"Computation is that of the model of profile {foreign}, rows are those of model.shape: a model that such "
+            "rows belong to computes longer, so its share of waiting is smaller than shown."
+        )
+    outside = max((cell.get("outside_frac") or 0.0 for cell in cells), default=0.0)
+    if outside:
+        lines.append(
+            f"{_percent(outside)} of the calls lie outside what the profile measured; their times are extrapolated."
+        )
+    return lines
+
+
+def rows_figure(summary: Mapping[str, Any]) -> Figure:
+    """Return hit rate, time of a prompt's rows and speed over the budget, a line for each mode and policy."""
+    cells = summary["cells"]
+    foot = "Rows: from the call of the embedding to its rows. Dashed: the whole table on the device."
+    figure = new_figure(5.4, f"{summary['scenario']}: a cache of embedding rows", foot)
+    left, middle, right = add_panels(figure, 1, 3, across_inches=0.95, top_inches=1.15)[0]
+    looks = policy_looks(dict.fromkeys(_named(cell) for cell in cells))
+    handles: dict[str, Any] = {}
+    for name, look in looks.items():
+        own = sorted((cell for cell in cells if _named(cell) == name), key=lambda cell: cell["budget_rows"])
+        budgets = [cell["budget_rows"] for cell in own]
+        handles[name] = left.plot(budgets, [cell["token_hit_frac"] for cell in own], **look)[0]
+        middle.plot(budgets, [cell["prompt_embed_mean_s"] for cell in own], **look)
+        right.plot(budgets, [100 * (cell["speed_vs_resident"] - 1) for cell in own], **look)
+    if cells:
+        middle.axhline(cells[0]["prompt_plain_embed_mean_s"], color="0.5", linestyle="--", linewidth=1.5)
+        right.axhline(0, color="0.5", linestyle="--", linewidth=1.5)
+    for axis in (left, middle, right):
+        axis.set(xscale="log", xlabel="budget (rows)")
+    left.set(ylabel="share of tokens hit", ylim=(0, 1.03))
+    middle.set(ylabel="a prompt's rows, mean (s)", yscale="log")
+    right.set(ylabel="speed against the whole table (%)")
+    legend_above(figure, handles, num_columns=6)
+    return figure
+
+
+def _named(cell: Mapping[str, Any]) -> str:
+    return f"{cell['mode']} {cell['policy']}"
