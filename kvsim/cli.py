@@ -244,17 +244,20 @@ def calibrate(
         QuantisationName | None, typer.Option(metavar="8bit|4bit", help="Pack the weights with bitsandbytes.")
     ] = None,
     bandwidth: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Bytes a second that an emulated link is held to: '0.2 GB'.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes a second: an emulated link is held to them, a GPU's slowed: '0.2 GB'."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Under a minute, with a coarser grid.")] = False,
 ) -> None:
     """Measure what each segment of a decode step and each copy costs on this machine."""
     need_torch("calibrate")
-    from kvsim.calibrate import DEFAULT_BANDWIDTH_BYTES_PER_S, calibrate
+    from kvsim.calibrate import calibrate
     from kvsim.hardware import write_profile
     from kvsim.units import parse_bytes
 
-    bandwidth_bytes_per_s = parse_bytes(bandwidth) if bandwidth else DEFAULT_BANDWIDTH_BYTES_PER_S
+    bandwidth_bytes_per_s = parse_bytes(bandwidth) if bandwidth else None
     with bar("loading") as shown:
         profile = calibrate(
             model,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvsim.assets import find_profile
-from kvsim.calibrate import DEFAULT_BANDWIDTH_BYTES_PER_S, calibrate
+from kvsim.calibrate import calibrate
 from kvsim.calibrate.measure import Progress
 from kvsim.calibrate.staleness import judge, reasons_here
 from kvsim.cells import resolve_shape
@@ -73,7 +73,7 @@ def _calibrated(scenario: Scenario, model: str, own: Profile, command: str, prog
         dtype=resolve_shape(scenario).dtype,
         device=own.device,
         name=f"{scenario.name}-{own.device}",
-        bandwidth_bytes_per_s=own.link.stated_bandwidth_bytes_per_s or DEFAULT_BANDWIDTH_BYTES_PER_S,
+        bandwidth_bytes_per_s=own.link.stated_bandwidth_bytes_per_s,
         command=command,
         progress=progress,
     )

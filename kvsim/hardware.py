@@ -147,7 +147,8 @@ class Link(Strict):
     """The two copy engines, how transfers are issued and what they do to compute."""
 
     emulated: bool
-    """True where no GPU was at hand: a worker thread copied and held each transfer to the stated bandwidth."""
+    """True where a worker thread, or a kernel that waits on a GPU's copy stream, held each transfer to the stated
+    bandwidth."""
     issue: Literal["worker", "stream"]
     """``worker``: whoever is idle takes demand first. ``stream``: no reordering once issued; see `window_transfers`."""
     stated_bandwidth_bytes_per_s: PositiveFloat | None = None

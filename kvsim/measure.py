@@ -194,7 +194,7 @@ def _bench(cell: Cell, beside: Path | None) -> Bench:
         near(measure.text, beside),
         device=profile.device,
         num_threads=profile.machine.num_threads,
-        bandwidth_bytes_per_s=bandwidth or 1.0,
+        bandwidth_bytes_per_s=bandwidth,
         prefill_chunk_tokens=scenario.run.prefill_chunk_tokens,
         mechanism=profile.link.to_device.mechanism,
         quantisation=scenario.model.quantisation,

@@ -9,7 +9,6 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from kvsim.calibrate.bench import Bench
 from kvsim.calibrate.fit import Sample, slowdown_frac
 from kvsim.calibrate.plan import Plan
 from kvsim.calibrate.timers import repeat_s
-from kvsim.engine.cuda_link import CudaLink, Mechanism, timed_event
+from kvsim.engine.cuda_link import CudaLink, Mechanism, cycles_per_s, timed_event
 from kvsim.engine.link import Transfer, TransferKind
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.stamps import LAYER_PARTS, Stamps, parts_of
@@ -79,19 +78,6 @@ class DeviceStamps(Stamps):
         return parts | {"sync": np.zeros_like(parts["sync"])}
 
 
-@cache
-def cycles_per_s() -> float:
-    """Return the cycles of the device's sleep in a second, timed: not every torch and driver tells the clock's rate."""
-    cycles = 20_000_000
-    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
-    started, ended = timed_event(), timed_event()
-    started.record()
-    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
-    ended.record()
-    ended.synchronize()
-    return float(cycles / (started.elapsed_time(ended) * 1e-3))  # CUDA gives ms
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaLinkSamples:
     """Transfers by events on their own streams, with the mechanism that proved faster."""
@@ -102,8 +88,8 @@ class CudaLinkSamples:
     both_ways_slowdown_frac: float
 
 
-def cuda_link_samples(tokens: torch.Tensor, plan: Plan) -> CudaLinkSamples:
-    """Return samples of transfers over pieces x bytes of a piece, from pinned memory.
+def cuda_link_samples(tokens: torch.Tensor, plan: Plan, slowed_bytes_per_s: float | None = None) -> CudaLinkSamples:
+    """Return samples of transfers over pieces x bytes of a piece, from pinned memory; the link may be a slowed one.
 
     The mechanism with the smaller geometric mean over all sizes and counts is the one whose samples are returned.
     """
@@ -112,7 +98,7 @@ def cuda_link_samples(tokens: torch.Tensor, plan: Plan) -> CudaLinkSamples:
     slowdowns: list[float] = []
     for page_tokens in plan.page_tokens:
         for mechanism in _MECHANISMS:
-            tested = _TestedLink(tokens, page_tokens, max(plan.pieces), mechanism)
+            tested = _TestedLink(tokens, page_tokens, max(plan.pieces), mechanism, slowed_bytes_per_s)
             for pieces in plan.pieces:
                 down_s = tested.times_s("demand", pieces, cap_s=plan.link_cap_s / 2)
                 samples[mechanism] += [(pieces, tested.page_bytes, time_s) for time_s in down_s]
@@ -134,7 +120,14 @@ def cuda_link_samples(tokens: torch.Tensor, plan: Plan) -> CudaLinkSamples:
 class _TestedLink:
     """A CUDA link between a small host pool and device slots for all of it, one half for each direction."""
 
-    def __init__(self, tokens: torch.Tensor, page_tokens: int, num_pages: int, mechanism: Mechanism) -> None:
+    def __init__(
+        self,
+        tokens: torch.Tensor,
+        page_tokens: int,
+        num_pages: int,
+        mechanism: Mechanism,
+        slowed_bytes_per_s: float | None,
+    ) -> None:
         pages = min(2 * num_pages, len(tokens) // page_tokens)
         grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=pages)
         host = tokens[: pages * page_tokens].view(1, 1, pages * page_tokens, *tokens.shape[1:])
@@ -143,11 +136,12 @@ class _TestedLink:
         self._pool.place(np.arange(pages))
         self._half = pages // 2
         self._mechanism = mechanism
+        self._slowed_bytes_per_s = slowed_bytes_per_s
         self.page_bytes = self._pool.page_bytes
 
     def times_s(self, kind: TransferKind, pieces: int, *, cap_s: float) -> list[float]:
         """Return the device's seconds of repeated single transfers."""
-        link = CudaLink(self._pool, window_transfers=1, mechanism=self._mechanism)
+        link = self._link()
 
         def once() -> None:
             transfer = self._transfer(kind, pieces)
@@ -163,7 +157,7 @@ class _TestedLink:
         beside_s: list[float] = []
         for _ in range(12):
             for found, num_back in ((alone_s, 0), (beside_s, 4)):
-                link = CudaLink(self._pool, window_transfers=1, mechanism=self._mechanism)
+                link = self._link()
                 for _ in range(num_back):
                     link.submit(self._transfer("write-back", pieces))
                 timed = self._transfer("demand", pieces)
@@ -171,6 +165,11 @@ class _TestedLink:
                 link.drain()
                 found.append(timed.end_s - timed.start_s)
         return slowdown_frac(beside_s[2:], alone_s[2:])
+
+    def _link(self) -> CudaLink:
+        return CudaLink(
+            self._pool, window_transfers=1, mechanism=self._mechanism, slowed_bytes_per_s=self._slowed_bytes_per_s
+        )
 
     def _transfer(self, kind: TransferKind, pieces: int) -> Transfer:
         pages = np.arange(pieces) + (self._half if kind == "write-back" else 0)

@@ -61,7 +61,7 @@ def calibrate(
     device: str = "cpu",
     name: str = "",
     quick: bool = False,
-    bandwidth_bytes_per_s: float = DEFAULT_BANDWIDTH_BYTES_PER_S,
+    bandwidth_bytes_per_s: float | None = None,
     command: str = "",
     progress: Progress | None = None,
 ) -> Profile:
@@ -78,7 +78,8 @@ def calibrate(
     quantisation
         Pack the model's weights as they load; a bare shape's are never packed.
     bandwidth_bytes_per_s
-        What the emulated link of a machine without a GPU is held to.
+        What the emulated link of a machine without a GPU is held to, `DEFAULT_BANDWIDTH_BYTES_PER_S` where absent. A
+        GPU's link is slowed to it: an emulated one, for a cross-check that must be able to stall.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def calibrate(
     """
     if device == "cuda":
         _need_cuda()
-    if bandwidth_bytes_per_s <= 0:
+    if bandwidth_bytes_per_s is not None and bandwidth_bytes_per_s <= 0:
         raise CalibrationError(f"bandwidth of the emulated link: {bandwidth_bytes_per_s:g} bytes a second; give more")
     plan = QUICK if quick else FULL
     if quantisation is not None and model is None:
@@ -106,7 +107,9 @@ def calibrate(
         command=command,
     )
     with torch.inference_mode(), _one_thread(), cudnn_left_out():
-        return _measure_cuda(given) if device == "cuda" else _measure_cpu(given, bandwidth_bytes_per_s)
+        if device == "cuda":
+            return _measure_cuda(given, bandwidth_bytes_per_s)
+        return _measure_cpu(given, bandwidth_bytes_per_s or DEFAULT_BANDWIDTH_BYTES_PER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +184,10 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     )
 
 
-def _measure_cuda(given: _Given) -> Profile:
+def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
     plan = given.plan
     tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cuda")
-    link = cuda.cuda_link_samples(tokens, plan)
+    link = cuda.cuda_link_samples(tokens, plan, slowed_bytes_per_s)
     bench = Bench(
         model=given.model,
         shape=given.shape,
@@ -192,7 +195,9 @@ def _measure_cuda(given: _Given) -> Profile:
         bandwidth_bytes_per_s=_CUDA_BANDWIDTH_BYTES_PER_S,
         plan=plan,
         advance=given.advance("compute", 2 * num_segment_steps(plan)),
-        make_link=lambda pool: CudaLink(pool, window_transfers=2, mechanism=link.mechanism),
+        make_link=lambda pool: CudaLink(
+            pool, window_transfers=2, mechanism=link.mechanism, slowed_bytes_per_s=slowed_bytes_per_s
+        ),
         make_stamps=cuda.HostStamps,
     )
     on_device = cuda.device_bench(bench)
@@ -204,10 +209,13 @@ def _measure_cuda(given: _Given) -> Profile:
     )
     host = host_samples(bench)
     tail_s = cuda.tail_s()
+    slowed = ""
+    if slowed_bytes_per_s is not None:
+        slowed = " The link is slowed: behind its copy each transfer holds its stream to the stated bandwidth."
     return _profile(
         given,
         device="cuda",
-        notes="Device time by events behind a pre-filled queue, host time by wall clock.",
+        notes="Device time by events behind a pre-filled queue, host time by wall clock." + slowed,
         segments={
             name: SegmentCost(device=table, host=host_tables[name], tail_s=tail_s)
             for name, table in device_tables.items()
@@ -215,8 +223,9 @@ def _measure_cuda(given: _Given) -> Profile:
         sync_s=cuda.read_back_s(plan.max_context_tokens // plan.middle_page_tokens),
         host=host,
         link=Link(
-            emulated=False,
+            emulated=slowed_bytes_per_s is not None,
             issue="stream",
+            stated_bandwidth_bytes_per_s=slowed_bytes_per_s,
             to_device=_link_cost(link.to_device, host.submit_s, link.mechanism),
             to_host=_link_cost(link.to_host, host.write_back_s, "memcpy"),
             both_ways_slowdown_frac=link.both_ways_slowdown_frac,

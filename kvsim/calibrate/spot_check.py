@@ -40,12 +40,15 @@ def spot_samples(profile: Profile, model: Path | str) -> dict[str, list[Sample]]
     try:
         with torch.inference_mode():
             tokens = random_tokens(shape, shape.num_layers, plan.max_context_tokens, device=device)
-            bandwidth = profile.link.stated_bandwidth_bytes_per_s or 1.0
+            stated = profile.link.stated_bandwidth_bytes_per_s
+            bandwidth = stated or 1.0
             make_link: Callable[[PagePool], Link]
             if device == "cuda":
-                copies = cuda.cuda_link_samples(tokens, plan)
+                copies = cuda.cuda_link_samples(tokens, plan, stated)
                 to_device, mechanism = copies.to_device, copies.mechanism
-                make_link = lambda pool: CudaLink(pool, window_transfers=2, mechanism=mechanism)  # noqa: E731
+                make_link = lambda pool: CudaLink(  # noqa: E731
+                    pool, window_transfers=2, mechanism=mechanism, slowed_bytes_per_s=stated
+                )
             else:
                 to_device = link_samples(tokens, plan, bandwidth_bytes_per_s=bandwidth, advance=_ignore).to_device
                 make_link = lambda pool: EmulatedLink(pool, bandwidth)  # noqa: E731

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -55,14 +56,28 @@ class CudaLink:
     A stream cannot reorder, so demand overtakes only prefetches that are not issued yet: at most `window_transfers` of
     them are, and `advance` issues more as they finish. A copy waits for all compute launched before it was issued,
     which holds the last reader of its slots; nothing ever waits for the whole device.
+
+    Parameters
+    ----------
+    slowed_bytes_per_s
+        Emulate a slower link: behind its copy each transfer holds its stream as long as its bytes take at this rate.
     """
 
     issue: Literal["worker", "stream"] = "stream"
 
-    def __init__(self, pool: PagePool, *, window_transfers: int, mechanism: Mechanism = "memcpy") -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        *,
+        window_transfers: int,
+        mechanism: Mechanism = "memcpy",
+        slowed_bytes_per_s: float | None = None,
+    ) -> None:
         self._pool = pool
         self._window_transfers = window_transfers
         self._mechanism = mechanism
+        page_s = pool.page_bytes / slowed_bytes_per_s if slowed_bytes_per_s else 0.0
+        self._page_cycles = page_s * cycles_per_s() if page_s else 0.0
         self._to_device = torch.cuda.Stream(pool.slots.device)  # type: ignore[no-untyped-call]
         self._to_host = torch.cuda.Stream(pool.slots.device)  # type: ignore[no-untyped-call]
         self._submitted: list[Transfer] = []
@@ -141,6 +156,8 @@ class CudaLink:
                 self._load_staged(transfer)
             else:
                 self._load_each(transfer)
+            if self._page_cycles:
+                torch.cuda._sleep(int(transfer.pages.size * self._page_cycles))  # type: ignore[no-untyped-call]
             ended.record()
         transfer.num_copied = int(transfer.pages.size)
         transfer.done = _EventLatch(ended)
@@ -179,6 +196,19 @@ class CudaLink:
         if not is_there.all():
             page = int(transfer.pages[~is_there][0])
             raise EngineError(f"page {page} was asked of the host, which does not hold it")
+
+
+@cache
+def cycles_per_s() -> float:
+    """Return the cycles of the device's sleep in a second, timed: not every torch and driver tells the clock's rate."""
+    cycles = 20_000_000
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    started, ended = timed_event(), timed_event()
+    started.record()
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    ended.record()
+    ended.synchronize()
+    return float(cycles / (started.elapsed_time(ended) * 1e-3))  # CUDA gives ms
 
 
 def timed_event() -> torch.cuda.Event:

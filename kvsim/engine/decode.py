@@ -51,12 +51,12 @@ def decode(
     snapshot: Snapshot,
     given: DecodeInput,
     *,
-    bandwidth_bytes_per_s: float,
+    bandwidth_bytes_per_s: float | None,
     forced_tokens: torch.Tensor | None = None,
     is_stamped: bool = False,
     keeps_logits: bool = False,
     observer: Callable[[PagePool], Observer] | None = None,
-    make_link: Callable[[PagePool, float], Link] | None = None,
+    make_link: Callable[[PagePool, float | None], Link] | None = None,
     mechanism: Mechanism = "memcpy",
     progress: Callable[[int], None] | None = None,
 ) -> DecodeResult:
@@ -69,7 +69,7 @@ def decode(
     is_stamped
         Stamp the parts of every layer. It costs time: take `step_s` from a run without.
     bandwidth_bytes_per_s
-        Stated bandwidth of the emulated link; a GPU's own link has its own.
+        Stated bandwidth of the emulated link; what a GPU's link is slowed to, None: it is not.
     mechanism
         How a GPU's link copies.
     observer
@@ -137,12 +137,18 @@ def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePoo
     )
 
 
-def _link_maker(given: DecodeInput, mechanism: Mechanism) -> Callable[[PagePool, float], Link]:
+def _link_maker(given: DecodeInput, mechanism: Mechanism) -> Callable[[PagePool, float | None], Link]:
     """Return what makes the link of a pool: real copies to a GPU, or the emulated link at the stated bandwidth."""
 
-    def make(pool: PagePool, bandwidth_bytes_per_s: float) -> Link:
+    def make(pool: PagePool, bandwidth_bytes_per_s: float | None) -> Link:
         if pool.slots.is_cuda:
-            return CudaLink(pool, window_transfers=given.window_transfers, mechanism=mechanism)
+            return CudaLink(
+                pool,
+                window_transfers=given.window_transfers,
+                mechanism=mechanism,
+                slowed_bytes_per_s=bandwidth_bytes_per_s,
+            )
+        assert bandwidth_bytes_per_s is not None  # a link without a GPU is emulated
         return EmulatedLink(pool, bandwidth_bytes_per_s)
 
     return make

@@ -48,7 +48,7 @@ class Bench:
     num_threads
         Threads that torch computes with; one count for all policies.
     bandwidth_bytes_per_s
-        Stated bandwidth of the emulated link.
+        Stated bandwidth of the emulated link, or what a GPU's is slowed to; None: a GPU's as it is.
     mechanism
         How a GPU's link copies, as its profile says.
     """
@@ -61,7 +61,7 @@ class Bench:
         *,
         device: str,
         num_threads: int,
-        bandwidth_bytes_per_s: float,
+        bandwidth_bytes_per_s: float | None,
         prefill_chunk_tokens: int,
         mechanism: str = "memcpy",
         quantisation: Quantisation | None = None,

@@ -21,7 +21,7 @@ def leave_cudnn_out() -> None:
 @contextmanager
 def cudnn_left_out() -> Iterator[None]:
     """Do so while the block lasts; see `leave_cudnn_out`."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     leave_cudnn_out()
     try:
         yield

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvsim.engine import cuda_link  # noqa: E402
 from kvsim.engine.cuda_link import CudaLink  # noqa: E402
 from kvsim.engine.link import Transfer  # noqa: E402
 from kvsim.engine.page_pool import EngineError, PagePool  # noqa: E402
@@ -131,3 +132,21 @@ def test_a_page_that_the_host_lacks_is_a_fault(link):
     link._pool.is_on_host[3] = False
     with pytest.raises(EngineError, match="page 3"):
         link.submit(_transfer(link, 3, "demand"))
+
+
+def test_a_slowed_link_holds_its_stream_for_the_bytes_of_each_transfer(link, monkeypatch):
+    slept = []
+    monkeypatch.setattr(torch.cuda, "_sleep", slept.append, raising=False)
+    monkeypatch.setattr(cuda_link, "cycles_per_s", lambda: 1e9)
+    pool = link._pool
+    slowed = CudaLink(pool, window_transfers=2, slowed_bytes_per_s=pool.page_bytes * 1e3)  # a page in a millisecond
+    pages = np.array([1, 2, 5])
+    slowed.submit(Transfer(kind="demand", pages=pages, slots=pool.take(pages), step=0))
+    assert slept == [3_000_000]
+    link.submit(_transfer(link, 7, "demand"))
+    assert slept == [3_000_000]  # the other is as it is
+
+
+def test_the_clock_of_the_devices_sleep_is_timed(link, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None, raising=False)
+    assert cuda_link.cycles_per_s.__wrapped__() == pytest.approx(20_000_000 / 1e-3)  # the diary's events: 1 ms
