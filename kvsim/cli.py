@@ -245,9 +245,7 @@ def calibrate(
     ] = None,
     bandwidth: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE", help="Bytes a second: an emulated link is held to them, a GPU's slowed: '0.2 GB'."
-        ),
+        typer.Option(metavar="SIZE", help="Bytes a second: holds an emulated link, slows a GPU's: '0.2 GB'."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Under a minute, with a coarser grid.")] = False,
 ) -> None:

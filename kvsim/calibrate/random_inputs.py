@@ -35,18 +35,19 @@ def random_model(shape: ModelShape, num_layers: int, device: str) -> Any:
         tie_word_embeddings=shape.tied_embeddings,
         dtype=TORCH_DTYPES[shape.dtype],
     )
-    with no_init_weights():
+    with no_init_weights(), torch.device(device):
         model = LlamaForCausalLM(config)
     module: torch.nn.Module = model
     module.to(TORCH_DTYPES[shape.dtype])
     block = torch.randn(_BLOCK_NUMBERS, generator=torch.Generator().manual_seed(0)) * 0.02
+    block = block.to(device, TORCH_DTYPES[shape.dtype])
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0)
             else:
-                _repeat_into(parameter, block.to(parameter.dtype))
-    return module.train(False).to(device)
+                _repeat_into(parameter, block)
+    return module.train(False)
 
 
 def random_tokens(shape: ModelShape, num_layers: int, num_tokens: int, *, device: str) -> torch.Tensor:
