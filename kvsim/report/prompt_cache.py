@@ -1,0 +1,289 @@
+"""How results of a prompt cache are told: columns, the break-even of loading and computing, a picture, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kvsim.report.pairs import cells_text
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
+from kvsim.report.tables import Column
+from kvsim.units import format_bytes, format_seconds
+
+_GROUP = ("tier", "policy", "budget_bytes", "link_bytes_per_s", "least_tokens")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _rate(value: float) -> str:
+    return f"{value / 1e9:.3g} GB/s"
+
+
+COLUMNS: dict[str, Column] = {
+    "tier": Column(title="/tier", text=str),
+    "policy": Column(title="/policy", text=str),
+    "shared_tokens": Column(title="tokens/shared", text=lambda value: f"{value:,}"),
+    "budget_bytes": Column(title="/budget", text=format_bytes),
+    "link_bytes_per_s": Column(title="link if not/the profile's", text=_rate),
+    "hits": Column(title="prompts/hit", text=lambda value: f"{value:,}"),
+    "reused_frac": Column(title="tokens/reused", text=_percent),
+    "evicted": Column(title="given/up", text=lambda value: f"{value:,}"),
+    "demoted": Column(title="moved/to host", text=lambda value: f"{value:,}"),
+    "ttft_mean_s": Column(title="TTFT/all", text=format_seconds),
+    "ttft_hit_s": Column(title="TTFT/hits", text=format_seconds),
+    "ttft_hit_full_s": Column(title="the same/no cache", text=format_seconds),
+    "speedup": Column(title="/speedup", text=lambda value: f"{value:.2f}x"),
+    "restore_hit_s": Column(title="of it/loading", text=format_seconds),
+    "keep_mean_s": Column(title="keeping/a prompt", text=format_seconds),
+    "least_link_bytes_per_s": Column(title="pays down/to a link of", text=_rate),
+}
+
+LEGEND = (
+    "hits: prompts that reused a token or more; their time to first token with the cache and without. Keeping a prompt "
+    "comes\nafter its first token. Over a link slower than the last column says, loading what was reused takes longer "
+    "than\ncomputing it."
+)
+
+
+def crossing(lengths: Sequence[float], gains_s: Sequence[float]) -> tuple[str, float | None]:
+    """Return from which length on loading beats computing: at all lengths, at none, or from a length in between.
+
+    The length is interpolated between the last one at which loading does not gain and the next.
+
+    Examples
+    --------
+    >>> crossing([8, 16, 32], [-2.0, 2.0, 5.0])
+    ('from', 12.0)
+    >>> crossing([8, 16], [1.0, 2.0]), crossing([8, 16], [1.0, -2.0])
+    (('always', None), ('never', None))
+    """
+    losing = [place for place, gain_s in enumerate(gains_s) if gain_s <= 0]
+    if not losing:
+        return "always", None
+    last = losing[-1]
+    if last == len(gains_s) - 1:
+        return "never", None
+    share = -gains_s[last] / (gains_s[last + 1] - gains_s[last])
+    return "from", lengths[last] + share * (lengths[last + 1] - lengths[last])
+
+
+def break_evens(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the break-even of every group of cells that differ in the tokens shared alone, and of each repeat."""
+    found = []
+    for key, group in _groups(cells).items():
+        own = sorted((cell for cell in group if cell["ttft_hit_s"] is not None), key=lambda cell: cell["shared_tokens"])
+        lengths = [cell["shared_tokens"] for cell in own]
+        if len(set(lengths)) < 2 or len(set(lengths)) < len(lengths):
+            continue
+        gains_s = [cell["ttft_hit_full_s"] - cell["ttft_hit_s"] for cell in own]
+        verdict, from_tokens = crossing(lengths, gains_s)
+        repeats = zip(*(cell.get("gain_repeats_s", ()) for cell in own), strict=True)
+        each = [crossing(lengths, gains) for gains in repeats]
+        found.append(
+            dict(zip(_GROUP, key, strict=True))
+            | {"lengths": lengths, "gains_s": gains_s, "verdict": verdict, "from_tokens": from_tokens}
+            | {"repeats": [{"verdict": told, "from_tokens": tokens} for told, tokens in each]}
+        )
+    return found
+
+
+def break_evens_beside(
+    simulated: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the break-evens of the same groups side by side; the error where both cross between two lengths."""
+    known = {tuple(entry[name] for name in _GROUP): entry for entry in simulated}
+    found = []
+    for real in measured:
+        sim = known.get(tuple(real[name] for name in _GROUP))
+        if sim is None:
+            continue
+        both = sim["from_tokens"], real["from_tokens"]
+        found.append(
+            dict(real)
+            | {"simulated_verdict": sim["verdict"], "simulated_from_tokens": sim["from_tokens"]}
+            | {"error_frac": both[0] / both[1] - 1 if both[0] is not None and both[1] else None}
+            | {"agrees": sim["verdict"] == real["verdict"]}
+        )
+    return found
+
+
+def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return break-evens as a table, simulated and measured ones beside each other where both are known."""
+    columns: dict[str, Column] = {
+        "tier": COLUMNS["tier"],
+        "policy": COLUMNS["policy"],
+        "link_bytes_per_s": COLUMNS["link_bytes_per_s"],
+        "told": Column(title="loading beats computing/from", text=str),
+        "repeats": Column(title="repeats/", text=str),
+        "simulated": Column(title="/simulated", text=str),
+        "error_frac": Column(title="/error", text=lambda value: f"{100 * value:+.1f}%"),
+    }
+    rows = []
+    for entry in entries:
+        row = {name: entry[name] for name in ("tier", "policy", "link_bytes_per_s")}
+        row["told"] = _told(entry["verdict"], entry["from_tokens"], entry["lengths"])
+        crossed = [found["from_tokens"] for found in entry["repeats"] if found["from_tokens"] is not None]
+        if crossed:
+            row["repeats"] = f"{min(crossed):.0f} to {max(crossed):.0f}"
+        if "simulated_verdict" in entry:
+            row["simulated"] = _told(entry["simulated_verdict"], entry["simulated_from_tokens"], entry["lengths"])
+            row["error_frac"] = entry["error_frac"]
+        rows.append(row)
+    return cells_text(rows, columns)
+
+
+def _told(verdict: str, from_tokens: float | None, lengths: Sequence[int]) -> str:
+    if verdict == "from":
+        return f"{from_tokens:.0f} tokens"
+    return f"{lengths[0]} tokens, the fewest tried" if verdict == "always" else f"no length up to {lengths[-1]:,}"
+
+
+def verdict_of(
+    cells: Sequence[Mapping[str, Any]],
+    crossings: Sequence[Mapping[str, Any]],
+    *,
+    is_emulated: bool,
+    stands_in: str | None,
+) -> list[str]:
+    """Return what the cells say in words, and what their figures leave out."""
+    lines = []
+    for entry in crossings:
+        link = "" if entry["link_bytes_per_s"] is None else f" over a link of {_rate(entry['link_bytes_per_s'])}"
+        told = _told(entry["verdict"], entry["from_tokens"], entry["lengths"])
+        beats = "loading beats computing at" if entry["verdict"] == "never" else "loading beats computing from"
+        lines.append(f"Tier {entry['tier']}{link}: {beats} {told}{' on' if entry['verdict'] == 'from' else ''}.")
+    hit = [cell for cell in cells if cell["speedup"] is not None]
+    if hit:
+        best = max(hit, key=lambda cell: cell["speedup"])
+        shared = "" if best["shared_tokens"] is None else f" of which {best['shared_tokens']:,} tokens are shared"
+        lines.append(
+            f"At best (tier {best['tier']}, {best['policy']}) the first token of a prompt{shared} comes after "
+            f"{format_seconds(best['ttft_hit_s'])} in place of {format_seconds(best['ttft_hit_full_s'])}: "
+            f"{best['speedup']:.1f} times as fast."
+        )
+    if is_emulated and any(cell["tier"] != "device" for cell in cells):
+        lines.append("The link to the host is emulated: its bandwidth is stated, not found.")
+    if stands_in is not None:
+        lines.append("The trace tells which blocks prompts share, not their text: tokens stand in for them.")
+    outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
+    if outside:
+        lines.append(
+            f"{_percent(outside)} of the prompts of a cell ask for more than the profile measured: extrapolated."
+        )
+    return lines
+
+
+def prompt_figure(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None = None) -> Figure:
+    """Return the time to first token over the tokens shared, or over the budget where those do not vary.
+
+    Parameters
+    ----------
+    simulated
+        Of the same cells: drawn as lines, with `summary`'s as marks.
+    """
+    lengths = {cell["shared_tokens"] for cell in summary["cells"]}
+    if len(lengths) > 1 and None not in lengths:
+        return _over_length(summary, simulated)
+    return _over_budget(summary, simulated)
+
+
+def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> Figure:
+    foot = "Dotted lines: from where on loading beats computing. " + _how(summary, simulated)
+    figure = new_figure(5.0, f"{summary['scenario']}: time to first token of prompts whose beginning is kept", foot)
+    left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
+    handles: dict[str, Any] = {}
+    for kind, cells in _kinds(summary, simulated):
+        _line(left, handles, "no cache", cells, "ttft_hit_full_s", kind, color="0.35")
+        for place, (key, group) in enumerate(_groups(cells).items()):
+            name, color = _name(key), PALETTE[place % len(PALETTE)]
+            _line(left, handles, name, group, "ttft_hit_s", kind, color=color)
+            _line(right, handles, name, group, "speedup", kind, color=color)
+    for place, key in enumerate(_groups(summary["cells"])):
+        for entry in summary["break_evens"]:
+            if tuple(entry[field] for field in _GROUP) == key and entry["from_tokens"] is not None:
+                color = PALETTE[place % len(PALETTE)]
+                for axis in (left, right):
+                    axis.axvline(entry["from_tokens"], color=color, linestyle=":", linewidth=1.5)
+    right.axhline(1, color="0.35", linewidth=1)
+    left.set(xscale="log", yscale="log", xlabel="tokens shared", ylabel="time to first token of a hit (s)")
+    right.set(xscale="log", xlabel="tokens shared", ylabel="times as fast as without the cache")
+    right.set_ylim(bottom=0)
+    legend_above(figure, handles)
+    return figure
+
+
+def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> Figure:
+    figure = new_figure(5.0, f"{summary['scenario']}: what a prompt cache saves", _how(summary, simulated))
+    left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
+    handles: dict[str, Any] = {}
+    for kind, cells in _kinds(summary, simulated):
+        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for cell in cells:
+            groups.setdefault((cell["tier"], cell["policy"], None, cell["link_bytes_per_s"]), []).append(cell)
+        for place, (key, group) in enumerate(groups.items()):
+            name, color = _name(key), PALETTE[place % len(PALETTE)]
+            _line(left, handles, name, group, "reused_frac", kind, color=color, over="budget_bytes")
+            _line(right, handles, name, group, "ttft_mean_s", kind, color=color, over="budget_bytes")
+        _line(right, handles, "no cache", cells, "ttft_full_mean_s", kind, color="0.35", over="budget_bytes")
+    left.set(xlabel="budget (MiB)", ylabel="share of tokens reused", ylim=(0, 1))
+    right.set(xlabel="budget (MiB)", ylabel="time to first token, mean (s)")
+    right.set_ylim(bottom=0)
+    legend_above(figure, handles)
+    return figure
+
+
+def _line(
+    axis: Any,
+    handles: dict[str, Any],
+    name: str,
+    cells: Sequence[Mapping[str, Any]],
+    figure: str,
+    kind: str,
+    *,
+    color: str,
+    over: str = "shared_tokens",
+) -> None:
+    """Draw one figure of cells: a line, marks, or both; cells at one place, as those without a cache, by their mean."""
+    unit = 2**20 if over.endswith("_bytes") else 1
+    places: dict[float, list[float]] = {}
+    for cell in cells:
+        if cell[figure] is not None:
+            places.setdefault((cell[over] if cell[over] is not None else cell["kept_bytes"]) / unit, []).append(
+                cell[figure]
+            )
+    ordered = sorted(places)
+    looks = {"both": {"marker": "o"}, "line": {}, "marks": {"marker": "o", "linestyle": "none"}}[kind]
+    (drawn,) = axis.plot(
+        ordered, [sum(places[place]) / len(places[place]) for place in ordered], color=color, linewidth=2, **looks
+    )
+    handles.setdefault(name, drawn)
+
+
+def _kinds(
+    summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
+) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
+    if simulated is None:
+        return [("both", summary["cells"])]
+    return [("line", simulated["cells"]), ("marks", summary["cells"])]
+
+
+def _how(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> str:
+    if simulated is not None:
+        return "Lines: simulated. Marks: measured."
+    return "Measured." if summary.get("is_measured") else "Simulated."
+
+
+def _name(key: tuple[Any, ...]) -> str:
+    tier, policy, link = key[0], key[1], key[3]
+    return f"{tier}, {policy}" if link is None else f"{tier}, {policy}, link {_rate(link)}"
+
+
+def _groups(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell[name] for name in _GROUP), []).append(cell)
+    return groups
