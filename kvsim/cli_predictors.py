@@ -20,6 +20,10 @@ def predictors(
         list[str] | None,
         typer.Option("--capture", metavar="CAPTURE", help="An access trace, or a shipped one. Repeatable; all three."),
     ] = None,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option("--profile", metavar="PROFILE", help="What things cost: a profile, or a shipped one. Repeatable."),
+    ] = None,
     k_pages: Annotated[int, typer.Option(metavar="K", min=1, help="Pages that attention reads in a layer.")] = 8,
     budgets: Annotated[
         list[str] | None,
@@ -43,6 +47,8 @@ def predictors(
     contest = dataclasses.replace(Contest(), k_pages=k_pages)
     if captures:
         contest = dataclasses.replace(contest, captures=tuple(captures))
+    if profiles:
+        contest = dataclasses.replace(contest, profiles=tuple(profiles))
     if budgets:
         contest = dataclasses.replace(contest, budgets=tuple(parse_budget(text) for text in budgets))
     with bar("comparing predictors") as shown:
