@@ -1,4 +1,4 @@
-"""An input embedding whose table stays in host memory, with a cache of its rows on the device, put in a model's place."""
+"""An input embedding whose table stays in host memory, and a cache of its rows on the device, swapped into a model."""
 
 from __future__ import annotations
 
@@ -213,8 +213,6 @@ def is_tied_to_head(model: Any) -> bool:
     """Return whether the output head reads the same table."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
-
-
 
 
 def _plain_table(model: Any) -> nn.Embedding:

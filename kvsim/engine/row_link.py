@@ -93,7 +93,7 @@ class _EmulatedFlight:
 
 
 class CudaRowLink:
-    """A copy stream of its own and pinned memory; a stream cannot reorder, so misses have another than what comes early.
+    """Pinned memory and copy streams; a stream cannot reorder, so misses have another than what comes early.
 
     Written where no GPU was at hand: it has not run yet.
     """

@@ -26,7 +26,7 @@ from kvsim.kinds.embedding_rows_calls import (
     row_bytes,
     served_of,
 )
-from kvsim.kinds.embedding_rows_clock import Timed, costs_of, simulate_calls
+from kvsim.kinds.embedding_rows_clock import costs_of, simulate_calls
 from kvsim.kinds.embedding_rows_scenario import EmbeddingRows
 from kvsim.kinds.ground import cells_of, make_result, profile_of, shape_of
 from kvsim.report.embedding_rows import COLUMNS, LEGEND, rows_figure, verdict_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def row_bytes(scenario: EmbeddingRows) -> int:
 def episodes(calls: list[EmbedCall]) -> Iterator[list[EmbedCall]]:
     """Yield the calls that one cache sees from empty, group by group."""
     starts = [place for place, call in enumerate(calls) if call.is_fresh] + [len(calls)]
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
+    for start, end in itertools.pairwise(starts):
         yield calls[start:end]
 
 

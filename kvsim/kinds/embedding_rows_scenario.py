@@ -71,8 +71,8 @@ class RowRequests(Strict):
     """How requests are made of the stream, one after the other, and what the cache knows when each comes."""
 
     mode: Mode
-    """``cold``: an empty cache for every request. ``warm``: each request is looked up once before it counts. ``steady``:
-    one cache for all. ``prefetch``: that, and rows fetched ahead."""
+    """``cold``: an empty cache for every request. ``warm``: each request is looked up once before it counts.
+    ``steady``: one cache for all. ``prefetch``: that, and rows fetched ahead."""
     prompt_tokens: PositiveInt
     new_tokens: PositiveInt
     """Tokens of the stream that follow, fed one by one."""
