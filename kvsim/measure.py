@@ -135,7 +135,7 @@ def measure_timeline(
     bench = _bench(cell, beside)
     recording = _record(bench, [cell])
     _advance(progress, 0.4)
-    given = _given(cell)
+    given = decode_input(cell)
     hand_over(given.policy, cell, recording.trace, given.num_steps)
     run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
     _advance(progress, 0.4)
@@ -211,7 +211,8 @@ def near(path: str, beside: Path | None) -> str:
     return path
 
 
-def _given(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
+def decode_input(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
+    """Return what one run of a cell is given, with a fresh policy; `reads_all`: whatever its selector says."""
     scenario = cell.scenario
     measure = measure_of(scenario)
     grid = PageGrid(
@@ -239,9 +240,9 @@ def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
     """Record what cells of one context read, with everything resident, so that the link plays no part."""
     first = cells[0]
     resident = dataclasses.replace(first, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
-    speculates = any(reads_speculation(_given(cell).policy) for cell in cells if not cell.is_peer)
-    chosen = dataclasses.replace(_given(resident), records_speculation=speculates)
-    return bench.record(chosen, _given(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
+    speculates = any(reads_speculation(decode_input(cell).policy) for cell in cells if not cell.is_peer)
+    chosen = dataclasses.replace(decode_input(resident), records_speculation=speculates)
+    return bench.record(chosen, decode_input(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
 
 
 def _run(bench: Bench, cell: Cell, recording: Recording, *, is_stamped: bool) -> DecodeResult:
@@ -254,7 +255,7 @@ def _run(bench: Bench, cell: Cell, recording: Recording, *, is_stamped: bool) ->
             page_tokens=cell.scenario.page_tokens,
             counts_copies=is_stamped,
         )
-    given = _given(cell)
+    given = decode_input(cell)
     hand_over(given.policy, cell, recording.trace, given.num_steps)
     return bench.run(given, measure.prompt_tokens, is_stamped=is_stamped)
 
@@ -291,7 +292,7 @@ def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:
     num_steps = measure_of(cell.scenario).num_steps
     if cell.policy.attends == "everything":
         return np.ones(num_steps)
-    given = _given(cell)
+    given = decode_input(cell)
     return kept_mass_frac(cell, given.policy, given.setting, replay_of(cell, recording.trace, num_steps))
 
 
