@@ -19,6 +19,7 @@ from kvsim.models import ModelShape
 from kvsim.types import FloatArray, Tier
 
 _CAP_S = 0.3
+_HELD_BYTES = 256 * 2**20
 _TAIL_PARTS = 4
 """Kept prompts are this part longer than what is put back of them: most matches end inside one."""
 
@@ -73,11 +74,15 @@ def _restore_s(states: KVStates, link: StateLink, device: str) -> FloatArray:
 
 
 def _store_s(cache: DynamicCache, tier: Tier, link: StateLink, device: str) -> FloatArray:
+    """Return the seconds of keeping a prompt, each in memory of its own: kept ones are not given back at once."""
+    kept: list[KVStates] = []
+
     def once() -> None:
-        keep(cache, tier=tier, link=link)
+        kept.append(keep(cache, tier=tier, link=link))
         _wait(device)
 
-    return repeat_s(once, cap_s=_CAP_S)
+    once()
+    return repeat_s(once, cap_s=_CAP_S, warmups=0, max_repeats=max(5, _HELD_BYTES // kept[0].nbytes))
 
 
 def _wait(device: str) -> None:

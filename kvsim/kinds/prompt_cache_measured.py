@@ -125,7 +125,8 @@ def _cell(
             )
             for run, others in zip(runs, full, strict=True)
         ]
-        entry["gain_repeats_s"] = gains_s
+        busy_s, full_busy_s = (_median([[found.busy_s for found in run] for run in each]) for each in (runs, full))
+        entry |= {"gain_repeats_s": gains_s, "busy_gain_s": float((full_busy_s - busy_s)[is_hit].mean())}
     agree = [int(found.logits.argmax()) == int(whole.logits.argmax()) for found, whole in zip(own, alone, strict=True)]
     apart = [float((found.logits - whole.logits).abs().max()) for found, whole in zip(own, alone, strict=True)]
     entry |= {

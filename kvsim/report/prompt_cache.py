@@ -83,11 +83,12 @@ def break_evens(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         verdict, from_tokens = crossing(lengths, gains_s)
         repeats = zip(*(cell.get("gain_repeats_s", ()) for cell in own), strict=True)
         each = [crossing(lengths, gains) for gains in repeats]
-        found.append(
-            dict(zip(_GROUP, key, strict=True))
-            | {"lengths": lengths, "gains_s": gains_s, "verdict": verdict, "from_tokens": from_tokens}
-            | {"repeats": [{"verdict": told, "from_tokens": tokens} for told, tokens in each]}
-        )
+        entry = dict(zip(_GROUP, key, strict=True))
+        entry |= {"lengths": lengths, "gains_s": gains_s, "verdict": verdict, "from_tokens": from_tokens}
+        entry["repeats"] = [{"verdict": told, "from_tokens": tokens} for told, tokens in each]
+        if all("busy_gain_s" in cell for cell in own):
+            entry["busy_verdict"], entry["busy_from_tokens"] = crossing(lengths, [cell["busy_gain_s"] for cell in own])
+        found.append(entry)
     return found
 
 
@@ -101,12 +102,13 @@ def break_evens_beside(
         sim = known.get(tuple(real[name] for name in _GROUP))
         if sim is None:
             continue
-        both = sim["from_tokens"], real["from_tokens"]
+        both, busy = (sim["from_tokens"], real["from_tokens"]), real.get("busy_from_tokens")
         found.append(
             dict(real)
             | {"simulated_verdict": sim["verdict"], "simulated_from_tokens": sim["from_tokens"]}
             | {"error_frac": both[0] / both[1] - 1 if both[0] is not None and both[1] else None}
             | {"agrees": sim["verdict"] == real["verdict"]}
+            | {"busy_error_frac": both[0] / busy - 1 if both[0] is not None and busy else None}
         )
     return found
 
@@ -118,20 +120,24 @@ def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
         "policy": COLUMNS["policy"],
         "link_bytes_per_s": COLUMNS["link_bytes_per_s"],
         "told": Column(title="loading beats computing/from", text=str),
-        "repeats": Column(title="repeats/", text=str),
+        "repeats": Column(title="/repeats", text=str),
         "simulated": Column(title="/simulated", text=str),
         "error_frac": Column(title="/error", text=lambda value: f"{100 * value:+.1f}%"),
+        "busy": Column(title="by processor/time", text=str),
+        "busy_error_frac": Column(title="/error", text=lambda value: f"{100 * value:+.1f}%"),
     }
     rows = []
     for entry in entries:
         row = {name: entry[name] for name in ("tier", "policy", "link_bytes_per_s")}
         row["told"] = _told(entry["verdict"], entry["from_tokens"], entry["lengths"])
+        if "busy_verdict" in entry:
+            row["busy"] = _told(entry["busy_verdict"], entry["busy_from_tokens"], entry["lengths"])
         crossed = [found["from_tokens"] for found in entry["repeats"] if found["from_tokens"] is not None]
         if crossed:
             row["repeats"] = f"{min(crossed):.0f} to {max(crossed):.0f}"
         if "simulated_verdict" in entry:
             row["simulated"] = _told(entry["simulated_verdict"], entry["simulated_from_tokens"], entry["lengths"])
-            row["error_frac"] = entry["error_frac"]
+            row["error_frac"], row["busy_error_frac"] = entry["error_frac"], entry["busy_error_frac"]
         rows.append(row)
     return cells_text(rows, columns)
 
