@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 SHIPPED = {
-    "scenarios": ["*.toml"],
+    "scenarios": ["*.toml", "*.xml", "*.json"],
     "profiles": ["*.toml"],
     "captures": ["*.kvtrace", "*.requests.jsonl.gz", "*.tokens.jsonl.gz"],
 }

@@ -23,6 +23,7 @@ _UNTIMED = (
     "__init__",
     "capture",
     "decode_trace",
+    "divergence",
     "generation",
     "kv_states",
     "module_run",

@@ -67,7 +67,7 @@ class Assembly:
 
 
 def assemble(
-    layout: Layout, prompt: Prompt, length_of: LengthOf, *, suffix: str = "", scaffolds: bool = False
+    layout: Layout, prompt: Prompt, length_of: LengthOf, *, around: tuple[str, str] = ("", ""), scaffolds: bool = False
 ) -> Assembly:
     """Return what a prompt takes from the units of its layout.
 
@@ -76,8 +76,8 @@ def assemble(
 
     Parameters
     ----------
-    suffix
-        What follows the new text of every prompt, such as the beginning of an answer.
+    around
+        What every prompt has before and behind its new text, such as the turns of a chat.
     scaffolds
         Read the states of a scaffold where all of its modules are selected.
 
@@ -105,7 +105,8 @@ def assemble(
     fresh.sort(key=lambda found: found.position)
     ends = [part.position + part.stop - part.start for part in parts]
     ends += [found.position + found.num_tokens for found in fresh]
-    new = Fresh(text=prompt.text + suffix, num_tokens=length_of(prompt.text + suffix), position=max(ends, default=0))
+    text = f"{around[0]}{prompt.text}{around[1]}"
+    new = Fresh(text=text, num_tokens=length_of(text), position=max(ends, default=0))
     return Assembly(
         name=prompt.name,
         units=tuple(unit.number for unit in units),

@@ -100,9 +100,10 @@ def test_a_scaffold_takes_the_place_of_its_modules_where_all_are_selected() -> N
     assert [unit.num_tokens for unit in layout.scaffolds] == [30 + len("Spend little.\n")]
 
 
-def test_a_suffix_ends_every_prompt() -> None:
-    found = assemble(layout_of(), one("Go"), len, suffix="!\n")
-    assert found.fresh[-1].text == "Go!\n"
+def test_what_stands_around_new_text_is_new_text_of_every_prompt() -> None:
+    found = assemble(layout_of(), one("Go"), len, around=("<", ">\n"))
+    assert found.fresh[-1].text == found.texts[-1] == "<Go>\n"
+    assert found.fresh[-1].num_tokens == 5
 
 
 def written_out(text: str) -> str:

@@ -1,0 +1,176 @@
+"""How results of prompt modules are told: columns of cells and prompts, a picture, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kvsim.report.pairs import cells_text
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, policy_looks
+from kvsim.report.tables import Column
+from kvsim.units import format_bytes, format_seconds
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+COLUMNS: dict[str, Column] = {
+    "tier": Column(title="/tier", text=str),
+    "policy": Column(title="/policy", text=str),
+    "budget_modules": Column(title="budget/modules", text=lambda value: f"{value:,}"),
+    "scaffolds": Column(title="scaf-/folds", text=_yes),
+    "seen": Column(title="/seen", text=str),
+    "peak_bytes": Column(title="stored/at most", text=format_bytes),
+    "module_hit_frac": Column(title="hits/modules", text=lambda value: f"{value:.3f}"),
+    "token_hit_frac": Column(title="hits/tokens", text=lambda value: f"{value:.3f}"),
+    "bound_hit_frac": Column(title="bound/modules", text=lambda value: f"{value:.3f}"),
+    "evictions": Column(title="evicted/modules", text=lambda value: f"{value:,}"),
+    "ttft_mean_s": Column(title="TTFT/mean", text=format_seconds),
+    "ttft_full_mean_s": Column(title="TTFT/full attention", text=format_seconds),
+    "ttft_saved_frac": Column(title="TTFT/saved", text=_percent),
+}
+
+PROMPT_COLUMNS: dict[str, Column] = {
+    "prompt": Column(title="/prompt", text=str),
+    "tier": Column(title="/tier", text=str),
+    "scaffolds": Column(title="scaf-/folds", text=_yes),
+    "seen": Column(title="/seen", text=str),
+    "tokens": Column(title="/tokens", text=str),
+    "fresh_tokens": Column(title="tokens/computed", text=str),
+    "ttft_full_s": Column(title="TTFT/full", text=format_seconds),
+    "ttft_s": Column(title="TTFT/stored", text=format_seconds),
+    "ttft_full_measured_s": Column(title="TTFT full/measured", text=format_seconds),
+    "ttft_measured_s": Column(title="TTFT stored/measured", text=format_seconds),
+    "ttft_simulated_s": Column(title="TTFT stored/simulated", text=format_seconds),
+    "ttft_error_frac": Column(title="/error", text=lambda value: f"{100 * value:+.1f}%"),
+    "speed_vs_full": Column(title="speed/vs full", text=lambda value: f"{value:.1f}x"),
+    "kl_first_nats": Column(title="KL nats/first", text=lambda value: f"{value:.3f}"),
+    "kl_mean_nats": Column(title="KL nats/answer", text=lambda value: f"{value:.3f}"),
+    "greedy_agreement_frac": Column(title="same token/likeliest", text=lambda value: f"{100 * value:.0f}%"),
+}
+
+LEGEND = (
+    "hits: share of the modules that prompts read, or of their tokens, found in the store; bound: Belady's MIN."
+    "\nTTFT: time to first token of a prompt that waits for no other; stored: all of its modules are in the store; "
+    "full: all of its text\nread under full attention. KL: divergence of the next token's distribution from full "
+    "attention's, at the first token and\nover the answer. -: does not apply."
+)
+
+
+def prompts_text(prompts: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
+    """Return the table of the prompts; columns that say the same of all of them are left out."""
+    constant = [name for name in ("tier", "scaffolds", "seen") if len({prompt[name] for prompt in prompts}) == 1]
+    return cells_text(prompts, {name: column for name, column in columns.items() if name not in constant})
+
+
+def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the cells and prompts say in words, and what their figures leave out."""
+    lines = []
+    for tier in dict.fromkeys(prompt["tier"] for prompt in prompts):
+        speeds = [prompt["speed_vs_full"] for prompt in prompts if prompt["tier"] == tier]
+        lines.append(
+            f"With all of its modules stored on the {tier}, a prompt's first token comes {min(speeds):.1f} to "
+            f"{max(speeds):.1f} times as fast as under full attention."
+        )
+    real = [cell for cell in cells if cell["policy"] != "belady"]
+    if real:
+        best = min(real, key=lambda cell: cell["ttft_mean_s"])
+        lines.append(
+            f"Over the stream of {best['num_requests']} requests, which begins with an empty store, {best['policy']} "
+            f"with room for {best['budget_modules']} of {best['read_modules']} modules "
+            f"({format_bytes(best['peak_bytes'])} on the {best['tier']}) changes the mean time to first token by "
+            f"{-100 * best['ttft_saved_frac']:+.0f}%."
+        )
+    if any("kl_mean_nats" in prompt for prompt in prompts):
+        worst = max(prompts, key=lambda prompt: prompt["kl_mean_nats"])
+        agree = float(np.mean([prompt["greedy_agreement_frac"] for prompt in prompts]))
+        lines.append(
+            f"The price: the likeliest next token is full attention's in {100 * agree:.0f}% of the steps; the largest "
+            f"divergence over an answer is {worst['kl_mean_nats']:.2f} nats (prompt {worst['prompt']})."
+        )
+    else:
+        lines.append("What reuse costs in quality is not simulated: `kvsim measure` tells it prompt by prompt.")
+    return lines
+
+
+def modules_figure(summary: Mapping[str, Any]) -> Figure:
+    """Return times to first token by prompt, the price by prompt where it was measured, and hits over the budget."""
+    prompts, cells = summary["prompts"], summary["cells"]
+    tiers = list(dict.fromkeys(prompt["tier"] for prompt in prompts))
+    names = list(dict.fromkeys(prompt["prompt"] for prompt in prompts))
+    is_priced = any("kl_mean_nats" in prompt for prompt in prompts)
+    figure = new_figure(
+        5.4,
+        f"{summary['scenario']}: prompts out of stored modules",
+        "Times: all of a prompt's modules are stored. Price: divergence from full attention on the same text.",
+    )
+    panels = add_panels(figure, 1, 3 if is_priced else 2, across_inches=0.95, left_inches=1.25)[0]
+    handles = _draw_times(panels[0], prompts, tiers, names)
+    if is_priced:
+        handles |= _draw_price(panels[1], prompts, names)
+    handles |= _draw_hits(panels[-1], cells)
+    legend_above(figure, handles)
+    return figure
+
+
+def _draw_times(axis: Any, prompts: Sequence[Mapping[str, Any]], tiers: list[str], names: list[str]) -> dict[str, Any]:
+    height = 0.8 / (len(tiers) + 1)
+    places = np.arange(len(names))
+    full_s = [_first(prompts, "prompt", name)["ttft_full_s"] for name in names]
+    handles = {"full attention": axis.barh(places, full_s, height, color="0.6")}
+    for number, tier in enumerate(tiers):
+        own = [prompt for prompt in prompts if prompt["tier"] == tier]
+        stored_s = [_first(own, "prompt", name)["ttft_s"] for name in names]
+        shift = (number + 1) * height
+        handles[f"stored on the {tier}"] = axis.barh(places + shift, stored_s, height, color=PALETTE[number])
+    axis.set(xlabel="time to first token (s)")
+    _name_rows(axis, names, 0.4 - height / 2)
+    return handles
+
+
+def _draw_price(axis: Any, prompts: Sequence[Mapping[str, Any]], names: list[str]) -> dict[str, Any]:
+    places = np.arange(len(names))
+    chosen = [_first(prompts, "prompt", name) for name in names]
+    handles = {}
+    for number, (name, label) in enumerate((("kl_first_nats", "first token"), ("kl_mean_nats", "mean of the answer"))):
+        values = [prompt[name] for prompt in chosen]
+        color = PALETTE[3 + number]
+        handles[label] = axis.barh(places + 0.35 * number, values, 0.35, color=color)
+    axis.set(xlabel="KL divergence (nats)")
+    _name_rows(axis, names, 0.175)
+    return handles
+
+
+def _draw_hits(axis: Any, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    handles: dict[str, Any] = {}
+    tier = cells[0]["tier"]
+    own = [cell for cell in cells if cell["tier"] == tier and cell["seen"] == cells[0]["seen"]]
+    names = list(dict.fromkeys(_series(cell) for cell in own))
+    looks = policy_looks(names)
+    for name in names:
+        line = sorted((cell for cell in own if _series(cell) == name), key=lambda cell: cell["budget_modules"])
+        budgets = [cell["budget_modules"] for cell in line]
+        handles[name] = axis.plot(budgets, [cell["module_hit_frac"] or 0.0 for cell in line], **looks[name])[0]
+    axis.set(xlabel="budget (modules)", ylabel="share of modules hit", ylim=(0, 1))
+    return handles
+
+
+def _series(cell: Mapping[str, Any]) -> str:
+    return f"{cell['policy']}, scaffolds" if cell["scaffolds"] else str(cell["policy"])
+
+
+def _first(prompts: Sequence[Mapping[str, Any]], key: str, value: Any) -> Mapping[str, Any]:
+    return next(prompt for prompt in prompts if prompt[key] == value)
+
+
+def _name_rows(axis: Any, names: list[str], shift: float) -> None:
+    axis.set_yticks(np.arange(len(names)) + shift, names)
+    axis.invert_yaxis()
