@@ -87,6 +87,7 @@ class RowBooks:
     def __init__(
         self, policy: str, capacity_rows: int, *, num_rows: int, seed: int = 0, future: ArrayLike | None = None
     ) -> None:
+        self.num_rows = num_rows
         self.capacity_rows = min(capacity_rows, num_rows)
         self.counts = RowCounts()
         self._cache = Cache(policy, self.capacity_rows, num_keys=num_rows, seed=seed, future=future)

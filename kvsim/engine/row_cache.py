@@ -184,13 +184,13 @@ def cached_embedding(
     Raises
     ------
     KvsimError
-        If the model's embedding is more than a table, or has fewer rows than the books.
+        If the model's embedding is more than a table, or has other rows than the books.
 
     Examples
     --------
     ``with cached_embedding(model, RowBooks("lru", 4096, num_rows=49152), bandwidth_bytes_per_s=2e9): ...``
     """
-    plain = _plain_table(model)
+    plain = _plain_table(model, books)
     device = plain.weight.device
     is_tied = is_tied_to_head(model)
     table = plain.weight.data
@@ -215,8 +215,12 @@ def is_tied_to_head(model: Any) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def _plain_table(model: Any) -> nn.Embedding:
+def _plain_table(model: Any, books: RowBooks) -> nn.Embedding:
     plain = model.get_input_embeddings()
     if type(plain) is not nn.Embedding or plain.max_norm is not None:
         raise KvsimError(f"the model's input embedding is a {type(plain).__name__}, not a plain table of rows")
+    if plain.num_embeddings != books.num_rows:
+        raise KvsimError(
+            f"the model's input embedding has {plain.num_embeddings} rows, the books have {books.num_rows}"
+        )
     return plain
