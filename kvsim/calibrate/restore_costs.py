@@ -19,6 +19,8 @@ from kvsim.models import ModelShape
 from kvsim.types import FloatArray, Tier
 
 _CAP_S = 0.3
+_MOST_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
+"""Of one prompt: no larger one is timed."""
 _HELD_BYTES = 256 * 2**20
 _TAIL_PARTS = 4
 """Kept prompts are this part longer than what is put back of them: most matches end inside one."""
@@ -42,10 +44,13 @@ def restore_tables(
         Returns what counts the calls of a stage, from its name and their number.
     """
     tiers: tuple[Tier, ...] = get_args(Tier)
-    advance = make_advance("prompts", len(tiers) * len(plan.restored_tokens))
+    token_bytes = shape.num_layers * shape.page_bytes(1)
+    sizes = [tokens for tokens in plan.restored_tokens if tokens * token_bytes <= _MOST_BYTES[device]]
+    sizes = sizes or [plan.restored_tokens[0]]
+    advance = make_advance("prompts", len(tiers) * len(sizes))
     link = make_link(device, bandwidth_bytes_per_s or math.inf)
     samples: dict[str, list[Sample]] = {f"{what}.{tier}": [] for what in ("restore", "store") for tier in tiers}
-    for num_tokens in plan.restored_tokens:
+    for num_tokens in sizes:
         whole = _states(shape, num_tokens + num_tokens // _TAIL_PARTS + 1, device)
         cache = restore([whole.tokens(0, num_tokens)], link)
         for tier in tiers:
@@ -82,7 +87,7 @@ def _store_s(cache: DynamicCache, tier: Tier, link: StateLink, device: str) -> F
         _wait(device)
 
     once()
-    return repeat_s(once, cap_s=_CAP_S, warmups=0, max_repeats=max(5, _HELD_BYTES // kept[0].nbytes))
+    return repeat_s(once, cap_s=_CAP_S, warmups=0, max_repeats=max(4, _HELD_BYTES // kept[0].nbytes))
 
 
 def _wait(device: str) -> None:

@@ -71,11 +71,11 @@ def _of_stream(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntAr
 
 def _of_trace(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntArray]:
     """Return tokens for the blocks of each request: a block's are the same wherever it occurs; tails are their own."""
-    rows = itertools.islice(read_full_blocks(path, block_tokens=BLOCK_TOKENS), choice.num_requests)
-    prompts = [_stand_ins(request, number, vocab_size) for number, request in enumerate(rows)]
-    prompts = [prompt for prompt in prompts if prompt.size]
+    rows = (request for request in read_full_blocks(path, block_tokens=BLOCK_TOKENS) if request.input_tokens)
+    first = itertools.islice(rows, choice.num_requests)
+    prompts = [_stand_ins(request, number, vocab_size) for number, request in enumerate(first)]
     if len(prompts) < choice.num_requests:
-        raise TraceError(path, f"{len(prompts)} prompts; prompts.num_requests is {choice.num_requests}")
+        raise TraceError(path, f"{len(prompts)} prompts with tokens; prompts.num_requests is {choice.num_requests}")
     return prompts
 
 

@@ -198,7 +198,9 @@ def prompt_figure(summary: Mapping[str, Any], simulated: Mapping[str, Any] | Non
 
 
 def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> Figure:
-    foot = "Dotted lines: from where on loading beats computing. " + _how(summary, simulated)
+    foot = "Lines down: from there on loading beats computing"
+    foot += ", dotted measured, dashed simulated. " if simulated is not None else ". "
+    foot += _how(summary, simulated)
     figure = new_figure(5.0, f"{summary['scenario']}: time to first token of prompts whose beginning is kept", foot)
     left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
     handles: dict[str, Any] = {}
@@ -208,18 +210,31 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
             name, color = _name(key), PALETTE[place % len(PALETTE)]
             _line(left, handles, name, group, "ttft_hit_s", kind, color=color)
             _line(right, handles, name, group, "speedup", kind, color=color)
+    _mark_break_evens((left, right), summary, ":")
+    if simulated is not None:
+        _mark_break_evens((left, right), simulated, "--")
+    right.axhline(1, color="0.35", linewidth=1)
+    left.set(ylabel="time to first token of a hit (s)")
+    right.set(ylabel="times as fast as without the cache")
+    ticks = sorted({cell["shared_tokens"] for cell in summary["cells"]})
+    for axis in (left, right):
+        axis.set(xscale="log", yscale="log", xlabel="tokens shared")
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
+    right.set_yticks([tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if tick <= 1.3 * right.get_ylim()[1]])
+    legend_above(figure, handles)
+    return figure
+
+
+def _mark_break_evens(axes: Sequence[Any], summary: Mapping[str, Any], linestyle: str) -> None:
+    """Draw a line down each panel where loading begins to beat computing."""
     for place, key in enumerate(_groups(summary["cells"])):
         for entry in summary["break_evens"]:
             if tuple(entry[field] for field in _GROUP) == key and entry["from_tokens"] is not None:
-                color = PALETTE[place % len(PALETTE)]
-                for axis in (left, right):
-                    axis.axvline(entry["from_tokens"], color=color, linestyle=":", linewidth=1.5)
-    right.axhline(1, color="0.35", linewidth=1)
-    left.set(xscale="log", yscale="log", xlabel="tokens shared", ylabel="time to first token of a hit (s)")
-    right.set(xscale="log", xlabel="tokens shared", ylabel="times as fast as without the cache")
-    right.set_ylim(bottom=0)
-    legend_above(figure, handles)
-    return figure
+                for axis in axes:
+                    color = PALETTE[place % len(PALETTE)]
+                    axis.axvline(entry["from_tokens"], color=color, linestyle=linestyle, linewidth=1.5)
 
 
 def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> Figure:
