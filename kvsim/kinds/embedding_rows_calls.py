@@ -186,7 +186,9 @@ def budget_rows(scenario: EmbeddingRows) -> int:
     assert cache.budget_bytes is not None
     rows = cache.budget_bytes // row_bytes(scenario)
     if not rows:
-        raise ScenarioError(f"{scenario.name}: cache.budget_bytes {cache.budget_bytes} is less than a row's")
+        raise ScenarioError(
+            f"{scenario.name}: cache.budget_bytes {cache.budget_bytes} is less than a row's {row_bytes(scenario)}"
+        )
     return min(rows, shape.vocab_size)
 
 
