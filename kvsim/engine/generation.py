@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 64 * 1024
+_TRACED_STEPS = 2
+"""A step makes every tensor of the cache anew, and the profiler knows only of those made under it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +49,7 @@ def generate(
         for _ in range(new_tokens):
             started_s = time.perf_counter()
             computed += fed.numel()
-            logits = model(fed, past_key_values=cache, use_cache=use_cache, logits_to_keep=1).logits
-            token = logits[:, -1].argmax(dim=-1, keepdim=True)
+            token = _token_after(model, fed, cache)
             chosen.append(token.cpu())
             step_s.append(time.perf_counter() - started_s)
             if not use_cache:
@@ -73,42 +70,52 @@ def use_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def peak_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Return the most memory that `work` took beyond what was taken before, in bytes; None where nobody tells.
+def peak_bytes(model: Any, prompt_ids: NDArray[np.int64], new_tokens: int, *, use_cache: bool) -> int:
+    """Return the most bytes of tensors that generating so takes besides the weights.
 
-    On a GPU what torch's allocator handed out. On Linux the process's resident memory, with freed blocks given back at
-    once (glibc's own threshold for that moves otherwise); so nothing timed should run inside.
+    On a GPU torch's allocator tells, over the whole generation. On the CPU torch's profiler tells of every tensor's
+    memory: of the longest pass without a cache, of the prompt's and the last passes with one. Libraries' own scratch
+    memory is no tensor and is not counted.
     """
-    if device.startswith("cuda"):
+    if model.device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        work()
+        generate(model, prompt_ids, new_tokens, use_cache=use_cache)
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated() - before)
-    if not _give_back_freed():
-        return None
-    _CLEAR.write_text("5")  # the peak begins anew
-    before = _status_bytes("VmRSS")
-    work()
-    return max(0, _status_bytes("VmHWM") - before)
+    ids = torch.from_numpy(prompt_ids)
+    if not use_cache:
+        longest = torch.cat((ids, ids[:, :1].expand(-1, new_tokens - 1)), dim=1)
+        return longest.nbytes + _traced_bytes(lambda: _token_after(model, longest, None))
+    cache = DynamicCache(config=model.config)
+    in_prompt = _traced_bytes(lambda: _token_after(model, ids, cache))
+    for _ in range(1, new_tokens - _TRACED_STEPS):
+        _token_after(model, ids[:, :1], cache)
+
+    def last_steps() -> None:
+        for _ in range(min(new_tokens - 1, _TRACED_STEPS)):
+            _token_after(model, ids[:, :1], cache)
+
+    return ids.nbytes + max(in_prompt, _traced_bytes(last_steps))
 
 
-def _give_back_freed() -> bool:
-    try:
-        libc = ctypes.CDLL(None)
-        kept = libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-        gc.collect()
-        libc.malloc_trim(0)
-    except (OSError, AttributeError):
-        return False
-    return bool(kept) and _CLEAR.exists()
+def _token_after(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
+    """Return the likeliest next token of each sequence, ``[num_sequences, 1]``."""
+    with torch.inference_mode():
+        logits = model(ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1).logits
+        return logits[:, -1].argmax(dim=-1, keepdim=True)
 
 
-def _status_bytes(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-    assert found is not None  # every Linux has them
-    return int(found[1]) * 1024
+def _traced_bytes(work: Callable[[], object]) -> int:
+    """Return the most bytes of tensors on the CPU that were alive at once, beyond those alive before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells its start and stop on stderr otherwise
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as traced:
+        work()
+    assert traced.profiler is not None and traced.profiler.kineto_results is not None
+    events = [event for event in traced.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(0, int(np.cumsum([event.nbytes() for event in events]).max(initial=0)))
 
 
 def _cache_bytes(cache: DynamicCache | None) -> int:

@@ -23,6 +23,9 @@ from kvsim.units import format_bytes
 
 KIND = "kv-on-off"
 KEYS = ("use_cache", "batch", "prompt_tokens", "new_tokens")
+_POSITION_BYTES = 8
+"""Of a position, and of a token id."""
+
 FIGURES = ("latency_s", "first_token_s", "peak_bytes")
 COUNTS = ("kv_bytes", "computed_tokens")
 
@@ -101,23 +104,37 @@ def computed_tokens(scenario: KvOnOff) -> int:
 
 
 def peak_bytes(scenario: KvOnOff, shape: ModelShape) -> int:
-    """Return the most bytes alive besides the weights: the cache, what growing one layer of it copies, activations.
+    """Return the most bytes of tensors alive besides the weights.
 
-    Without a cache the model still makes the keys and values of each layer, but keeps one layer's at a time.
+    With a cache either at the end of the prompt, or in the last step: then there is the whole cache, and beside it what
+    growing one layer of it copies (its keys, then its values) or the logits.
     """
     run = scenario.run
-    kv = kv_bytes(scenario, shape)
-    longest = run.prompt_tokens + run.new_tokens - 1
     if not run.use_cache:
-        return shape.activation_bytes(run.batch, longest)
-    at_prefill = run.batch * shape.num_layers * shape.page_bytes(1) * run.prompt_tokens
+        return pass_bytes(shape, run.batch, run.prompt_tokens + run.new_tokens - 1)
+    layer_token_bytes = run.batch * shape.page_bytes(1)
+    at_prompt = shape.num_layers * layer_token_bytes * run.prompt_tokens
+    copied = layer_token_bytes // 2 * (run.prompt_tokens + run.new_tokens - 1)
     return max(
-        at_prefill + shape.activation_bytes(run.batch, run.prompt_tokens),
-        kv + kv // shape.num_layers + shape.activation_bytes(run.batch, 1),
+        at_prompt + pass_bytes(shape, run.batch, run.prompt_tokens),
+        kv_bytes(scenario, shape) + max(copied, pass_bytes(shape, run.batch, 1)),
     )
 
 
-def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int | None) -> dict[str, Any]:
+def pass_bytes(shape: ModelShape, num_sequences: int, num_tokens: int) -> int:
+    """Return the most bytes alive in one pass of a gated transformer over `num_tokens` of each sequence.
+
+    In the MLP: the embeddings, the layer's input, the residual and the normed input, each as wide as the model; the
+    activated gate, the other half and their product, each as wide as the MLP. Or, where few tokens pass, the logits.
+    """
+    tokens = num_sequences * num_tokens
+    positions = num_tokens * (2 * shape.head_dim * shape.dtype_bytes + _POSITION_BYTES)
+    in_mlp = tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * shape.dtype_bytes
+    at_head = (num_sequences * shape.vocab_size + tokens * 3 * shape.hidden_size) * shape.dtype_bytes
+    return positions + tokens * _POSITION_BYTES + max(in_mlp, at_head)
+
+
+def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) -> dict[str, Any]:
     """Return the cell's entry of the summary."""
     run = scenario.run
     latency_s = float(step_s.sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
     if shape_of_model(model) != shape_of(scenario):
         raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
     prompts = [_prompt(model, tokenizer, cell, near(cell.run.text, job.beside)) for cell in cells]
-    total = sum(computed_tokens(cell) * (cell.run.repeats + 1) for cell in cells)
+    total = sum(computed_tokens(cell) * cell.run.repeats for cell in cells)
     use_threads(profile.machine.num_threads)
     generate(model, prompts[0], 2, use_cache=True)  # the first call of a model is slower than any other
 
@@ -53,7 +52,10 @@ def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
         for number, cell in enumerate(cells):
             if repeat < cell.run.repeats:
                 runs[number].append(run(number))
-    peaks = [peak_bytes(partial(run, number), profile.device) for number in range(len(cells))]
+    peaks = [
+        peak_bytes(model, prompt, cell.run.new_tokens, use_cache=cell.run.use_cache)
+        for cell, prompt in zip(cells, prompts, strict=True)
+    ]
     return _result(scenario, job, runs, peaks), {}
 
 
@@ -76,7 +78,7 @@ def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> NDArray[np.
     return ids[:needed].reshape(run.batch, run.prompt_tokens)
 
 
-def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: list[int | None]) -> RunResult:
+def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: list[int]) -> RunResult:
     cells, tables = [], []
     tokens: dict[Any, np.ndarray[Any, Any]] = {}
     for number, (cell, _) in enumerate(cells_of(scenario)):

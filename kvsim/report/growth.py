@@ -100,7 +100,7 @@ def growth_figure(result: RunResult) -> Figure:
         chosen = [cell for cell in cells if cell["use_cache"] == use_cache and cell["batch"] == batch]
         x = [cell["prompt_tokens"] for cell in chosen]
         (line,) = axes[0].plot(x, [cell["latency_s"] for cell in chosen], **look)
-        axes[2].plot(x, [(cell["peak_bytes"] or np.nan) / 2**20 for cell in chosen], **look)
+        axes[2].plot(x, [cell["peak_bytes"] / 2**20 for cell in chosen], **look)
         handles[f"cache {'on' if use_cache else 'off'}, batch {batch}"] = line
         rows = (result.rows["use_cache"] == use_cache) & (result.rows["batch"] == batch) & (result.rows["step"] > 0)
         context, step_s = result.rows["context_tokens"][rows], result.rows["step_s"][rows]
