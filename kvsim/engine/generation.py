@@ -104,7 +104,8 @@ def _token_after(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> t
     """Return the likeliest next token of each sequence, ``[num_sequences, 1]``."""
     with torch.inference_mode():
         logits = model(ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1).logits
-        return logits[:, -1].argmax(dim=-1, keepdim=True)
+        token: torch.Tensor = logits[:, -1].argmax(dim=-1, keepdim=True)
+        return token
 
 
 def _traced_bytes(work: Callable[[], object]) -> int:
