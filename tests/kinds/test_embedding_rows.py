@@ -158,6 +158,8 @@ def test_a_miss_overtakes_chunks_that_have_not_begun_and_waits_for_the_one_under
     assert link.settle(np.array([3]), 1.05) == (pytest.approx(2.1), [2, 2])
     assert link.settle(np.array([9]), 2.2) == (2.2, [])
     assert link.settle(np.array([9]), 3.2) == (3.2, [2])
+    link.fetch_ahead(np.array([7]), 6.0, 1.0)
+    assert link.demand(5.0, 0.5) == pytest.approx(5.5)  # a chunk that is yet to be gathered holds nobody up
 
 
 @pytest.mark.parametrize(
