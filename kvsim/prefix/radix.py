@@ -19,6 +19,9 @@ RADIX_POLICIES = ("lru", "fifo", "lfu")
 """Policies that rank a node by what all its blocks share."""
 EVICTS = ("node", "block")
 
+_MAX_STALE = 4
+"""Entries of the heap for each leaf before those passed over are thrown out."""
+
 
 @dataclass(slots=True, eq=False)
 class _Node:
@@ -55,6 +58,9 @@ class RadixCache:
         self._evicts_nodes = evicts == "node"
         self._root = _Node(run=(), parent=None, created=0, touched=0, locks=1)
         self._leaves: set[_Node] = set()
+        self._worst: list[tuple[tuple[int, ...], int, _Node]] = []
+        """A heap of (rank, number, leaf). What a leaf was ranked before stays in it and is passed over."""
+        self._offered = 0
         self._clock = 0
         self.size = 0
         """Blocks held."""
@@ -93,6 +99,8 @@ class RadixCache:
                 child = self._split(child, common)
             child.touched, child.uses = self._clock, child.uses + 1
             node, hits = child, hits + common
+        if self._policy != "fifo":
+            self._offer(node)
         return node, hits
 
     def _split(self, node: _Node, length: int) -> _Node:
@@ -117,6 +125,19 @@ class RadixCache:
         self.size += len(run)
         self._leaves.discard(parent)
         self._leaves.add(node)
+        self._offer(node)
+
+    def _offer(self, node: _Node) -> None:
+        """Rank a leaf anew."""
+        if self._budget is None or node not in self._leaves:
+            return
+        self._offered += 1
+        heapq.heappush(self._worst, (self._rank(node), self._offered, node))
+        if len(self._worst) > _MAX_STALE * (len(self._leaves) + 1):
+            self._worst = [
+                entry for entry in self._worst if entry[2] in self._leaves and entry[0] == self._rank(entry[2])
+            ]
+            heapq.heapify(self._worst)
 
     def _lock(self, node: _Node, change: int) -> None:
         current: _Node | None = node
@@ -126,16 +147,21 @@ class RadixCache:
 
     def _evict(self, num_blocks: int) -> int:
         """Give up `num_blocks` blocks, more where whole leaves go; return how many went."""
-        waiting = [(self._rank(leaf), id(leaf), leaf) for leaf in self._leaves if leaf.locks == 0]
-        heapq.heapify(waiting)
-        evicted = 0
-        while evicted < num_blocks and waiting:
-            _, _, leaf = heapq.heappop(waiting)
+        evicted, kept = 0, []
+        while evicted < num_blocks and self._worst:
+            entry = heapq.heappop(self._worst)
+            rank, _, leaf = entry
+            if leaf not in self._leaves or rank != self._rank(leaf):
+                continue
+            if leaf.locks:
+                kept.append(entry)
+                continue
             wanted = len(leaf.run) if self._evicts_nodes else min(len(leaf.run), num_blocks - evicted)
             evicted += wanted
             self.size -= wanted
             if wanted < len(leaf.run):
                 leaf.run = leaf.run[:-wanted]
+                kept.append(entry)
                 continue
             parent = leaf.parent
             assert parent is not None
@@ -143,8 +169,9 @@ class RadixCache:
             del parent.children[leaf.run[0]]
             if not parent.children and parent is not self._root:
                 self._leaves.add(parent)
-                if parent.locks == 0:
-                    heapq.heappush(waiting, (self._rank(parent), id(parent), parent))
+                self._offer(parent)
+        for entry in kept:
+            heapq.heappush(self._worst, entry)
         return evicted
 
     def _rank(self, node: _Node) -> tuple[int, ...]:
@@ -157,9 +184,11 @@ def _common(run: tuple[int, ...], chain: tuple[int, ...], start: int) -> int:
     """Return how many blocks of `run` go on as `chain` does from `start` on."""
     if run == chain[start : start + len(run)]:
         return len(run)
-    common = 0
-    for left, right in zip(run, chain[start:], strict=False):
-        if left != right:
-            break
-        common += 1
-    return common
+    low, high = 0, min(len(run), len(chain) - start)
+    while low < high:  # comparing tuples is many times faster than comparing their elements one by one
+        middle = (low + high + 1) // 2
+        if run[low:middle] == chain[start + low : start + middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
