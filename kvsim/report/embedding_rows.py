@@ -99,29 +99,38 @@ def _reservations(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rows_figure(summary: Mapping[str, Any]) -> Figure:
-    """Return hit rate, time of a prompt's rows and speed over the budget, a line for each mode and policy."""
+    """Return hit rate and time of a prompt's rows over the budget, and speed over what is saved, a line a policy."""
     cells = summary["cells"]
     foot = "Rows: from the call of the embedding to its rows. Dashed: the whole table on the device."
+    if any(cell["is_tied"] for cell in cells):
+        foot += " Saved: if the head had a table of its own; here it shares this one, and nothing is saved."
     figure = new_figure(5.4, f"{summary['scenario']}: a cache of embedding rows", foot)
-    left, middle, right = add_panels(figure, 1, 3, across_inches=0.95, top_inches=1.15)[0]
+    left, middle, right = add_panels(figure, 1, 3, across_inches=1.0, top_inches=1.0)[0]
     looks = policy_looks(dict.fromkeys(_named(cell) for cell in cells))
     handles: dict[str, Any] = {}
     for name, look in looks.items():
         own = sorted((cell for cell in cells if _named(cell) == name), key=lambda cell: cell["budget_rows"])
         budgets = [cell["budget_rows"] for cell in own]
         handles[name] = left.plot(budgets, [cell["token_hit_frac"] for cell in own], **look)[0]
-        middle.plot(budgets, [cell["prompt_embed_mean_s"] for cell in own], **look)
-        right.plot(budgets, [100 * (cell["speed_vs_resident"] - 1) for cell in own], **look)
+        middle.plot(budgets, [1e3 * cell["prompt_embed_mean_s"] for cell in own], **look)
+        right.plot([_would_save_mib(cell) for cell in own], [cell["tokens_per_s"] for cell in own], **look)
     if cells:
-        middle.axhline(cells[0]["prompt_plain_embed_mean_s"], color="0.5", linestyle="--", linewidth=1.5)
-        right.axhline(0, color="0.5", linestyle="--", linewidth=1.5)
-    for axis in (left, middle, right):
+        middle.axhline(1e3 * cells[0]["prompt_plain_embed_mean_s"], color="0.5", linestyle="--", linewidth=1.5)
+        right.axhline(cells[0]["resident_tokens_per_s"], color="0.5", linestyle="--", linewidth=1.5)
+    for axis in (left, middle):
         axis.set(xscale="log", xlabel="budget (rows)")
+    right.set(xlabel="device memory saved (MiB)")
     left.set(ylabel="share of tokens hit", ylim=(0, 1.03))
-    middle.set(ylabel="a prompt's rows, mean (s)", yscale="log")
-    right.set(ylabel="speed against the whole table (%)")
+    middle.set(ylabel="a prompt's rows, mean (ms)", yscale="log")
+    for which in (middle.yaxis.set_major_formatter, middle.yaxis.set_minor_formatter):
+        which("{x:g}")
+    right.set(ylabel="tokens per s")
     legend_above(figure, handles, num_columns=6)
     return figure
+
+
+def _would_save_mib(cell: Mapping[str, Any]) -> float:
+    return float(cell["table_bytes"] - cell["cache_bytes"]) / 2**20
 
 
 def _named(cell: Mapping[str, Any]) -> str:
