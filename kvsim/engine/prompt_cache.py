@@ -19,6 +19,8 @@ from kvsim.errors import KvsimError
 from kvsim.prefix.prompts import Keeping, PromptBooks, Reuse, TierBudget
 from kvsim.types import IntArray
 
+_COUNTED = ("requests", "hits", "host_hits", "prompt_tokens", "reused_tokens", "evicted", "demoted")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCacheReport:
@@ -27,6 +29,8 @@ class PromptCacheReport:
     requests: int
     hits: int
     """Requests that reused a token or more."""
+    host_hits: int
+    """Those of them whose tokens came over the link."""
     prompt_tokens: int
     reused_tokens: int
     kept_prompts: int
@@ -36,7 +40,9 @@ class PromptCacheReport:
     transfers: int
     """Times that the link was used, both directions."""
     evicted: int
-    """Prompts that were given up, longer ones that took their place not counted."""
+    """Prompts that were given up, those apart that a longer one took the place of."""
+    demoted: int
+    """Prompts that went from the device to the host."""
 
     @property
     def reused_frac(self) -> float:
@@ -83,7 +89,7 @@ class PromptCache:
             raise KvsimError("a host tier on the CPU is behind an emulated link: say its bandwidth_bytes_per_s")
         self._link: StateLink = make_link(model.device, bandwidth_bytes_per_s or math.inf)
         self._states: dict[int, KVStates] = {}
-        self._counts = {"requests": 0, "hits": 0, "prompt_tokens": 0, "reused_tokens": 0, "evicted": 0}
+        self._counts = dict.fromkeys(_COUNTED, 0)
 
     @property
     def model(self) -> Any:
@@ -96,7 +102,8 @@ class PromptCache:
         parts = [] if found.entry is None else [self._states[found.entry].tokens(0, found.tokens)]
         held = restore(parts, self._link)
         self._counts["requests"] += 1
-        self._counts["hits"] += bool(held.get_seq_length())
+        self._counts["hits"] += bool(parts)
+        self._counts["host_hits"] += any(part.tier == "host" for part in parts)
         self._counts["prompt_tokens"] += tokens.size
         self._counts["reused_tokens"] += held.get_seq_length()
         return found, held
@@ -108,6 +115,7 @@ class PromptCache:
             states = self._states.pop(gone.entry)
             self._counts["evicted"] += gone.to is None and not gone.is_replaced
             if gone.to is not None:
+                self._counts["demoted"] += 1
                 self._states[gone.entry] = move(states, gone.to, self._link)
         if done.entry is not None and done.tier is not None:
             self._states[done.entry] = keep(cache, 0, tokens.size, tier=done.tier, link=self._link)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.engine.generation import use_threads
-from kvsim.engine.prompt_cache import PromptCache
+from kvsim.engine.prompt_cache import PromptCache, PromptCacheReport
 from kvsim.engine.prompt_run import Answered, answer
 from kvsim.engine.weights import load_model
 from kvsim.engine.weights import shape_of as shape_of_model
@@ -48,19 +48,20 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
     answer(model, longest, chunk_tokens=chunk_tokens)  # the first call is slower than any other
     full: dict[Any, list[list[Answered]]] = {cell.prompts: [] for cell in cells}
     runs: list[list[list[Answered]]] = [[] for _ in cells]
-    kept_bytes = [0] * len(cells)
+    reports: list[PromptCacheReport | None] = [None] * len(cells)
     share = 1 / (scenario.measure.repeats * len(cells))
     for repeat in range(scenario.measure.repeats):
         for number, cell in enumerate(cells):
             prompts, alone = streams.of(cell), full[cell.prompts]
             if len(alone) == repeat:
                 alone.append([answer(model, prompt, chunk_tokens=chunk_tokens) for prompt in prompts])
-            answered, kept_bytes[number] = _through_cache(model, cell, prompts, profile)
+            answered, reports[number] = _through_cache(model, cell, prompts, profile)
             runs[number].append(answered)
             job.progress(share)
     found = [
-        _cell(number, cell, streams.of(cell), runs[number], full[cell.prompts], kept_bytes[number])
-        for number, cell in enumerate(cells)
+        _cell(number, cell, streams.of(cell), runs[number], full[cell.prompts], report)
+        for number, (cell, report) in enumerate(zip(cells, reports, strict=True))
+        if report is not None
     ]
     entries, tables = [entry for entry, _ in found], [table for _, table in found]
     return result_of(scenario, job, entries, tables, streams, profile=profile, is_measured=True), {}
@@ -83,8 +84,8 @@ def _check_lengths(scenario: PromptCacheScenario, model: Any, prompts: Sequence[
 
 def _through_cache(
     model: Any, cell: PromptCacheScenario, prompts: Sequence[IntArray], profile: Profile
-) -> tuple[list[Answered], int]:
-    """Send every prompt once through a fresh cache of the cell; return also the bytes kept in the end."""
+) -> tuple[list[Answered], PromptCacheReport]:
+    """Send every prompt once through a fresh cache of the cell; return also what the cache counted."""
     with PromptCache(
         model,
         cell.cache.tiers(all_bytes(cell, prompts)),
@@ -92,8 +93,7 @@ def _through_cache(
         bandwidth_bytes_per_s=cell.cache.link_bytes_per_s or profile.link.stated_bandwidth_bytes_per_s,
     ) as cache:
         answered = [answer(model, prompt, chunk_tokens=cell.prefill_chunk_tokens, cache=cache) for prompt in prompts]
-        report = cache.report()
-    return answered, report.device_bytes + report.host_bytes
+        return answered, cache.report()
 
 
 def _cell(
@@ -102,9 +102,9 @@ def _cell(
     prompts: Sequence[IntArray],
     runs: list[list[Answered]],
     full: list[list[Answered]],
-    kept_bytes: int,
+    report: PromptCacheReport,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a cell's entry and rows; times are medians over repeats, what was reused is what the model found."""
+    """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
     own, alone = runs[0], full[0]
     sent = Sent(
         reuses=[found.reuse for found in own if found.reuse is not None],
@@ -113,7 +113,7 @@ def _cell(
         full_s=_median([[found.ttft_s for found in run] for run in full]),
         restore_s=_median([[found.restore_s for found in run] for run in runs]),
         keep_s=_median([[found.keep_s for found in run] for run in runs]),
-        kept_bytes=kept_bytes,
+        kept_bytes=report.device_bytes + report.host_bytes,
     )
     entry = cell_of(cell, prompts, sent)
     held = [found.held_tokens for found in own]
@@ -130,8 +130,11 @@ def _cell(
     agree = [int(found.logits.argmax()) == int(whole.logits.argmax()) for found, whole in zip(own, alone, strict=True)]
     apart = [float((found.logits - whole.logits).abs().max()) for found, whole in zip(own, alone, strict=True)]
     entry |= {
-        "reused_tokens": sum(held),
-        "hits": int(is_hit.sum()),
+        "reused_tokens": report.reused_tokens,
+        "hits": report.hits,
+        "host_hits": report.host_hits,
+        "evicted": report.evicted,
+        "demoted": report.demoted,
         "next_token_agreement_frac": float(np.mean(agree)),
         "max_logit_difference": max(apart),
     }

@@ -86,9 +86,10 @@ def test_the_engine_counts_what_the_books_alone_count(name, policy, request) -> 
     assert [(found.reuse, found.keeping) for found in done] == known
     assert [found.held_tokens for found in done] == [found.tokens for found, _ in known]
     assert (report.device_bytes, report.host_bytes) == (books.used_bytes("device"), books.used_bytes("host"))
-    assert (
-        report.evicted == sum(move.to is None and not move.is_replaced for _, kept in known for move in kept.moves) > 0
-    )
+    moves = [move for _, kept in known for move in kept.moves]
+    assert report.evicted == sum(move.to is None and not move.is_replaced for move in moves) > 0
+    assert report.demoted == sum(move.to == "host" for move in moves) > 0
+    assert report.host_hits == sum(found.tier == "host" for found, _ in known) > 0
     for prompt, found in zip(asked, done, strict=True):
         torch.testing.assert_close(found.logits, answer(model, prompt, chunk_tokens=512).logits, rtol=1e-4, atol=1e-4)
 
