@@ -148,12 +148,7 @@ def _joined(parts: list[Part]) -> list[Part]:
     joined: list[Part] = []
     for part in parts:
         last = joined[-1] if joined else None
-        if (
-            last is not None
-            and last.unit == part.unit
-            and last.stop == part.start
-            and last.position + last.stop - last.start == part.position
-        ):
+        if last is not None and last.unit == part.unit and last.position + last.stop - last.start == part.position:
             part = Part(unit=part.unit, start=last.start, stop=part.stop, position=last.position)
             joined.pop()
         joined.append(part)
