@@ -38,11 +38,17 @@ def measure(
     scenario: ScenarioName,
     overrides: Overrides = None,
     output: Folder = None,
+    longest: Annotated[
+        bool, typer.Option("--max-context", help="Find each policy's longest context before memory runs out instead.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
 ) -> None:
     """Run a scenario for real; keep rows, summary and the recorded traces in a folder."""
     need_torch("measure")
     name, path, experiment = _load(scenario, overrides)
+    if longest:
+        _tell_max_contexts(name, path, experiment, output, as_json=as_json)
+        return
     from kvsim.kinds import simulated_kind
     from kvsim.results import summary_json
 
@@ -147,6 +153,26 @@ def experiment(
         typer.echo(contents, nl=False)
     else:
         typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
+
+
+def _tell_max_contexts(name: str, path: Path, experiment: AnyScenario, output: Path | None, *, as_json: bool) -> None:
+    """Search the longest contexts, print them, and keep them where a folder is named."""
+    from kvsim.errors import ScenarioError
+    from kvsim.kinds import DECODE
+    from kvsim.max_context import max_contexts, result_of
+    from kvsim.report.max_context import max_context_text
+    from kvsim.results import summary_json, write_result
+
+    if name != DECODE:
+        raise ScenarioError(f"{path}: --max-context is for scenarios of kind {DECODE!r}; this one is of kind {name!r}")
+    scenario = cast("Scenario", experiment)
+    with bar(f"longest contexts of {scenario.name}") as shown:
+        records = max_contexts(scenario, beside=path.parent, progress=shown.advance)
+    result = result_of(scenario, records, text=path.read_text(encoding="utf-8"), command=command_text())
+    typer.echo(summary_json(result.summary) if as_json else max_context_text(records), nl=not as_json)
+    if output is not None:
+        table = {"table.txt": (max_context_text(records) + "\n").encode()}
+        typer.echo(f"result: {write_result(result, output, table)}", err=as_json)
 
 
 def _load(scenario: str, overrides: list[str] | None) -> tuple[str, Path, AnyScenario]:

@@ -30,6 +30,9 @@ _UNTIMED = (
     "prompt_cache",
     "prompt_run",
     "recorder",
+    "row_cache",
+    "row_link",
+    "row_run",
     "runs",
     "timeline",
     "weights",
@@ -100,6 +103,23 @@ def device_memory_bytes(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory_bytes() -> int:
+    """Return the host memory that a program may still take before the system ends one: what is available, on Linux."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else os.sysconf("SC_PHYS_PAGES")
+    free = [os.sysconf("SC_PAGE_SIZE") * pages]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        rows = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines() if ":" in line)
+        if "MemAvailable" in rows:  # what can be reclaimed, too
+            free = [int(rows["MemAvailable"].split()[0]) * 1024]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file():
+        most = limit.read_text(encoding="ascii").strip()
+        if most.isdigit():
+            free.append(int(most) - int(used.read_text(encoding="ascii")))
+    return max(0, min(free))
 
 
 def _processor() -> str:
