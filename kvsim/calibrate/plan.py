@@ -42,7 +42,9 @@ class Plan:
     """Rows of an embedding table that one call looks up, misses or fetches."""
     row_bytes: tuple[int, ...]
     row_cap_s: float
-    """Time for each part of the work on rows, at each point."""
+    """Time for each point of the tables of rows."""
+    row_table_bytes: int
+    """Of each table, and of what is read between one timed part and the next."""
 
     @property
     def middle_page_tokens(self) -> int:
@@ -76,7 +78,8 @@ FULL = Plan(
     restored_tokens=(3, 96, 640, 4096),
     row_counts=(1, 2, 9, 40, 250, 1600),
     row_bytes=(1024, 4096, 16_384),
-    row_cap_s=0.1,
+    row_cap_s=0.3,
+    row_table_bytes=64 * 2**20,
 )
 """Under five minutes for a model of some hundred million parameters."""
 
@@ -100,7 +103,8 @@ QUICK = Plan(
     restored_tokens=(3, 320),
     row_counts=(1, 40, 600),
     row_bytes=(1024, 16_384),
-    row_cap_s=0.04,
+    row_cap_s=0.1,
+    row_table_bytes=64 * 2**20,
 )
 """Under one minute."""
 

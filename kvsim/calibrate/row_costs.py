@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,16 +15,10 @@ from kvsim.calibrate.plan import Plan
 from kvsim.engine.row_cache import CachedEmbedding, RowCache
 from kvsim.engine.row_link import make_row_link
 from kvsim.hardware import CostTable
-from kvsim.types import FloatArray, IntArray
+from kvsim.types import IntArray
 
-_TABLE_BYTES = 128 * 2**20
-"""Of each table: beyond what processors cache, so that a row is fetched from memory as it is from a large table."""
-
-_SWEPT_BYTES = 64 * 2**20
-"""Read before each timed part. Between one look-up and the next a model's weights pass through the processor, so that
-nothing of an embedding's code and books is at hand: measured back to back they cost a quarter."""
-
-_MIN_REPEATS, _MAX_REPEATS = 5, 11
+_MIN_ROUNDS, _MAX_ROUNDS = 4, 12
+_STAGES = ("books", "gather", "copy", "merge")
 
 
 def row_tables(
@@ -37,10 +30,15 @@ def row_tables(
 ) -> dict[str, CostTable]:
     """Return the tables ``rows.*`` of `Profile.caches`: seconds over rows (`amounts`) x bytes of a row (`batches`).
 
-    ``plain``: a look-up in a table on the device. ``look-up``: a call of `CachedEmbedding` in which all rows hit.
-    ``books``: its decisions alone. ``gather``: rows side by side into staging memory. ``copy``: one transfer over the
-    idle link, until it is there. ``insert``: rows that came into their slots. A call that misses pays the last three
-    besides its look-up.
+    ``plain``: a look-up in a table on the device. ``look-up``: a call of `CachedEmbedding` whose rows are all in. A
+    call whose rows all miss, stage by stage: ``books`` decide, ``gather`` lays rows side by side on the host, ``copy``
+    is one transfer over the idle link until it is there, ``merge`` puts rows into their slots and the answer.
+    ``ahead``: what fetching rows ahead takes of the host, ``touch`` the same where all are in, ``settle`` putting them
+    into slots later.
+
+    Before each timed part more is read than processors keep at hand. In a model its weights pass through between one
+    look-up and the next, so that nothing of an embedding's code, books and rows is at hand: measured back to back they
+    cost a quarter.
 
     Parameters
     ----------
@@ -52,8 +50,8 @@ def row_tables(
     for row_bytes in plan.row_bytes:
         with _tested(plan, row_bytes, device, bandwidth_bytes_per_s) as tested:
             for count in plan.row_counts:
-                for name, times_s in tested.times(count, plan.row_cap_s):
-                    samples.setdefault(name, []).extend((count, row_bytes, time_s) for time_s in times_s.tolist())
+                for name, time_s in tested.times(count, plan.row_cap_s):
+                    samples.setdefault(name, []).append((count, row_bytes, time_s))
                 advance(1)
     return {f"rows.{name}": fit_table(found, "rows") for name, found in samples.items()}
 
@@ -61,13 +59,14 @@ def row_tables(
 @contextmanager
 def _tested(plan: Plan, row_bytes: int, device: str, bandwidth_bytes_per_s: float | None) -> Iterator[_TestedRows]:
     numbers = row_bytes // torch.bfloat16.itemsize
-    num_rows = max(_TABLE_BYTES // row_bytes, 4 * max(plan.row_counts))
+    num_rows = max(plan.row_table_bytes // row_bytes, 8 * max(plan.row_counts))
     table = torch.zeros((num_rows, numbers), dtype=torch.bfloat16, pin_memory=device == "cuda")
     place = torch.device(device)
     link = make_row_link(table, place, bandwidth_bytes_per_s)
     try:
         books = RowBooks("lru", 2 * max(plan.row_counts), num_rows=num_rows)
-        yield _TestedRows(RowCache(table=table.fill_(1.0), books=books, link=link, device=place))
+        cache = RowCache(table=table.fill_(1.0), books=books, link=link, device=place)
+        yield _TestedRows(cache, plan.row_table_bytes)
     finally:
         link.close()
 
@@ -75,50 +74,77 @@ def _tested(plan: Plan, row_bytes: int, device: str, bandwidth_bytes_per_s: floa
 class _TestedRows:
     """One cache over one table, asked for rows drawn at random."""
 
-    def __init__(self, cache: RowCache) -> None:
+    def __init__(self, cache: RowCache, swept_bytes: int) -> None:
         self._cache = cache
         self._module = CachedEmbedding(cache)
         self._rng = np.random.default_rng(11)
         self._on_device = cache.table.to(cache.device)
-        self._swept = np.ones(_SWEPT_BYTES // 8)
+        self._swept = np.ones(swept_bytes // 8)
 
-    def times(self, count: int, cap_s: float) -> Iterator[tuple[str, FloatArray]]:
-        """Yield the seconds of each part for `count` rows, by the name of its table."""
-        cache = self._cache
+    def times(self, count: int, cap_s: float) -> Iterator[tuple[str, float]]:
+        """Yield the seconds of each part for `count` rows, by the name of its table; the first round is left out."""
+        until_s = time.perf_counter() + cap_s
+        for number in range(_MAX_ROUNDS):
+            if number > _MIN_ROUNDS and time.perf_counter() > until_s:
+                return
+            found = {"plain": self._plain_s(self._draw(count))} | self._call_s(count) | self._ahead_s(count)
+            if number:
+                yield from found.items()
+
+    def _plain_s(self, rows: IntArray) -> float:
+        ids = torch.from_numpy(rows).to(self._cache.device)
+        return self._timed_s(lambda: torch.nn.functional.embedding(ids, self._on_device))
+
+    def _call_s(self, count: int) -> dict[str, float]:
+        """Return the time of a call that hits, and of each stage of one that misses."""
+        cache, module = self._cache, self._module
         held = self._draw(count)
         cache.embed(held)
-        tokens = torch.from_numpy(held).to(cache.device)
-        yield "look-up", self._repeat_s(lambda: self._module(tokens), cap_s)
-        yield "books", self._repeat_s(lambda: cache.books.fetch_ahead(held), cap_s)
-        others = [self._draw(count) for _ in range(_MAX_REPEATS + 1)]
-        there = [torch.from_numpy(rows).to(cache.device) for rows in others]
-        turn = itertools.cycle(range(len(others)))  # rows met again would lie in a processor's cache
-        yield "plain", self._repeat_s(lambda: torch.nn.functional.embedding(there[next(turn)], self._on_device), cap_s)
-        yield "gather", self._repeat_s(lambda: cache.gather(others[next(turn)]), cap_s)
-        staged = cache.gather(held)
-        yield "copy", self._repeat_s(lambda: cache.link.send(staged, "demand").wait(), cap_s)
-        slots, values = cache.books.slots_of(held), self._on_device[:count].clone()
-        yield "insert", self._repeat_s(lambda: cache.insert(held, slots, values), cap_s)
+        ids = torch.from_numpy(held).to(cache.device)
+        look_up_s = self._timed_s(lambda: module(ids))
+        fresh = torch.from_numpy(self._absent(count)).to(cache.device)
+        cache.stamps = []
+        self._sweep()
+        stages = [time.perf_counter()]
+        module(fresh)
+        self._wait()
+        stages += [*cache.stamps, time.perf_counter()]
+        cache.stamps = None
+        return {"look-up": look_up_s} | dict(zip(_STAGES, np.diff(stages).tolist(), strict=True))
 
-    def _repeat_s(self, work: Callable[[], object], cap_s: float) -> FloatArray:
-        """Return the seconds of repeated calls of `work`, until its device has done it, each after a sweep."""
-        times_s: list[float] = []
-        until_s = time.perf_counter() + cap_s
-        while len(times_s) <= _MIN_REPEATS or (len(times_s) <= _MAX_REPEATS and time.perf_counter() < until_s):
-            self._sweep()
-            started_s = time.perf_counter()
-            work()
+    def _ahead_s(self, count: int) -> dict[str, float]:
+        """Return what fetching ahead takes right after a call, and putting the rows into slots before a later one."""
+        cache = self._cache
+        one, held, absent = self._draw(1), self._draw(count), self._absent(count)
+        cache.embed(held)
+        cache.embed(one)
+        touch_s = self._timed_s(lambda: cache.fetch_ahead(held), first=lambda: cache.embed(one))
+        ahead_s = self._timed_s(lambda: cache.fetch_ahead(absent), first=lambda: cache.embed(one))
+        cache.link.drain()
+        return {"touch": touch_s, "ahead": ahead_s, "settle": self._timed_s(lambda: cache.settle(None))}
+
+    def _timed_s(self, work: Callable[[], object], first: Callable[[], object] | None = None) -> float:
+        """Return the seconds of `work` until its device has done it, after a sweep and what comes `first`."""
+        self._sweep()
+        if first is not None:
+            first()
             self._wait()
-            times_s.append(time.perf_counter() - started_s)
-        return np.array(times_s[1:])  # the first one makes what the others find
+        started_s = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - started_s
 
     def _sweep(self) -> None:
         self._swept.sum()
-        self._wait()
 
     def _wait(self) -> None:
         if self._cache.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def _absent(self, count: int) -> IntArray:
+        """Return different rows that are not in."""
+        rows = self._draw(4 * count + 16)
+        return rows[self._cache.books.slots_of(rows) < 0][:count]
 
     def _draw(self, count: int) -> IntArray:
         """Return different rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class RowCache:
     device: torch.device
     chunk_rows: int = 64
     tally: RowTally = field(default_factory=RowTally)
+    stamps: list[float] | None = None
+    """Where given, when the stages of a call that misses end: books, gather, copy; the device is waited for at each."""
     slots: torch.Tensor = field(init=False)
     """``[capacity, hidden_size]``; a slot never written holds NaN, which would be seen."""
     _tags: IntArray = field(init=False)
@@ -81,6 +84,7 @@ class RowCache:
         if self._early:
             self.settle(token_ids)
         call = self.books.look_up(token_ids)
+        self._stamp()
         return self._read(call) if call.hits.all() else self._fetch(call)
 
     def fetch_ahead(self, token_ids: IntArray) -> None:
@@ -130,11 +134,14 @@ class RowCache:
         """Return the rows of a call of which some must travel."""
         is_missed = ~call.hits
         missed = call.rows[is_missed]
-        flight = self.link.send(self.gather(missed), "demand")
+        staged = self.gather(missed)
+        self._stamp()
+        flight = self.link.send(staged, "demand")
         hit_slots = call.slots[call.hits]
         self._check(call.rows[call.hits], hit_slots)
         found = self.slots.index_select(0, self._places(hit_slots))  # before newcomers take these slots
         self.tally.demanded_rows += flight.wait()
+        self._stamp()
         side_by_side = torch.cat((found, flight.rows)) if hit_slots.size else flight.rows
         order = np.empty(call.rows.size, dtype=np.int64)
         order[call.hits] = np.arange(hit_slots.size)
@@ -149,6 +156,13 @@ class RowCache:
             place = int(np.flatnonzero(tags != rows)[0])
             raise EngineError(f"row {int(rows[place])} is not in slot {int(slots[place])}, which holds {tags[place]}")
         self.tally.read_rows += rows.size
+
+    def _stamp(self) -> None:
+        if self.stamps is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.stamps.append(time.perf_counter())
 
     def _places(self, places: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(places).to(self.device, non_blocking=True)

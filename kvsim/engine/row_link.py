@@ -35,8 +35,11 @@ class RowLink(Protocol):
     def staging(self, num_rows: int) -> torch.Tensor:
         """Return memory on the host to gather rows in, ``[num_rows, hidden_size]``."""
 
+    def drain(self) -> None:
+        """Wait until nothing is on its way."""
+
     def close(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for what is on its way, and end."""
 
 
 class EmulatedRowLink:
@@ -73,6 +76,10 @@ class EmulatedRowLink:
     def store(self, pages: NDArray[np.int64], slots: NDArray[np.int64]) -> int:
         """Nothing is ever written back: a table does not change."""
         raise NotImplementedError(f"{len(pages)} rows to {len(slots)} slots")
+
+    def drain(self) -> None:
+        """Wait until nothing is on its way."""
+        self._link.drain()
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""
@@ -115,10 +122,14 @@ class CudaRowLink:
             arrived.record(stream)
         return _CudaFlight(rows, arrived, len(staged))
 
-    def close(self) -> None:
-        """Wait until the copies are done; the streams go with the object."""
+    def drain(self) -> None:
+        """Wait until nothing is on its way."""
         for stream in self._streams.values():
             stream.synchronize()
+
+    def close(self) -> None:
+        """Wait until the copies are done; the streams go with the object."""
+        self.drain()
 
 
 class _CudaFlight:

@@ -13,10 +13,10 @@ from kvsim.kinds.embedding_rows_calls import EmbedCall, books_of, episodes, row_
 from kvsim.kinds.embedding_rows_scenario import EmbeddingRows
 from kvsim.types import FloatArray, IntArray
 
-PLAIN, LOOK_UP, BOOKS, GATHER, COPY, INSERT = (
-    f"rows.{name}" for name in ("plain", "look-up", "books", "gather", "copy", "insert")
+COSTS = PLAIN, LOOK_UP, BOOKS, GATHER, COPY, MERGE, TOUCH, AHEAD, SETTLE = (
+    *("rows.plain", "rows.look-up", "rows.books", "rows.gather", "rows.copy", "rows.merge"),
+    *("rows.touch", "rows.ahead", "rows.settle"),
 )
-COSTS = (PLAIN, LOOK_UP, BOOKS, GATHER, COPY, INSERT)
 """Tables of the profile: see `kvsim.calibrate.row_costs`."""
 
 
@@ -163,11 +163,15 @@ def _carry_out(
     found = books.look_up(call.tokens)
     num_missed = int(found.rows.size - found.hits.sum())
     late_s, arrived = link.settle(found.rows, now_s)
-    own_s = costs.at_s(LOOK_UP, call.tokens.size) + sum(costs.at_s(INSERT, size) for size in arrived)
-    arrived_s = late_s + own_s
+    arrived_s = late_s + sum(costs.at_s(SETTLE, size) for size in arrived)
+    wait_s = late_s - now_s
     if num_missed:
-        gathered_s = arrived_s + costs.at_s(GATHER, num_missed)
-        arrived_s = link.demand(gathered_s, costs.at_s(COPY, num_missed)) + costs.at_s(INSERT, num_missed)
+        decided_s = arrived_s + costs.at_s(BOOKS, call.tokens.size)
+        copied_s = link.demand(decided_s + costs.at_s(GATHER, num_missed), costs.at_s(COPY, num_missed))
+        wait_s += copied_s - decided_s
+        arrived_s = copied_s + costs.at_s(MERGE, found.rows.size)
+    else:
+        arrived_s += costs.at_s(LOOK_UP, call.tokens.size)
     ahead_s, num_ahead = _fetch_ahead(call, scenario, books, link, costs, arrived_s)
     compute_s = costs.compute_s(call)
     ends_s = arrived_s + ahead_s + compute_s
@@ -180,7 +184,7 @@ def _carry_out(
         hit_rows=found.rows.size - num_missed,
         prefetched_rows=num_ahead,
         embed_s=arrived_s - now_s,
-        wait_s=arrived_s - now_s - own_s,
+        wait_s=wait_s,
         call_s=ends_s - now_s,
         plain_s=compute_s + plain_s,
         plain_embed_s=plain_s,
@@ -195,9 +199,9 @@ def _fetch_ahead(
     if not call.ahead.size:
         return 0.0, 0
     fetch = books.fetch_ahead(call.ahead)
-    own_s = costs.at_s(BOOKS, call.ahead.size)
-    for start in range(0, fetch.rows.size, scenario.prefetch.chunk_rows):
+    num_ahead = int(fetch.rows.size)
+    own_s = costs.at_s(AHEAD, num_ahead) if num_ahead else costs.at_s(TOUCH, call.ahead.size)
+    for start in range(0, num_ahead, scenario.prefetch.chunk_rows):
         chunk = fetch.rows[start : start + scenario.prefetch.chunk_rows]
-        own_s += costs.at_s(GATHER, chunk.size)
-        link.fetch_ahead(chunk, now_s + own_s, costs.at_s(COPY, chunk.size))
-    return own_s, int(fetch.rows.size)
+        link.fetch_ahead(chunk, now_s + own_s * (start + chunk.size) / num_ahead, costs.at_s(COPY, chunk.size))
+    return own_s, num_ahead

@@ -54,6 +54,7 @@ TINY = Plan(
     row_counts=(1, 8),
     row_bytes=(64, 256),
     row_cap_s=0.005,
+    row_table_bytes=2**20,
 )
 BANDWIDTH_BYTES_PER_S = 20e6
 _NOT_ASKED = ("prefill", "policies.stream", "link.to_device", "link.to_host")

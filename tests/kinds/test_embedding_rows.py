@@ -39,7 +39,7 @@ requests = 3
 "run.mode" = ["cold", "warm", "steady", "prefetch"]
 "cache.budget_rows" = [6, 40]
 """
-EACH_S = dict(zip(COSTS, (1e-6, 2e-6, 1e-6, 3e-6, 20e-6, 1e-6), strict=True))
+EACH_S = dict(zip(COSTS, (1e-6, 2e-6, 1e-6, 3e-6, 20e-6, 2e-6, 1e-7, 4e-6, 1e-6), strict=True))
 """Seconds of one row in each part."""
 
 
@@ -103,9 +103,13 @@ def test_a_bit_that_differs_is_told(scenario_file, tmp_path, tiny_model_path, mo
 def test_a_call_takes_the_sum_of_its_parts(scenario_file) -> None:
     rows = run(scenario_file, "run.mode=cold", "cache.budget_rows=40").rows
     missed = rows["distinct_rows"] - rows["hit_rows"]
-    look_up, gather, copy, insert = (EACH_S[f"rows.{name}"] for name in ("look-up", "gather", "copy", "insert"))
-    assert rows["embed_s"] == pytest.approx(rows["tokens"] * look_up + missed * (gather + copy + insert))
-    assert rows["wait_s"] == pytest.approx(missed * (gather + copy + insert))
+    look_up, books, fetch, merge = (
+        sum(EACH_S[f"rows.{name}"] for name in names)
+        for names in (["look-up"], ["books"], ["gather", "copy"], ["merge"])
+    )
+    hit_s, missed_s = rows["tokens"] * look_up, rows["tokens"] * books + rows["distinct_rows"] * merge + missed * fetch
+    assert rows["embed_s"] == pytest.approx(np.where(missed, missed_s, hit_s))
+    assert rows["wait_s"] == pytest.approx(missed * fetch)
     assert rows["plain_embed_s"] == pytest.approx(rows["tokens"] * EACH_S["rows.plain"])
     forward_s = 1e-3 + 1e-5 * rows["tokens"] + 1e-7 * np.where(rows["step"] == 0, 0, 11 + rows["step"])
     assert rows["plain_s"] == pytest.approx(forward_s)
