@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -83,7 +84,9 @@ class PromptCache:
         check_config(model.config, type(model).__name__)
         shape = shape_of(model)
         self._model = model
-        self._books = PromptBooks(shape.num_layers * shape.page_bytes(1), tiers, least_tokens=least_tokens)
+        token_bytes = shape.num_layers * shape.page_bytes(1)
+        self._make_books = partial(PromptBooks, token_bytes, tuple(tiers), least_tokens=least_tokens)
+        self._books = self._make_books()
         has_host = any(tier.tier == "host" for tier in tiers)
         if has_host and model.device.type == "cpu" and not bandwidth_bytes_per_s:
             raise KvsimError("a host tier on the CPU is behind an emulated link: say its bandwidth_bytes_per_s")
@@ -109,8 +112,20 @@ class PromptCache:
         return found, held
 
     def keep(self, tokens: IntArray, found: Reuse, cache: DynamicCache) -> Keeping:
-        """Keep a prompt of which `found` was just restored, out of a cache that begins with all of it."""
+        """Keep a prompt of which `found` was just restored, out of a cache that begins with all of it.
+
+        What fails on the way, as where memory runs out, leaves no prompt kept rather than books that lie.
+        """
         done = self._books.keep(tokens, found)
+        try:
+            self._carry_out(done, tokens.size, cache)
+        except BaseException:
+            self._states.clear()
+            self._books = self._make_books()
+            raise
+        return done
+
+    def _carry_out(self, done: Keeping, num_tokens: int, cache: DynamicCache) -> None:
         for gone in done.moves:
             states = self._states.pop(gone.entry)
             self._counts["evicted"] += gone.to is None and not gone.is_replaced
@@ -118,8 +133,7 @@ class PromptCache:
                 self._counts["demoted"] += 1
                 self._states[gone.entry] = move(states, gone.to, self._link)
         if done.entry is not None and done.tier is not None:
-            self._states[done.entry] = keep(cache, 0, tokens.size, tier=done.tier, link=self._link)
-        return done
+            self._states[done.entry] = keep(cache, 0, num_tokens, tier=done.tier, link=self._link)
 
     def report(self) -> PromptCacheReport:
         """Return what it did so far."""
@@ -187,12 +201,16 @@ def generate_with_prompt_cache(
     Raises
     ------
     KvsimError
-        If `cache` is another model's, there is not one prompt but several, or several answers or beams are asked for.
+        If `cache` is another model's, there is not one prompt but several, several answers or beams are asked for, or
+        an option is not the caller's to give.
     """
     if cache.model is not model:
         raise KvsimError("the cache was made for another model; make one for this: PromptCache(model, ...)")
     if input_ids.ndim != 2 or input_ids.shape[0] != 1 or not input_ids.shape[1]:
         raise KvsimError(f"input_ids should be one prompt, [1, tokens]; found {list(input_ids.shape)}")
+    taken = [name for name in ("past_key_values", "use_cache", "return_dict_in_generate") if name in options]
+    if taken:
+        raise KvsimError(f"{taken[0]} is what generate_with_prompt_cache gives itself; leave it out")
     several = [name for name in ("num_beams", "num_return_sequences") if options.get(name, 1) != 1]
     if several:
         raise KvsimError(f"{several[0]}={options[several[0]]}: a prompt cache goes with one answer at a time")

@@ -104,6 +104,18 @@ def test_another_prompts_states_would_change_the_answer(tiny_model) -> None:
     assert not torch.allclose(found, answer(tiny_model, second, chunk_tokens=16).logits, rtol=1e-2, atol=1e-2)
 
 
+def test_memory_that_runs_out_while_a_prompt_is_kept_leaves_an_empty_cache(tiny_model, monkeypatch) -> None:
+    first, second = prompts()[0], prompts()[3]
+    with PromptCache(tiny_model) as cache:
+        answer(tiny_model, first, chunk_tokens=16, cache=cache)
+        with monkeypatch.context() as patch:
+            patch.setattr("kvsim.engine.prompt_cache.keep", lambda *given, **options: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                answer(tiny_model, second, chunk_tokens=16, cache=cache)
+        assert cache.report().kept_prompts == 0
+        assert [answer(tiny_model, first, chunk_tokens=16, cache=cache).held_tokens for _ in range(2)] == [0, 39]
+
+
 def test_a_device_tier_keeps_no_thread_and_a_closed_cache_none(tiny_model) -> None:
     def threads() -> int:
         return sum(thread.name.startswith("kvsim-to-") for thread in threading.enumerate())
@@ -125,6 +137,7 @@ def test_what_cannot_go_with_a_prompt_cache_is_told_in_a_line(tiny_model, tiny_g
         (tiny_model, given.repeat(2, 1), {}, r"one prompt, \[1, tokens\]; found \[2, 40\]"),
         (tiny_model, given[:, :0], {}, r"found \[1, 0\]"),
         (tiny_model, given, {"num_beams": 3}, "num_beams=3: a prompt cache goes with one answer"),
+        (tiny_model, given, {"use_cache": False}, "use_cache is what generate_with_prompt_cache gives itself"),
     ]
     for model, input_ids, options, told in faults:
         with pytest.raises(KvsimError, match=told):
