@@ -142,6 +142,9 @@ def cell_of(
         "evicted_rows": counts.evicted_rows,
         "token_hit_frac": 1 - counts.missed_rows / counts.tokens,
         "row_hit_frac": hits / counts.distinct_rows,
+        "step_hit_frac": _ratio(
+            int(columns["hit_rows"][~is_prompt].sum()), int(columns["distinct_rows"][~is_prompt].sum())
+        ),
         "prefetch_used_frac": _ratio(counts.used_prefetched_rows, counts.prefetched_rows),
         "prompt_embed_mean_s": float(columns["embed_s"][is_prompt].mean()),
         "prompt_plain_embed_mean_s": float(columns["plain_embed_s"][is_prompt].mean()),

@@ -19,12 +19,18 @@ def _percent(value: float) -> str:
 COLUMNS: dict[str, Column] = {
     "mode": Column(title="/mode", text=str),
     "policy": Column(title="/policy", text=str),
+    "run.prompt_tokens": Column(title="prompt/tokens", text=str),
+    "run.batch": Column(title="/batch", text=str),
+    "prefetch.queued": Column(title="next/prompt", text=lambda value: "ahead" if value else "waits"),
+    "prefetch.bigram_rows": Column(title="/bigrams", text=str),
     "budget_rows": Column(title="budget/rows", text=lambda value: f"{value:,}"),
     "cache_bytes": Column(title="on the/device", text=format_bytes),
     "saved_bytes": Column(title="device/saved", text=format_bytes),
     "token_hit_frac": Column(title="hits/tokens", text=_percent),
     "row_hit_frac": Column(title="hits/rows", text=_percent),
     "bound_hit_frac": Column(title="bound/rows", text=_percent),
+    "step_hit_frac": Column(title="hits/next tok.", text=_percent),
+    "foretold_frac": Column(title="next tok./foretold", text=_percent),
     "prefetched_rows": Column(title="fetched/ahead", text=lambda value: f"{value:,}"),
     "prefetch_used_frac": Column(title="of them/used", text=_percent),
     "prompt_embed_mean_s": Column(title="prompt/rows", text=format_seconds),
@@ -37,8 +43,9 @@ COLUMNS: dict[str, Column] = {
 
 LEGEND = (
     "hits: share of tokens, or of the distinct rows of each call, that were on the device; bound: what Belady's MIN "
-    "hits.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or one step's. "
-    "res.: the whole\ntable on the device."
+    "hits,\ntold every call to come; next tok.: of single tokens' rows. foretold: how often the bigrams named the next "
+    "token.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or a single token's. "
+    "res.: the\nwhole table on the device."
 )
 
 
