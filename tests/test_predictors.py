@@ -150,4 +150,6 @@ def test_the_command_prints_the_records_and_writes_table_and_picture(
     assert [cell["predictor"] for cell in summary["cells"]] == ["lru", "previous-step"]
     (folder,) = (tmp_path / "predictors").iterdir()
     assert "| previous-step |" in (folder / "table.md").read_text()
+    assert run_command(["show", str(folder)]) == 2
+    assert "read table.md in its folder" in capsys.readouterr().err
     assert (folder / "predictors.png").read_bytes().startswith(b"\x89PNG")

@@ -44,6 +44,9 @@ KINDS: dict[str, KindPlace] = {
 }
 """Kinds by the name that a scenario file gives."""
 
+TABLES = {"predictors": "table.md", "max-context": "table.txt"}
+"""Results that no scenario's kind shows, by what their summary calls them, and the file that has their table."""
+
 
 def ignore(share: float) -> None:
     """Show no progress."""
@@ -177,6 +180,8 @@ def kind_of_result(result: RunResult) -> str:
         If this kvsim knows no such kind.
     """
     name = str(result.summary.get("kind") or DECODE)
+    if name in TABLES:
+        raise ResultError(f"a result of kind {name!r} comes from no scenario: read {TABLES[name]} in its folder")
     if name not in KINDS:
         raise ResultError(
             f"the result is of kind {name!r}, which this kvsim does not know; known are {', '.join(KINDS)}"
