@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from kvsim.report.pairs import cells_text
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
@@ -207,9 +208,8 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
     for kind, cells in _kinds(summary, simulated):
         _line(left, handles, "no cache", cells, "ttft_hit_full_s", kind, color="0.35")
         for place, (key, group) in enumerate(_groups(cells).items()):
-            name, color = _name(key), PALETTE[place % len(PALETTE)]
-            _line(left, handles, name, group, "ttft_hit_s", kind, color=color)
-            _line(right, handles, name, group, "speedup", kind, color=color)
+            _line(left, handles, _name(key), group, "ttft_hit_s", kind, **_looks(place))
+            _line(right, handles, _name(key), group, "speedup", kind, **_looks(place))
     _mark_break_evens((left, right), summary, ":")
     if simulated is not None:
         _mark_break_evens((left, right), simulated, "--")
@@ -221,8 +221,8 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
         axis.set(xscale="log", yscale="log", xlabel="tokens shared")
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
-    right.set_yticks([tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if tick <= 1.3 * right.get_ylim()[1]])
     legend_above(figure, handles)
     return figure
 
@@ -246,13 +246,17 @@ def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
         for cell in cells:
             groups.setdefault((cell["tier"], cell["policy"], None, cell["link_bytes_per_s"]), []).append(cell)
         for place, (key, group) in enumerate(groups.items()):
-            name, color = _name(key), PALETTE[place % len(PALETTE)]
-            _line(left, handles, name, group, "reused_frac", kind, color=color, over="budget_bytes")
-            _line(right, handles, name, group, "ttft_mean_s", kind, color=color, over="budget_bytes")
+            _line(left, handles, _name(key), group, "reused_frac", kind, over="budget_bytes", **_looks(place))
+            _line(right, handles, _name(key), group, "ttft_mean_s", kind, over="budget_bytes", **_looks(place))
         _line(right, handles, "no cache", cells, "ttft_full_mean_s", kind, color="0.35", over="budget_bytes")
-    left.set(xlabel="budget (MiB)", ylabel="share of tokens reused", ylim=(0, 1))
-    right.set(xlabel="budget (MiB)", ylabel="time to first token, mean (s)")
+    left.set(ylabel="share of tokens reused", ylim=(0, 1))
+    right.set(ylabel="time to first token, mean (s)")
     right.set_ylim(bottom=0)
+    for axis in (left, right):
+        axis.set(xscale="log", xlabel="budget (MiB)")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:,g}")
+        axis.xaxis.set_minor_formatter("")
     legend_above(figure, handles)
     return figure
 
@@ -265,8 +269,8 @@ def _line(
     figure: str,
     kind: str,
     *,
-    color: str,
     over: str = "shared_tokens",
+    **looks: Any,
 ) -> None:
     """Draw one figure of cells: a line, marks, or both; cells at one place, as those without a cache, by their mean."""
     unit = 2**20 if over.endswith("_bytes") else 1
@@ -277,11 +281,22 @@ def _line(
                 cell[figure]
             )
     ordered = sorted(places)
-    looks = {"both": {"marker": "o"}, "line": {}, "marks": {"marker": "o", "linestyle": "none"}}[kind]
-    (drawn,) = axis.plot(
-        ordered, [sum(places[place]) / len(places[place]) for place in ordered], color=color, linewidth=2, **looks
-    )
+    looks = {"linewidth": 2} | looks | ({} if kind == "line" else {"marker": "o"})
+    looks |= {"linestyle": "none"} if kind == "marks" else {}
+    means = [sum(places[place]) / len(places[place]) for place in ordered]
+    (drawn,) = axis.plot(ordered, means, **looks)
     handles.setdefault(name, drawn)
+
+
+def _looks(place: int) -> dict[str, Any]:
+    """Return the looks of the group at a place: lines get thinner and more broken, so that equal ones can be seen."""
+    dashes: tuple[Any, ...] = ("solid", "solid", "solid", (0, (4, 2.5)), (0, (2, 2)), (0, (1, 1.5)))
+    return {
+        "color": PALETTE[place % len(PALETTE)],
+        "linewidth": max(3.0 - 0.4 * place, 1.4),
+        "linestyle": dashes[place % len(dashes)],
+        "markersize": max(9.0 - place, 4.0),
+    }
 
 
 def _kinds(
