@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -175,3 +178,13 @@ def test_the_trained_model_answers_the_same(model_path) -> None:
         assert torch.equal(logits_of(model, [ids]), known)
         assert generated(model, [ids], 8) == expected
     assert books.counts.hit_rows and books.counts.missed_rows
+
+
+def test_the_example_of_the_page_runs_as_it_is_printed(tiny_model, capsys) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "embedding-rows.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    ids = torch.tensor([[5, 9, 5]])
+    names = {"model": tiny_model, "inputs": {"input_ids": ids, "attention_mask": torch.ones_like(ids)}}
+    exec(compile(block, str(page), "exec"), names)
+    assert "hit_rows=" in capsys.readouterr().out
+    assert type(tiny_model.get_input_embeddings()) is torch.nn.Embedding
