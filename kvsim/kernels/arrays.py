@@ -65,6 +65,8 @@ floats: Any = intrinsic(_fetch(types.float64, 1))
 """Return floats, ``[columns]``."""
 float_rows: Any = intrinsic(_fetch(types.float64, 2))
 """Return floats, ``[rows, columns]``."""
+small_rows: Any = intrinsic(_fetch(types.int32, 2))
+"""Return whole numbers of 32 bits, ``[rows, columns]``."""
 word_rows: Any = intrinsic(_fetch(types.uint64, 2))
 """Return unsigned whole numbers, ``[rows, columns]``."""
 masks: Any = intrinsic(_fetch(types.boolean, 2))

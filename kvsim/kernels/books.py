@@ -14,7 +14,6 @@ from kvsim.kernels.layout import (
     FLAGS,
     FREE,
     FREE_AFTER,
-    HITS,
     LAYER,
     MARK,
     MISSES,
@@ -25,7 +24,6 @@ from kvsim.kernels.layout import (
     NUM_PAGES,
     NUM_SEQUENCES,
     OPENED,
-    PAGE_BYTES,
     PAGES,
     PAGES_NOW,
     PAGES_PER_LAYER,
@@ -39,7 +37,6 @@ from kvsim.kernels.layout import (
     ROW,
     ROWS,
     SELECTED,
-    TO_DEVICE_BYTES,
     UNREAD,
     USED,
     WAS_EVICTABLE,
@@ -48,7 +45,7 @@ from kvsim.kernels.layout import (
 
 
 def _crc_tables():
-    """Return what each of the four low bytes of a page id does to a CRC-32 eight bytes later, ``[4, 256]``."""
+    """Return what each of the four low bytes of a page id does to a CRC-32 eight and sixteen bytes on, ``[8, 256]``."""
     table = np.zeros(256, dtype=np.uint32)
     for byte in range(256):
         value = byte
@@ -56,25 +53,34 @@ def _crc_tables():
             value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
         table[byte] = value
     tables = [table]
-    for _ in range(7):
+    for _ in range(15):
         tables.append((tables[-1] >> 8) ^ table[tables[-1] & 0xFF])
-    return np.array(tables[7:3:-1], dtype=np.uint32)
+    return np.array([*tables[7:3:-1], *tables[15:11:-1]], dtype=np.uint32)
 
 
 _CRC = _crc_tables()
 
 
 @compiled
-def digest_of(pages, count, digest):
+def _on(word, first):
+    """Return what a word comes to eight bytes on (`first` 0) or sixteen (`first` 4)."""
+    low = _CRC[first, word & 0xFF] ^ _CRC[first + 1, (word >> 8) & 0xFF]
+    return low ^ _CRC[first + 2, (word >> 16) & 0xFF] ^ _CRC[first + 3, word >> 24]
+
+
+@compiled
+def digest_of(pages, digest):
     """Return the CRC-32 of page ids, eight bytes each, going on from `digest`: ``zlib.crc32``.
 
     A page id fits four bytes, so the high four are 0 and change nothing but the place of the low ones (slicing by
-    eight: Kounavis and Berry, "A systematic approach to building high performance software-based CRC generators").
+    eight: Kounavis and Berry, "A systematic approach to building high performance software-based CRC generators"). Of
+    two pages the second waits for nothing: a CRC is linear.
     """
     crc = np.uint32(digest) ^ np.uint32(0xFFFFFFFF)
-    for place in range(count):
-        word = np.uint32(pages[place]) ^ crc
-        crc = _CRC[0, word & 0xFF] ^ _CRC[1, (word >> 8) & 0xFF] ^ _CRC[2, (word >> 16) & 0xFF] ^ _CRC[3, word >> 24]
+    for place in range(1, pages.size, 2):
+        crc = _on(np.uint32(pages[place - 1]) ^ crc, 4) ^ _on(np.uint32(pages[place]), 0)
+    if pages.size & 1:
+        crc = _on(np.uint32(pages[pages.size - 1]) ^ crc, 0)
     return np.int64(crc ^ np.uint32(0xFFFFFFFF))
 
 
@@ -109,17 +115,24 @@ def open_pages(run):
 @compiled
 def select(run, selected):
     """Find the misses and take what is selected out of what a policy may name, but keep what was evictable."""
-    counts, flags, free = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE)
+    counts, flags, free, rows = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE), int_rows(run, ROWS)
     misses, was_evictable = int_rows(run, PLAN)[MISSING], masks(run, WAS_EVICTABLE)[0]
-    num_misses = 0
+    num_misses = used = 0
     for place in range(selected.size):
         page = selected[place]
+        used += flags[UNREAD, page]
+        flags[UNREAD, page] = False
         was_evictable[place] = flags[EVICTABLE, page]
         flags[EVICTABLE, page] = False
         if not flags[RESIDENT, page]:
             flags[PREFETCHABLE, page] = False
             misses[num_misses] = page
             num_misses += 1
+    row = rows[counts[ROW]]
+    row[SELECTED] += selected.size
+    row[MISSES] += num_misses
+    row[USED] += used
+    counts[DIGEST] = digest_of(selected, counts[DIGEST])
     counts[NUM_MISSES] = num_misses
     counts[FREE_AFTER] = free[counts[LAYER] if free.size > 1 else 0] - num_misses
 
@@ -138,9 +151,9 @@ def is_sound(run, victims, prefetches):
         page = prefetches[place]
         if page < 0 or page >= flags.shape[1] or not flags[PREFETCHABLE, page]:
             return False
-        pages[MARK, page] = place
+        pages[page, MARK] = place
     for place in range(prefetches.size):
-        if pages[MARK, prefetches[place]] != place:
+        if pages[prefetches[place], MARK] != place:
             return False
     return counts[ATTENDS_ALL] == 1 or prefetches.size <= counts[QUOTA]
 
@@ -171,28 +184,17 @@ def carry_out(run, selected, misses, victims, prefetches):
 
 
 @compiled
-def count(run, selected, misses, victims, prefetches):
-    """Count one decision in the row of its step."""
+def count(run, misses, victims, prefetches):
+    """Count what one decision did in the row of its step."""
     counts, flags, rows = ints(run, COUNTS), masks(run, FLAGS), int_rows(run, ROWS)
     row = rows[counts[ROW]]
-    row[SELECTED] += selected.size
-    row[HITS] += selected.size - misses.size
-    row[MISSES] += misses.size
     row[PREFETCHED] += prefetches.size
     row[EVICTED] += victims.size
-    row[TO_DEVICE_BYTES] += (misses.size + prefetches.size) * counts[PAGE_BYTES]
-    used = wasted = 0
-    for page in selected:
-        used += flags[UNREAD, page]
-        flags[UNREAD, page] = False
     for page in victims:
-        wasted += flags[UNREAD, page]
+        row[WASTED] += flags[UNREAD, page]
         flags[UNREAD, page] = False
     for page in prefetches:
         flags[UNREAD, page] = True
-    row[USED] += used
-    row[WASTED] += wasted
-    digest = digest_of(selected, selected.size, counts[DIGEST])
-    digest = digest_of(misses, misses.size, digest)
-    digest = digest_of(victims, victims.size, digest)
-    counts[DIGEST] = digest_of(prefetches, prefetches.size, digest)
+    digest = digest_of(misses, counts[DIGEST])
+    digest = digest_of(victims, digest)
+    counts[DIGEST] = digest_of(prefetches, digest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvsim.kernels.arrays import compiled, int_rows, ints, masks, word_rows
+from kvsim.kernels.arrays import compiled, int_rows, ints, masks, small_rows, word_rows
 from kvsim.kernels.bits import lowest_bit
 from kvsim.kernels.layout import (
     COMING,
@@ -21,6 +21,7 @@ from kvsim.kernels.layout import (
     LAYER,
     LEAVING,
     LINKS,
+    LOST_BITS,
     NUM_LAYERS,
     NUM_SEQUENCES,
     PAGES_PER_LAYER,
@@ -29,7 +30,6 @@ from kvsim.kernels.layout import (
     QUOTA,
     READ_BITS,
     RULES,
-    SEEN_BITS,
     STEP,
 )
 from kvsim.kernels.lists import move_to_end, take_oldest
@@ -46,7 +46,7 @@ _ONE, _LOW_SIX = np.uint64(1), np.uint64(63)
 @compiled
 def arrived(run, page):
     """Let a compiled policy learn that a page got a slot without being read."""
-    counts, free, links = ints(run, COUNTS), ints(run, FREE), int_rows(run, LINKS)
+    counts, free, links = ints(run, COUNTS), ints(run, FREE), small_rows(run, LINKS)
     if ints(run, RULES)[POLICY] == LRU:
         pool = 0 if free.size == 1 else (page // counts[PAGES_PER_LAYER]) % counts[NUM_LAYERS]
         move_to_end(links, page, links.shape[0] - free.size + pool)
@@ -58,7 +58,7 @@ def decide(run, selected):
     counts, rules = ints(run, COUNTS), ints(run, RULES)
     if rules[POLICY] == KEEP_ALL:
         return 0, 0
-    free, links, plan = ints(run, FREE), int_rows(run, LINKS), int_rows(run, PLAN)
+    free, links, plan = ints(run, FREE), small_rows(run, LINKS), int_rows(run, PLAN)
     sentinel = links.shape[0] - free.size + (0 if free.size == 1 else counts[LAYER])
     for page in selected:
         move_to_end(links, page, sentinel)
@@ -79,46 +79,71 @@ def decide(run, selected):
 
 
 @compiled
-def _note(run, line, selected):
-    """Write what is read now over what was read a window ago, and begin to see with that."""
-    counts, bits, seen = ints(run, COUNTS), word_rows(run, READ_BITS), word_rows(run, SEEN_BITS)
+def _next_step(run, selected):
+    """Write what the layer read within the window and is not there, latest first; return how many."""
+    counts, bits, lost = ints(run, COUNTS), word_rows(run, READ_BITS), word_rows(run, LOST_BITS)
     window_steps, num_layers, size = ints(run, RULES)[WINDOW_STEPS], counts[NUM_LAYERS], counts[PAGES_PER_LAYER]
-    first, place = counts[LAYER] * size, 0
+    first_page, first_line, now = counts[LAYER] * size, counts[LAYER] * window_steps, counts[STEP] % window_steps
+    place, is_any = 0, False
     for sequence in range(counts[NUM_SEQUENCES]):
-        now = line + sequence * num_layers * window_steps
+        place = _note(run, selected, place, first_page, first_line + now)
         for word in range(bits.shape[1]):
-            bits[now, word] = 0
-        while place < selected.size and selected[place] < first + size:
-            index = np.uint64(selected[place] - first)
-            bits[now, index >> np.uint64(6)] |= _ONE << (index & _LOW_SIX)
-            place += 1
-        for word in range(bits.shape[1]):
-            seen[sequence, word] = bits[now, word]
-        first += num_layers * size
+            lost[sequence, word] = _lost(run, first_page, first_line, first_line + now, word)
+            is_any |= lost[sequence, word] != 0
+        first_page += num_layers * size
+        first_line += num_layers * window_steps
+    return _latest(run, now) if is_any and counts[QUOTA] > 0 else 0
 
 
 @compiled
-def _next_step(run, selected):
-    """Write what the layer read within the window and is not there, latest first; return how many."""
-    counts, bits, seen = ints(run, COUNTS), word_rows(run, READ_BITS), word_rows(run, SEEN_BITS)
-    wanted, prefetchable = int_rows(run, PLAN)[COMING], masks(run, FLAGS)[PREFETCHABLE]
-    window_steps, num_layers, size = ints(run, RULES)[WINDOW_STEPS], counts[NUM_LAYERS], counts[PAGES_PER_LAYER]
-    first_line, now = counts[LAYER] * window_steps, counts[STEP] % window_steps
-    _note(run, first_line + now, selected)
-    num_wanted, quota, slot = 0, counts[QUOTA], now
-    for _ in range(window_steps - 1 if quota > 0 else 0):
+def _note(run, selected, place, first_page, line):
+    """Write what a sequence reads now, from `place` on, over what it read a window ago; return where it ends."""
+    bits, end_page = word_rows(run, READ_BITS), first_page + ints(run, COUNTS)[PAGES_PER_LAYER]
+    for word in range(bits.shape[1]):
+        bits[line, word] = 0
+    while place < selected.size and selected[place] < end_page:
+        index = np.uint64(selected[place] - first_page)
+        bits[line, index >> np.uint64(6)] |= _ONE << (index & _LOW_SIX)
+        place += 1
+    return place
+
+
+@compiled
+def _lost(run, first_page, first_line, line, word):
+    """Return which of 64 pages of a layer were read within the window, are not read now, and are not there."""
+    bits, prefetchable = word_rows(run, READ_BITS), masks(run, FLAGS)[PREFETCHABLE]
+    read = np.uint64(0)
+    for other in range(first_line, first_line + ints(run, RULES)[WINDOW_STEPS]):
+        read |= bits[other, word]
+    read &= ~bits[line, word]
+    lost, first_page = np.uint64(0), first_page + (word << 6)
+    while read != 0:
+        bit = lowest_bit(read)
+        lost |= np.uint64(prefetchable[first_page + np.int64(bit)]) << bit
+        read &= read - _ONE
+    return lost
+
+
+@compiled
+def _latest(run, now):
+    """Write the lost pages up to the quota, latest first, and of a step in order of their ids; return how many."""
+    counts, bits, lost = ints(run, COUNTS), word_rows(run, READ_BITS), word_rows(run, LOST_BITS)
+    wanted, window_steps = int_rows(run, PLAN)[COMING], ints(run, RULES)[WINDOW_STEPS]
+    num_wanted, slot = 0, now
+    for _ in range(window_steps - 1):
         slot = slot - 1 if slot else window_steps - 1
+        layer = counts[LAYER]
         for sequence in range(counts[NUM_SEQUENCES]):
-            line = first_line + slot + sequence * num_layers * window_steps
             for word in range(bits.shape[1]):
-                new = bits[line, word] & ~seen[sequence, word]
-                seen[sequence, word] |= new
-                while new != 0:
-                    page = (sequence * num_layers + counts[LAYER]) * size + (word << 6) + np.int64(lowest_bit(new))
-                    new &= new - _ONE
-                    if prefetchable[page]:
-                        wanted[num_wanted] = page
-                        num_wanted += 1
-                        if num_wanted == quota:
-                            return num_wanted
+                found = bits[layer * window_steps + slot, word] & lost[sequence, word]
+                if found == 0:
+                    continue
+                lost[sequence, word] ^= found
+                while found != 0:
+                    wanted[num_wanted] = layer * counts[PAGES_PER_LAYER] + (word << 6) + np.int64(lowest_bit(found))
+                    found &= found - _ONE
+                    num_wanted += 1
+                    if num_wanted == counts[QUOTA]:
+                        return num_wanted
+            layer += counts[NUM_LAYERS]
     return num_wanted

@@ -67,7 +67,10 @@ def launch_after(run, segment, amount, waits_first, waits_count):
             _await_copies(run, waits_first, waits_count)
         start_s = clock[NOW]
         times[row, ROW_STALL] += start_s - ready_s
-        _compute(run, device_s)
+        if clock[COMPUTE_SLOWDOWN] == 0.0:
+            clock[NOW] += device_s
+        else:
+            _compute(run, device_s)
         times[row, shown] += clock[NOW] - start_s
         late_s = now_s + host_s + tail_s - clock[NOW]
         if late_s > 0:
@@ -94,7 +97,7 @@ def _await_copies(run, waits_first, waits_count):
             if not advance_until(run, number):
                 counts[IS_STUCK] = 1
                 return
-            clock[NOW] = done[ARRIVED_S, number & (done.shape[1] - 1)]
+            clock[NOW] = done[number & (done.shape[0] - 1), ARRIVED_S]
 
 
 @compiled
@@ -102,7 +105,7 @@ def _compute(run, work_s):
     """Pass the time of `work_s`, stretched while a transfer to the device runs (`kvsim.sim.clock.stretched`)."""
     counts, clock = ints(run, COUNTS), floats(run, CLOCK)
     slowdown_frac = clock[COMPUTE_SLOWDOWN]
-    if slowdown_frac == 0.0 or (counts[RUNNING] < 0 and counts[SIZE + DEMAND] + counts[SIZE + PREFETCH] == 0):
+    if counts[RUNNING] < 0 and counts[SIZE + DEMAND] + counts[SIZE + PREFETCH] == 0:
         clock[NOW] += work_s
         return
     advance(run, clock[NOW])

@@ -1,8 +1,8 @@
 """Where everything stands in the arrays of a compiled run: names for arrays and indices, and nothing else.
 
-`COUNTS` holds whole numbers, `CLOCK` times and rates, `RING` and `DONE` the transfers by number, `WORKS` the compute
-stream's queue. Numbers of transfers and of works only grow; their slot is the number modulo the ring's capacity, a
-power of two.
+`COUNTS` holds whole numbers, `CLOCK` times and rates, `TRANSFERS` and `DONE` the transfers by number, `RING` their
+queues, `WORKS` the compute stream's queue. Numbers of transfers and of works only grow; their slot is the number modulo
+the ring's capacity, a power of two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
     COUNTS,
     CLOCK,
     RING,
+    TRANSFERS,
     DONE,
     WORKS,
     TABLES,
@@ -33,9 +34,9 @@ from __future__ import annotations
     RULES,
     LINKS,
     READ_BITS,
-    SEEN_BITS,
-) = range(24)
-NUM_ARRAYS = 24
+    LOST_BITS,
+) = range(25)
+NUM_ARRAYS = 25
 
 # plan, [3, num_page_ids]: the misses, and what a policy that is no kernel has written
 MISSING, LEAVING, COMING = range(3)
@@ -43,7 +44,7 @@ MISSING, LEAVING, COMING = range(3)
 # flags, [4, num_page_ids]: the books of `kvsim.policies.residency`, and pages prefetched and not read since
 RESIDENT, EVICTABLE, PREFETCHABLE, UNREAD = range(4)
 
-# pages, [3, num_page_ids]: the transfer that brings a page or writes it back (-1: none), and a mark to find doubles
+# pages, [num_page_ids, 4]: the transfer that brings a page or writes it back (-1: none), and a mark to find doubles
 CARRIED_BY, WRITTEN_BY, MARK = range(3)
 
 # counts
@@ -85,10 +86,11 @@ CARRIED_BY, WRITTEN_BY, MARK = range(3)
     UNFILLED_TOKENS,  # of the open pages in this step
     NUM_FILLED,  # sequences that fill a page in this step
     IS_OPENING,  # whether a sequence opens a page in this step
+    MOST_PER_STEP,  # transfers of a step
     RUNNING,  # and RUNNING + 1: the transfer that each direction carries, or -1
     _RUNNING_1,
     HEAD,  # of five queues
-) = range(40)
+) = range(41)
 SIZE = HEAD + 5
 TABLE = SIZE + 5  # offsets of the cost tables
 NUM_TABLES = 17
@@ -96,10 +98,12 @@ NUM_COUNTS = TABLE + NUM_TABLES
 
 # queues: demand and prefetch to the device, to the host, held back by the host, prefetches it issued
 DEMAND, PREFETCH, BACK, HELD, ISSUED = range(5)
-# rows of the ring: the five queues, then by transfer, then what transfers wait for
-NUM_IN, AFTER_FIRST, AFTER_COUNT, READER, AFTER = range(5, 10)
-NUM_RING_ROWS = 10
-# rows of done: when a transfer arrived, and when the reader of its slots ends
+# rows of the ring: the five queues, then what transfers wait for
+AFTER = 5
+NUM_RING_ROWS = 6
+# of a transfer, [slots, 4]: its pages, where what it waits for begins in the ring and how much it is, the slots' reader
+NUM_IN, AFTER_FIRST, AFTER_COUNT, READER = range(4)
+# done, [slots, 2]: when a transfer arrived, and when the reader of its slots ends
 ARRIVED_S, READ_S = range(2)
 
 # clock

@@ -40,6 +40,7 @@ from kvsim.kernels.layout import (
     SIZE,
     SLOWDOWN,
     TOTAL_S,
+    TRANSFERS,
     WORK_S,
 )
 from kvsim.kernels.stream import end_known_s, has_arrived, resolve
@@ -71,24 +72,24 @@ def remove(run, queue, place):
     number = ring[queue, (head + place) & mask]
     for each in range(place, 0, -1):
         ring[queue, (head + each) & mask] = ring[queue, (head + each - 1) & mask]
-    counts[HEAD + queue] = (head + 1) & mask
     counts[SIZE + queue] -= 1
+    counts[HEAD + queue] = (head + 1) & mask if counts[SIZE + queue] else 0
     return number
 
 
 @compiled
 def make_transfer(run, num_pages, after_first, after_count, reader, read_s):
     """Return the number of a new transfer that is not queued yet."""
-    counts, ring, done = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE)
+    counts, transfers, done = ints(run, COUNTS), int_rows(run, TRANSFERS), float_rows(run, DONE)
     number = counts[NEXT_TRANSFER]
     counts[NEXT_TRANSFER] = number + 1
-    slot = number & (ring.shape[1] - 1)
-    ring[NUM_IN, slot] = num_pages
-    ring[AFTER_FIRST, slot] = after_first
-    ring[AFTER_COUNT, slot] = after_count
-    ring[READER, slot] = reader
-    done[ARRIVED_S, slot] = np.inf
-    done[READ_S, slot] = read_s
+    slot = number & (done.shape[0] - 1)
+    transfers[slot, NUM_IN] = num_pages
+    transfers[slot, AFTER_FIRST] = after_first
+    transfers[slot, AFTER_COUNT] = after_count
+    transfers[slot, READER] = reader
+    done[slot, ARRIVED_S] = np.inf
+    done[slot, READ_S] = read_s
     return number
 
 
@@ -98,20 +99,21 @@ def ready_s(run, number, now_s, just):
 
     What arrived at this very moment (`just`) is known to its waiters only a moment later, at the same time.
     """
-    counts, ring, done = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE)
-    slot = number & (ring.shape[1] - 1)
-    if ring[AFTER_COUNT, slot] == 0 and ring[READER, slot] < 0:
+    transfers = int_rows(run, TRANSFERS)
+    transfer = transfers[number & (transfers.shape[0] - 1)]
+    if transfer[AFTER_COUNT] == 0 and transfer[READER] < 0:
         return now_s, True
+    counts, ring, done = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE)
     at, is_ready = now_s, True
-    if ring[READER, slot] >= 0:
-        read_s = done[READ_S, slot]
+    if transfer[READER] >= 0:
+        read_s = done[number & (done.shape[0] - 1), READ_S]
         if np.isnan(read_s):
-            read_s = end_known_s(run, ring[READER, slot])
+            read_s = end_known_s(run, transfer[READER])
         if read_s > now_s:
             is_ready = False
             at = read_s
-    for each in range(ring[AFTER_COUNT, slot]):
-        other = ring[AFTER, (ring[AFTER_FIRST, slot] + each) & (ring.shape[1] - 1)]
+    for each in range(transfer[AFTER_COUNT]):
+        other = ring[AFTER, (transfer[AFTER_FIRST] + each) & (ring.shape[1] - 1)]
         if other == just:
             is_ready = False
         elif not has_arrived(counts, done, other):
@@ -122,7 +124,8 @@ def ready_s(run, number, now_s, just):
 @compiled
 def look(run, direction, now_s, just):
     """Let an idle engine take what it may carry first, demand before prefetch, or see when to look again."""
-    counts, clock, ring = ints(run, COUNTS), floats(run, CLOCK), int_rows(run, RING)
+    counts, clock = ints(run, COUNTS), floats(run, CLOCK)
+    ring, transfers = int_rows(run, RING), int_rows(run, TRANSFERS)
     base = direction * ENGINE_SIZE
     again_s = np.inf
     for queue in range(DEMAND, BACK) if direction == 0 else range(BACK, BACK + 1):
@@ -131,7 +134,7 @@ def look(run, direction, now_s, just):
             at, is_ready = ready_s(run, number, now_s, just)
             if is_ready:
                 remove(run, queue, place)
-                num_pages = ring[NUM_IN, number & (ring.shape[1] - 1)]
+                num_pages = transfers[number & (transfers.shape[0] - 1), NUM_IN]
                 work_s = transfer_s(run, direction, num_pages)
                 counts[RUNNING + direction] = number
                 clock[base + SINCE_S] = now_s
@@ -172,9 +175,9 @@ def finish(run, direction, now_s):
     clock[base + SINCE_S] = np.nan
     clock[base + LOOK_S] = np.inf
     counts[RUNNING + direction] = -1
-    mask = done.shape[1] - 1
-    done[ARRIVED_S, number & mask] = now_s
-    while counts[OLDEST_TRANSFER] < counts[NEXT_TRANSFER] and done[ARRIVED_S, counts[OLDEST_TRANSFER] & mask] < np.inf:
+    mask = done.shape[0] - 1
+    done[number & mask, ARRIVED_S] = now_s
+    while counts[OLDEST_TRANSFER] < counts[NEXT_TRANSFER] and done[counts[OLDEST_TRANSFER] & mask, ARRIVED_S] < np.inf:
         counts[OLDEST_TRANSFER] += 1
     if not counts[IS_SYNCHRONOUS]:
         resolve(run)

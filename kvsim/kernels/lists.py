@@ -16,9 +16,9 @@ NEWER, OLDER = range(2)
 NOWHERE = -1
 
 
-def empty_lists(num_pages: int, num_lists: int) -> NDArray[np.int64]:
+def empty_lists(num_pages: int, num_lists: int) -> NDArray[np.int32]:
     """Return the links of so many empty lists; the last `num_lists` lines are their sentinels."""
-    links = np.full((num_pages + num_lists, 2), NOWHERE, dtype=np.int64)
+    links = np.full((num_pages + num_lists, 2), NOWHERE, dtype=np.int32)
     links[num_pages:] = np.arange(num_pages, num_pages + num_lists)[:, None]
     return links
 

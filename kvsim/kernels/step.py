@@ -44,6 +44,7 @@ from kvsim.kernels.layout import (
     HEAD,
     HEAD_SEGMENT,
     HELD,
+    HITS,
     HOLDS_ALL,
     IS_OPENING,
     IS_STUCK,
@@ -54,7 +55,9 @@ from kvsim.kernels.layout import (
     LATE,
     LAYER,
     LEAVING,
+    MISSES,
     MISSING,
+    MOST_PER_STEP,
     NEXT_AFTER,
     NEXT_TRANSFER,
     NEXT_WORK,
@@ -77,7 +80,7 @@ from kvsim.kernels.layout import (
     PHASE,
     PLAN,
     PREFETCH,
-    QUOTA,
+    PREFETCHED,
     READINGS,
     READS_ALL,
     RING,
@@ -90,6 +93,7 @@ from kvsim.kernels.layout import (
     ROWS,
     RULES,
     SELECT,
+    SELECTED,
     SET_S,
     SIZE,
     SPECULATE,
@@ -101,7 +105,9 @@ from kvsim.kernels.layout import (
     SUBMIT_S,
     SYNC_S,
     TIMES,
+    TO_DEVICE_BYTES,
     TO_HOST_BYTES,
+    TRANSFERS,
     UNFILLED_TOKENS,
     UNRESOLVED,
     WAITS_FOR_SCORES,
@@ -152,7 +158,7 @@ def go_on(run, num_victims, num_prefetches, end_step):
         _sort(gone)
         if not is_sound(run, gone, coming):
             return BAD_PLAN, num_victims, num_prefetches, 0
-        count(run, chosen, missing, gone, coming)
+        count(run, missing, gone, coming)
         if not carry_out(run, chosen, missing, gone, coming):
             return NO_SLOT, num_victims, num_prefetches, counts[NUM_MISSES]
         _after_decision(run, chosen, missing, gone, coming)
@@ -203,14 +209,12 @@ def _has_room(run):
 
     A transfer is asked about until the step is over in which it arrived.
     """
-    counts, ring = ints(run, COUNTS), int_rows(run, RING)
-    in_layer = 2 + counts[NUM_SEQUENCES] + counts[QUOTA]
+    counts = ints(run, COUNTS)
     in_flight = counts[NEXT_TRANSFER] - counts[OLDEST_TRANSFER]
-    mask = ring.shape[1] - 1
-    first = counts[NEXT_AFTER]
+    transfers = int_rows(run, TRANSFERS)
+    mask, first, per_step = transfers.shape[0] - 1, counts[NEXT_AFTER], counts[MOST_PER_STEP]
     if in_flight:
-        first = min(first, ring[AFTER_FIRST, counts[OLDEST_TRANSFER] & mask])
-    per_step = counts[NUM_LAYERS] * in_layer
+        first = min(first, transfers[counts[OLDEST_TRANSFER] & mask, AFTER_FIRST])
     return in_flight + 2 * per_step <= mask and counts[NEXT_AFTER] - first + 3 * (in_flight + per_step) <= mask
 
 
@@ -304,7 +308,7 @@ def _prefetch(run, prefetches, after_first, after_count, reader, read_s):
         size = min(chunk, prefetches.size - start)
         number = make_transfer(run, size, after_first, after_count, reader, read_s)
         for each in range(start, start + size):
-            pages[CARRIED_BY, prefetches[each]] = number
+            pages[prefetches[each], CARRIED_BY] = number
         if counts[KEEPS_ORDER]:
             append(run, HELD, number)
         else:
@@ -335,7 +339,7 @@ def _late(run, chosen):
     counts, done, pages, rows = ints(run, COUNTS), float_rows(run, DONE), int_rows(run, PAGES), int_rows(run, ROWS)
     first, late = counts[NEXT_AFTER], 0
     for page in chosen:
-        number = pages[CARRIED_BY, page]
+        number = pages[page, CARRIED_BY]
         if number >= 0 and not has_arrived(counts, done, number):
             late += 1
             _add_carrier(run, first, number)
@@ -364,13 +368,13 @@ def _slots_free(run, victims):
     counts, ring, done, pages = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE), int_rows(run, PAGES)
     first = counts[NEXT_AFTER]
     for page in victims:
-        number = pages[CARRIED_BY, page]
+        number = pages[page, CARRIED_BY]
         if number >= 0 and not has_arrived(counts, done, number):
             _add_carrier(run, first, number)
-        pages[CARRIED_BY, page] = -1
+        pages[page, CARRIED_BY] = -1
     _force(run, first, counts[NEXT_AFTER] - first)
     for page in victims:
-        number = pages[WRITTEN_BY, page]
+        number = pages[page, WRITTEN_BY]
         if number >= 0 and not has_arrived(counts, done, number):
             ring[AFTER, counts[NEXT_AFTER] & (ring.shape[1] - 1)] = number
             counts[NEXT_AFTER] += 1
@@ -426,7 +430,7 @@ def _write_back(run):
             continue
         first = (sequence * counts[NUM_LAYERS] + counts[LAYER]) * counts[PAGES_PER_LAYER]
         number = make_transfer(run, 1, counts[NEXT_AFTER], 0, -1, np.nan)
-        pages[WRITTEN_BY, first + now[sequence] - 1] = number
+        pages[first + now[sequence] - 1, WRITTEN_BY] = number
         spend(run, ROW_SUBMIT, clock[SUBMIT_BACK_S])
         submit(run, BACK, number)
         rows[counts[ROW], TO_HOST_BYTES] += counts[PAGE_BYTES]
@@ -454,7 +458,10 @@ def _end_step(run):
     head = launch(run, HEAD_SEGMENT, counts[NUM_SEQUENCES])
     wait(run, head)
     times[counts[ROW], ROW_STEP] = clock[NOW] - clock[STEP_BEGAN_S]
-    rows[counts[ROW], ROW_DIGEST] = counts[DIGEST]
+    row = rows[counts[ROW]]
+    row[ROW_DIGEST] = counts[DIGEST]
+    row[HITS] = row[SELECTED] - row[MISSES]
+    row[TO_DEVICE_BYTES] = (row[MISSES] + row[PREFETCHED]) * counts[PAGE_BYTES]
     clock[STEP_BEGAN_S] = clock[NOW]
     if not counts[IS_SYNCHRONOUS]:
         spend(run, ROW_SYNC, clock[SYNC_S])

@@ -42,7 +42,7 @@ from kvsim.kernels.layout import (
 @compiled
 def has_arrived(counts, done, number):
     """Return whether a transfer arrived, as far as the engines have moved on."""
-    return number < counts[OLDEST_TRANSFER] or done[ARRIVED_S, number & (done.shape[1] - 1)] < np.inf
+    return number < counts[OLDEST_TRANSFER] or done[number & (done.shape[0] - 1), ARRIVED_S] < np.inf
 
 
 @compiled
@@ -105,7 +105,7 @@ def resolve(run):
         copies_s = -np.inf
         for each in range(int(work[WAITS_COUNT])):
             number = ring[AFTER, (int(work[WAITS_FIRST]) + each) & (ring.shape[1] - 1)]
-            copies_s = max(copies_s, done[ARRIVED_S, number & (done.shape[1] - 1)])
+            copies_s = max(copies_s, done[number & (done.shape[0] - 1), ARRIVED_S])
         row = times[counts[ROW]]
         if copies_s <= clock[SERVED_S]:
             _foretell(clock, work, row)

@@ -22,11 +22,11 @@ class Rules:
     """A policy as `kvsim.kernels.decide` takes it."""
 
     rules: IntArray
-    links: IntArray
+    links: NDArray[np.int32]
     """What the evictor orders, as `kvsim.kernels.lists` has it."""
     read_bits: NDArray[np.uint64]
     """What each layer of each sequence read in each step of the window, ``[lines, words]``."""
-    seen_bits: NDArray[np.uint64]
+    lost_bits: NDArray[np.uint64]
     """Room for one decision, ``[num_sequences, words]``."""
 
     @property
@@ -55,7 +55,7 @@ def make_rules(policy: Policy, setting: Setting, resident: PageIds) -> Rules:
         rules=rules,
         links=links,
         read_bits=np.zeros((lines, words), dtype=np.uint64),
-        seen_bits=np.zeros((grid.num_sequences, words), dtype=np.uint64),
+        lost_bits=np.zeros((grid.num_sequences, words), dtype=np.uint64),
     )
 
 

@@ -73,14 +73,15 @@ class WholeSteps:
             layout.COUNTS: self._counts,
             layout.CLOCK: clock,
             layout.RING: np.zeros((layout.NUM_RING_ROWS, _FIRST_ROOM), dtype=np.int64),
-            layout.DONE: np.zeros((2, _FIRST_ROOM)),
+            layout.TRANSFERS: np.zeros((_FIRST_ROOM, 4), dtype=np.int64),
+            layout.DONE: np.zeros((_FIRST_ROOM, 2)),
             layout.WORKS: np.zeros((num_works, layout.NUM_WORK_FIELDS)),
             layout.TABLES: tables,
             layout.CARRIED_S: np.full((2, num_ids + 1), np.nan),
             layout.TIMES: self._times,
             layout.ROWS: self._rows,
             layout.FLAGS: self._flags,
-            layout.PAGES: np.full((3, num_ids), -1, dtype=np.int64),
+            layout.PAGES: np.full((num_ids, 4), -1, dtype=np.int64),
             layout.PLAN: np.zeros((3, num_ids), dtype=np.int64),
             layout.PAGES_NOW: np.zeros(grid.num_sequences, dtype=np.int64),
             layout.NUM_PAGES: books.num_pages,
@@ -90,7 +91,7 @@ class WholeSteps:
             layout.RULES: self._rules.rules,
             layout.LINKS: self._rules.links,
             layout.READ_BITS: self._rules.read_bits,
-            layout.SEEN_BITS: self._rules.seen_bits,
+            layout.LOST_BITS: self._rules.lost_bits,
         }.items():
             arrays[name] = array
         self._misses, self._victims, self._prefetches = arrays[layout.PLAN]
@@ -195,23 +196,23 @@ class WholeSteps:
 
     def _grow(self) -> None:
         """Double the rings: what is numbered n moves to its slot in the larger ones."""
-        old_ring, old_done = self._arrays[layout.RING], self._arrays[layout.DONE]
-        old = old_ring.shape[1]
+        arrays, counts = self._arrays, self._counts
+        old = arrays[layout.RING].shape[1]
         ring: IntArray = np.zeros((layout.NUM_RING_ROWS, 2 * old), dtype=np.int64)
-        done: FloatArray = np.zeros((2, 2 * old))
         for queue in range(layout.DEMAND, layout.ISSUED + 1):
-            head, size = int(self._counts[layout.HEAD + queue]), int(self._counts[layout.SIZE + queue])
-            ring[queue, :size] = old_ring[queue, (head + np.arange(size)) % old]
-            self._counts[layout.HEAD + queue] = 0
-        last = int(self._counts[layout.NEXT_TRANSFER])
+            head, size = int(counts[layout.HEAD + queue]), int(counts[layout.SIZE + queue])
+            ring[queue, :size] = arrays[layout.RING][queue, (head + np.arange(size)) % old]
+            counts[layout.HEAD + queue] = 0
+        last = int(counts[layout.NEXT_AFTER])
         numbers = np.arange(max(0, last - old), last)
-        by_number = slice(layout.NUM_IN, layout.AFTER)
-        ring[by_number, numbers % (2 * old)] = old_ring[by_number, numbers % old]
-        done[:, numbers % (2 * old)] = old_done[:, numbers % old]
-        last = int(self._counts[layout.NEXT_AFTER])
+        ring[layout.AFTER, numbers % (2 * old)] = arrays[layout.RING][layout.AFTER, numbers % old]
+        arrays[layout.RING] = ring
+        last = int(counts[layout.NEXT_TRANSFER])
         numbers = np.arange(max(0, last - old), last)
-        ring[layout.AFTER, numbers % (2 * old)] = old_ring[layout.AFTER, numbers % old]
-        self._arrays[layout.RING], self._arrays[layout.DONE] = ring, done
+        for name in (layout.TRANSFERS, layout.DONE):
+            larger = np.zeros((2 * old, arrays[name].shape[1]), dtype=arrays[name].dtype)
+            larger[numbers % (2 * old)] = arrays[name][numbers % old]
+            arrays[name] = larger
 
 
 class _Shown:
@@ -272,6 +273,7 @@ def _counts(given: SimulationInput) -> IntArray:
         layout.HOLDS_ALL: given.policy.holds == "everything",
         layout.ATTENDS_ALL: given.policy.attends == "everything",
         layout.PAGE_BYTES: given.page_bytes,
+        layout.MOST_PER_STEP: grid.num_layers * (2 + grid.num_sequences + given.setting.prefetch_quota_pages),
         layout.LAST_ATTENTION: -1,
         layout.RUNNING: -1,
         layout.RUNNING + 1: -1,
