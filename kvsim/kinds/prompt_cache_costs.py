@@ -19,7 +19,7 @@ class PromptCosts:
     CalibrationError
         If the profile lacks a cost that the cell's tiers need.
     ScenarioError
-        If the cell has a bandwidth of its own and the profile's link is a real one.
+        If the cell has a bandwidth of its own and the profile is a GPU's.
     """
 
     def __init__(self, profile: Profile, cell: PromptCacheScenario) -> None:
@@ -79,12 +79,14 @@ def slower_s(profile: Profile, cell: PromptCacheScenario) -> float:
     Raises
     ------
     ScenarioError
-        If the cell has one and the profile's link is not emulated.
+        If the cell has one and the profile is a GPU's.
     """
     own = cell.cache.link_bytes_per_s
     if own is None:
         return 0.0
     stated = profile.link.stated_bandwidth_bytes_per_s
-    if not profile.link.emulated or stated is None:
-        raise ScenarioError(f"{cell.name}: cache.link_bytes_per_s is of an emulated link; {profile.name}'s is real")
+    if not profile.link.emulated or profile.device != "cpu" or stated is None:
+        raise ScenarioError(
+            f"{cell.name}: cache.link_bytes_per_s is of a CPU's emulated link; {profile.name}'s is real"
+        )
     return 1 / own - 1 / stated

@@ -86,6 +86,24 @@ def test_a_move_copies_once_and_only_where_it_must(tiny_model, link) -> None:
     assert torch.equal(on_host.tensor, kept.tensor[:, :, :, :8])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="states on a GPU need one")
+def test_states_come_back_from_pinned_memory_to_a_gpu(tiny_model) -> None:
+    link, tokens = make_link("cuda", FAST_BYTES_PER_S), ids(60).to("cuda")
+    try:
+        cache = filled(tiny_model.to("cuda"), tokens)
+        kept = keep(cache, tier="host", link=link)
+        assert kept.tensor.is_pinned()
+        with torch.inference_mode():
+            expected = tiny_model(tokens).logits[:, 40:]
+            parts = [kept.tokens(0, 25), kept.tokens(25, 40)]
+            found = tiny_model(tokens[:, 40:], past_key_values=restore(parts, link)).logits
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        assert link.num_transfers == 2
+    finally:
+        tiny_model.to("cpu")
+
+
 def test_nothing_to_restore_is_an_empty_cache(link) -> None:
     empty = KVStates(tensor=torch.empty(2, 2, 1, 0, 4), tier="host")
     assert restore([], link).get_seq_length() == restore([empty], link).get_seq_length() == 0

@@ -179,6 +179,16 @@ def test_a_profile_without_a_cost_says_which_and_what_to_do(tiny_model_path, sce
     assert told.count("\n") == 1
 
 
+def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
+    profile = load_profile(scenario.parent / "p.toml")
+    link = profile.link.model_copy(update={"emulated": False})
+    write_profile(profile.model_copy(update={"link": link}), scenario.parent / "p.toml")
+    for command in ("check", "measure"):
+        words = ["--set", "cache.tier=host", "--set", "cache.link_bytes_per_s=1 GB"]
+        assert run_command([command, str(scenario), *words]) == 2
+        assert "cache.link_bytes_per_s is of a CPU's emulated link; test's is real" in capsys.readouterr().err
+
+
 def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_measured(scenario, capsys) -> None:
     words = ["--set", "prompts.document_tokens=600", "--set", "prompts.num_requests=2"]
     assert run_command(["measure", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
