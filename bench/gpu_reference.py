@@ -38,10 +38,17 @@ def main() -> int:
     if unknown:
         sys.exit(f"unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")
     setting = _setting(given)
-    jobs = [job for job in jobs_of(is_small=setting.is_small) if job.part in ("machine", *names)]
+    by_name = {job.name: job for job in jobs_of(is_small=setting.is_small)}
     if given.jobs:
-        by_name = {job.name: job for job in jobs}
         return run_jobs([by_name[name] for name in given.jobs.split(",")], setting)
+    jobs = [job for job in by_name.values() if job.part in ("machine", *names)]
+    if given.only:
+        wanted = given.only.split(",")
+        unknown = [name for name in wanted if name not in by_name]
+        if unknown:
+            sys.exit(f"unknown job {unknown[0]!r}; there are {', '.join(by_name)}")
+        jobs = [by_name[name] for name in ("machine/manifest", *wanted)]
+        names = list(dict.fromkeys(job.part for job in jobs[1:]))
     started_s = time.monotonic()
     deadline_s = started_s + 60 * given.budget_minutes
     skipped: set[str] = set()
@@ -53,7 +60,7 @@ def main() -> int:
 def _run_part(jobs: Sequence[Job], setting: Setting, given: argparse.Namespace, deadline_s: float) -> set[str]:
     """Run the jobs of a part that are not finished; return the names of those that were."""
     key = None if given.accept_other_code else setting.key
-    finished = {job.name for job in jobs if is_finished(setting.out, job.name, key)}
+    finished = {job.name for job in jobs if not job.is_cheap and is_finished(setting.out, job.name, key)}
     pending = [job for job in jobs if job.name not in finished]
     for job in pending:
         record_path(setting.out, job.name).unlink(missing_ok=True)
@@ -100,6 +107,7 @@ def _arguments() -> argparse.Namespace:
         "--attention-table", type=Path, help="aiconfigurator-core's wheel, a folder of it, or its Parquet file"
     )
     parser.add_argument("--accept-other-code", action="store_true", help="keep what other code or versions measured")
+    parser.add_argument("--only", metavar="JOB,JOB", help="only these jobs, as the table names them")
     parser.add_argument("--jobs", help=argparse.SUPPRESS)
     return parser.parse_args()
 

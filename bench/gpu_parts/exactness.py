@@ -75,7 +75,7 @@ def _model(setting: Setting, dtype: DType) -> tuple[Any, torch.Tensor, int]:
         return model, torch.randint(0, TINY.vocab_size, (1, 200), generator=torch.Generator().manual_seed(0)), 6
     model, tokenizer = load_model(setting.model, dtype, setting.device)
     text = tokenizer(read_text("python-docs")[:20_000], add_special_tokens=False, verbose=False)["input_ids"]
-    return model, torch.tensor([text[:2000]]), 24
+    return model, torch.tensor([text[:1000]]), 16
 
 
 @torch.inference_mode()

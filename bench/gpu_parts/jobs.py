@@ -60,6 +60,8 @@ class Job:
     """``part/name``."""
     limit_s: float
     run: Callable[[Setting], Outcome]
+    is_cheap: bool = False
+    """Made from what others left, in no time: done anew at every call."""
 
     @property
     def part(self) -> str:

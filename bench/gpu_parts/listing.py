@@ -23,7 +23,7 @@ def jobs_of(*, is_small: bool) -> list[Job]:
         Job(name="profiles/llama-3-8b", limit_s=120, run=_later("profiles:profile_shape", "llama-3-8b")),
         Job(name="profiles/llama-3.2-1b", limit_s=120, run=_later("profiles:profile_shape", "llama-3.2-1b")),
         Job(name="profiles/gemma-2-9b", limit_s=120, run=_later("profiles:profile_shape", "gemma-2-9b")),
-        Job(name="profiles/attention", limit_s=60, run=_later("attention_table:compare_attention")),
+        Job(name="profiles/attention", limit_s=60, run=_later("attention_table:compare_attention"), is_cheap=True),
         Job(name="engine/exact-bf16", limit_s=120, run=_later("exactness:check_exactness", "bf16")),
         Job(name="engine/exact-fp32", limit_s=120, run=_later("exactness:check_exactness", "fp32")),
         *(
@@ -35,8 +35,8 @@ def jobs_of(*, is_small: bool) -> list[Job]:
             for context, batch, limit_s in times
         ),
         Job(name="engine/profiler", limit_s=90, run=_later("host_profile:profile_host", times[0][0])),
-        Job(name="engine/targets", limit_s=30, run=_later("targets:judge")),
-        Job(name="crosscheck/slowed-profile", limit_s=300, run=_later("profiles:slowed_profile")),
+        Job(name="engine/targets", limit_s=60, run=_later("targets:judge"), is_cheap=True),
+        Job(name="crosscheck/slowed-profile", limit_s=90, run=_later("profiles:slowed_profile")),
         Job(name="crosscheck/slowed", limit_s=420, run=_later("commands:crosscheck_slowed")),
         Job(name="crosscheck/as-it-is", limit_s=240, run=_later("commands:crosscheck_as_it_is")),
         Job(name="captures/docs-8k", limit_s=120, run=_later("commands:capture", "python-docs")),

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpu_parts.jobs import Outcome, Setting
-from kvsim.calibrate import calibrate
-from kvsim.hardware import Profile, load_profile, write_profile
+import torch
+
+from gpu_parts.jobs import LeftOutError, Outcome, Setting
+from kvsim.calibrate import calibrate, cuda
+from kvsim.calibrate.fit import Sample, fit_table
+from kvsim.calibrate.plan import FULL
+from kvsim.calibrate.random_inputs import random_tokens
+from kvsim.hardware import LinkCost, Profile, load_profile, write_profile
 from kvsim.models import SHAPES, ModelShape
 
 SHAPE_NAMES = ("llama-3-8b", "llama-3.2-1b", "gemma-2-9b")
@@ -77,21 +82,40 @@ def layer_s(profile: Profile) -> float:
 
 
 def slowed_profile(setting: Setting) -> Outcome:
-    """Calibrate the trained model over a link so slow that misses can stall: a page takes 6% of a layer."""
+    """Time the link again, slowed so far that misses can stall: a page takes 6% of a layer. Nothing else changes.
+
+    Without a GPU the trained model's own profile is taken: its link is emulated as it is.
+    """
     path = slowed_path(setting)
+    if not trained_path(setting).is_file():
+        raise LeftOutError("it takes the trained model's profile, which is missing")
     own = load_profile(trained_path(setting))
-    page_bytes = own.shape.page_bytes(32)
-    bandwidth = page_bytes / (PAGE_OF_A_LAYER_FRAC * layer_s(own))
-    made = calibrate(
-        setting.trained(),
-        device=setting.device,
-        name=path.stem,
-        quick=setting.is_small,
-        bandwidth_bytes_per_s=bandwidth,
-        command=setting.command,
+    if setting.device == "cpu":
+        write_profile(own, path)
+        return Outcome(headline=f"the link is emulated as it is; {_told(own)}", files=[path])
+    bandwidth = own.shape.page_bytes(32) / (PAGE_OF_A_LAYER_FRAC * layer_s(own))
+    num_tokens = 2 * max(FULL.pieces) * max(FULL.page_tokens)
+    with torch.inference_mode():
+        tokens = random_tokens(own.shape, 1, num_tokens, device=setting.device)
+        found = cuda.cuda_link_samples(tokens, FULL, bandwidth)
+    slowed = own.link.model_copy(
+        update={
+            "emulated": True,
+            "stated_bandwidth_bytes_per_s": bandwidth,
+            "to_device": _with_samples(own.link.to_device, found.to_device, found.mechanism),
+            "to_host": _with_samples(own.link.to_host, found.to_host, "memcpy"),
+            "both_ways_slowdown_frac": found.both_ways_slowdown_frac,
+        }
     )
+    notes = f"{own.notes} The link is slowed: behind its copy each transfer holds its stream to the stated bandwidth."
+    made = own.model_copy(update={"name": path.stem, "link": slowed, "notes": notes})
     write_profile(made, path)
     return Outcome(headline=f"slowed to {bandwidth / 1e9:.2f} GB/s; {_told(made)}", files=[path])
+
+
+def _with_samples(own: LinkCost, samples: list[Sample], mechanism: str) -> LinkCost:
+    """Return the cost of one direction with other transfers; handing one over takes what it took."""
+    return LinkCost(transfer=fit_table(samples, "pieces"), submit_s=own.submit_s, mechanism=mechanism)
 
 
 def slowed_path(setting: Setting) -> Path:

@@ -31,7 +31,7 @@ from kvsim.engine.peers import decode_on, offloaded_cache
 from kvsim.engine.prefill import Snapshot
 from kvsim.errors import KvsimError
 
-STEPS, WARMUP_STEPS = 16, 4
+STEPS, WARMUP_STEPS = 12, 4
 PEER_STEPS, PEER_WARMUP_STEPS = 8, 3
 MOST_TOKENS = 8 * 32_768
 """Of the largest job: 32 GiB of keys and values of the 8B shape."""
@@ -177,7 +177,7 @@ def _parts_s(result: DecodeResult, *, num_layers: int) -> dict[str, float]:
 def host_and_selection_frac(row: dict[str, Any]) -> float:
     """Return the share of a step's parts that selection takes, and waiting for host and policy."""
     parts = row["parts_s"]
-    return sum(parts[name] for name in (*HOST, "select", "speculate")) / sum(parts.values())
+    return float(sum(parts[name] for name in (*HOST, "select", "speculate")) / sum(parts.values()))
 
 
 def table(found: dict[str, Any]) -> str:

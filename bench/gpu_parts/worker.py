@@ -88,7 +88,7 @@ def watch(
                 time.sleep(_POLL_S)
                 now_s = time.monotonic()
                 found = marker.read_text(encoding="utf-8") if marker.is_file() else ""
-                if found != current:
+                if found and found != current:
                     current, since_s = found, now_s
                     say(f"{current} ...")
                 limit_s = by_name[current].limit_s if current in by_name else max(job.limit_s for job in jobs)
