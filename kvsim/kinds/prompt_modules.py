@@ -15,8 +15,8 @@ from kvsim.kinds.prompt_modules_case import case_of, source_of
 from kvsim.kinds.prompt_modules_lengths import lengths_of
 from kvsim.kinds.prompt_modules_scenario import PromptModules
 from kvsim.kinds.prompt_modules_times import COUNTED, Costs, all_stored, cell_of, counts_of, prompt_of, rows_of
-from kvsim.report.pairs import Pairs, cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
-from kvsim.report.prompt_modules import COLUMNS, LEGEND, PROMPT_COLUMNS, modules_figure, prompts_text, verdict_of
+from kvsim.report.pairs import Pairs, pair_cells, pairs_csv, pairs_figure, pairs_text
+from kvsim.report.prompt_modules import COLUMNS, LEGEND, PROMPT_COLUMNS, modules_figure, table_text, verdict_of
 from kvsim.report.style import png
 from kvsim.results import RunResult, summary_json
 from kvsim.types import FloatArray
@@ -95,8 +95,8 @@ def show(summary: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"{summary['scenario']}: {how}",
-            cells_text(summary["cells"], COLUMNS),
-            prompts_text(summary["prompts"], PROMPT_COLUMNS),
+            table_text(summary["cells"], COLUMNS),
+            table_text(summary["prompts"], PROMPT_COLUMNS),
             LEGEND,
             "\n".join(summary["verdict"]),
         ]
@@ -114,6 +114,7 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
     prompts = _prompt_pairs(simulated, measured)
     errors = np.array([prompt["ttft_error_frac"] for prompt in prompts])
     full_errors = np.array([prompt["ttft_full_error_frac"] for prompt in prompts])
+    speed_errors = np.array([prompt["speed_error_frac"] for prompt in prompts])
     processor_errors = _processor_errors(simulated, measured)
     extra: dict[str, Any] = {
         "requests_equal": all(np.array_equal(simulated.rows[name], measured.rows[name]) for name in COUNTED),
@@ -121,6 +122,7 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
         "prompt_ttft_median_error_frac": float(np.median(np.abs(errors))),
         "prompt_ttft_worst_error_frac": float(errors[np.argmax(np.abs(errors))]),
         "prompt_ttft_full_median_error_frac": float(np.median(np.abs(full_errors))),
+        "prompt_speed_median_error_frac": float(np.median(np.abs(speed_errors))),
         "request_processor_median_error_frac": float(np.median(processor_errors)) if processor_errors.size else None,
         **{f"{name.removesuffix('_nats').removesuffix('_frac')}_mean": _mean(prompts, name) for name in PRICE},
     }
@@ -147,6 +149,7 @@ def _prompt_pairs(simulated: RunResult, measured: RunResult) -> list[dict[str, A
         for name in ("ttft", "ttft_full"):
             pair |= {f"{name}_simulated_s": left[key][f"{name}_s"], f"{name}_measured_s": real[f"{name}_s"]}
             pair[f"{name}_error_frac"] = left[key][f"{name}_s"] / real[f"{name}_s"] - 1
+        pair["speed_error_frac"] = left[key]["speed_vs_full"] / real["speed_vs_full"] - 1
         found.append(pair)
     return found
 
@@ -177,12 +180,13 @@ def _text(pairs: Pairs, extra: Mapping[str, Any]) -> str:
         [
             *lines,
             "",
-            prompts_text(extra["prompts"], PROMPT_COLUMNS),
+            table_text(extra["prompts"], PROMPT_COLUMNS),
             "",
             f"time to first token of a prompt with all modules stored: median error "
             f"{100 * extra['prompt_ttft_median_error_frac']:.1f}%, worst "
             f"{100 * extra['prompt_ttft_worst_error_frac']:+.1f}%; under full attention: median error "
-            f"{100 * extra['prompt_ttft_full_median_error_frac']:.1f}%",
+            f"{100 * extra['prompt_ttft_full_median_error_frac']:.1f}%; how many times as fast: median error "
+            f"{100 * extra['prompt_speed_median_error_frac']:.1f}%",
             f"against full attention on the same text: KL divergence {extra['kl_first_mean']:.3f} nats at the first "
             f"token, {extra['kl_mean_mean']:.3f} over the answer; same likeliest token in "
             f"{100 * extra['greedy_agreement_mean']:.0f}% of the steps",

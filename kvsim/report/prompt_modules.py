@@ -65,10 +65,10 @@ LEGEND = (
 )
 
 
-def prompts_text(prompts: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
-    """Return the table of the prompts; columns that say the same of all of them are left out."""
-    constant = [name for name in ("tier", "scaffolds", "seen") if len({prompt[name] for prompt in prompts}) == 1]
-    return cells_text(prompts, {name: column for name, column in columns.items() if name not in constant})
+def table_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
+    """Return the table of cells or prompts, without the columns that tell of the encoding where all have the same."""
+    constant = [name for name in ("scaffolds", "seen") if len({row[name] for row in rows}) == 1]
+    return cells_text(rows, {name: column for name, column in columns.items() if name not in constant})
 
 
 def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -110,7 +110,8 @@ def modules_figure(summary: Mapping[str, Any]) -> Figure:
     figure = new_figure(
         5.4,
         f"{summary['scenario']}: prompts out of stored modules",
-        "Times: all of a prompt's modules are stored. Price: divergence from full attention on the same text.",
+        "Times: all of a prompt's modules are stored."
+        + (" KL: divergence from full attention on the same text." if is_priced else ""),
     )
     panels = add_panels(figure, 1, 3 if is_priced else 2, across_inches=0.95, left_inches=1.25)[0]
     handles = _draw_times(panels[0], prompts, tiers, names)
@@ -140,12 +141,12 @@ def _draw_price(axis: Any, prompts: Sequence[Mapping[str, Any]], names: list[str
     places = np.arange(len(names))
     chosen = [_first(prompts, "prompt", name) for name in names]
     handles = {}
-    for number, (name, label) in enumerate((("kl_first_nats", "first token"), ("kl_mean_nats", "mean of the answer"))):
+    for number, (name, label) in enumerate((("kl_first_nats", "KL, first token"), ("kl_mean_nats", "KL, answer"))):
         values = [prompt[name] for prompt in chosen]
         color = PALETTE[3 + number]
         handles[label] = axis.barh(places + 0.35 * number, values, 0.35, color=color)
     axis.set(xlabel="KL divergence (nats)")
-    _name_rows(axis, names, 0.175)
+    _name_rows(axis, [""] * len(names), 0.175)
     return handles
 
 

@@ -300,12 +300,13 @@ def test_the_lengths_that_ship_are_those_of_the_trained_models_tokenizer(model_p
 
 
 @pytest.mark.model
-def test_the_real_model_reads_what_the_simulator_says(model_path, tmp_path, capsys) -> None:
+def test_the_real_model_reads_what_the_simulator_says(model_path) -> None:
+    folder = shipped_folder("scenarios")
     sets = ["cache.tier=host", "cache.policy=lru", "cache.budget_modules=4", "stream.num_requests=2"]
     sets += ["measure.repeats=1", "measure.answer_tokens=2", f'model.path="{model_path}"']
-    words = [word for given in sets for word in ("--set", given)]
-    assert run_command(["crosscheck", "prompt_modules", *words, "-o", str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    scenario, job = loaded(folder / "prompt_modules.toml", *sets), Job(beside=folder)
+    measured, _ = measured_kind("prompt-modules").measure(scenario, job)
+    found = compare_results(simulated_kind("prompt-modules").simulate(scenario, job), measured).contents
     assert found["counts_equal"] and found["requests_equal"]
     assert 0 < found["kl_first_mean"] < 1
     assert found["greedy_agreement_mean"] > 0.5
