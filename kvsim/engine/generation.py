@@ -6,16 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
-
-_TRACED_STEPS = 2
-"""A step makes every tensor of the cache anew, and the profiler knows only of those made under it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +71,7 @@ def peak_bytes(model: Any, prompt_ids: NDArray[np.int64], new_tokens: int, *, us
     """Return the most bytes of tensors that generating so takes besides the weights.
 
     On a GPU torch's allocator tells, over the whole generation. On the CPU torch's profiler tells of every tensor's
-    memory: of the longest pass without a cache, of the prompt's and the last passes with one. Libraries' own scratch
+    memory: of the longest pass without a cache, of the prompt's and the last pass with one. Libraries' own scratch
     memory is no tensor and is not counted.
     """
     if model.device.type == "cuda":
@@ -90,14 +87,16 @@ def peak_bytes(model: Any, prompt_ids: NDArray[np.int64], new_tokens: int, *, us
         return longest.nbytes + _traced_bytes(lambda: _token_after(model, longest, None))
     cache = DynamicCache(config=model.config)
     in_prompt = _traced_bytes(lambda: _token_after(model, ids, cache))
-    for _ in range(1, new_tokens - _TRACED_STEPS):
+    for _ in range(1, new_tokens - 1):
+        _token_after(model, ids[:, :1], cache)
+    made_before = [(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)]
+
+    def last_step() -> None:
+        for layer, (keys, values) in zip(cast(list[Any], cache.layers), made_before, strict=True):
+            layer.keys, layer.values = keys.clone(), values.clone()  # the profiler knows only of what it saw made
         _token_after(model, ids[:, :1], cache)
 
-    def last_steps() -> None:
-        for _ in range(min(new_tokens - 1, _TRACED_STEPS)):
-            _token_after(model, ids[:, :1], cache)
-
-    return ids.nbytes + max(in_prompt, _traced_bytes(last_steps))
+    return ids.nbytes + (in_prompt if new_tokens == 1 else max(in_prompt, _traced_bytes(last_step)))
 
 
 def _token_after(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
