@@ -1,7 +1,11 @@
 """How many decode steps a second the simulator does: whole steps against events, a plain policy, the full time model.
 
+    python bench/decode_steps.py [--steps N] [--repeats N] [--profile NAME] [--json]
+
 One sequence, 30 layers of 64 pages, the 8 best read, a quarter of the pages on the device, misses and next-step
-prefetches on one link. Steps are counted in CPU seconds of one process; each figure is the median of its repeats.
+prefetches on one link. All paths but ``window_8`` decide alike, LRU and the prefetcher as it is by default, and their
+rows over the first steps must agree: counts and digests exactly, times to 1e-9. Steps are counted in CPU seconds of one
+process, repeats of all paths alternate, figures are medians.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import json
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +23,7 @@ from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvsim.assets import find_profile
 from kvsim.hardware import CostTable, LinkCost, Profile, SegmentCost, load_profile
@@ -31,7 +37,11 @@ NUM_LAYERS, PAGES, TOP_K, OVERLAP_FRAC, PAGE_TOKENS, QUOTA = 30, 64, 8, 0.85, 16
 PERIOD_STEPS = 256
 CONTEXT_TOKENS = PAGES * PAGE_TOKENS - 8  # the open page stays open: selections repeat, so the context stands still
 PAGE_BYTES = 65_536
-PREFETCH = {"prefetch": "kvsim.policies.prefetch_next_step:NextStep", "window_steps": 8}
+PREFETCH = {"prefetch": "kvsim.policies.prefetch_next_step:NextStep"}
+WINDOW_STEPS = 6
+"""The prefetcher's default. From 8 on it wants what LRU lets go, and 30 pages a step come, most of them in vain."""
+SHORT_STEPS = 4 * PERIOD_STEPS
+"""Steps of the slow paths; over so many all paths are compared."""
 
 
 class Looped:
@@ -120,41 +130,59 @@ def draw_selections(seed: int) -> IntArray:
 
 
 class PlainLru:
-    """Least recently used in plain Python, as a plug-in's author would write it."""
+    """Least recently used with next-step prefetch in plain Python, as a plug-in's author would write it."""
 
     attends: ClassVar[Literal["selection", "everything"]] = "selection"
     holds: ClassVar[Literal["budget", "everything"]] = "budget"
     reads_selection: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
-        del setting
-        self._order: dict[int, None] = {}
+        self._pages_per_layer, self._num_layers = setting.grid.pages_per_layer, setting.grid.num_layers
+        self._read_at: dict[int, int] = {}
+        """Steps of the last readings of what is resident; the page read longest ago comes first."""
+        self._lost: list[dict[int, int]] = [{} for _ in range(self._num_layers)]
+        """The same of what was let go while it was still within the window, by layer."""
 
     def start(self, resident: PageIds) -> None:
-        """Take the pages of prefill as read in order of their ids."""
-        self._order = dict.fromkeys(resident.tolist())
+        """Take the pages of prefill in order of their ids."""
+        self._read_at = dict.fromkeys(resident.tolist(), -WINDOW_STEPS)
 
     def page_opened(self, page: int) -> None:
-        """Count the opening as a reading."""
-        self._order[page] = None
+        """Take an opened page as the latest."""
+        self._read_at[page] = -WINDOW_STEPS
 
     def decide(self, view: View) -> Plan:
-        """Return the oldest pages that may leave."""
-        order = self._order
+        """Return the oldest pages that may leave, and what the layer read lately and has lost."""
+        read_at, step, lost = self._read_at, view.step, self._lost[view.layer]
         for page in view.selected.tolist():
-            order.pop(page, None)
-            order[page] = None
-        short, victims = -view.free_slots, []
-        if short <= 0:
+            read_at.pop(page, None)
+            read_at[page] = step
+        wanted = self._wanted(view, lost) if lost else []
+        count, victims = len(wanted) - view.free_slots, []
+        if count <= 0 and not wanted:
             return NOTHING
-        for page in order:
+        for page in read_at:
+            if len(victims) >= count:
+                break
             if view.evictable[page]:
                 victims.append(page)
-                if len(victims) == short:
-                    break
         for page in victims:
-            del order[page]
-        return Plan(victims=np.array(victims))
+            self._lose(page, read_at.pop(page), step)
+        coming = wanted[: view.free_slots + len(victims)]
+        for page in coming:
+            read_at[page] = lost.pop(page)
+        return Plan(victims=np.array(victims, dtype=np.int64), prefetches=np.array(coming, dtype=np.int64))
+
+    def _wanted(self, view: View, lost: dict[int, int]) -> list[int]:
+        for page in view.misses.tolist():
+            lost.pop(page, None)
+        for page in [page for page, at in lost.items() if at <= view.step - WINDOW_STEPS]:
+            del lost[page]
+        return sorted(lost, key=lambda page: (-lost[page], page))[: view.prefetch_quota]
+
+    def _lose(self, page: int, at: int, step: int) -> None:
+        if at > step - WINDOW_STEPS:
+            self._lost[page // self._pages_per_layer % self._num_layers][page] = at
 
 
 def reduced(profile: Profile) -> Profile:
@@ -205,17 +233,33 @@ def make_input(profile: Profile, num_steps: int, seed: int, make: Callable[[Sett
     )
 
 
-def timed(given: SimulationInput, *, by_events: bool) -> dict[str, float]:
-    """Return the steps a CPU second of one run, and what happened in one step of it on average."""
-    num_steps = given.replay.num_steps
+Rows = dict[str, NDArray[np.generic]]
+
+
+def timed(given: SimulationInput, *, by_events: bool) -> tuple[dict[str, float], list[Rows]]:
+    """Return the steps a CPU second of one run and what happened in one of its steps on average, and its first rows."""
+    num_steps, first = given.replay.num_steps, []
     sums = dict.fromkeys(("misses", "prefetched", "used", "late", "step_s", "stall_s"), 0.0)
     began_s = time.process_time()
-    chunks = [simulate_decode(given, path="events")] if by_events else decode_in_chunks(given)
-    for rows in chunks:
+    for rows in [simulate_decode(given, path="events")] if by_events else decode_in_chunks(given):
         for name in sums:
             sums[name] += float(np.asarray(rows[name], dtype=np.float64).sum())
+        first = first or [dict(rows)]
     steps_per_s = num_steps / (time.process_time() - began_s)
-    return {"steps_per_s": steps_per_s} | {name: total / num_steps for name, total in sums.items()}
+    return {"steps_per_s": steps_per_s} | {name: total / num_steps for name, total in sums.items()}, first
+
+
+def difference(one: Rows, other: Rows) -> str | None:
+    """Return the first column in which two runs differ, None where they agree as far as the shorter goes.
+
+    Of what was prefetched and never read, the last row of a run counts the rest; that column is left out.
+    """
+    size = min(one["step"].size, other["step"].size)
+    for name in one.keys() - {"wasted"}:
+        tolerance = 1e-9 if name.endswith("_s") else 0.0
+        if not np.allclose(one[name][:size], other[name][:size], rtol=tolerance, atol=0.0):
+            return name
+    return None
 
 
 def measure(num_steps: int, repeats: int, profile_name: str, seed: int) -> dict[str, Any]:
@@ -226,33 +270,63 @@ def measure(num_steps: int, repeats: int, profile_name: str, seed: int) -> dict[
     def lru(setting: Setting) -> Policy:
         return make_policy("lru", setting, PREFETCH)
 
-    def plain(setting: Setting) -> Policy:
-        return PlainLru(setting)
+    def lru_window_8(setting: Setting) -> Policy:
+        return make_policy("lru", setting, {**PREFETCH, "window_steps": 8})
 
+    short = min(SHORT_STEPS, num_steps)
     paths: dict[str, tuple[Profile, Callable[[Setting], Policy], int, bool]] = {
         "whole_step_compiled": (small, lru, num_steps, False),
-        "event_compiled": (small, lru, max(64, num_steps // 200), True),
-        "plain_policy": (small, plain, max(64, num_steps // 20), False),
+        "event_compiled": (small, lru, short, True),
+        "plain_policy": (small, PlainLru, max(short, num_steps // 20), False),
         "full_model": (full, lru, num_steps, False),
-        "full_model_events": (full, lru, max(64, num_steps // 200), True),
+        "full_model_events": (full, lru, short, True),
+        "window_8": (small, lru_window_8, num_steps, False),
     }
-    found: dict[str, dict[str, float]] = {}
-    for name, (profile, make, steps, by_events) in paths.items():
-        timed(make_input(profile, min(steps, 64), seed, make), by_events=by_events)  # compiles
-        runs = [timed(make_input(profile, steps, seed, make), by_events=by_events) for _ in range(repeats)]
-        found[name] = {key: statistics.median(each[key] for each in runs) for key in runs[0]} | {"num_steps": steps}
+    for profile, make, _, by_events in paths.values():  # compiles
+        timed(make_input(profile, min(short, 64), seed, make), by_events=by_events)
+    warm_bytes = _peak_bytes()
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in paths}
+    first: dict[str, Rows] = {}
+    for _ in range(repeats):
+        for name, (profile, make, steps, by_events) in paths.items():
+            figures, [first[name]] = timed(make_input(profile, steps, seed, make), by_events=by_events)
+            runs[name].append(figures)
+    _compare(first)
+    found = {
+        name: {key: statistics.median(each[key] for each in figures) for key in figures[0]}
+        | {"num_steps": paths[name][2]}
+        for name, figures in runs.items()
+    }
     return {
         "steps_per_s": {name: figures["steps_per_s"] for name, figures in found.items()},
         "paths": found,
+        "compared_steps": short,
         "repeats": repeats,
         "profile": profile_name,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": _peak_bytes(),
+        "peak_memory_of_64_steps_bytes": warm_bytes,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("simpy", "numpy", "numba")},
         },
         "processor": platform.processor() or platform.machine(),
     }
+
+
+def _compare(first: dict[str, Rows]) -> None:
+    """Leave with a line where paths that must agree do not."""
+    for name, other in (
+        ("whole_step_compiled", "event_compiled"),
+        ("whole_step_compiled", "plain_policy"),
+        ("full_model", "full_model_events"),
+    ):
+        column = difference(first[name], first[other])
+        if column is not None:
+            sys.exit(f"{name} and {other} differ in {column}")
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
@@ -272,7 +346,9 @@ def main() -> None:
     for name, row in found["paths"].items():
         counts = f"{row['misses']:9.1f}{row['prefetched']:12.1f}{row['used']:7.1f}{row['late']:7.1f}"
         print(f"{name:24}{row['steps_per_s']:12,.0f}{counts}")
-    print(f"peak memory {found['peak_memory_bytes'] / 2**20:.0f} MiB")
+    before, after = (found[name] / 2**20 for name in ("peak_memory_of_64_steps_bytes", "peak_memory_bytes"))
+    print(f"rows agree over {found['compared_steps']} steps")
+    print(f"peak memory {before:.0f} MiB after 64 steps of each, {after:.0f} at the end")
 
 
 if __name__ == "__main__":

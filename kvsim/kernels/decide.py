@@ -32,7 +32,7 @@ from kvsim.kernels.layout import (
     RULES,
     STEP,
 )
-from kvsim.kernels.lists import move_to_end, take_oldest
+from kvsim.kernels.lists import lru_touch, move_to_end, take_oldest
 
 # rules
 POLICY, PREFETCHER, WINDOW_STEPS = range(3)
@@ -60,8 +60,7 @@ def decide(run, selected):
         return 0, 0
     free, links, plan = ints(run, FREE), small_rows(run, LINKS), int_rows(run, PLAN)
     sentinel = links.shape[0] - free.size + (0 if free.size == 1 else counts[LAYER])
-    for page in selected:
-        move_to_end(links, page, sentinel)
+    lru_touch(links, sentinel, selected)
     num_wanted = 0
     if rules[PREFETCHER] == NEXT_STEP:
         num_wanted = _next_step(run, selected)
@@ -73,8 +72,7 @@ def decide(run, selected):
         evictable = masks(run, FLAGS)[EVICTABLE]
         num_victims = take_oldest(links, sentinel, num_due, evictable, evictable[:0], plan[LEAVING])
     num_prefetches = max(0, min(num_wanted, free_slots + num_victims))
-    for place in range(num_prefetches):
-        move_to_end(links, plan[COMING, place], sentinel)
+    lru_touch(links, sentinel, plan[COMING, :num_prefetches])
     return num_victims, num_prefetches
 
 

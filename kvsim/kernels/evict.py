@@ -1,5 +1,7 @@
 """Compiled evictors: who leaves, over arrays; each is the twin of a class of `kvsim.policies` that says what it means.
 
+LRU and FIFO, which whole steps know too, stand in `kvsim.kernels.lists`.
+
 Queues are linked through one integer array, `links`, with a column a page and behind the pages a column a list, the
 last list first (`sentinel`). Row `YOUNGER` of a list's column is its oldest page, `OLDER` its youngest, `MARK` its
 length; `PLACE` of a page is its list or `NOWHERE`, of a list the page that a hand stands at. Lists of one pool lie
@@ -79,56 +81,6 @@ def may_leave(page: int, evictable: Mask, spared: Mask) -> bool:
 def pool_of(page: int, pages_per_layer: int, num_pools: int) -> int:
     """Return the pool of a page."""
     return (page // pages_per_layer) % num_pools
-
-
-@numba.njit(cache=True)
-def forget(links: Ints, pages: Ints) -> None:
-    """Take pages out of their lists."""
-    for page in pages:
-        if links[PLACE, page] != NOWHERE:
-            unlink(links, page)
-
-
-@numba.njit(cache=True)
-def queue_arrived(links: Ints, pages: Ints, pages_per_layer: int, num_pools: int) -> None:
-    """LRU and FIFO: put arrivals at the young end of their pools' queues."""
-    for page in pages:
-        if links[PLACE, page] == NOWHERE:
-            append(links, pool_of(page, pages_per_layer, num_pools), page, 0)
-
-
-@numba.njit(cache=True)
-def fifo_touch(links: Ints, pool: int, misses: Ints) -> None:
-    """FIFO: queue the misses."""
-    for page in misses:
-        if links[PLACE, page] == NOWHERE:
-            append(links, pool, page, 0)
-
-
-@numba.njit(cache=True)
-def lru_touch(links: Ints, pool: int, selected: Ints) -> None:
-    """LRU: move what is read to the young end."""
-    for page in selected:
-        if links[PLACE, page] != NOWHERE:
-            unlink(links, page)
-        append(links, pool, page, 0)
-
-
-@numba.njit(cache=True)
-def queue_victims(links: Ints, pool: int, count: int, evictable: Mask, spared: Mask) -> Ints:
-    """LRU and FIFO: let the oldest go."""
-    victims = np.empty(count, dtype=np.int64)
-    found = 0
-    end = sentinel(links, pool)
-    page = links[YOUNGER, end]
-    while page != end and found < count:
-        younger = links[YOUNGER, page]
-        if may_leave(page, evictable, spared):
-            unlink(links, page)
-            victims[found] = page
-            found += 1
-        page = younger
-    return victims[:found]
 
 
 @numba.njit(cache=True)

@@ -68,3 +68,35 @@ def take_oldest(links, sentinel, count, evictable, spared, victims):
             found += 1
         page = newer
     return found
+
+
+@compiled
+def arrived(links, pages, pages_per_layer, num_pools):
+    """LRU and FIFO: put arrivals at the young end of their pools' lists."""
+    first = links.shape[0] - num_pools
+    for page in pages:
+        if links[page, NEWER] == NOWHERE:
+            append(links, page, first + (page // pages_per_layer) % num_pools)
+
+
+@compiled
+def lru_touch(links, sentinel, selected):
+    """LRU: move what is read to the young end."""
+    for page in selected:
+        move_to_end(links, page, sentinel)
+
+
+@compiled
+def fifo_touch(links, sentinel, misses):
+    """FIFO: queue the misses."""
+    for page in misses:
+        if links[page, NEWER] == NOWHERE:
+            append(links, page, sentinel)
+
+
+@compiled
+def forget(links, pages):
+    """Take pages out of their lists."""
+    for page in pages:
+        if links[page, NEWER] != NOWHERE:
+            unlink(links, page)

@@ -1,4 +1,4 @@
-"""Compiled evictors: each decides what its plain twin decides, in the kernels of `kvsim.kernels.evict` and `rank`.
+"""Compiled evictors: each decides what its plain twin decides, in kernels (`lists`, `evict` and `rank`).
 
 What they mean is said by the plain classes, which they share arguments with; tests hold the two together, decision by
 decision.
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kvsim.kernels import evict, rank
+from kvsim.kernels import evict, lists, rank
 from kvsim.policies.base import Setting, View
 from kvsim.policies.future import Future, NextUses
 from kvsim.policies.pools import Pools
@@ -20,8 +20,45 @@ _SPARES_NONE: BoolArray = np.empty(0, dtype=np.bool_)
 _LOW_64_BITS = 2**64 - 1
 
 
+class _InOrder:
+    """What FIFO and LRU share: a list a pool, in order of age."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._pools = Pools(setting)
+        self._first_list = setting.grid.num_pages
+        self._links = lists.empty_lists(setting.grid.num_pages, self._pools.count)
+        self._sizes = setting.grid.pages_per_layer, self._pools.count
+
+    def arrived(self, pages: PageIds) -> None:
+        lists.arrived(self._links, pages, *self._sizes)
+
+    def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
+        found: PageIds = np.empty(count, dtype=np.int64)
+        size = lists.take_oldest(self._links, self._first_list + pool, count, view.evictable, _mask(spared), found)
+        return found[:size]
+
+    def left(self, pages: PageIds) -> None:
+        lists.forget(self._links, pages)
+
+
+class CompiledFifo(_InOrder):
+    """`kvsim.policies.fifo.Fifo`, compiled."""
+
+    def touch(self, view: View) -> None:
+        """Queue the misses."""
+        lists.fifo_touch(self._links, self._first_list + self._pools.of_layer(view.layer), view.misses)
+
+
+class CompiledLru(_InOrder):
+    """`kvsim.policies.lru.Lru`, compiled."""
+
+    def touch(self, view: View) -> None:
+        """Move what is read to the young end."""
+        lists.lru_touch(self._links, self._first_list + self._pools.of_layer(view.layer), view.selected)
+
+
 class _Linked:
-    """What evictors with queues share: their links, and the sizes that kernels find a page's pool by."""
+    """What evictors with further queues share: their links, and the sizes that kernels find a page's pool by."""
 
     lists_per_pool: ClassVar[int] = 1
 
@@ -29,31 +66,6 @@ class _Linked:
         self._pools = Pools(setting)
         self._links: IntArray = evict.empty_links(setting.grid.num_pages, self.lists_per_pool * self._pools.count)
         self._sizes = setting.grid.pages_per_layer, self._pools.count
-
-    def arrived(self, pages: PageIds) -> None:
-        evict.queue_arrived(self._links, pages, *self._sizes)
-
-    def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
-        return _ids(evict.queue_victims(self._links, pool, count, view.evictable, _mask(spared)))
-
-    def left(self, pages: PageIds) -> None:
-        evict.forget(self._links, pages)
-
-
-class CompiledFifo(_Linked):
-    """`kvsim.policies.fifo.Fifo`, compiled."""
-
-    def touch(self, view: View) -> None:
-        """Queue the misses."""
-        evict.fifo_touch(self._links, self._pools.of_layer(view.layer), view.misses)
-
-
-class CompiledLru(_Linked):
-    """`kvsim.policies.lru.Lru`, compiled."""
-
-    def touch(self, view: View) -> None:
-        """Move what is read to the young end."""
-        evict.lru_touch(self._links, self._pools.of_layer(view.layer), view.selected)
 
 
 class CompiledSieve(_Linked):

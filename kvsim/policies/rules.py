@@ -45,10 +45,8 @@ def make_rules(policy: Policy, setting: Setting, resident: PageIds) -> Rules:
     rules[decide.POLICY], rules[decide.PREFETCHER], rules[decide.WINDOW_STEPS] = _parts(policy)
     num_pools = grid.num_layers if setting.partition == "per_layer" else 1
     links = lists.empty_lists(grid.num_pages, num_pools)
-    pools = grid.layer_of(resident) if num_pools > 1 else np.zeros_like(resident)
     if rules[decide.POLICY] == decide.LRU:
-        for page, pool in zip(resident.tolist(), pools.tolist(), strict=True):
-            lists.append(links, page, grid.num_pages + pool)
+        lists.arrived(links, resident, grid.pages_per_layer, num_pools)
     lines = grid.num_sequences * grid.num_layers * int(rules[decide.WINDOW_STEPS])
     words = -(-grid.pages_per_layer // 64)
     return Rules(

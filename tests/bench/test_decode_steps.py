@@ -16,6 +16,7 @@ def test_every_path_is_timed_and_whole_steps_do_what_events_do() -> None:
     paths = found["paths"]
     assert set(found["steps_per_s"]) == set(paths)
     assert all(rate > 0 for rate in found["steps_per_s"].values())
-    for whole, events in (("whole_step_compiled", "event_compiled"), ("full_model", "full_model_events")):
+    assert found["compared_steps"] == 64
+    for one, other in (("event_compiled", "whole_step_compiled"), ("full_model_events", "full_model")):
         for name in ("misses", "prefetched", "used", "late", "step_s", "stall_s"):
-            assert paths[whole][name] == paths[events][name]
+            assert paths[one][name] == paths[other][name]
