@@ -52,8 +52,9 @@ def main() -> int:
     started_s = time.monotonic()
     deadline_s = started_s + 60 * given.budget_minutes
     skipped: set[str] = set()
-    for part in ("machine", *names):
-        skipped |= _run_part([job for job in jobs if job.part == part], setting, given, deadline_s)
+    for place, part in enumerate(names):
+        parts = {part} if place else {"machine", part}  # one process for both: torch takes its time to load
+        skipped |= _run_part([job for job in jobs if job.part in parts], setting, given, deadline_s)
     return _tell(jobs, setting, skipped, time.monotonic() - started_s)
 
 

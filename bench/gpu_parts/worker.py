@@ -79,7 +79,7 @@ def watch(
     marker = marker_of(setting.out)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
-    log = setting.folder("logs") / f"{jobs[0].part}.txt"
+    log = setting.folder("logs") / f"{jobs[-1].part}.txt"
     with log.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         current, since_s, why = "", time.monotonic(), ""
