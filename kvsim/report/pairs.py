@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kvsim.errors import ResultError
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
 from kvsim.report.tables import Column
 from kvsim.results import RunResult
+from kvsim.units import format_bytes, format_seconds
+
+_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +170,25 @@ def pairs_figure(pairs: Pairs, *, by: str) -> Figure:
                 marker="osD^vPX*"[place % 8],
                 zorder=2,
             )
-        unit = "seconds" if name.endswith("_s") else name.rpartition("_")[2]
-        axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), title=name)
-        axis.set(xlabel=f"measured ({unit})")
+        title = name.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
+        axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), title=title, xlabel="measured")
+        for side in (axis.xaxis, axis.yaxis):
+            _mark(side, name, low, high)
     axes[0].set_ylabel("simulated")
     legend_above(figure, handles)
     return figure
+
+
+def _mark(side: Any, name: str, low: float, high: float) -> None:
+    """Put a few ticks that people write on a logarithmic axis."""
+    if name.endswith("_bytes"):
+        side.set_major_locator(LogLocator(base=2 ** max(1, round(np.log2(high / low) / _TICKS))))
+    else:
+        decades = np.log10(high / low)
+        side.set_major_locator(LogLocator(subs=(1,) if decades > 3 else (1, 3) if decades > 1.5 else (1, 2, 5)))
+    show = format_seconds if name.endswith("_s") else format_bytes if name.endswith("_bytes") else "{:g}".format
+    side.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _has(cell: Mapping[str, Any], name: str) -> bool:
