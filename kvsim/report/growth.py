@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
@@ -114,13 +115,19 @@ def growth_figure(result: RunResult) -> Figure:
                 color=str(0.15 + 0.25 * (place % 3)),
                 linestyle="solid" if use_cache else (0, (4, 2.5)),
                 marker="osD^vPX*"[place % 8],
-                label=f"{prompt} tokens, cache {'on' if use_cache else 'off'}",
+                label=f"prompt {prompt}" if use_cache else None,
             )
-    axes[1].legend(fontsize=8)
     axes[0].set(xlabel="prompt (tokens)", ylabel="latency (s)", yscale="log")
     axes[1].set(xlabel="batch (sequences)", ylabel="tokens per second", yscale="log")
-    axes[2].set(xlabel="prompt (tokens)", ylabel="peak memory over the weights (MiB)", yscale="log")
+    axes[2].set(xlabel="prompt (tokens)", ylabel="memory over weights (MiB)", yscale="log")
     axes[3].set(xlabel="context (tokens)", ylabel="one step (ms)", yscale="log")
+    low, high = axes[1].get_ylim()
+    axes[1].set(ylim=(low, 2 * high), xticks=sorted({cell["batch"] for cell in cells}))
+    axes[1].legend(fontsize=8, loc="upper left", ncols=len(prompts))
+    for axis in axes:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
     legend_above(figure, handles)
     return figure
 
