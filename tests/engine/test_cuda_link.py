@@ -13,7 +13,9 @@ from kvsim.engine import cuda_link  # noqa: E402
 from kvsim.engine.cuda_link import CudaLink  # noqa: E402
 from kvsim.engine.link import Transfer  # noqa: E402
 from kvsim.engine.page_pool import EngineError, PagePool  # noqa: E402
+from kvsim.selectors import TopK  # noqa: E402
 from kvsim.types import PageGrid  # noqa: E402
+from tests.engine.decoding import input_for, run, snapshot_of  # noqa: E402
 
 PAGE_TOKENS = 16
 
@@ -150,3 +152,35 @@ def test_a_slowed_link_holds_its_stream_for_the_bytes_of_each_transfer(link, mon
 def test_the_clock_of_the_devices_sleep_is_timed(link, monkeypatch):
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None, raising=False)
     assert cuda_link.cycles_per_s.__wrapped__() == pytest.approx(20_000_000 / 1e-3)  # the diary's events: 1 ms
+
+
+class _Quick(_Event):
+    """Done as soon as it was recorded."""
+
+    def query(self):
+        return True
+
+
+@pytest.mark.parametrize("event", [_Event, _Quick], ids=["every copy is late", "no copy is late"])
+@pytest.mark.parametrize("policy", ["lru", "attention", "stream", "s3-fifo"])
+def test_a_run_over_the_cuda_link_reads_what_one_over_the_emulated_link_reads(policy, event, tiny_model, monkeypatch):
+    snapshot = snapshot_of(tiny_model, prompt_tokens=150, num_steps=24)
+    selector = None if policy == "stream" else TopK(k_pages=2, sink_pages=1, recent_pages=1)
+
+    def decoded(**options):
+        given = input_for(
+            snapshot, policy, num_steps=24, pages_per_layer=8 if policy == "stream" else 5, selector=selector, quota=3
+        )
+        return run(tiny_model, snapshot, given, **options)
+
+    expected = decoded()
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    found = decoded(make_link=lambda pool, bandwidth: CudaLink(pool, window_transfers=2))
+    assert torch.equal(found.tokens, expected.tokens)
+    assert torch.equal(found.logits, expected.logits)
+    assert expected.counts["to_device_bytes"].sum() > 0
+    for name in ("hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes"):
+        np.testing.assert_array_equal(found.counts[name], expected.counts[name], err_msg=name)
