@@ -69,7 +69,7 @@ def decode_on(
 def fill(cache: Any, snapshot: Snapshot, device: torch.device) -> None:
     """Give `cache` the prompt's keys and values, layer by layer, as a prefill does."""
     for layer in range(snapshot.num_layers):
-        prompt = snapshot.tokens[:, layer, : snapshot.prompt_tokens].to(device)
+        prompt = snapshot.layer_prompt(layer, device)
         cache.update(prompt[:, :, 0].transpose(1, 2), prompt[:, :, 1].transpose(1, 2), layer)
 
 

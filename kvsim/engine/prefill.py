@@ -33,16 +33,20 @@ class Snapshot:
         """Layers of the model."""
         return int(self.tokens.shape[1])
 
-    def layer_keys(self, device: str) -> Iterator[torch.Tensor]:
-        """Yield the prompt's keys of each layer on `device`, ``[num_sequences, tokens, num_kv_heads, head_dim]``.
+    def layer_prompt(self, layer: int, device: torch.device | str) -> torch.Tensor:
+        """Return the prompt of a layer on `device`, ``[num_sequences, prompt_tokens, 2, num_kv_heads, head_dim]``.
 
-        To a GPU keys and values travel together, sequence by sequence: each is one contiguous copy from pinned memory.
+        To a GPU it travels sequence by sequence: each is one contiguous copy from pinned memory.
         """
+        whole = self.tokens[:, layer, : self.prompt_tokens]
+        if torch.device(device).type == "cpu":
+            return whole
+        return torch.stack([own.to(device, non_blocking=True) for own in whole])
+
+    def layer_keys(self, device: str) -> Iterator[torch.Tensor]:
+        """Yield the prompt's keys of each layer on `device`, ``[num_sequences, tokens, num_kv_heads, head_dim]``."""
         for layer in range(self.num_layers):
-            whole = self.tokens[:, layer, : self.prompt_tokens]
-            if device != "cpu":
-                whole = torch.stack([own.to(device, non_blocking=True) for own in whole])
-            yield whole[:, :, 0]
+            yield self.layer_prompt(layer, device)[:, :, 0]
 
 
 def prefill(
