@@ -40,8 +40,8 @@ def lengths_of(scenario: PromptModules, source: Source, beside: Path | None) -> 
     ScenarioError
         If there is neither, or the file lacks a text.
     """
-    if scenario.prompts.lengths_file is not None:
-        return _recorded_lengths(scenario, Path(near(scenario.prompts.lengths_file, beside)))
+    if scenario.prompts.lengths_file:
+        return _recorded_lengths(Path(near(scenario.prompts.lengths_file, beside)))
     folder = Path(model_path_of(scenario, beside))
     if importlib.util.find_spec("tokenizers") is None:
         raise ScenarioError(
@@ -73,25 +73,25 @@ def check_lengths(scenario: PromptModules, lengths: Mapping[str, int], beside: P
     ScenarioError
         Naming the first text that differs.
     """
-    if scenario.prompts.lengths_file is None:
+    if not scenario.prompts.lengths_file:
         return
-    recorded = _recorded_lengths(scenario, Path(near(scenario.prompts.lengths_file, beside)))
+    recorded = _recorded_lengths(Path(near(scenario.prompts.lengths_file, beside)))
     for text, length in lengths.items():
         if recorded(text) != length:
             raise ScenarioError(
                 f"{scenario.prompts.lengths_file}: {text[:40]!r} has {recorded(text)} tokens there, {length} by the "
-                "model's tokenizer: leave out prompts.lengths_file and measure; the result has a file that fits"
+                'model\'s tokenizer; measure with prompts.lengths_file = "": the result has a file that fits'
             )
 
 
-def _recorded_lengths(scenario: PromptModules, file: Path) -> LengthOf:
+def _recorded_lengths(file: Path) -> LengthOf:
     known = _read_lengths(file)
 
     def length_of(text: str) -> int:
         if _digest(text) not in known:
             raise ScenarioError(
-                f"{file}: has no length of the text {text[:40]!r}: leave out prompts.lengths_file of "
-                f"{scenario.name}, and the model's tokenizer counts"
+                f'{file}: has no length of the text {text[:40]!r}; with prompts.lengths_file = "" the model\'s '
+                "tokenizer counts"
             )
         return known[_digest(text)]
 

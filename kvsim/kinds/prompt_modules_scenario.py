@@ -20,7 +20,7 @@ class PromptsChoice(Strict):
     prompts_file: str
     """A file of prompts for that schema."""
     lengths_file: str | None = None
-    """Tokens of every text as `kvsim measure` writes them, so that no tokenizer is needed to simulate."""
+    """Tokens of every text as `kvsim measure` writes them, so that no tokenizer is needed to simulate; or ``""``."""
     opening: str = ""
     """What comes before the new text of every prompt."""
     closing: str = ""
