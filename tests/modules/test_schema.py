@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -228,3 +230,16 @@ def test_no_two_tokens_of_a_prompt_share_a_position_and_every_one_is_read_once(t
     assert len(set(positions)) == len(positions) == found.num_tokens == len("".join(found.texts))
     assert found.end == max(positions) + 1
     assert all(0 <= part.start < part.stop <= layout.units[part.unit].num_tokens for part in found.parts)
+
+
+def test_the_markup_of_the_documentation_is_as_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "prompt-modules.md").read_text(encoding="utf-8")
+    schema, prompts = re.findall(r"```xml\n(.*?)```", page, re.DOTALL)
+    layout = lay_out(parse_schema(parse_markup(schema, "s.xml")), lambda text: len(text.split()))
+    (prompt,) = prompts_of(prompts, layout)
+    found = assemble(layout, prompt, lambda text: len(text.split()))
+    assert "".join(found.texts) == (
+        "You plan trips.\nThey stay three days.\nSun and sand.\nThey would rather spend little.\n"
+        "Where should they go first?"
+    )
+    assert [layout.units[unit].path for unit in found.units] == ["(text 1)", "plan", "plan/coast", "budget"]
