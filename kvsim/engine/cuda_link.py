@@ -15,6 +15,7 @@ import torch
 
 from kvsim.engine.link import Transfer
 from kvsim.engine.page_pool import EngineError, PagePool
+from kvsim.types import IntArray, PageIds
 
 Mechanism: TypeAlias = Literal["memcpy", "staged"]
 """``memcpy``: one asynchronous copy a page. ``staged``: pages are gathered in pinned memory and travel as one copy."""
@@ -83,6 +84,8 @@ class CudaLink:
         self._submitted: list[Transfer] = []
         self._held_back: deque[Transfer] = deque()
         self._in_window: deque[Transfer] = deque()
+        self._slot_views: dict[int, torch.Tensor] = {}
+        self._host_views: dict[int, torch.Tensor] = {}
         self._times: dict[int, tuple[torch.cuda.Event, torch.cuda.Event]] = {}
         self._began = timed_event()
         self._began.record()
@@ -164,12 +167,9 @@ class CudaLink:
         self._times[id(transfer)] = started, ended
 
     def _load_each(self, transfer: Transfer) -> None:
-        pool = self._pool
         self._check_on_host(transfer)
-        for page, slot in zip(transfer.pages.tolist(), transfer.slots.tolist(), strict=True):
-            row, column = divmod(page, pool.grid.pages_per_layer)
-            pool.slots[slot].copy_(pool.host_pages[row, column], non_blocking=True)
-        pool.tag_of[transfer.slots] = transfer.pages
+        torch._foreach_copy_(self._slots_of(transfer.slots), self._host_pages_of(transfer.pages), non_blocking=True)
+        self._pool.tag_of[transfer.slots] = transfer.pages
 
     def _load_staged(self, transfer: Transfer) -> None:
         """Gather on the host, copy once, scatter on the device; torch keeps pinned memory until its copy is done."""
@@ -184,12 +184,29 @@ class CudaLink:
 
     def _store(self, transfer: Transfer) -> None:
         pool = self._pool
-        for page, slot in zip(transfer.pages.tolist(), transfer.slots.tolist(), strict=True):
-            if pool.tag_of[slot] != page:
-                raise EngineError(f"slot {slot} holds page {pool.tag_of[slot]}, not page {page} to be written back")
-            row, column = divmod(page, pool.grid.pages_per_layer)
-            pool.host_pages[row, column].copy_(pool.slots[slot], non_blocking=True)
-            pool.is_on_host[page] = True
+        tags = pool.tag_of[transfer.slots]
+        if (tags != transfer.pages).any():
+            place = int((tags != transfer.pages).argmax())
+            slot, page = transfer.slots[place], transfer.pages[place]
+            raise EngineError(f"slot {slot} holds page {tags[place]}, not page {page} to be written back")
+        torch._foreach_copy_(self._host_pages_of(transfer.pages), self._slots_of(transfer.slots), non_blocking=True)
+        pool.is_on_host[transfer.pages] = True
+
+    def _slots_of(self, slots: IntArray) -> list[torch.Tensor]:
+        """Return views of `slots`; each is made once, which takes longer than to hand over its copy."""
+        views = self._slot_views
+        for slot in slots.tolist():
+            if slot not in views:
+                views[slot] = self._pool.slots[slot]
+        return [views[slot] for slot in slots.tolist()]
+
+    def _host_pages_of(self, pages: PageIds) -> list[torch.Tensor]:
+        """Return views of host pages, likewise."""
+        views = self._host_views
+        for page in pages.tolist():
+            if page not in views:
+                views[page] = self._pool.host_pages[divmod(page, self._pool.grid.pages_per_layer)]
+        return [views[page] for page in pages.tolist()]
 
     def _check_on_host(self, transfer: Transfer) -> None:
         is_there = self._pool.is_on_host[transfer.pages]

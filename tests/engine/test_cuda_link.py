@@ -184,3 +184,14 @@ def test_a_run_over_the_cuda_link_reads_what_one_over_the_emulated_link_reads(po
     assert expected.counts["to_device_bytes"].sum() > 0
     for name in ("hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes"):
         np.testing.assert_array_equal(found.counts[name], expected.counts[name], err_msg=name)
+
+
+def test_a_slot_that_holds_another_page_is_not_written_back(link):
+    first, second = _transfer(link, 4, "demand"), _transfer(link, 5, "demand")
+    link.submit(first)
+    link.submit(second)
+    wrong = Transfer(
+        kind="write-back", pages=np.array([4, 6]), slots=np.concatenate((first.slots, second.slots)), step=0
+    )
+    with pytest.raises(EngineError, match="holds page 5, not page 6"):
+        link.submit(wrong)
