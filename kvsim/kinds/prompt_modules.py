@@ -68,6 +68,8 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
         )
         entry = cell_of(cell, case, counts, ttft_s=ttft_s, full_s=full_s)
         entry["bound_hit_frac"] = sum(done.num_hits for done in bound) / max(1, len(case.accesses))
+        outside = [costs.is_outside(assembly, cell.cache.tier) for assembly in arrived]
+        entry["ttft_outside_frac"] = float(np.mean(outside))
         entries.append(entry | swept)
         tables.append(rows_of(number, case, counts, ttft_s=ttft_s, full_s=full_s))
         for assembly in case.assemblies:

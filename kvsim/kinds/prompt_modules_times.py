@@ -64,6 +64,18 @@ class Costs:
             time_s += self._at_s("store.device", assembly.reused_tokens)
         return time_s + self.read_s(assembly.fresh_tokens, assembly.reused_tokens)
 
+    def is_outside(self, assembly: Assembly, tier: Tier) -> bool:
+        """Return whether a prompt is longer than anything that the profile measured of prefill or of restoring."""
+        prefill, restore = self.profile.prefill, self.profile.cache_cost(f"restore.{tier}")
+        assert prefill is not None
+        longest = max(assembly.num_tokens - self.chunk_tokens, assembly.reused_tokens)
+        largest = min(self.chunk_tokens, assembly.num_tokens)
+        return (
+            longest > prefill.batches[-1]
+            or largest > prefill.amounts[-1]
+            or assembly.reused_tokens > restore.amounts[-1]
+        )
+
     def _at_s(self, name: str, tokens: int) -> float:
         return self.profile.cache_cost(name).at_s(tokens, 1) if tokens else 0.0
 

@@ -98,6 +98,12 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str
         )
     else:
         lines.append("What reuse costs in quality is not simulated: `kvsim measure` tells it prompt by prompt.")
+    outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
+    if outside:
+        lines.append(
+            f"{_percent(outside)} of the requests have prompts longer than the profile measured; their times are "
+            "extrapolated linearly."
+        )
     return lines
 
 

@@ -66,7 +66,7 @@ answer_tokens = 3
 
 
 def table(time_s: float) -> CostTable:
-    return CostTable(amount="tokens", amounts=(1.0, 101.0), batches=(1.0,), time_s=((time_s,), (2 * time_s,)))
+    return CostTable(amount="tokens", amounts=(1.0, 201.0), batches=(1.0,), time_s=((time_s,), (2 * time_s,)))
 
 
 TABLES = {"restore.device": table(1e-4), "restore.host": table(3e-3), "store.device": table(2e-4)}
@@ -173,6 +173,19 @@ def test_times_are_those_of_the_tables(scenario_file: Path) -> None:
         assert ttft_s == pytest.approx(expected_s, rel=1e-12)
         assert full_s == pytest.approx(forward.at_s(assembly.num_tokens, 0), rel=1e-12)
         seen |= set(assembly.units)
+
+
+def test_prompts_longer_than_what_was_measured_are_told(scenario_file: Path) -> None:
+    profile = load_profile(scenario_file.parent / "p.toml")
+    short = profile.model_copy(
+        update={"caches": TABLES | {"restore.host": table(3e-3).model_copy(update={"amounts": (1.0, 2.0)})}}
+    )
+    write_profile(short, scenario_file.parent / "short.toml")
+    overrides = ["profile.path=short.toml", "encoding.scaffolds=false", "cache.budget_modules=5"]
+    kind, job = simulated_kind("prompt-modules"), Job(beside=scenario_file.parent)
+    summary = kind.simulate(loaded(scenario_file, *overrides), job).summary
+    assert [cell["ttft_outside_frac"] for cell in summary["cells"]] == [0.0, 1.0]
+    assert "100.0% of the requests have prompts longer than the profile measured" in kind.show(summary)
 
 
 def test_a_larger_budget_never_hits_less_and_equal_runs_are_equal(scenario_file: Path) -> None:
@@ -300,10 +313,13 @@ def test_the_lengths_that_ship_are_those_of_the_trained_models_tokenizer(model_p
 
 
 @pytest.mark.model
-def test_the_real_model_reads_what_the_simulator_says(model_path) -> None:
+def test_the_real_model_reads_what_the_simulator_says(model_path, tmp_path) -> None:
     folder = shipped_folder("scenarios")
+    prompts = (folder / "kvsim_handbook.prompts.xml").read_text().split("</prompt>")[:2]
+    (tmp_path / "two.xml").write_text("</prompt>".join([*prompts, "</prompts>"]))
     sets = ["cache.tier=host", "cache.policy=lru", "cache.budget_modules=4", "stream.num_requests=2"]
-    sets += ["measure.repeats=1", "measure.answer_tokens=2", f'model.path="{model_path}"']
+    sets += ["measure.repeats=1", "measure.answer_tokens=8", f'model.path="{model_path}"']
+    sets.append(f'prompts.prompts_file="{tmp_path}/two.xml"')
     scenario, job = loaded(folder / "prompt_modules.toml", *sets), Job(beside=folder)
     measured, _ = measured_kind("prompt-modules").measure(scenario, job)
     found = compare_results(simulated_kind("prompt-modules").simulate(scenario, job), measured).contents
