@@ -44,7 +44,7 @@ class Plan:
     row_cap_s: float
     """Time for each point of the tables of rows."""
     row_table_bytes: int
-    """Of each table, and of what is read between one timed part and the next."""
+    """Of each table, and of the weights that are read between one timed part and the next."""
 
     @property
     def middle_page_tokens(self) -> int:

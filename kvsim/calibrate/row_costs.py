@@ -18,6 +18,7 @@ from kvsim.hardware import CostTable
 from kvsim.types import IntArray
 
 _MIN_ROUNDS, _MAX_ROUNDS = 4, 12
+_WIDTH = 1024
 _STAGES = ("books", "gather", "copy", "merge")
 
 
@@ -36,9 +37,9 @@ def row_tables(
     ``ahead``: what fetching rows ahead takes of the host, ``touch`` the same where all are in, ``settle`` putting them
     into slots later.
 
-    Before each timed part more is read than processors keep at hand. In a model its weights pass through between one
-    look-up and the next, so that nothing of an embedding's code, books and rows is at hand: measured back to back they
-    cost a quarter.
+    Before each timed part a token is multiplied with as many weights as a processor does not keep at hand: so it finds
+    an embedding's code, books and rows in a model, whose weights pass through it between one look-up and the next.
+    Measured back to back they cost a quarter.
 
     Parameters
     ----------
@@ -79,7 +80,9 @@ class _TestedRows:
         self._module = CachedEmbedding(cache)
         self._rng = np.random.default_rng(11)
         self._on_device = cache.table.to(cache.device)
-        self._swept = np.ones(swept_bytes // 8)
+        weights = swept_bytes // torch.bfloat16.itemsize
+        self._weights = torch.ones((weights // _WIDTH, _WIDTH), dtype=torch.bfloat16, device=cache.device)
+        self._hidden = torch.ones((1, _WIDTH), dtype=torch.bfloat16, device=cache.device)
 
     def times(self, count: int, cap_s: float) -> Iterator[tuple[str, float]]:
         """Yield the seconds of each part for `count` rows, by the name of its table; the first round is left out."""
@@ -135,7 +138,8 @@ class _TestedRows:
         return time.perf_counter() - started_s
 
     def _sweep(self) -> None:
-        self._swept.sum()
+        torch.nn.functional.linear(self._hidden, self._weights)
+        self._wait()
 
     def _wait(self) -> None:
         if self._cache.device.type == "cuda":

@@ -33,7 +33,7 @@ class Call(Protocol):
 
     @property
     def counts(self) -> bool:
-        """False: only the embedding is called."""
+        """False: it is carried out and not told of."""
 
     @property
     def is_fresh(self) -> bool:
@@ -134,21 +134,19 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
     with torch.inference_mode():
         for call in calls:
             ids = torch.from_numpy(call.tokens).to(model.device)
-            if not call.counts:
-                assert cache is not None
-                kept = cache.tally
-                cache.tally = RowTally()
-                cache.embed(call.tokens)
-                cache.books.counts, cache.tally = RowCounts(), kept
-                continue
             if call.step == 0:
                 held = DynamicCache(config=model.config)
             timed.ahead = call.ahead
+            kept = replace(cache.tally) if cache is not None else RowTally()
             before = replace(cache.books.counts) if cache is not None else RowCounts()
             started_s = time.perf_counter()
             logits = model(ids, past_key_values=held, use_cache=True, logits_to_keep=1).logits[:, -1]
             logits.argmax(dim=-1).cpu()  # the next token is there: a device has caught up
             call_s = time.perf_counter() - started_s
+            if not call.counts:
+                assert cache is not None
+                cache.books.counts, cache.tally = RowCounts(), kept
+                continue
             after = cache.books.counts if cache is not None else before
             steps.append(
                 RowStep(

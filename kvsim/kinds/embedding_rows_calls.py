@@ -46,7 +46,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedCall:
-    """One call of the embedding, and of the model where it counts."""
+    """One call of the model, and so of its embedding."""
 
     tokens: IntArray
     """``[batch, tokens]``."""
@@ -59,7 +59,7 @@ class EmbedCall:
     ahead: IntArray
     """Tokens whose rows are fetched while the model computes this call's."""
     counts: bool = True
-    """False: only the embedding is called, to warm the cache."""
+    """False: it only warms the cache."""
     is_fresh: bool = False
     """The cache is empty before this call."""
 
