@@ -1,7 +1,7 @@
 """SIEVE (Zhang et al., NSDI 2024) as a log of arrivals with a byte an entry, so that a hit is a single store.
 
 The hand passes eight entries at a time where none of them may leave. A full log is compacted to what is resident. While
-the hand stands at an entry that may leave, hits and misses are the same stores with other values: no processor guesses
+the hand stands at an entry that may leave, hits and misses are the same stores of other values: no processor guesses
 a coin's toss, and half of the accesses miss on traces that defeat SIEVE. That more than doubled its speed there and
 cost a tenth where most accesses hit.
 """
@@ -104,7 +104,7 @@ def access(
         key = ids[at]
         entry = where[key]
         victim = NONE
-        if free == 0 and marks[hand] == _IDLE and hand + _ONE < end and end < last:  # without a branch
+        if free == 0 and marks[hand] == _IDLE and end < last:  # the entry is not the newest, or it is the only one
             is_miss = np.uint64(entry == NONE)
             leaves = log[hand]
             place = end if is_miss else np.uint64(entry)
@@ -134,4 +134,4 @@ def access(
         if victims is not None:
             victims[at] = victim
     registers[_HAND], registers[_END], registers[_FREE] = hand, end, free
-    return ids.size - misses
+    return int(ids.size - misses)

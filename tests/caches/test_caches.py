@@ -108,6 +108,16 @@ def test_a_log_compacted_every_few_accesses_changes_nothing(
     assert [None if victim == NONE else int(victim) for victim in victims] == [victim for _, _, victim in wanted]
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 3, 5])
+def test_sieve_is_its_twin_wherever_the_hand_stands_when_its_log_is_full(capacity: int) -> None:
+    keys = np.random.default_rng(capacity).integers(0, 2 * capacity + 1, 4_000).astype(np.uint32)
+    hits, victims = np.zeros(keys.size, dtype=np.bool_), np.full(keys.size, NONE)
+    replay_sieve.access(np.full(15, NONE), replay_sieve.make_state(capacity, log_entries=8), keys, hits, victims)
+    wanted = plain_outcomes("sieve", capacity, keys.tolist())
+    assert hits.tolist() == [hit for hit, _, _ in wanted]
+    assert [None if victim == NONE else int(victim) for victim in victims] == [victim for _, _, victim in wanted]
+
+
 def test_belady_sees_far_past_one_word_of_its_bitmap() -> None:
     generator = np.random.default_rng(6)
     keys = generator.integers(0, 3_000, 300_000)
