@@ -34,6 +34,7 @@ def jobs_of(*, is_small: bool) -> list[Job]:
             )
             for context, batch, limit_s in times
         ),
+        Job(name="engine/tests", limit_s=120, run=_later("marked_tests:run_marked")),
         Job(name="engine/profiler", limit_s=90, run=_later("host_profile:profile_host", times[0][0])),
         Job(name="engine/targets", limit_s=60, run=_later("targets:judge"), is_cheap=True),
         Job(name="crosscheck/slowed-profile", limit_s=90, run=_later("profiles:slowed_profile")),

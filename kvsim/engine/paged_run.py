@@ -113,6 +113,7 @@ class PagedRun:
         self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else given.chunk_pages)
         self._scoring = self._make_scoring(model, snapshot) if given.scores_pages else None
         self._open_slots: IntArray = np.full((self._grid.num_layers, self._grid.num_sequences), NOWHERE)
+        self._open_indices: list[torch.Tensor | None] = [None] * self._grid.num_layers
         self._opened: PageIds = np.empty(0, dtype=np.int64)
         self._key: torch.Tensor | None = None
         self._residency = Residency(
@@ -175,16 +176,29 @@ class PagedRun:
         index, place = divmod(self.context_tokens, self.given.page_tokens)
         if place == 0:
             self._open(layer, index)
-        for sequence, slot in enumerate(self._open_slots[layer].tolist()):
-            self._pool.slots[slot, place, 0] = key[sequence, :, 0]
-            self._pool.slots[slot, place, 1] = value[sequence, :, 0]
+        slots = self._pool.slots
+        if self._grid.num_sequences == 1:
+            slot = int(self._open_slots[layer, 0])
+            slots[slot, place, 0] = key[0, :, 0]
+            slots[slot, place, 1] = value[0, :, 0]
+        else:
+            slots[self._open_index(layer), place] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1)
         self._key = key
+
+    def _open_index(self, layer: int) -> torch.Tensor:
+        """Return the slots of a layer's open pages on the device, brought there once a page."""
+        index = self._open_indices[layer]
+        if index is None:
+            index = torch.from_numpy(self._open_slots[layer].copy()).to(self._pool.slots.device, non_blocking=True)
+            self._open_indices[layer] = index
+        return index
 
     def _open(self, layer: int, index: int) -> None:
         first = [self._grid.first_page(sequence=s, layer=layer) for s in range(self._grid.num_sequences)]
         self._opened = np.array(first, dtype=np.int64) + index
         for sequence, page in enumerate(self._opened.tolist()):
             self._open_slots[layer, sequence] = self._traffic.open_page(page)
+        self._open_indices[layer] = None
 
     def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
         """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""

@@ -160,7 +160,7 @@ def _trust(profile_kind: str, emulated_link: bool) -> str:
             "policies more than the milliseconds."
         )
     if emulated_link:
-        return "The link was emulated, held to a stated bandwidth: trust the order of the policies more than the milliseconds."
+        return "The link was emulated, held to a bandwidth: trust the order of the policies more than the milliseconds."
     return "The costs were measured on one machine: `kvsim measure` runs the same policies there for real."
 
 
