@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpu_parts.jobs import LeftOutError, Outcome, Setting, write_text
 
-TESTS = Path(__file__).parents[2] / "tests"
+TESTS = Path(__file__).parents[2] / "tests" / "engine"
 
 
 def run_marked(setting: Setting) -> Outcome:
@@ -16,7 +16,7 @@ def run_marked(setting: Setting) -> Outcome:
     if setting.device == "cpu":
         raise LeftOutError("tests marked gpu need one")
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(TESTS)]
-    told = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    told = subprocess.run(command, cwd=TESTS.parents[1], capture_output=True, text=True, check=False)
     path = write_text(setting.folder("engine") / "tests.txt", told.stdout + told.stderr)
     last = told.stdout.strip().splitlines()[-1] if told.stdout.strip() else "pytest said nothing"
     if told.returncode:
