@@ -119,7 +119,9 @@ class PagePool:
     def gather(self, pages: PageIds, into: torch.Tensor) -> None:
         """Copy host pages one behind the other to host memory, ``[pages, page_tokens, 2, num_kv_heads, head_dim]``."""
         rows, columns = np.divmod(pages, self.grid.pages_per_layer)
-        if self._all_pages is not None:
+        if pages.size and (rows == rows[0]).all():  # a layer of one sequence, as most transfers are
+            torch.index_select(self.host_pages[int(rows[0])], 0, torch.from_numpy(columns), out=into)
+        elif self._all_pages is not None:
             places = torch.from_numpy(rows * self._room_pages + columns)
             torch.index_select(self._all_pages, 0, places, out=into)
         else:

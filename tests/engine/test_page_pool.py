@@ -37,9 +37,10 @@ def test_pages_arrive_in_their_slots_whatever_runs_they_form(room_tokens, pages)
 
 
 @pytest.mark.parametrize("room_tokens", [20, 28, 27])
-def test_pages_are_gathered_in_the_order_asked_for(room_tokens):
+@pytest.mark.parametrize("pages", [[29, 4, 5, 0, 17], [14, 10, 13]], ids=["many layers", "one layer"])
+def test_pages_are_gathered_in_the_order_asked_for(room_tokens, pages):
     pool = pool_over(room_tokens)
-    pages = np.array([29, 4, 5, 0, 17])
-    into = torch.empty(5, PAGE_TOKENS, 2, 2, 8)
+    pages = np.array(pages)
+    into = torch.empty(len(pages), PAGE_TOKENS, 2, 2, 8)
     pool.gather(pages, into)
     assert torch.equal(into, pages_of_host(pool, pages.tolist()))
