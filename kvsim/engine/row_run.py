@@ -113,7 +113,7 @@ def run_cached(
         Returns empty books for an episode.
     """
     steps: list[RowStep] = []
-    counts, tally = RowCounts(), RowTally()
+    counts = RowCounts()
     with cached_embedding(
         model, make_books(episodes[0]), bandwidth_bytes_per_s=bandwidth_bytes_per_s, chunk_rows=chunk_rows
     ) as cache:
@@ -121,11 +121,10 @@ def run_cached(
         model.set_input_embeddings(timed)
         for episode in episodes:
             cache.restart(make_books(episode))
-            tally = cache.tally = RowTally() if episode is episodes[0] else tally
             steps += _steps(model, timed, episode, cache)
             cache.settle(None)
             counts = counts.plus(cache.books.counts)
-    return RowRun(steps=steps, counts=counts, tally=tally)
+    return RowRun(steps=steps, counts=counts, tally=cache.tally)
 
 
 def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) -> list[RowStep]:
