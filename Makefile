@@ -52,7 +52,7 @@ $(DEMO)/installed: $(SOURCES)
 $(VENV)/installed: pyproject.toml setup.py
 	$(call environment,$(VENV))
 	$(VENV)/bin/python -m pip install --quiet "$(TORCH)"
-	$(VENV)/bin/python -m pip install --quiet --editable ".[torch,dev]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[torch,dev,quantised]"
 	touch $@
 
 define environment
