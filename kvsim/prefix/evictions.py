@@ -194,7 +194,10 @@ class Sieve:
         return False
 
     def evicted(self, block: int) -> None:
-        """Take the block out of the queue."""
+        """Take the block out of the queue; a hand that pointed at it moves on."""
+        if block == self._hand:
+            order = [*self._marks, None]
+            self._hand = order[order.index(block) + 1]
         del self._marks[block]
 
 

@@ -122,6 +122,12 @@ def test_lfu_keeps_what_is_used_again_where_fifo_does_not() -> None:
     assert left == {"lfu": [1], "fifo": [0]}
 
 
+def test_the_hand_of_sieve_moves_on_from_a_prompt_that_a_longer_one_replaced() -> None:
+    books = PromptBooks(1, [TierBudget(tier="device", budget_bytes=6, policy="sieve")])
+    done = run(books, "aa", "bb", "cc", "dd", "bbx", "ee")  # the hand stands at bb when bbx takes its place
+    assert [[move.entry for move in kept.moves] for _, kept in done] == [[], [], [], [0], [1, 2], [3]]
+
+
 @pytest.mark.parametrize(
     ("tiers", "error", "told"),
     [
