@@ -196,8 +196,7 @@ class Sieve:
     def evicted(self, block: int) -> None:
         """Take the block out of the queue; a hand that pointed at it moves on."""
         if block == self._hand:
-            order = [*self._marks, None]
-            self._hand = order[order.index(block) + 1]
+            self._hand = [*self._marks, None][list(self._marks).index(block) + 1]
         del self._marks[block]
 
 
