@@ -24,7 +24,7 @@ def jobs_of(*, is_small: bool) -> list[Job]:
         Job(name="profiles/llama-3.2-1b", limit_s=120, run=_later("profiles:profile_shape", "llama-3.2-1b")),
         Job(name="profiles/gemma-2-9b", limit_s=120, run=_later("profiles:profile_shape", "gemma-2-9b")),
         Job(name="profiles/attention", limit_s=60, run=_later("attention_table:compare_attention"), is_cheap=True),
-        Job(name="engine/exact-bf16", limit_s=120, run=_later("exactness:check_exactness", "bf16")),
+        Job(name="engine/exact-bf16", limit_s=240, run=_later("exactness:check_exactness", "bf16")),
         Job(name="engine/exact-fp32", limit_s=120, run=_later("exactness:check_exactness", "fp32")),
         *(
             Job(
