@@ -18,8 +18,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-compiled: Any = numba.njit(cache=True, _nrt=False)  # type: ignore[call-overload]
-"""Compile without reference counting: what is compiled so makes no array and keeps none."""
+compiled: Any = numba.njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
+"""Compile without reference counting: what is compiled so makes no array and keeps none. It divides by no zero."""
 
 ADDRESS, NUM_ROWS, NUM_COLUMNS = range(3)
 """What stands in a line of the table."""
@@ -65,8 +65,8 @@ floats: Any = intrinsic(_fetch(types.float64, 1))
 """Return floats, ``[columns]``."""
 float_rows: Any = intrinsic(_fetch(types.float64, 2))
 """Return floats, ``[rows, columns]``."""
-small_rows: Any = intrinsic(_fetch(types.int32, 2))
-"""Return whole numbers of 32 bits, ``[rows, columns]``."""
+small_rows: Any = intrinsic(_fetch(types.uint32, 2))
+"""Return unsigned whole numbers of 32 bits, ``[rows, columns]``."""
 word_rows: Any = intrinsic(_fetch(types.uint64, 2))
 """Return unsigned whole numbers, ``[rows, columns]``."""
 masks: Any = intrinsic(_fetch(types.boolean, 2))

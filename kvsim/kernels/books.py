@@ -59,13 +59,14 @@ def _crc_tables():
 
 
 _CRC = _crc_tables()
+_LOW_BYTE = np.uint32(0xFF)
 
 
 @compiled
 def _on(word, first):
     """Return what a word comes to eight bytes on (`first` 0) or sixteen (`first` 4)."""
-    low = _CRC[first, word & 0xFF] ^ _CRC[first + 1, (word >> 8) & 0xFF]
-    return low ^ _CRC[first + 2, (word >> 16) & 0xFF] ^ _CRC[first + 3, word >> 24]
+    low = _CRC[first, word & _LOW_BYTE] ^ _CRC[first + 1, (word >> np.uint32(8)) & _LOW_BYTE]
+    return low ^ _CRC[first + 2, (word >> np.uint32(16)) & _LOW_BYTE] ^ _CRC[first + 3, word >> np.uint32(24)]
 
 
 @compiled
@@ -118,15 +119,15 @@ def select(run, selected):
     counts, flags, free, rows = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE), int_rows(run, ROWS)
     misses, was_evictable = int_rows(run, PLAN)[MISSING], masks(run, WAS_EVICTABLE)[0]
     num_misses = used = 0
-    for place in range(selected.size):
-        page = selected[place]
+    for place in range(np.uint64(selected.size)):
+        page = np.uint64(selected[place])
         used += flags[UNREAD, page]
         flags[UNREAD, page] = False
         was_evictable[place] = flags[EVICTABLE, page]
         flags[EVICTABLE, page] = False
         if not flags[RESIDENT, page]:
             flags[PREFETCHABLE, page] = False
-            misses[num_misses] = page
+            misses[num_misses] = selected[place]
             num_misses += 1
     row = rows[counts[ROW]]
     row[SELECTED] += selected.size
@@ -164,12 +165,13 @@ def carry_out(run, selected, misses, victims, prefetches):
     counts, flags, free = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE)
     was_evictable = masks(run, WAS_EVICTABLE)[0]
     shares, layer = free.size == 1, counts[LAYER]
-    for page in victims:
+    for victim in victims:
+        page = np.uint64(victim)
         flags[RESIDENT, page] = flags[EVICTABLE, page] = False
         flags[PREFETCHABLE, page] = True
-        free[0 if shares else (page // counts[PAGES_PER_LAYER]) % counts[NUM_LAYERS]] += 1
-    for place in range(selected.size):
-        flags[EVICTABLE, selected[place]] = was_evictable[place]
+        free[0 if shares else (victim // counts[PAGES_PER_LAYER]) % counts[NUM_LAYERS]] += 1
+    for place in range(np.uint64(selected.size)):
+        flags[EVICTABLE, np.uint64(selected[place])] = was_evictable[place]
     for page in misses:
         flags[RESIDENT, page] = flags[EVICTABLE, page] = True
     free[0 if shares else layer] -= misses.size

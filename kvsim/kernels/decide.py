@@ -101,7 +101,7 @@ def _note(run, selected, place, first_page, line):
         bits[line, word] = 0
     while place < selected.size and selected[place] < end_page:
         index = np.uint64(selected[place] - first_page)
-        bits[line, index >> np.uint64(6)] |= _ONE << (index & _LOW_SIX)
+        bits[np.uint64(line), index >> np.uint64(6)] |= _ONE << (index & _LOW_SIX)
         place += 1
     return place
 
@@ -117,7 +117,7 @@ def _lost(run, first_page, first_line, line, word):
     lost, first_page = np.uint64(0), first_page + (word << 6)
     while read != 0:
         bit = lowest_bit(read)
-        lost |= np.uint64(prefetchable[first_page + np.int64(bit)]) << bit
+        lost |= np.uint64(prefetchable[np.uint64(first_page) + bit]) << bit
         read &= read - _ONE
     return lost
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from kvsim.kernels.arrays import compiled, float_rows, floats, int_rows, ints
 from kvsim.kernels.costs import remember
 from kvsim.kernels.layout import (
@@ -60,7 +62,7 @@ def launch_after(run, segment, amount, waits_first, waits_count):
     device_s, host_s, tail_s = clock[place + 1], clock[place + 2], clock[place + 3]
     shown = SELECT if segment == SPECULATE else segment
     if counts[IS_SYNCHRONOUS]:
-        row = counts[ROW]
+        row = np.uint64(counts[ROW])
         now_s, ready_s = clock[NOW], max(clock[FREE_S], clock[NOW])
         times[row, ROW_HOST] += ready_s - clock[FREE_S]
         if waits_count:

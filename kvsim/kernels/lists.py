@@ -2,7 +2,7 @@
 
 `links`, ``[num_pages + num_lists, 2]``: the page after each page and the page before it, side by side because they are
 read together. Behind the pages stands a sentinel a list, whose next page is the oldest and whose page before is the
-youngest. A page in no list has `NOWHERE` for both.
+youngest. A page in no list has `NOWHERE` after it. Places are unsigned: numba then spares the test for a negative one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from kvsim.kernels.arrays import compiled
 
 NEWER, OLDER = range(2)
-NOWHERE = -1
+NOWHERE = np.uint32(2**32 - 1)
 
 
-def empty_lists(num_pages: int, num_lists: int) -> NDArray[np.int32]:
+def empty_lists(num_pages: int, num_lists: int) -> NDArray[np.uint32]:
     """Return the links of so many empty lists; the last `num_lists` lines are their sentinels."""
-    links = np.full((num_pages + num_lists, 2), NOWHERE, dtype=np.int32)
+    links = np.full((num_pages + num_lists, 2), NOWHERE, dtype=np.uint32)
     links[num_pages:] = np.arange(num_pages, num_pages + num_lists)[:, None]
     return links
 
@@ -45,6 +45,7 @@ def unlink(links, page):
 @compiled
 def move_to_end(links, page, sentinel):
     """Put a page at the young end of a list, wherever it stood."""
+    page, sentinel = np.uint64(page), np.uint64(sentinel)
     newer = links[page, NEWER]
     if newer != NOWHERE:
         older = links[page, OLDER]

@@ -132,7 +132,7 @@ def _late(run, chosen):
     counts, done, pages, rows = ints(run, COUNTS), float_rows(run, DONE), int_rows(run, PAGES), int_rows(run, ROWS)
     first, late = counts[NEXT_AFTER], 0
     for page in chosen:
-        number = pages[page, CARRIED_BY]
+        number = pages[np.uint64(page), CARRIED_BY]
         if number >= 0 and not has_arrived(counts, done, number):
             late += 1
             _add_carrier(run, first, number)
@@ -160,14 +160,15 @@ def _slots_free(run, victims):
     """List what the slots of `victims` must wait for: prefetches that still fill them, and write-backs."""
     counts, ring, done, pages = ints(run, COUNTS), int_rows(run, RING), float_rows(run, DONE), int_rows(run, PAGES)
     first = counts[NEXT_AFTER]
-    for page in victims:
+    for victim in victims:
+        page = np.uint64(victim)
         number = pages[page, CARRIED_BY]
         if number >= 0 and not has_arrived(counts, done, number):
             _add_carrier(run, first, number)
         pages[page, CARRIED_BY] = -1
     _force(run, first, counts[NEXT_AFTER] - first)
-    for page in victims:
-        number = pages[page, WRITTEN_BY]
+    for victim in victims:
+        number = pages[np.uint64(victim), WRITTEN_BY]
         if number >= 0 and not has_arrived(counts, done, number):
             ring[AFTER, counts[NEXT_AFTER] & (ring.shape[1] - 1)] = number
             counts[NEXT_AFTER] += 1

@@ -22,7 +22,7 @@ class Rules:
     """A policy as `kvsim.kernels.decide` takes it."""
 
     rules: IntArray
-    links: NDArray[np.int32]
+    links: NDArray[np.uint32]
     """What the evictor orders, as `kvsim.kernels.lists` has it."""
     read_bits: NDArray[np.uint64]
     """What each layer of each sequence read in each step of the window, ``[lines, words]``."""

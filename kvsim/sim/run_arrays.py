@@ -15,7 +15,7 @@ _DTYPES: dict[int, Any] = {
     **dict.fromkeys((layout.CLOCK, layout.DONE, layout.WORKS, layout.TABLES), np.float64),
     **dict.fromkeys((layout.CARRIED_S, layout.TIMES), np.float64),
     **dict.fromkeys((layout.FLAGS, layout.WAS_EVICTABLE), np.bool_),
-    layout.LINKS: np.int32,
+    layout.LINKS: np.uint32,
     **dict.fromkeys((layout.READ_BITS, layout.LOST_BITS), np.uint64),
 }
 """What arrays consist of that are not of int64."""
