@@ -1,6 +1,6 @@
 """How many decode steps a second the simulator does: whole steps against events, a plain policy, the full time model.
 
-    python bench/decode_steps.py [--steps N] [--repeats N] [--profile NAME] [--json]
+    python bench/decode_steps.py [--steps N] [--repeats N] [--profile NAME] [--json] [-o DIR]
 
 One sequence, 30 layers of 64 pages, the 8 best read, a quarter of the pages on the device, misses and next-step
 prefetches on one link. All paths but ``window_8`` decide alike, LRU and the prefetcher as it is by default, and their
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -329,26 +330,34 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def table_text(found: dict[str, Any]) -> str:
+    """Return the figures as a table."""
+    lines = [f"{'path':24}{'steps/s':>12}{'misses':>9}{'prefetched':>12}{'used':>7}{'late':>7}  of a step"]
+    for name, row in found["paths"].items():
+        counts = f"{row['misses']:9.1f}{row['prefetched']:12.1f}{row['used']:7.1f}{row['late']:7.1f}"
+        lines.append(f"{name:24}{row['steps_per_s']:12,.0f}{counts}")
+    before, after = (found[name] / 2**20 for name in ("peak_memory_of_64_steps_bytes", "peak_memory_bytes"))
+    lines.append(f"rows agree over {found['compared_steps']} steps")
+    lines.append(f"peak memory {before:.0f} MiB after 64 steps of each, {after:.0f} at the end")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print a table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=200_000, help="steps of the fastest path")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--profile", default="cpu-smollm2-135m")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("-o", "--output", type=Path, help="folder for decode_steps.json and table.txt")
     given = parser.parse_args()
     found = measure(given.steps, given.repeats, given.profile, given.seed)
-    if given.json:
-        print(json.dumps(found, indent=1))
-        return
-    print(f"{'path':24}{'steps/s':>12}{'misses':>9}{'prefetched':>12}{'used':>7}{'late':>7}  of a step")
-    for name, row in found["paths"].items():
-        counts = f"{row['misses']:9.1f}{row['prefetched']:12.1f}{row['used']:7.1f}{row['late']:7.1f}"
-        print(f"{name:24}{row['steps_per_s']:12,.0f}{counts}")
-    before, after = (found[name] / 2**20 for name in ("peak_memory_of_64_steps_bytes", "peak_memory_bytes"))
-    print(f"rows agree over {found['compared_steps']} steps")
-    print(f"peak memory {before:.0f} MiB after 64 steps of each, {after:.0f} at the end")
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / "decode_steps.json").write_text(json.dumps(found, indent=1) + "\n")
+        (given.output / "table.txt").write_text(table_text(found) + "\n")
+    print(json.dumps(found, indent=1) if given.json else table_text(found))
 
 
 if __name__ == "__main__":

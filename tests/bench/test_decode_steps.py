@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+
+from kvsim.assets import find_profile
+from kvsim.hardware import load_profile
+from kvsim.policies import make_policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,3 +26,19 @@ def test_every_path_is_timed_and_whole_steps_do_what_events_do() -> None:
     for one, other in (("event_compiled", "whole_step_compiled"), ("full_model_events", "full_model")):
         for name in ("misses", "prefetched", "used", "late", "step_s", "stall_s"):
             assert paths[one][name] == paths[other][name]
+
+
+def test_memory_does_not_grow_with_steps() -> None:
+    spec = importlib.util.spec_from_file_location("bench_decode_steps", ROOT / "bench" / "decode_steps.py")
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    profile = bench.reduced(load_profile(find_profile("cpu-smollm2-135m")))
+    peaks = []
+    for num_steps in (256, 20_480, 61_440):  # the first compiles; whole periods and many chunks, so that none is cut
+        run = bench.make_input(profile, num_steps, 7, lambda setting: make_policy("lru", setting, bench.PREFETCH))
+        tracemalloc.start()
+        bench.timed(run, by_events=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.02 * peaks[1]
