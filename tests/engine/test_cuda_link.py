@@ -149,9 +149,11 @@ def test_a_slowed_link_holds_its_stream_for_the_bytes_of_each_transfer(link, mon
     assert slept == [3_000_000]  # the other is as it is
 
 
-def test_the_clock_of_the_devices_sleep_is_timed(link, monkeypatch):
+def test_the_clock_of_the_devices_sleep_is_timed_until_it_holds(link, monkeypatch):
+    times_ms = iter([4.0, 2.0, 1.0, 1.001, 9.0])  # an idle device starts slowly
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None, raising=False)
-    assert cuda_link.cycles_per_s.__wrapped__() == pytest.approx(20_000_000 / 1e-3)  # the diary's events: 1 ms
+    monkeypatch.setattr(_Event, "elapsed_time", lambda self, other: next(times_ms))
+    assert cuda_link.cycles_per_s.__wrapped__() == pytest.approx(20_000_000 / 1.001e-3)
 
 
 class _Quick(_Event):
