@@ -37,9 +37,7 @@ KINDS: dict[str, KindPlace] = {
     "prefix-blocks": KindPlace(tree="kvsim.kinds.prefix_blocks_scenario:PrefixBlocks", module="prefix_blocks"),
     "prompt-cache": KindPlace(tree="kvsim.kinds.prompt_cache_scenario:PromptCacheScenario", module="prompt_cache"),
     "kv-on-off": KindPlace(tree="kvsim.kinds.kv_on_off_scenario:KvOnOff", module="kv_on_off"),
-    "prompt-modules": KindPlace(
-        tree="kvsim.kinds.prompt_modules_scenario:PromptModules", module="prompt_modules"
-    ),
+    "prompt-modules": KindPlace(tree="kvsim.kinds.prompt_modules_scenario:PromptModules", module="prompt_modules"),
     "embedding-rows": KindPlace(tree="kvsim.kinds.embedding_rows_scenario:EmbeddingRows", module="embedding_rows"),
 }
 """Kinds by the name that a scenario file gives."""
