@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import re
 import shutil
 import sys
@@ -78,6 +79,7 @@ def _packing(path_or_id: Path | str, quantisation: str, dtype: DType, device: st
         raise KvsimError(f"{path_or_id}: a GGUF file's weights are unpacked; convert it to a folder to quantise them")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise KvsimError(f"quantisation {quantisation!r} needs the package bitsandbytes: pip install bitsandbytes")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast at every product of every step
     config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_8bit=quantisation == "8bit",
         load_in_4bit=quantisation == "4bit",

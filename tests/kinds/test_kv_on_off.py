@@ -123,6 +123,13 @@ def test_the_memory_of_the_trained_model_is_foretold(model_path: Path, new_token
         assert taken - 100_000 <= foretold <= taken, "but for scratch memory that torch hands out as tensors"
 
 
+def test_a_result_and_a_comparison_have_their_pictures(simulated: RunResult, measured: RunResult) -> None:
+    for result in (simulated, measured):
+        assert [name for name, _ in kv_on_off.figures(result).items()] == ["kv_on_off.png"]
+    files = compare_results(simulated, measured).files
+    assert files["compare.png"].startswith(b"\x89PNG") and b"latency_s_error_frac" in files["compare.csv"]
+
+
 def test_without_a_cache_every_token_is_read_again(tiny_model: object) -> None:
     prompt = np.arange(20).reshape(2, 10)
     on, off = (generate(tiny_model, prompt, 5, use_cache=use_cache) for use_cache in (True, False))

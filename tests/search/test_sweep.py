@@ -246,7 +246,11 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         for process in reversed(processes):
             process.terminate()
         for process in processes:
-            process.wait(20)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:  # a busy machine; the test has what it came for
+                process.kill()
+                process.wait()
 
 
 def test_two_workers_of_a_dask_cluster_find_what_processes_find(tmp_path: Path, scheduler: str) -> None:

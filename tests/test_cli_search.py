@@ -1,0 +1,72 @@
+"""`kvsim sweep` and `kvsim whatif` as they are typed: what they print, keep, and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvsim.cli import run_command
+
+SMALL = [
+    "smollm2_cpu",
+    *("--set", "trace.num_steps=6"),
+    *("--set", "run.policies=lru,stream"),
+    *("--set", "budget.pages_per_layer=[20, 60]"),
+]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("swept")
+    assert run_command(["sweep", *SMALL, "-o", str(folder), "--workers", "1"]) == 0
+    (result,) = (place.parent for place in folder.glob("**/summary.json"))
+    return result
+
+
+def test_a_sweep_keeps_table_summary_and_pictures(swept: Path) -> None:
+    assert {"cells.parquet", "summary.json", "manifest.json"} <= {file.name for file in swept.iterdir()}
+    assert any(file.suffix == ".png" for file in swept.iterdir())
+
+
+def test_a_sweep_started_again_simulates_nothing_and_prints_the_same(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for _ in range(2):
+        assert run_command(["sweep", *SMALL, "-o", str(tmp_path), "--workers", "1", "--no-figures", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["cells"] == found[1]["cells"] and len(found[0]["cells"]) > 0
+
+
+def test_whatif_sets_the_changed_run_beside_the_first(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["whatif", str(swept), "--set", "profile.link_bandwidth=x2"]) == 0
+    printed = capsys.readouterr().out
+    assert "lru" in printed and "stream" in printed and "%" in printed
+
+
+def test_whatif_finds_what_reaches_a_time(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--reach", "tpot_p50_s<=10", "--over", "budget.pages_per_layer=15:60", "--set", "run.policies=lru"]
+    assert run_command(["whatif", str(swept), *options, "--json"]) == 0
+    assert "15" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--reach", "tpot_p50_s=10"], "reach"),
+        (["--reach", "tpot_p50_s<=10"], "over"),
+        (["--set", "profile.link_bandwidt=x2"], "link_bandwidth"),
+    ],
+)
+def test_whatif_refuses_in_one_line(
+    swept: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["whatif", str(swept), *options]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_sweep_of_a_heat_map_over_one_field_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["sweep", *SMALL, "-o", str(tmp_path), "--workers", "1", "--heat", "policy"]) == 2
+    assert "--heat" in capsys.readouterr().err
