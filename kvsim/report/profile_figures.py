@@ -17,7 +17,9 @@ from kvsim.units import format_bytes, format_seconds
 NUM_COLUMNS = 3
 _MAX_LINES = 5
 _LOG_FROM = 50.0
-_AMOUNTS = {"tokens": "attended tokens", "pages": "pages", "pieces": "pieces of a transfer"}
+_RESIDUALS_POINTS = 130.0
+"""Height of the panel of residuals that its names may take."""
+_AMOUNTS = {"tokens": "attended tokens", "pages": "pages", "pieces": "pieces of a transfer", "rows": "rows"}
 
 
 def profile_figure(profile: Profile) -> Figure:
@@ -76,7 +78,7 @@ def _draw_table(axis: Any, name: str, table: CostTable) -> None:
         curve_s = [table.at_s(fixed, x) if over_batch else table.at_s(x, fixed) for x in fine]
         of_line = [row for row in table.samples if row[0 if over_batch else 1] == fixed]
         points = [] if of_line else list(np.searchsorted(fine, grid))
-        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=_line_name(table, fixed))
+        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=_line_name(name, table, fixed))
         axis.scatter(
             [row[1 if over_batch else 0] for row in of_line],
             [row[2] for row in of_line],
@@ -87,7 +89,8 @@ def _draw_table(axis: Any, name: str, table: CostTable) -> None:
         )
     _scale(axis, table, over_batch)
     axis.set_title(name, loc="left", fontsize=10.5)
-    axis.set_xlabel("sequences" if over_batch else _AMOUNTS[table.amount])
+    amount = "sequences" if over_batch else _AMOUNTS[table.amount]
+    axis.set_xlabel("tokens" if amount == "attended tokens" and not name.startswith("segments.") else amount)
     axis.set_ylabel("time")
     if not over_batch and len(table.batches) > 1:
         axis.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", handlelength=1.2)
@@ -101,8 +104,13 @@ def _lines(table: CostTable) -> list[float]:
     return [table.batches[place] for place in places]
 
 
-def _line_name(table: CostTable, fixed: float) -> str:
-    return format_bytes(fixed) if table.amount == "pieces" else f"batch {fixed:.0f}"
+def _line_name(name: str, table: CostTable, fixed: float) -> str:
+    """Return what a line's second amount is: bytes of a piece or row, cached tokens, all pages, or the batch."""
+    if table.amount in ("pieces", "rows"):
+        return format_bytes(fixed)
+    if name.startswith(("caches.forward", "prefill")):
+        return f"after {fixed:.0f}"
+    return f"of {fixed:.0f} pages" if name.startswith("policies.") else f"batch {fixed:.0f}"
 
 
 def _is_wide(grid: tuple[float, ...]) -> bool:
@@ -140,10 +148,11 @@ def _count(value: float, _: object = None) -> str:
 
 
 def _draw_residuals(axis: Any, residuals: Mapping[str, list[float]]) -> None:
+    size = min(8.0, _RESIDUALS_POINTS / len(residuals))
     percents = [[100 * residual for residual in found] for found in residuals.values()]
     axis.set_title("sample against table", loc="left", fontsize=10.5)
     axis.boxplot(percents, orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6)
-    axis.set_yticks(range(1, len(residuals) + 1), [name.removeprefix("segments.") for name in residuals], fontsize=8)
+    axis.set_yticks(range(1, len(residuals) + 1), [name.removeprefix("segments.") for name in residuals], fontsize=size)
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel("%, whiskers: 5th to 95th percentile")

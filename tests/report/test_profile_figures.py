@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kvsim.assets import find_profile
 from kvsim.hardware import CostTable, load_profile
 from kvsim.report.profile_figures import profile_figure, residuals_frac
 from kvsim.report.style import png
@@ -90,3 +91,11 @@ def test_a_published_profile_says_so_and_has_no_residuals(published, measured):
 
 def test_it_can_be_saved(measured):
     assert png(profile_figure(measured)).startswith(b"\x89PNG")
+
+
+def test_the_profile_that_ships_is_drawn_whole():
+    profile = load_profile(find_profile("cpu-smollm2-135m"))
+    titles = {axis.get_title(loc="left") for axis in profile_figure(profile).axes}
+    assert {"caches.rows.gather", "caches.restore.host", "caches.forward@1", "segments.attention"} <= {
+        name if "." in name else f"segments.{name}" for name in titles
+    }
