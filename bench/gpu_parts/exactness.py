@@ -13,6 +13,7 @@ from gpu_parts.jobs import Outcome, Setting, write_json
 from gpu_parts.profiles import TINY
 from kvsim.calibrate.random_inputs import random_model
 from kvsim.engine.decode import decode, undisturbed
+from kvsim.engine.forward import CACHE_ARGUMENT
 from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.peers import fill
 from kvsim.engine.prefill import Snapshot, prefill
@@ -86,7 +87,7 @@ def _by_default_cache(model: Any, snapshot: Snapshot, num_steps: int) -> tuple[t
     fed, logits, tokens = snapshot.next_token, [], []
     with undisturbed():
         for _ in range(num_steps):
-            found = model(fed.to(model.device), past_key_values=cache, use_cache=True).logits[:, -1]
+            found = model(fed.to(model.device), **{CACHE_ARGUMENT: cache}, use_cache=True).logits[:, -1]
             fed = found.argmax(dim=-1, keepdim=True).cpu()
             logits.append(found[0].float().cpu())
             tokens.append(fed)

@@ -12,6 +12,7 @@ import torch
 from kvsim.calibrate.fit import Sample, fit_table
 from kvsim.calibrate.plan import Plan
 from kvsim.calibrate.prefill_cost import random_cache
+from kvsim.engine.forward import logits_of
 from kvsim.hardware import CostTable
 
 
@@ -58,7 +59,7 @@ def forward_samples(
             for attempt in range(plan.num_forwards + 1):
                 cache = random_cache(model, tokens, cached, batch)
                 started_s = time.perf_counter()
-                logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                logits = logits_of(model, ids, cache, logits_to_keep=1)
                 logits[:, -1].argmax(dim=-1).cpu()
                 if attempt:
                     samples.append((new, cached, scale * (time.perf_counter() - started_s)))

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from kvsim.calibrate.fit import Sample
 from kvsim.calibrate.plan import Plan
+from kvsim.engine.forward import logits_of
 
 
 def prefill_samples(
@@ -54,6 +55,6 @@ def random_cache(model: Any, tokens: torch.Tensor, cached: int, batch: int = 1) 
 def _prefill_s(model: Any, ids: torch.Tensor, cache: DynamicCache) -> float:
     with torch.inference_mode():
         started_s = time.perf_counter()
-        chosen = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(dim=-1)
+        chosen = logits_of(model, ids, cache, logits_to_keep=1)[:, -1].argmax(dim=-1)
         chosen.cpu()
         return time.perf_counter() - started_s

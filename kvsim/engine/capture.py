@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from kvsim.engine.forward import logits_of
 from kvsim.engine.recorder import QUEST, StepRecorder, parse_channel, recording
 from kvsim.engine.weights import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
@@ -226,7 +227,7 @@ def _steps(
             else:
                 token = _next_token(model, logits, request.temperature, generator)
             recorder.begin_step()
-            logits = model(token, past_key_values=cache, **arguments).logits[0, -1]
+            logits = logits_of(model, token, cache, **arguments)[0, -1]
             yield position + 1, recorder.values()
             progress("decode", step + 1, request.decode_tokens)
 
@@ -239,7 +240,7 @@ def _prefill(
     model.set_attn_implementation("sdpa")
     try:
         for chunk in torch.split(prompt, chunk_tokens, dim=1):
-            logits: Tensor = model(chunk, past_key_values=cache, logits_to_keep=1).logits[0, -1]
+            logits: Tensor = logits_of(model, chunk, cache, logits_to_keep=1)[0, -1]
             progress("prefill", cache.get_seq_length(), prompt.shape[1])
     finally:
         model.set_attn_implementation(before)

@@ -17,6 +17,7 @@ from kvsim.engine.attention import attached
 from kvsim.engine.cache import RunCache
 from kvsim.engine.cuda_link import CudaLink, Mechanism
 from kvsim.engine.cuda_stamps import EventStamps
+from kvsim.engine.forward import logits_of
 from kvsim.engine.link import EmulatedLink, Link, Transfer
 from kvsim.engine.page_pool import PagePool
 from kvsim.engine.paged_run import DecodeInput, Observer, PagedRun
@@ -191,7 +192,7 @@ def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None)
     if stamps is not None:
         stamps.mark()
     on_device = fed.to(model.device)
-    logits = model(on_device, past_key_values=cache, use_cache=True).logits[:, -1]
+    logits = logits_of(model, on_device, cache)[:, -1]
     likeliest = logits.argmax(dim=-1, keepdim=True)
     if stamps is not None:
         stamps.mark()

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
+from kvsim.engine.forward import logits_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
@@ -102,7 +104,7 @@ def peak_bytes(model: Any, prompt_ids: NDArray[np.int64], new_tokens: int, *, us
 def _token_after(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> torch.Tensor:
     """Return the likeliest next token of each sequence, ``[num_sequences, 1]``."""
     with torch.inference_mode():
-        logits = model(ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1).logits
+        logits = logits_of(model, ids, cache, logits_to_keep=1)
         token: torch.Tensor = logits[:, -1].argmax(dim=-1, keepdim=True)
         return token
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from kvsim.engine.forward import logits_of
 from kvsim.engine.kv_states import KVStates, StateLink, keep, move, restore
 from kvsim.engine.page_pool import EngineError
 from kvsim.modules import Assembly, Layout, ModuleBooks, Unit
@@ -127,12 +128,12 @@ class ModuleRunner:
             mask = module_mask([unit.number for unit in group for _ in range(unit.num_tokens)])
             cache = DynamicCache(config=self._model.config)
             with torch.inference_mode():
-                self._model(
+                logits_of(
+                    self._model,
                     self._tensor(ids),
+                    cache,
                     position_ids=self._tensor(positions),
                     attention_mask=self._mask(mask),
-                    past_key_values=cache,
-                    use_cache=True,
                     logits_to_keep=1,
                 )
             stops = np.cumsum([unit.num_tokens for unit in group]).tolist()
@@ -228,14 +229,14 @@ class ModuleRunner:
             for start in range(0, len(ids), self._chunk_tokens):
                 chunk = slice(start, start + self._chunk_tokens)
                 read = cache.get_seq_length() + len(ids[chunk])
-                logits = self._model(
+                logits = logits_of(
+                    self._model,
                     self._tensor(ids[chunk]),
+                    cache,
                     position_ids=self._tensor(positions[chunk]),
                     attention_mask=None if mask is None else mask[:, :, chunk, :read],
-                    past_key_values=cache,
-                    use_cache=True,
                     logits_to_keep=1,
-                ).logits[0, -1]
+                )[0, -1]
         assert logits is not None
         found: torch.Tensor = logits
         return found

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from kvsim.engine.forward import logits_of
+
 _ROOM_FACTOR_TOKENS = 128
 """Room is a multiple of this, so that it is a whole number of pages of 16, 32, 64 and 128 tokens."""
 
@@ -74,7 +76,7 @@ def prefill(
     with torch.inference_mode():
         for start in range(0, prompt_tokens, chunk_tokens):
             chunk = token_ids[:, start : start + chunk_tokens].to(model.device)
-            logits = model(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = logits_of(model, chunk, cache, logits_to_keep=1)
             if progress is not None:
                 progress(chunk.shape[1])
     assert logits is not None

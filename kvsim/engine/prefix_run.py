@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from kvsim.engine.block_store import BlockStore
+from kvsim.engine.forward import logits_of
 from kvsim.prefix.cache import PrefixCache
 from kvsim.prefix.hashing import hash_blocks
 
@@ -65,7 +66,7 @@ def answer(
     with torch.inference_mode():
         for start in range(done, len(token_ids), chunk_tokens):
             chunk = ids[:, start : start + chunk_tokens]
-            logits = model(chunk, past_key_values=held, use_cache=True, logits_to_keep=1).logits[0, -1]
+            logits = logits_of(model, chunk, held, logits_to_keep=1)[0, -1]
         assert logits is not None
         logits.argmax().item()  # the first token is there: a device has caught up
     ttft_s, processor_s = time.perf_counter() - started_s, time.thread_time() - computed_s

@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache, StoppingCriteria
 
 from kvsim.engine.families import check_config, shape_of
+from kvsim.engine.forward import CACHE_ARGUMENT, cache_of
 from kvsim.engine.kv_states import KVStates, StateLink, keep, make_link, move, restore
 from kvsim.errors import KvsimError
 from kvsim.prefix.prompts import Keeping, PromptBooks, Reuse, TierBudget
@@ -208,7 +209,7 @@ def generate_with_prompt_cache(
         raise KvsimError("the cache was made for another model; make one for this: PromptCache(model, ...)")
     if input_ids.ndim != 2 or input_ids.shape[0] != 1 or not input_ids.shape[1]:
         raise KvsimError(f"input_ids should be one prompt, [1, tokens]; found {list(input_ids.shape)}")
-    taken = [name for name in ("past_key_values", "use_cache", "return_dict_in_generate") if name in options]
+    taken = [name for name in ("past_key_values", "cache", "use_cache", "return_dict_in_generate") if name in options]
     if taken:
         raise KvsimError(f"{taken[0]} is what generate_with_prompt_cache gives itself; leave it out")
     several = [name for name in ("num_beams", "num_return_sequences") if options.get(name, 1) != 1]
@@ -220,14 +221,14 @@ def generate_with_prompt_cache(
     own = {"attention_mask": torch.ones_like(input_ids)}
     done = model.generate(
         input_ids,
-        past_key_values=held,
         max_new_tokens=max_new_tokens,
         return_dict_in_generate=True,
         stopping_criteria=[first, *options.pop("stopping_criteria", [])],
+        **{CACHE_ARGUMENT: held},
         **own | options,
     )
     ended_s = time.perf_counter()
-    kept = cache.keep(tokens, found, done.past_key_values)
+    kept = cache.keep(tokens, found, cache_of(done))
     return PromptGeneration(
         sequences=done.sequences,
         prompt_tokens=tokens.size,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from kvsim.engine.forward import logits_of
 from kvsim.engine.prompt_cache import PromptCache
 from kvsim.prefix.prompts import Keeping, Reuse
 from kvsim.types import IntArray
@@ -45,7 +46,7 @@ def answer(model: Any, token_ids: IntArray, *, chunk_tokens: int, cache: PromptC
     logits = None
     for start in range(0, ids.shape[1], chunk_tokens):
         chunk = ids[:, start : start + chunk_tokens]
-        logits = model(chunk, past_key_values=held, use_cache=True, logits_to_keep=1).logits[0, -1]
+        logits = logits_of(model, chunk, held, logits_to_keep=1)[0, -1]
     assert logits is not None, "a prompt of no tokens, or one that was reused to its end"
     logits.argmax().item()  # the first token is there: a device has caught up
     ended_s, computed_s = time.perf_counter(), time.thread_time() - computed_s

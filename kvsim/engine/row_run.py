@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from kvsim.caches.rows import RowBooks, RowCounts
+from kvsim.engine.forward import logits_of
 from kvsim.engine.row_cache import CachedEmbedding, RowCache, RowTally, cached_embedding
 from kvsim.types import IntArray
 
@@ -139,7 +140,7 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
             kept = replace(cache.tally) if cache is not None else RowTally()
             before = replace(cache.books.counts) if cache is not None else RowCounts()
             started_s = time.perf_counter()
-            logits = model(ids, past_key_values=held, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = logits_of(model, ids, held, logits_to_keep=1)[:, -1]
             logits.argmax(dim=-1).cpu()  # the next token is there: a device has caught up
             call_s = time.perf_counter() - started_s
             if not call.counts:

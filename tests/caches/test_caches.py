@@ -39,7 +39,7 @@ def outcomes(cache: Cache, keys: list[int]) -> list[tuple[bool, bool, int | None
 
 
 @POLICIES
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(keys=st.one_of(KEYS, SKEWED), capacity=st.integers(1, 40))
 def test_hits_and_victims_are_those_of_the_plain_policy(name: str, keys: list[int], capacity: int) -> None:
     wanted = plain_outcomes(name, capacity, keys)
@@ -48,7 +48,7 @@ def test_hits_and_victims_are_those_of_the_plain_policy(name: str, keys: list[in
 
 
 @POLICIES
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(keys=SKEWED, capacity=st.integers(1, 12), cuts=st.lists(st.integers(0, 300), max_size=4))
 def test_a_trace_in_pieces_does_what_it_does_at_once(
     name: str, keys: list[int], capacity: int, cuts: list[int]
@@ -61,7 +61,7 @@ def test_a_trace_in_pieces_does_what_it_does_at_once(
 
 
 @POLICIES
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(keys=SKEWED, capacity=st.integers(1, 12))
 def test_values_kept_by_slot_are_always_those_of_their_keys(name: str, keys: list[int], capacity: int) -> None:
     cache = make_cache(name, capacity, keys)
@@ -83,7 +83,7 @@ def test_long_traces_agree_with_the_plain_policy_too(name: str) -> None:
     assert outcomes(make_cache(name, 60, keys), keys) == plain_outcomes(name, 60, keys)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(keys=SKEWED, capacity=st.integers(1, 12))
 def test_no_policy_that_lets_every_key_in_hits_more_often_than_belady(keys: list[int], capacity: int) -> None:
     bound = replay(keys, capacity, "belady").hits
@@ -95,7 +95,7 @@ def test_no_policy_that_lets_every_key_in_hits_more_often_than_belady(keys: list
 
 
 @pytest.mark.parametrize(("kernel", "name"), [(replay_lru, "lru"), (replay_sieve, "sieve")])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(keys=st.lists(st.integers(0, 14), min_size=20, max_size=300), capacity=st.integers(1, 12))
 def test_a_log_compacted_every_few_accesses_changes_nothing(
     kernel: Any, name: str, keys: list[int], capacity: int
@@ -127,7 +127,7 @@ def test_belady_sees_far_past_one_word_of_its_bitmap() -> None:
     assert hits > replay(keys, 1_000, "lru").hits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(keys=st.one_of(KEYS, SKEWED))
 def test_the_curve_is_lru_replayed_at_every_capacity(keys: list[int]) -> None:
     curve = miss_curve(keys)
@@ -151,7 +151,7 @@ def test_the_knee_of_a_working_set_is_the_working_set() -> None:
     assert curve.budget_for(0.0) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(parts=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60), max_size=4))
 def test_keys_get_ids_in_order_of_first_appearance(parts: list[list[int]]) -> None:
     table = KeyTable()

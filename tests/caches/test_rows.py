@@ -28,7 +28,7 @@ def make_books(policy: str, capacity: int, calls) -> RowBooks:
 
 @pytest.mark.parametrize("policy", CACHE_POLICIES)
 @given(calls=CALLS, capacity=st.integers(1, 8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_hits_are_those_of_a_replay_over_each_calls_distinct_rows(policy, calls, capacity) -> None:
     books = make_books(policy, capacity, calls)
     hits = 0
@@ -49,7 +49,7 @@ def test_hits_are_those_of_a_replay_over_each_calls_distinct_rows(policy, calls,
 
 @pytest.mark.parametrize("policy", CACHE_POLICIES)
 @given(calls=CALLS, capacity=st.integers(1, 8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_slot_read_holds_what_was_last_written_there(policy, calls, capacity) -> None:
     """Carries the books' orders out on a list of rows, as the engine does on memory."""
     books = make_books(policy, capacity, calls)

@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from kvsim.engine.decode import DecodeResult, decode
+from kvsim.engine.forward import CACHE_ARGUMENT
 from kvsim.engine.paged_run import DecodeInput
 from kvsim.engine.prefill import Snapshot, prefill
 from kvsim.policies import Setting, find_policy, make_policy
@@ -74,10 +75,10 @@ def default_cache_logits(model: Any, ids: torch.Tensor, num_steps: int) -> tuple
     cache = DynamicCache(config=model.config)
     logits_kept, tokens = [], []
     with torch.inference_mode():
-        logits = model(ids, past_key_values=cache).logits[:, -1]
+        logits = model(ids, **{CACHE_ARGUMENT: cache}).logits[:, -1]
         for _ in range(num_steps):
             fed = logits.argmax(dim=-1, keepdim=True)
-            logits = model(fed, past_key_values=cache).logits[:, -1]
+            logits = model(fed, **{CACHE_ARGUMENT: cache}).logits[:, -1]
             logits_kept.append(logits)
             tokens.append(logits.argmax(dim=-1, keepdim=True))
     return torch.stack(logits_kept, dim=1), torch.cat(tokens, dim=1)

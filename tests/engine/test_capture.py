@@ -14,6 +14,7 @@ from transformers import DynamicCache, LlamaForCausalLM  # noqa: E402
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb  # noqa: E402
 
 from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture, capture_bytes, capture_file, trace_bytes  # noqa: E402
+from kvsim.engine.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.recorder import StepRecorder, recording  # noqa: E402
 from kvsim.engine.weights import shape_of  # noqa: E402
 from kvsim.errors import KvsimError, TraceError  # noqa: E402
@@ -60,14 +61,14 @@ def decode(model, recorder_channels=CHANNELS):
     """Run the teacher-forced capture by hand; yield (position, cache, logits, values) after each step."""
     tokens, cache = tokens_of(some_text()), DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(tokens[:, :PROMPT], past_key_values=cache)
+        model(tokens[:, :PROMPT], **{CACHE_ARGUMENT: cache})
         recorder = StepRecorder(model, recorder_channels, PROMPT + STEPS)
         recorder.begin([layer.keys[0] for layer in cache.layers])
         with recording(model, recorder) as arguments:
             for position in range(PROMPT, PROMPT + STEPS):
                 recorder.begin_step()
                 token = tokens[:, position : position + 1]
-                logits = model(token, past_key_values=cache, **arguments).logits[0, -1]
+                logits = model(token, **{CACHE_ARGUMENT: cache}, **arguments).logits[0, -1]
                 yield position, cache, logits, recorder.values()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from kvsim.engine.forward import CACHE_ARGUMENT
 from kvsim.engine.kv_states import EmulatedStateLink, KVStates, keep, make_link, move, restore
 
 FAST_BYTES_PER_S = 1e10
@@ -27,7 +28,7 @@ def ids(num_tokens: int, seed: int = 0) -> torch.Tensor:
 @torch.inference_mode()
 def filled(model, tokens: torch.Tensor) -> DynamicCache:
     cache = DynamicCache(config=model.config)
-    model(tokens, past_key_values=cache)
+    model(tokens, **{CACHE_ARGUMENT: cache})
     return cache
 
 
@@ -39,7 +40,7 @@ def test_what_follows_restored_states_is_computed_as_after_the_tokens_themselves
     kept = keep(filled(model, tokens), tier=tier, link=link)
     with torch.inference_mode():
         expected = model(tokens).logits[:, 40:]
-        found = model(tokens[:, 40:], past_key_values=restore([kept.tokens(0, 40)], link)).logits
+        found = model(tokens[:, 40:], **{CACHE_ARGUMENT: restore([kept.tokens(0, 40)], link)}).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -64,7 +65,7 @@ def test_states_stay_as_they_were_while_a_restored_cache_grows(tiny_model, tier,
     before = kept.tensor.clone()
     with torch.inference_mode():
         for seed in (1, 2):
-            tiny_model(ids(8, seed), past_key_values=restore([kept], link))
+            tiny_model(ids(8, seed), **{CACHE_ARGUMENT: restore([kept], link)})
     assert torch.equal(kept.tensor, before)
     assert kept.tensor.is_contiguous()
 
@@ -97,7 +98,7 @@ def test_states_come_back_from_pinned_memory_to_a_gpu(tiny_model) -> None:
         with torch.inference_mode():
             expected = tiny_model(tokens).logits[:, 40:]
             parts = [kept.tokens(0, 25), kept.tokens(25, 40)]
-            found = tiny_model(tokens[:, 40:], past_key_values=restore(parts, link)).logits
+            found = tiny_model(tokens[:, 40:], **{CACHE_ARGUMENT: restore(parts, link)}).logits
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
         assert link.num_transfers == 2
     finally:

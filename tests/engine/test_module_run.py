@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
+from kvsim.engine.forward import CACHE_ARGUMENT
 from kvsim.engine.kv_states import make_link
 from kvsim.engine.module_run import ModuleRunner, ModuleStore
 from kvsim.engine.page_pool import EngineError
@@ -83,7 +84,7 @@ def test_modules_that_see_each_other_have_other_states(tiny_model, runner) -> No
         tiny_model(
             torch.tensor([ids]),
             position_ids=torch.tensor([[*first.positions, *second.positions]]),
-            past_key_values=cache,
+            **{CACHE_ARGUMENT: cache},
         )
     apart = cache.layers[2].keys[0, :, first.num_tokens :] - runner.encode(second).tensor[2, 0]
     assert apart.abs().max() > 100 * TOLERANCE["atol"]
@@ -189,7 +190,7 @@ def test_the_tier_changes_no_logit_and_a_prompt_comes_in_one_transfer(tiny_model
     assert torch.equal(found["device"].logits, found["host"].logits)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=6),
     budget=st.integers(1, 6),

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 import kvsim.engine.cache_setup as cache_setup  # noqa: E402
 from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.decode import decode  # noqa: E402
+from kvsim.engine.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.prefill import prefill  # noqa: E402
 from kvsim.engine.weights import shape_of  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError, ScenarioError  # noqa: E402
@@ -55,7 +56,7 @@ def cache_for(model, *overrides, policy="lru", pages=8, batch=2, **options):
 
 def generate(model, ids, cache=None, **options):
     options.setdefault("max_new_tokens", NEW_TOKENS)
-    return model.generate(ids, past_key_values=cache, do_sample=False, eos_token_id=None, **options)
+    return model.generate(ids, **{CACHE_ARGUMENT: cache}, do_sample=False, eos_token_id=None, **options)
 
 
 def link_threads():
@@ -139,10 +140,10 @@ def test_logits_are_those_of_the_default_cache_to_the_precision_of_the_dtype(mod
     precise.eval()
     expected, tokens = default_cache_logits(precise, ids, NEW_TOKENS)
     with cache_for(precise, FULL, pages=7) as cache, torch.inference_mode():
-        fed = precise(ids, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+        fed = precise(ids, **{CACHE_ARGUMENT: cache}).logits[:, -1:].argmax(dim=-1)
         found = []
         for step in range(NEW_TOKENS):
-            found.append(precise(fed, past_key_values=cache).logits[:, -1])
+            found.append(precise(fed, **{CACHE_ARGUMENT: cache}).logits[:, -1])
             fed = tokens[:, step : step + 1]
     difference = (torch.stack(found, dim=1).float() - expected.float()).abs().mean() / expected.float().std()
     assert difference < tolerance

@@ -42,7 +42,7 @@ def test_each_query_head_meets_the_keys_of_its_own_group():
         assert torch.allclose(logits[head], expected, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), tokens=st.integers(1, 150), page_tokens=st.sampled_from([16, 32, 64]))
 def test_no_key_of_a_page_scores_above_the_quest_bound(seed, tokens, page_tokens):
     query, keys = random_layer(seed, tokens)
@@ -59,7 +59,7 @@ def test_quest_bound_of_a_page_of_one_key_is_its_score():
     assert torch.allclose(quest_bounds(query, keys, keys, 0.25), head_logits(query, keys, 0.25), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), first=st.integers(0, 80), steps=st.integers(1, 70))
 def test_summaries_grown_token_by_token_equal_those_made_at_once(seed, first, steps):
     query, keys = random_layer(seed, first + steps)
@@ -119,7 +119,7 @@ def test_sums_keep_all_mass_and_the_last_holds_the_rest():
     assert sums.tolist() == [sum(range(1, 17)), sum(range(17, 33)), 33 + 34 + 35]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), prompt=st.integers(1, 100), steps=st.integers(0, 40))
 def test_a_capture_sees_what_the_engines_selector_sees(seed, prompt, steps):
     query, keys = random_layer(seed, prompt + steps)

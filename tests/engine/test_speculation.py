@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
 from kvsim.engine.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.prefill import prefill  # noqa: E402
 from kvsim.engine.weights import shape_of  # noqa: E402
 from kvsim.selectors import TopK  # noqa: E402
@@ -123,7 +124,7 @@ def test_generate_can_select_and_prefetch_by_speculation(model, policy):
         max_tokens=PROMPT + STEPS,
         bandwidth_bytes_per_s=FAST_BYTES_PER_S,
     ) as cache:
-        model.generate(ids, past_key_values=cache, **options)
+        model.generate(ids, **{CACHE_ARGUMENT: cache}, **options)
         report = cache.report()
     assert report.num_steps == STEPS - 1
     assert 0 < report.score_recall_frac <= 1

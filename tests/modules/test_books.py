@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.caches import CACHE_POLICIES, replay
@@ -12,7 +12,6 @@ from kvsim.modules import ModuleBooks
 prompts = st.lists(st.lists(st.integers(0, 5), unique=True, max_size=4), max_size=20)
 
 
-@settings(deadline=None)  # the first run of a policy compiles it
 @given(prompts, st.integers(1, 6), st.sampled_from(sorted(CACHE_POLICIES)))
 def test_hits_are_those_of_the_cache_and_what_is_stored_fits(given, budget, policy) -> None:
     flat = [unit for units in given for unit in units]

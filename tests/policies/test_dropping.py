@@ -48,7 +48,7 @@ def slots(replay: Replay, per_layer: int) -> Setting:
 
 
 @pytest.mark.parametrize("name", DROPPING)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), share=st.integers(3, 30), batch=st.integers(1, 2))
 def test_what_left_never_comes_back_and_every_layer_keeps_its_share(
     name: str, seed: int, share: int, batch: int

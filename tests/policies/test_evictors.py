@@ -41,7 +41,7 @@ def decisions_of(name: str, setting: Setting, replay: Replay, arguments: dict[st
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @pytest.mark.parametrize("name", EVICTORS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     frac=st.floats(0.45, 0.9),
@@ -65,7 +65,7 @@ def test_compiled_evictor_names_the_victims_of_its_plain_twin(
 
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     frac=st.floats(0.45, 0.9),
@@ -91,7 +91,7 @@ def test_compiled_attention_decides_as_its_plain_twin(
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @pytest.mark.parametrize("name", EVICTORS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_twins_name_the_same_victims_in_the_same_order_over_any_calls(
     name: str, partition: str, data: st.DataObject

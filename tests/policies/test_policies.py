@@ -67,7 +67,7 @@ def setting_for(name: str, replay: Replay, frac: float, *, quota: int = 4, parti
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), frac=st.floats(0.35, 1.0), batch=st.integers(1, 2), quota=st.integers(0, 6))
 def test_pages_are_conserved_and_selected_pages_resident(
     name: str, seed: int, frac: float, batch: int, quota: int
@@ -136,7 +136,7 @@ class Belady:
 
 
 @pytest.mark.parametrize("name", ["lru", "attention"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), frac=st.floats(0.35, 0.9))
 def test_no_policy_beats_the_bound_without_prefetch(name: str, seed: int, frac: float) -> None:
     replay = make_replay(DriftingSource(num_steps=8, start_tokens=250, seed=seed))

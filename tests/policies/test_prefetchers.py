@@ -119,7 +119,7 @@ ROOMY = THRASHING + 5
 
 
 @pytest.mark.parametrize("prefetch", PREFETCHERS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), budget=st.integers(THRASHING, 14), quota=st.integers(0, 6), batch=st.integers(1, 2))
 def test_only_pages_that_may_come_are_prefetched_and_no_more_than_the_quota(
     prefetch: str, seed: int, budget: int, quota: int, batch: int
@@ -134,7 +134,7 @@ def test_only_pages_that_may_come_are_prefetched_and_no_more_than_the_quota(
 
 
 @pytest.mark.parametrize("prefetch", REAL)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), cut=st.integers(1, 7))
 def test_what_comes_later_changes_no_decision_before(prefetch: str, seed: int, cut: int) -> None:
     first = PlantedSource(plant(at_random(8, 3, 16, seed), 16, seed), plant(at_random(8, 3, 16, seed), 16, seed + 1))
@@ -214,7 +214,7 @@ def test_learned_turns_a_sign_round_that_means_the_opposite() -> None:
     assert learned < 0.5 * fixed
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), budget=st.integers(THRASHING + 1, 12))
 def test_oracle_prefetch_wastes_nothing_and_no_prefetcher_misses_less(seed: int, budget: int) -> None:
     source = PlantedSource(plant(at_random(10, 3, 20, seed), 20), plant(at_random(10, 3, 20, seed), 20, 1))

@@ -41,7 +41,7 @@ def arrays(prompts):
 
 @pytest.mark.parametrize("admission", ADMISSIONS)
 @pytest.mark.parametrize("policy", EVICTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts=traces(), budget=st.integers(1, 30), in_flight=st.integers(1, 3))
 def test_the_compiled_replay_does_what_the_plain_cache_does(policy, admission, prompts, budget, in_flight) -> None:
     found = arrays(prompts)
@@ -53,7 +53,7 @@ def test_the_compiled_replay_does_what_the_plain_cache_does(policy, admission, p
 
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "lfu"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(prompts=traces(), budget=st.integers(1, 30))
 def test_a_radix_tree_that_evicts_block_by_block_hits_what_the_block_index_hits(policy, prompts, budget) -> None:
     found = arrays(prompts)
@@ -63,7 +63,7 @@ def test_a_radix_tree_that_evicts_block_by_block_hits_what_the_block_index_hits(
     assert tree.evictions.tolist() == by_block.evictions.tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(prompts=traces(), budget=st.integers(1, 30))
 def test_a_radix_tree_that_evicts_whole_nodes_stays_within_its_budget(prompts, budget) -> None:
     tree = RadixCache(budget, "lru")
@@ -73,7 +73,7 @@ def test_a_radix_tree_that_evicts_whole_nodes_stays_within_its_budget(prompts, b
 
 
 @pytest.mark.parametrize("policy", EVICTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts=traces(), budget=st.integers(1, 30), in_flight=st.integers(1, 3))
 def test_no_block_leaves_while_a_request_holds_it_or_another_follows_it(policy, prompts, budget, in_flight) -> None:
     found = arrays(prompts)
@@ -96,7 +96,7 @@ def test_no_block_leaves_while_a_request_holds_it_or_another_follows_it(policy, 
 
 
 @pytest.mark.parametrize("policy", EVICTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts=traces(), budget=st.integers(1, 30))
 def test_no_policy_beats_the_bound_and_none_beats_a_cache_that_holds_everything(policy, prompts, budget) -> None:
     found = arrays(prompts)
@@ -108,7 +108,7 @@ def test_no_policy_beats_the_bound_and_none_beats_a_cache_that_holds_everything(
     assert int(replay(*args, policy=policy, budget_blocks=None).hits.sum()) == everything
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(prompts=traces(), budget=st.integers(1, 12))
 def test_the_bound_is_that_of_a_cache_without_the_prefix_rule(prompts, budget) -> None:
     """MIN with bypass, block by block, written down once more: nothing in it knows of prefixes."""

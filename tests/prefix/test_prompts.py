@@ -25,7 +25,7 @@ def array(prompt) -> np.ndarray:
     return np.array(prompt, dtype=np.int64)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PROMPTS, st.data())
 def test_a_tree_finds_what_comparing_with_every_prompt_finds(prompts, data) -> None:
     tree, held = TokenTree(), {}
@@ -46,7 +46,7 @@ def test_a_tree_finds_what_comparing_with_every_prompt_finds(prompts, data) -> N
     assert tree.num_nodes == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PROMPTS, st.sampled_from(PROMPT_POLICIES), st.integers(1, 20), st.none() | st.integers(1, 20))
 def test_books_hold_what_their_moves_say_and_never_more_than_the_budgets(prompts, policy, device, host) -> None:
     tiers = [TierBudget(tier="device", budget_bytes=10 * device, policy=policy)]

@@ -80,7 +80,7 @@ def test_whole_steps_equal_events_to_the_last_digit(policy: str, machine: str) -
     assert_same(whole, events)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     machine=st.sampled_from(list(MACHINES)),

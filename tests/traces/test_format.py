@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kvsim.errors import TraceError
 from kvsim.traces import TraceWriter, channel_of, open_trace
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def scores_of(source: SyntheticSource, step: int, channel: str = "mass") -> np.n
     return np.stack(rows, axis=1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     page_tokens=st.sampled_from([16, 32, 64, 256]),
     extra=st.integers(0, 900),
