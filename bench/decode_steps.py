@@ -26,9 +26,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.assets import find_profile
-from kvsim.hardware import CostTable, LinkCost, Profile, SegmentCost, load_profile
 from kvsim.policies import NOTHING, Plan, Policy, Setting, View, make_policy
+from kvsim.profile.profile import LinkCost, Profile, SegmentCost, load_profile
+from kvsim.profile.tables import CostTable
+from kvsim.scenario.shipped import find_profile
 from kvsim.sim import SimulationInput
 from kvsim.sim.replay import Block, Reading
 from kvsim.sim.simulation import decode_in_chunks, simulate_decode
@@ -38,7 +39,7 @@ NUM_LAYERS, PAGES, TOP_K, OVERLAP_FRAC, PAGE_TOKENS, QUOTA = 30, 64, 8, 0.85, 16
 PERIOD_STEPS = 256
 CONTEXT_TOKENS = PAGES * PAGE_TOKENS - 8  # the open page stays open: selections repeat, so the context stands still
 PAGE_BYTES = 65_536
-PREFETCH = {"prefetch": "kvsim.policies.prefetch_next_step:NextStep"}
+PREFETCH = {"prefetch": "kvsim.policies.prefetchers.next_step:NextStep"}
 WINDOW_STEPS = 6
 """The prefetcher's default. From 8 on it wants what LRU lets go, and 30 pages a step come, most of them in vain."""
 SHORT_STEPS = 4 * PERIOD_STEPS

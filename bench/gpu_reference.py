@@ -27,7 +27,7 @@ from gpu_parts.worker import run_jobs, watch
 import kvsim
 
 TRAINED = Path(".cache/models/smollm2-135m-instruct")
-_CODE = ("engine", "calibrate", "policies")
+_CODE = ("engine", "calibration", "policies")
 
 
 def main() -> int:
@@ -136,7 +136,7 @@ def _key(given: argparse.Namespace) -> str:
             parts[package] = ""
     digest.update(json.dumps(parts, sort_keys=True).encode())
     for room in _CODE:
-        for path in sorted((Path(kvsim.__file__).parent / room).glob("*.py")):
+        for path in sorted((Path(kvsim.__file__).parent / room).rglob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

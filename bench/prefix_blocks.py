@@ -11,12 +11,12 @@ import statistics
 import time
 from pathlib import Path
 
-from kvsim.assets import find_requests
-from kvsim.prefix import EVICTIONS, replay, replay_plain, replay_radix
-from kvsim.traces.requests import RequestBlocks, gather
-from kvsim.traces.requests_blocks import BLOCK_TOKENS, read_full_blocks
-from kvsim.traces.requests_mooncake import BLOCK_TOKENS as MOONCAKE_TOKENS
-from kvsim.traces.requests_mooncake import read_mooncake
+from kvsim.caches.prefix import EVICTIONS, replay, replay_plain, replay_radix
+from kvsim.scenario.shipped import find_requests
+from kvsim.traces.requests.base import RequestBlocks, gather
+from kvsim.traces.requests.full_blocks import BLOCK_TOKENS, read_full_blocks
+from kvsim.traces.requests.mooncake import BLOCK_TOKENS as MOONCAKE_TOKENS
+from kvsim.traces.requests.mooncake import read_mooncake
 
 BUDGET_FRAC = 0.05
 REPEATS = 5

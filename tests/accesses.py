@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kvsim.hardware import SEGMENTS, SPECULATE, CostTable, Link, LinkCost, Machine, Profile, SegmentCost
-from kvsim.models import ModelShape
 from kvsim.policies.base import Policy, Setting
-from kvsim.selectors import TopK
+from kvsim.policies.selectors import TopK
+from kvsim.profile.profile import SEGMENTS, SPECULATE, Link, LinkCost, Machine, Profile, SegmentCost
+from kvsim.profile.tables import CostTable
+from kvsim.scenario.shapes import ModelShape
 from kvsim.sim import Replay, SimulationInput
 from kvsim.types import IntArray, Scores, pages_of
 

@@ -12,7 +12,7 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("KVSIM_HYPOTHESIS", "ci"))
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 TRAINED_MODEL = REPOSITORY / ".cache" / "models" / "smollm2-135m-instruct"
 
 

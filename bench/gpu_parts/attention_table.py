@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gpu_parts.jobs import LeftOutError, Outcome, Setting, write_text
 from gpu_parts.profiles import SHAPE_NAMES, shape_path
-from kvsim.hardware import Profile, load_profile
+from kvsim.profile.profile import Profile, load_profile
 
 TABLE = "h200_sxm/attention/vllm"
 FILE = "generation_attention_perf.parquet"

@@ -13,10 +13,10 @@ from typing import Any
 
 from gpu_parts.jobs import LeftOutError, Outcome, Setting, write_json, write_text
 from gpu_parts.profiles import slowed_path, trained_path
-from kvsim.assets import shipped_scenarios
 from kvsim.cli import run_command
-from kvsim.crosscheck import verdict_lines
-from kvsim.engine.runs import read_text
+from kvsim.engine.model.text import read_text
+from kvsim.experiments.decode.crosscheck import verdict_lines
+from kvsim.scenario.shipped import shipped_scenarios
 
 SCENARIO = "crosscheck_cuda"
 CAPTURED_TOKENS, DECODED_TOKENS = 7900, 256

@@ -11,18 +11,18 @@ from transformers import DynamicCache
 
 from gpu_parts.jobs import Outcome, Setting, write_json
 from gpu_parts.profiles import TINY
-from kvsim.calibrate.random_inputs import random_model
-from kvsim.engine.decode import decode, undisturbed
-from kvsim.engine.forward import CACHE_ARGUMENT
-from kvsim.engine.paged_run import DecodeInput
-from kvsim.engine.peers import fill
-from kvsim.engine.prefill import Snapshot, prefill
-from kvsim.engine.runs import read_text
-from kvsim.engine.weights import load_model
+from kvsim.calibration.random_inputs import random_model
+from kvsim.engine.model.forward import CACHE_ARGUMENT
+from kvsim.engine.model.loading import load_model
+from kvsim.engine.model.text import read_text
+from kvsim.engine.paged.baselines import fill
+from kvsim.engine.paged.decode import decode, undisturbed
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.errors import KvsimError
-from kvsim.models import DType
 from kvsim.policies import POLICIES, find_policy, make_policy
 from kvsim.policies import Setting as PolicySetting
+from kvsim.scenario.shapes import DType
 from kvsim.types import PageGrid, pages_of
 
 PAGE_TOKENS = 32

@@ -19,7 +19,7 @@ from gpu_parts.workload import (
     model_of,
     snapshot_of,
 )
-from kvsim.engine.decode import decode
+from kvsim.engine.paged.decode import decode
 
 WARMUP_STEPS, SEEN_STEPS = 4, 4
 

@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 import torch
 
 from gpu_parts.jobs import Outcome, Setting, write_json
-from kvsim.calibrate.machine import describe_machine, device_memory_bytes
+from kvsim.calibration.machine import describe_machine, device_memory_bytes
 
 _PACKAGES = ("torch", "transformers", "triton", "numpy", "numba", "accelerate", "safetensors")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from gpu_parts.jobs import LeftOutError, Outcome, Setting
-from kvsim.calibrate import calibrate, cuda
-from kvsim.calibrate.fit import Sample, fit_table
-from kvsim.calibrate.plan import FULL
-from kvsim.calibrate.random_inputs import random_tokens
-from kvsim.hardware import LinkCost, Profile, load_profile, write_profile
-from kvsim.models import SHAPES, ModelShape
+from kvsim.calibration import calibrate, cuda
+from kvsim.calibration.fit import Sample, fit_table
+from kvsim.calibration.plan import FULL
+from kvsim.calibration.random_inputs import random_tokens
+from kvsim.profile.profile import LinkCost, Profile, load_profile, write_profile
+from kvsim.scenario.shapes import SHAPES, ModelShape
 
 SHAPE_NAMES = ("llama-3-8b", "llama-3.2-1b", "gemma-2-9b")
 """About 8B and 1B, and a vocabulary of 256,000."""

@@ -26,9 +26,9 @@ from gpu_parts.workload import (
     shape_of,
     snapshot_of,
 )
-from kvsim.engine.decode import DecodeResult, decode
-from kvsim.engine.peers import decode_on, offloaded_cache
-from kvsim.engine.prefill import Snapshot
+from kvsim.engine.paged.baselines import decode_on, offloaded_cache
+from kvsim.engine.paged.decode import DecodeResult, decode
+from kvsim.engine.paged.prefill import Snapshot
 from kvsim.errors import KvsimError
 
 STEPS, WARMUP_STEPS = 12, 4

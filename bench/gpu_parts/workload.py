@@ -10,15 +10,15 @@ import torch
 
 from gpu_parts.jobs import Setting
 from gpu_parts.profiles import TINY, shape_path
-from kvsim.calibrate.random_inputs import random_model, random_tokens
-from kvsim.engine.cuda_link import Mechanism, mechanism_named
-from kvsim.engine.paged_run import DecodeInput
-from kvsim.engine.prefill import Snapshot
-from kvsim.hardware import load_profile
-from kvsim.models import SHAPES, ModelShape
+from kvsim.calibration.random_inputs import random_model, random_tokens
+from kvsim.engine.links.cuda import Mechanism, mechanism_named
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.prefill import Snapshot
 from kvsim.policies import Setting as PolicySetting
 from kvsim.policies import find_policy, make_policy
-from kvsim.selectors import TopK
+from kvsim.policies.selectors import TopK
+from kvsim.profile.profile import load_profile
+from kvsim.scenario.shapes import SHAPES, ModelShape
 from kvsim.types import PageGrid, pages_of
 
 SHAPE = "llama-3-8b"

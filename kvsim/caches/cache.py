@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from kvsim.caches.keys import KeyTable
 from kvsim.caches.registry import find_cache_policy
 from kvsim.errors import CapacityError, PolicyError, ScenarioError
-from kvsim.kernels.replay import MAX_IDS, NONE, NOT_ADMITTED
-from kvsim.kernels.replay_slots import assign_slots
+from kvsim.kernels.replay.contract import MAX_IDS, NONE, NOT_ADMITTED
+from kvsim.kernels.replay.slots import assign_slots
 from kvsim.types import BoolArray, IntArray
 
 

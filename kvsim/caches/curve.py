@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from kvsim.caches.cache import as_keys
 from kvsim.caches.keys import KeyTable
 from kvsim.errors import ScenarioError
-from kvsim.kernels.stack_distance import count_distances
+from kvsim.kernels.replay.stack_distance import count_distances
 from kvsim.types import FloatArray, IntArray
 
 

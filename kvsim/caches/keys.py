@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import CapacityError
-from kvsim.kernels.densify import densify
-from kvsim.kernels.replay import MAX_IDS
+from kvsim.kernels.replay.contract import MAX_IDS
+from kvsim.kernels.replay.densify import densify
 from kvsim.types import IntArray
 
 _FIRST_PLACES = 2**12

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kvsim.errors import ScenarioError
-from kvsim.strict import nearest
+from kvsim.scenario.toml import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class CachePolicy:
 
     @property
     def access(self) -> Callable[..., int]:
-        """The kernel that carries out accesses (`kvsim.kernels.replay`)."""
+        """The kernel that carries out accesses (`kvsim.kernels.replay.contract`)."""
         kernel: Callable[..., int] = importlib.import_module(self.kernel).access
         return kernel
 
@@ -53,56 +53,56 @@ _QUEUES = "kvsim.caches.plain_queues"
 
 CACHE_POLICIES: dict[str, CachePolicy] = {
     "fifo": CachePolicy(
-        kind="eviction", source="first in, first out", kernel="kvsim.kernels.replay_fifo", plain=f"{_PLAIN}:PlainFifo"
+        kind="eviction", source="first in, first out", kernel="kvsim.kernels.replay.fifo", plain=f"{_PLAIN}:PlainFifo"
     ),
     "lru": CachePolicy(
         kind="eviction",
         source="Mattson, Gecsei, Slutz, Traiger, IBM Systems Journal 9(2), 1970",
-        kernel="kvsim.kernels.replay_lru",
+        kernel="kvsim.kernels.replay.lru",
         plain=f"{_PLAIN}:PlainLru",
     ),
     "lfu": CachePolicy(
         kind="eviction",
         source="Shah, Mitra, Matani, An O(1) algorithm for implementing the LFU cache eviction scheme, 2010",
-        kernel="kvsim.kernels.replay_lfu",
+        kernel="kvsim.kernels.replay.lfu",
         plain=f"{_PLAIN}:PlainLfu",
     ),
     "sieve": CachePolicy(
         kind="eviction",
         source="Zhang, Yang, Yue, Vigfusson, Rashmi, NSDI 2024",
-        kernel="kvsim.kernels.replay_sieve",
+        kernel="kvsim.kernels.replay.sieve",
         plain=f"{_QUEUES}:PlainSieve",
     ),
     "arc": CachePolicy(
         kind="eviction",
         source="Megiddo, Modha, FAST 2003",
-        kernel="kvsim.kernels.replay_arc",
+        kernel="kvsim.kernels.replay.arc",
         plain=f"{_QUEUES}:PlainArc",
     ),
     "s3-fifo": CachePolicy(
         kind="eviction",
         source="Yang, Zhang, Qiu, Yue, Rashmi, SOSP 2023",
-        kernel="kvsim.kernels.replay_s3_fifo",
+        kernel="kvsim.kernels.replay.s3_fifo",
         plain=f"{_QUEUES}:PlainS3Fifo",
     ),
     "random": CachePolicy(
         kind="eviction",
         source="uniform, drawn by splitmix64",
-        kernel="kvsim.kernels.replay_random",
+        kernel="kvsim.kernels.replay.random",
         plain=f"{_PLAIN}:PlainRandom",
         takes_seed=True,
     ),
     "second-touch": CachePolicy(
         kind="admission",
         source="LRU that lets a key in when it is met for the second time",
-        kernel="kvsim.kernels.replay_lru",
+        kernel="kvsim.kernels.replay.lru",
         plain=f"{_PLAIN}:PlainSecondTouch",
         arguments=(("admits_all", False),),
     ),
     "belady": CachePolicy(
         kind="oracle",
         source="Belady, IBM Systems Journal 5(2), 1966",
-        kernel="kvsim.kernels.replay_belady",
+        kernel="kvsim.kernels.replay.belady",
         plain=f"{_PLAIN}:PlainBelady",
     ),
 }

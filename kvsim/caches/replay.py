@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kvsim.caches.cache import as_keys, check_cache
 from kvsim.caches.keys import KeyTable
-from kvsim.kernels.replay import NONE
+from kvsim.kernels.replay.contract import NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

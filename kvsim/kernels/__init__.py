@@ -20,10 +20,10 @@ _KEPT_FOLDERS = 3
 """Folders of kept code that stay, the newest ones: a few versions side by side, and no heap of old ones."""
 
 
-def _digest() -> str:
+def _digest(folder: Path = Path(__file__).parent) -> str:
     sources = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(folder.rglob("*.py")):
+        sources.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return sources.hexdigest()
 
 

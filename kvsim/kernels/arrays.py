@@ -2,7 +2,7 @@
 
 Numba unpacks every array that it is handed and counts who holds it, at each call, slice and view: for a run of twenty
 arrays that cost more than half of all its time. So a run is the address of a table with a line an array
-(`kvsim.kernels.layout` names them): where it is, its rows, its columns. Functions fetch what they need by name. Nothing
+(`step.layout` names them): where it is, its rows, its columns. Functions fetch what they need by name. Nothing
 here keeps an array alive: who makes the table (`kvsim.sim.run_arrays`) does, and sees to types and contiguity.
 """
 

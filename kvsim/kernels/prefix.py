@@ -1,4 +1,4 @@
-"""Compiled replay of request traces through a prefix cache; its plain twin is `kvsim.prefix.cache.PrefixCache`.
+"""Compiled replay of request traces through a prefix cache; its plain twin is `kvsim.caches.prefix.cache.PrefixCache`.
 
 One loop over requests, with a heap of free leaves for the ranked policies and linked queues for the others. What a
 block is told lies in one row of `node`, what a queue is in one row of `queue`, so that calls pass few arrays.
@@ -40,7 +40,7 @@ def replay_prefix(
     policy
         One of the constants of this file.
     blocks, starts, parents
-        As in `kvsim.traces.requests.RequestBlocks`.
+        As in `kvsim.traces.requests.base.RequestBlocks`.
     """
     num_blocks, num_requests = parents.size, starts.size - 1
     node = np.zeros((num_blocks, _NUM_FIELDS), dtype=np.int64)

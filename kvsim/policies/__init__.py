@@ -7,8 +7,8 @@ Adding one: a file beside this and a line in `registry`. Somebody else's policy 
 from __future__ import annotations
 
 from kvsim.policies.base import NOTHING, Plan, Policy, Setting, View
-from kvsim.policies.making import cost_name, find_policy, make_policy
-from kvsim.policies.paged import Admission, Evictor, Paged, Prefetcher
+from kvsim.policies.composed import Admission, Evictor, Paged, Prefetcher
+from kvsim.policies.make import cost_name, find_policy, make_policy
 from kvsim.policies.registry import ADMISSIONS, POLICIES, PREFETCHERS, Entry
 from kvsim.policies.residency import Decision, Residency
 

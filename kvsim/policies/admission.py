@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.policies.base import NO_PAGES, Setting, View
-from kvsim.policies.pools import Pools, may_leave
+from kvsim.policies.evictors.pools import Pools, may_leave
 from kvsim.types import BoolArray, IntArray, PageIds
 
 

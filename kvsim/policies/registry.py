@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from kvsim.errors import ScenarioError
-from kvsim.strict import nearest
+from kvsim.scenario.toml import nearest
 
 Kind: TypeAlias = Literal["policy", "dropping", "eviction", "prefetch", "admission"]
 """``policy``: decides all by itself. ``dropping``: too, and what leaves is gone. ``eviction``: a policy with any
@@ -35,49 +35,53 @@ class Entry:
 
 
 def _evictor(name: str, source: str, *, is_oracle: bool = False) -> Entry:
-    """Return the entry of an evictor whose compiled twin stands in `kvsim.policies.compiled`."""
-    twin = f"kvsim.policies.compiled:Compiled{name.partition(':')[2]}"
-    return Entry(f"kvsim.policies.{name}", "eviction", source, compiled=twin, is_oracle=is_oracle)
+    """Return the entry of an evictor whose compiled twin stands in `kvsim.policies.evictors.compiled`."""
+    twin = f"kvsim.policies.evictors.compiled:Compiled{name.partition(':')[2]}"
+    return Entry(f"kvsim.policies.evictors.{name}", "eviction", source, compiled=twin, is_oracle=is_oracle)
 
 
 POLICIES: dict[str, Entry] = {
-    "resident": Entry("kvsim.policies.resident:Resident", "policy", "the upper bound on speed: everything fits"),
-    "stream": Entry("kvsim.policies.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
+    "resident": Entry(
+        "kvsim.policies.standalone.resident:Resident", "policy", "the upper bound on speed: everything fits"
+    ),
+    "stream": Entry("kvsim.policies.standalone.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
     "attention": Entry(
-        "kvsim.policies.attention:Attention",
+        "kvsim.policies.standalone.attention:Attention",
         "policy",
         "ours; ArkVale (NeurIPS 2024), FreeKV",
-        compiled="kvsim.policies.compiled_attention:CompiledAttention",
+        compiled="kvsim.policies.standalone.compiled_attention:CompiledAttention",
     ),
-    "sink-window": Entry("kvsim.policies.drop_sink_window:SinkWindow", "dropping", "StreamingLLM, arXiv 2309.17453"),
-    "h2o": Entry("kvsim.policies.drop_h2o:HeavyHitters", "dropping", "H2O, arXiv 2306.14048"),
-    "snapkv": Entry("kvsim.policies.drop_snapkv:SnapKv", "dropping", "SnapKV, arXiv 2404.14469"),
+    "sink-window": Entry(
+        "kvsim.policies.dropping.sink_window:SinkWindow", "dropping", "StreamingLLM, arXiv 2309.17453"
+    ),
+    "h2o": Entry("kvsim.policies.dropping.h2o:HeavyHitters", "dropping", "H2O, arXiv 2306.14048"),
+    "snapkv": Entry("kvsim.policies.dropping.snapkv:SnapKv", "dropping", "SnapKV, arXiv 2404.14469"),
     "lru": _evictor("lru:Lru", "Denning, CACM 1968"),
     "fifo": _evictor("fifo:Fifo", "Belady, IBM Systems Journal 1966"),
     "lfu": _evictor("lfu:Lfu", "Coffman and Denning 1973"),
     "arc": _evictor("arc:Arc", "Megiddo and Modha, FAST 2003"),
     "s3-fifo": _evictor("s3_fifo:S3Fifo", "Yang and others, SOSP 2023"),
     "sieve": _evictor("sieve:Sieve", "Zhang and others, NSDI 2024"),
-    "importance-rank": _evictor("importance:ImportanceRank", "ArkVale, NeurIPS 2024"),
+    "importance-rank": _evictor("importance_rank:ImportanceRank", "ArkVale, NeurIPS 2024"),
     "scored-recency": _evictor("scored_recency:ScoredRecency", "InfLLM, arXiv 2402.04617"),
     "random": _evictor("random_pages:RandomPages", "the yardstick of the others"),
     "belady": _evictor("belady:Belady", "Belady, IBM Systems Journal 1966", is_oracle=True),
 }
 
 PREFETCHERS: dict[str, Entry] = {
-    "none": Entry("kvsim.policies.prefetch_none:NoPrefetch", "prefetch", "on demand only"),
+    "none": Entry("kvsim.policies.prefetchers.none:NoPrefetch", "prefetch", "on demand only"),
     "previous-step": Entry(
-        "kvsim.policies.prefetch_previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
+        "kvsim.policies.prefetchers.previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
     ),
     "window-union": Entry(
-        "kvsim.policies.prefetch_window_union:WindowUnion", "prefetch", "SparseServe, arXiv 2509.24626"
+        "kvsim.policies.prefetchers.window_union:WindowUnion", "prefetch", "SparseServe, arXiv 2509.24626"
     ),
-    "attention": Entry("kvsim.policies.prefetch_attention:AttentionPrefetch", "prefetch", "ours; ArkVale, FreeKV"),
-    "speculation": Entry("kvsim.policies.prefetch_speculation:Speculation", "prefetch", "InfiniGen, OSDI 2024"),
-    "corrected": Entry("kvsim.policies.prefetch_corrected:CorrectedSpeculation", "prefetch", "ours, on InfiniGen's"),
-    "learned": Entry("kvsim.policies.prefetch_learned:Learned", "prefetch", "ours: online logistic regression"),
+    "attention": Entry("kvsim.policies.prefetchers.attention:AttentionPrefetch", "prefetch", "ours; ArkVale, FreeKV"),
+    "speculation": Entry("kvsim.policies.prefetchers.speculation:Speculation", "prefetch", "InfiniGen, OSDI 2024"),
+    "corrected": Entry("kvsim.policies.prefetchers.corrected:CorrectedSpeculation", "prefetch", "ours, on InfiniGen's"),
+    "learned": Entry("kvsim.policies.prefetchers.learned:Learned", "prefetch", "ours: online logistic regression"),
     "oracle-prefetch": Entry(
-        "kvsim.policies.prefetch_oracle:OraclePrefetch", "prefetch", "Cao et al., SIGMETRICS 1995", is_oracle=True
+        "kvsim.policies.prefetchers.oracle:OraclePrefetch", "prefetch", "Cao et al., SIGMETRICS 1995", is_oracle=True
     ),
 }
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kvsim.errors import ResultError
+from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
 from kvsim.report.tables import Column
-from kvsim.results import RunResult
 from kvsim.units import format_bytes, format_seconds
 
 _TICKS = 5

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kvsim.hardware import CostTable, Profile
+from kvsim.profile.profile import Profile
+from kvsim.profile.tables import CostTable
 from kvsim.report.style import PALETTE, add_panels, new_figure
 from kvsim.units import format_bytes, format_seconds
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from kvsim.hardware import CostTable, Profile
+from kvsim.profile.profile import Profile
+from kvsim.profile.tables import CostTable
 from kvsim.units import format_bytes, format_seconds
 
 _TITLES = ("cost", "range", "time", "90% of samples", "median +-", "samples")

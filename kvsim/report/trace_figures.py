@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from kvsim.report.style import PALETTE, add_panels, new_figure
-from kvsim.traces.statistics import RECALL_PAGES, RECENT_TOKENS, TOP_PAGES, TraceStatistics
+from kvsim.traces.access.statistics import RECALL_PAGES, RECENT_TOKENS, TOP_PAGES, TraceStatistics
 
 _SHADES = ("#08306B", "#2171B5", "#6BAED6", "#BDD7E7")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kvsim.traces.header import TraceHeader
-from kvsim.traces.statistics import TraceStatistics
+from kvsim.traces.access.header import TraceHeader
+from kvsim.traces.access.statistics import TraceStatistics
 
 _PERCENT = {
     "top_1_share_frac": "top 1",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from kvsim.hardware import SEGMENTS
+from kvsim.profile.profile import SEGMENTS
 from kvsim.sim.clock import BusyClock, Process, stretched
 from kvsim.sim.timeline import Place, Timeline
 

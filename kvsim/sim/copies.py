@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from kvsim.hardware import Link, LinkCost
+from kvsim.profile.profile import Link, LinkCost
 from kvsim.sim.clock import BusyClock, Process, stretched
 from kvsim.sim.timeline import Place, Timeline
 from kvsim.types import Lane

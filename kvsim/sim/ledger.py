@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.hardware import SEGMENTS
 from kvsim.policies.residency import Decision
+from kvsim.profile.profile import SEGMENTS
 from kvsim.sim.compute import Parts
 from kvsim.types import FloatArray, PageGrid
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvsim.selectors import Selector
-from kvsim.traces.base import NEXT_LAYER, AccessSource
+from kvsim.policies.selectors import Selector
+from kvsim.traces.access.base import NEXT_LAYER, AccessSource
 from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores, pages_of
 
 MAX_KEPT_BYTES = 512 * 2**20

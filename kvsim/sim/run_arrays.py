@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.kernels import layout
 from kvsim.kernels.arrays import ADDRESS, NUM_COLUMNS, NUM_ROWS
+from kvsim.kernels.step import layout
 from kvsim.types import IntArray
 
 _DTYPES: dict[int, Any] = {
@@ -22,7 +22,7 @@ _DTYPES: dict[int, Any] = {
 
 
 class RunArrays:
-    """Arrays by the names of `kvsim.kernels.layout`, and the address by which kernels find them."""
+    """Arrays by the names of `kvsim.kernels.step.layout`, and the address by which kernels find them."""
 
     def __init__(self) -> None:
         self._table: IntArray = np.zeros((layout.NUM_ARRAYS, 3), dtype=np.int64)

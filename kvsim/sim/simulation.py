@@ -14,12 +14,12 @@ import simpy
 from numpy.typing import NDArray
 
 from kvsim.errors import KvsimError
-from kvsim.hardware import SHOWN_AS, SPECULATE
 from kvsim.policies.residency import Decision
+from kvsim.profile.profile import SHOWN_AS, SPECULATE
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies, Transfer
-from kvsim.sim.given import SimulationInput
+from kvsim.sim.inputs import SimulationInput
 from kvsim.sim.ledger import Ledger
 from kvsim.sim.replay import Reading
 from kvsim.sim.timeline import Place, Timeline

@@ -1,7 +1,7 @@
 """Whole steps of a decode run in compiled code, one SimPy event a step, where nothing else can happen within them.
 
 A batch that has the machine to itself meets nobody between the beginning and the end of a step. Then its step need not
-be told event by event: `kvsim.kernels.step` goes through the very same moments, sum by sum, and the SimPy process
+be told event by event: `kvsim.kernels.step.step` goes through the very same moments, sum by sum, and the SimPy process
 passes the step's time at once. A policy that is no kernel is asked layer by layer, in between, as ever. What this path
 cannot do it does not try (`can_run`): `kvsim.sim.simulation` then takes the event path, which tests hold this one to.
 """
@@ -15,15 +15,16 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from kvsim.hardware import SEGMENTS, SPECULATE, CostTable, Profile
-from kvsim.kernels import layout
-from kvsim.kernels.step import go_on
+from kvsim.kernels.step import layout
+from kvsim.kernels.step.step import go_on
 from kvsim.policies.base import View
-from kvsim.policies.rules import make_rules
+from kvsim.profile.profile import SEGMENTS, SPECULATE, Profile
+from kvsim.profile.tables import CostTable
 from kvsim.sim.clock import Process
-from kvsim.sim.given import SimulationInput
+from kvsim.sim.inputs import SimulationInput
 from kvsim.sim.ledger import BYTES, COLUMNS, COUNTS, HOST_TIMES, TIMES
 from kvsim.sim.replay import Block
+from kvsim.sim.rules import make_rules
 from kvsim.sim.run_arrays import RunArrays
 from kvsim.types import FloatArray, IntArray, PageIds
 
@@ -318,7 +319,7 @@ def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatA
 
 
 def _packed(table: CostTable, value: float) -> list[float]:
-    """Return a table at one batch (for a copy: at one size of a piece) as `kvsim.kernels.costs` reads it."""
+    """Return a table at one batch (for a copy: at one size of a piece) as `kvsim.kernels.step.costs` reads it."""
     column, frac = table.column_at(value)
     left = [row[column] for row in table.time_s]
     right = [row[column + 1] for row in table.time_s] if frac else left

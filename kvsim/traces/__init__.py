@@ -6,14 +6,14 @@ another context and another number of layers; `compare_statistics` checks it. A 
 `AccessSource`.
 """
 
-from kvsim.traces.base import MASS, AccessSource
-from kvsim.traces.compare import ComparedStatistic, compare_statistics
-from kvsim.traces.fit import fit_generator
-from kvsim.traces.format import TraceFile, TraceWriter, open_trace
-from kvsim.traces.generate import SyntheticSource
-from kvsim.traces.header import Channel, TraceHeader, channel_of
-from kvsim.traces.parameters import GeneratorParameters, LayerParameters, load_parameters, write_parameters
-from kvsim.traces.statistics import TraceStatistics, measure_statistics
+from kvsim.traces.access.base import MASS, AccessSource
+from kvsim.traces.access.compare import ComparedStatistic, compare_statistics
+from kvsim.traces.access.file import TraceFile, TraceWriter, open_trace
+from kvsim.traces.access.header import Channel, TraceHeader, channel_of
+from kvsim.traces.access.statistics import TraceStatistics, measure_statistics
+from kvsim.traces.generator.fit import fit_generator
+from kvsim.traces.generator.generate import SyntheticSource
+from kvsim.traces.generator.parameters import GeneratorParameters, LayerParameters, load_parameters, write_parameters
 
 __all__ = [
     "MASS",

@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.optimize import isotonic_regression
 
-from kvsim.hardware import CostTable, Link, LinkCost, Machine, Profile, SegmentCost, write_profile
-from kvsim.models import SHAPES
+from kvsim.profile.profile import Link, LinkCost, Machine, Profile, SegmentCost, write_profile
+from kvsim.profile.tables import CostTable
+from kvsim.scenario.shapes import SHAPES
 
 WHEEL_SHA256 = "aadc4aad0a00bf8a61c477c62bef43de479849c3aa0b1c3078068e08309eccc4"
 SYSTEMS = "aiconfigurator_core/systems/"

@@ -9,9 +9,9 @@ import sys
 import tracemalloc
 from pathlib import Path
 
-from kvsim.assets import find_profile
-from kvsim.hardware import load_profile
 from kvsim.policies import make_policy
+from kvsim.profile.profile import load_profile
+from kvsim.scenario.shipped import find_profile
 
 ROOT = Path(__file__).parents[2]
 

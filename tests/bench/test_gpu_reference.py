@@ -20,8 +20,9 @@ from gpu_parts import attention_table, jobs, profiles, targets, worker  # noqa: 
 from gpu_parts.jobs import Job, LeftOutError, Outcome, Setting  # noqa: E402
 from gpu_parts.listing import PARTS, jobs_of  # noqa: E402
 
-from kvsim.hardware import CostTable, write_profile  # noqa: E402
-from kvsim.models import SHAPES  # noqa: E402
+from kvsim.profile.profile import write_profile  # noqa: E402
+from kvsim.profile.tables import CostTable  # noqa: E402
+from kvsim.scenario.shapes import SHAPES  # noqa: E402
 from tests.accesses import make_profile  # noqa: E402
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from kvsim.caches import CACHE_POLICIES, Cache, find_cache_policy, miss_curve, replay
 from kvsim.caches.keys import KeyTable
 from kvsim.errors import CapacityError, PolicyError, ScenarioError
-from kvsim.kernels import replay_lru, replay_sieve
-from kvsim.kernels.replay import NONE
+from kvsim.kernels.replay import lru as replay_lru
+from kvsim.kernels.replay import sieve as replay_sieve
+from kvsim.kernels.replay.contract import NONE
 
 KEYS = st.lists(st.integers(0, 24), min_size=1, max_size=150)
 SKEWED = st.lists(st.integers(0, 400).map(lambda draw: draw % 7 if draw % 3 else draw), min_size=1, max_size=300)

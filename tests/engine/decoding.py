@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from kvsim.engine.decode import DecodeResult, decode
-from kvsim.engine.forward import CACHE_ARGUMENT
-from kvsim.engine.paged_run import DecodeInput
-from kvsim.engine.prefill import Snapshot, prefill
+from kvsim.engine.model.forward import CACHE_ARGUMENT
+from kvsim.engine.paged.decode import DecodeResult, decode
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.policies import Setting, find_policy, make_policy
-from kvsim.selectors import Selector
+from kvsim.policies.selectors import Selector
 from kvsim.types import PageGrid, Partition, pages_of
 
 PAGE_TOKENS = 16

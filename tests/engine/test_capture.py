@@ -13,12 +13,19 @@ torch = pytest.importorskip("torch")
 from transformers import DynamicCache, LlamaForCausalLM  # noqa: E402
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb  # noqa: E402
 
-from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture, capture_bytes, capture_file, trace_bytes  # noqa: E402
-from kvsim.engine.forward import CACHE_ARGUMENT  # noqa: E402
-from kvsim.engine.recorder import StepRecorder, recording  # noqa: E402
-from kvsim.engine.weights import shape_of  # noqa: E402
+from kvsim.engine.capture.capture import (  # noqa: E402
+    CaptureOrigin,
+    CaptureRequest,
+    capture,
+    capture_bytes,
+    capture_file,
+    trace_bytes,
+)
+from kvsim.engine.capture.recorder import StepRecorder, recording  # noqa: E402
+from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
+from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.errors import KvsimError, TraceError  # noqa: E402
-from kvsim.traces.format import TraceWriter, open_trace  # noqa: E402
+from kvsim.traces.access.file import TraceWriter, open_trace  # noqa: E402
 
 PROMPT, STEPS = 75, 40  # the open page fills twice, of 16 and of 32 tokens
 CHANNELS = ("estimate:quest@32", "estimate:mean@32", "speculate:next-layer@32", "estimate:quest@16")

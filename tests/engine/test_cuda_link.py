@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine import cuda_link  # noqa: E402
-from kvsim.engine.cuda_link import CudaLink  # noqa: E402
-from kvsim.engine.link import Transfer  # noqa: E402
-from kvsim.engine.page_pool import EngineError, PagePool  # noqa: E402
-from kvsim.selectors import TopK  # noqa: E402
+from kvsim.engine.links import cuda as cuda_link  # noqa: E402
+from kvsim.engine.links.base import Transfer  # noqa: E402
+from kvsim.engine.links.cuda import CudaLink  # noqa: E402
+from kvsim.engine.links.page_pool import EngineError, PagePool  # noqa: E402
+from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.types import PageGrid  # noqa: E402
 from tests.engine.decoding import input_for, run, snapshot_of  # noqa: E402
 

@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.calibrate import cuda  # noqa: E402
-from kvsim.engine.cuda_stamps import EventStamps  # noqa: E402
-from kvsim.engine.stamps import LAYER_PARTS  # noqa: E402
+from kvsim.calibration import cuda  # noqa: E402
+from kvsim.engine.paged.cuda_stamps import EventStamps  # noqa: E402
+from kvsim.engine.paged.stamps import LAYER_PARTS  # noqa: E402
 
 LAYERS, STEPS = 2, 3
 

@@ -10,13 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.decode import decode  # noqa: E402
-from kvsim.engine.link import EmulatedLink, Transfer  # noqa: E402
-from kvsim.engine.page_pool import EngineError, PagePool  # noqa: E402
-from kvsim.engine.prefill import prefill  # noqa: E402
+from kvsim.engine.links.base import EmulatedLink, Transfer  # noqa: E402
+from kvsim.engine.links.page_pool import EngineError, PagePool  # noqa: E402
+from kvsim.engine.paged.decode import decode  # noqa: E402
+from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import CapacityError  # noqa: E402
 from kvsim.policies.residency import Residency  # noqa: E402
-from kvsim.selectors import Full, Threshold, TopK  # noqa: E402
+from kvsim.policies.selectors import Full, Threshold, TopK  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for, run, snapshot_of  # noqa: E402
 
 NUM_STEPS = 36  # two pages open and one fills

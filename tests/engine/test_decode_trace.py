@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.weights import shape_of  # noqa: E402
+from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.policies import make_policy  # noqa: E402
-from kvsim.selectors import Threshold, TopK  # noqa: E402
+from kvsim.policies.selectors import Threshold, TopK  # noqa: E402
 from kvsim.sim import Replay, SimulationInput, simulate_decode  # noqa: E402
 from kvsim.traces import open_trace  # noqa: E402
 from tests.accesses import make_profile  # noqa: E402

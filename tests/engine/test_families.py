@@ -9,14 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
-from kvsim.engine.decode import decode  # noqa: E402
-from kvsim.engine.families import check_config, decoder_layers, query_of, shape_of  # noqa: E402
-from kvsim.engine.prefill import prefill  # noqa: E402
-from kvsim.engine.weights import load_model, read_shape  # noqa: E402
+from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
+from kvsim.engine.model.families import check_config, decoder_layers, query_of, shape_of  # noqa: E402
+from kvsim.engine.model.loading import load_model, read_shape  # noqa: E402
+from kvsim.engine.paged.decode import decode  # noqa: E402
+from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
-from kvsim.selectors import TopK  # noqa: E402
-from kvsim.traces.format import open_trace  # noqa: E402
+from kvsim.policies.selectors import TopK  # noqa: E402
+from kvsim.traces.access.file import open_trace  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for, run  # noqa: E402
 
 NUM_STEPS = 36

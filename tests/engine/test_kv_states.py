@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kvsim.engine.forward import CACHE_ARGUMENT
-from kvsim.engine.kv_states import EmulatedStateLink, KVStates, keep, make_link, move, restore
+from kvsim.engine.links.states import EmulatedStateLink, KVStates, keep, make_link, move, restore
+from kvsim.engine.model.forward import CACHE_ARGUMENT
 
 FAST_BYTES_PER_S = 1e10
 

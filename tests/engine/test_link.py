@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.link import EmulatedLink, Transfer  # noqa: E402
-from kvsim.engine.page_pool import EngineError, PagePool  # noqa: E402
+from kvsim.engine.links.base import EmulatedLink, Transfer  # noqa: E402
+from kvsim.engine.links.page_pool import EngineError, PagePool  # noqa: E402
 from kvsim.types import PageGrid  # noqa: E402
 
 PAGE_TOKENS = 16

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.page_pool import PagePool  # noqa: E402
+from kvsim.engine.links.page_pool import PagePool  # noqa: E402
 from kvsim.types import PageGrid  # noqa: E402
 
 PAGE_TOKENS, PAGES = 4, 5

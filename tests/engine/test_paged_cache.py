@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import kvsim.engine.cache_setup as cache_setup  # noqa: E402
+import kvsim.engine.paged.cache_setup as cache_setup  # noqa: E402
 from kvsim.engine import PagedCache  # noqa: E402
-from kvsim.engine.decode import decode  # noqa: E402
-from kvsim.engine.forward import CACHE_ARGUMENT  # noqa: E402
-from kvsim.engine.prefill import prefill  # noqa: E402
-from kvsim.engine.weights import shape_of  # noqa: E402
+from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
+from kvsim.engine.model.loading import shape_of  # noqa: E402
+from kvsim.engine.paged.decode import decode  # noqa: E402
+from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError, ScenarioError  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits  # noqa: E402
 

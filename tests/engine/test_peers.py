@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import DynamicCache  # noqa: E402
 
-from kvsim.engine.peers import CopyCounts, decode_on, offloaded_cache  # noqa: E402
+from kvsim.engine.paged.baselines import CopyCounts, decode_on, offloaded_cache  # noqa: E402
 from tests.engine.decoding import PAGE_TOKENS, default_cache_logits, snapshot_of  # noqa: E402
 
 PROMPT, STEPS = 75, 12

@@ -10,11 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.weights import shape_of  # noqa: E402
+from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.policies import PREFETCHERS, make_policy  # noqa: E402
 from kvsim.policies.future import Oracle  # noqa: E402
-from kvsim.selectors import TopK  # noqa: E402
+from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.sim import Replay, SimulationInput, simulate_decode  # noqa: E402
 from kvsim.sim.replay import ReplayFuture  # noqa: E402
 from kvsim.traces import open_trace  # noqa: E402

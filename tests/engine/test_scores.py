@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from kvsim.engine.scores import PageSummaries, head_logits, mean_softmax, quest_bounds, sum_by  # noqa: E402
-from kvsim.engine.summaries import make_summaries  # noqa: E402
+from kvsim.engine.capture.scores import PageSummaries, head_logits, mean_softmax, quest_bounds, sum_by  # noqa: E402
+from kvsim.engine.paged.summaries import make_summaries  # noqa: E402
 from kvsim.types import PageGrid, pages_of  # noqa: E402
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 8

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.decode import undisturbed  # noqa: E402
-from kvsim.engine.sdpa import cudnn_left_out  # noqa: E402
+from kvsim.engine.model.sdpa import cudnn_left_out  # noqa: E402
+from kvsim.engine.paged.decode import undisturbed  # noqa: E402
 
 
 @pytest.mark.parametrize("block", [undisturbed, cudnn_left_out])

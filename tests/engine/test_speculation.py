@@ -10,14 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kvsim.engine import PagedCache  # noqa: E402
-from kvsim.engine.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
-from kvsim.engine.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.forward import CACHE_ARGUMENT  # noqa: E402
-from kvsim.engine.prefill import prefill  # noqa: E402
-from kvsim.engine.weights import shape_of  # noqa: E402
-from kvsim.selectors import TopK  # noqa: E402
+from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
+from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
+from kvsim.engine.model.loading import shape_of  # noqa: E402
+from kvsim.engine.paged.prefill import prefill  # noqa: E402
+from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.traces import open_trace  # noqa: E402
-from kvsim.traces.base import NEXT_LAYER  # noqa: E402
+from kvsim.traces.access.base import NEXT_LAYER  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, PAGE_TOKENS, input_for, run, snapshot_of  # noqa: E402
 
 PROMPT, STEPS = 75, 40  # pages open at 80, 96 and 112

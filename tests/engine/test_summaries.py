@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.scores import PageSummaries  # noqa: E402
-from kvsim.engine.summaries import make_summaries  # noqa: E402
+from kvsim.engine.capture.scores import PageSummaries  # noqa: E402
+from kvsim.engine.paged.summaries import make_summaries  # noqa: E402
 from kvsim.errors import ScenarioError  # noqa: E402
 from kvsim.types import PageGrid  # noqa: E402
 

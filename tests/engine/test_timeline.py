@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.timeline import spans_of  # noqa: E402
-from kvsim.selectors import TopK  # noqa: E402
+from kvsim.engine.paged.timeline import spans_of  # noqa: E402
+from kvsim.policies.selectors import TopK  # noqa: E402
 from tests.engine.decoding import input_for, run, snapshot_of  # noqa: E402
 
 NUM_STEPS = 20  # from 151 tokens on: a page fills at 160

@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch")
 import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 
-from kvsim.engine import weights  # noqa: E402
-from kvsim.engine.weights import convert_gguf, load_model, main, read_shape, shape_of  # noqa: E402
+from kvsim.engine.model import loading as weights  # noqa: E402
+from kvsim.engine.model.loading import convert_gguf, load_model, main, read_shape, shape_of  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
-from kvsim.models import SHAPES  # noqa: E402
+from kvsim.scenario.shapes import SHAPES  # noqa: E402
 
 TINY = {
     "num_layers": 3,

@@ -1,6 +1,7 @@
 """Kept code lies in a folder named by every kernel's source."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,22 @@ def folder_of(home: Path) -> str:
 
 def test_the_folder_is_named_by_the_sources(tmp_path: Path) -> None:
     assert Path(folder_of(tmp_path)) == tmp_path / "kvsim" / "kernels" / kvsim.kernels._digest()
+
+
+def test_any_change_of_any_kernel_is_another_folder(tmp_path: Path) -> None:
+    """A kernel in a subfolder too; numba itself would run the old code of a changed callee."""
+    sources = tmp_path / "kernels"
+    shutil.copytree(Path(kvsim.kernels.__file__).parent, sources, ignore=shutil.ignore_patterns("__pycache__"))
+    digests = {kvsim.kernels._digest(sources)}
+    assert digests == {kvsim.kernels._digest()}
+    files = sorted(sources.rglob("*.py"))
+    assert any(len(file.relative_to(sources).parts) > 1 for file in files)
+    for file in files:
+        file.write_text(file.read_text() + "\n")
+        digests.add(kvsim.kernels._digest(sources))
+    files[0].rename(files[0].with_name("renamed.py"))
+    digests.add(kvsim.kernels._digest(sources))
+    assert len(digests) == len(files) + 2
 
 
 def test_old_folders_go_and_the_newest_stay(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kvsim.errors import ScenarioError
 from kvsim.policies import ADMISSIONS, POLICIES, PREFETCHERS, Plan, Setting, View
-from kvsim.policies.conformance import check_policy
+from kvsim.policies.testing.conformance import check_policy
 from kvsim.types import PageIds
 
 HERE = __name__
@@ -192,5 +192,5 @@ class TrialOfAll:
 
 def test_parts_of_ones_own_are_tested_with_lru() -> None:
     assert faults(f"{HERE}:TrialOfAll") == {}
-    assert faults("kvsim.policies.prefetch_previous_step:PreviousStep") == {}
-    assert faults("kvsim.policies.fifo:Fifo") == {}
+    assert faults("kvsim.policies.prefetchers.previous_step:PreviousStep") == {}
+    assert faults("kvsim.policies.evictors.fifo:Fifo") == {}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies import Plan, Policy, Residency, Setting, View, make_policy
-from kvsim.policies.drop_sink_window import SinkWindow
+from kvsim.policies.dropping.sink_window import SinkWindow
 from kvsim.sim import Replay, simulate_decode
 from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
 

@@ -323,8 +323,8 @@ def test_every_prefetcher_and_admission_goes_with_an_evictor(prefetch: str) -> N
         ({"compiled": "no"}, "compiled should be true or false"),
         ({"admission": "second-touch", "memory_step": 3}, "did you mean 'memory_steps'"),
         ({"admission": "second-touch", "memory_steps": 0}, "memory_steps must be at least 1"),
-        ({"prefetch": "kvsim.policies.lru:Lru"}, "prefetcher 'kvsim.policies.lru:Lru': .* lacks"),
-        ({"prefetch": "kvsim.policies.lru:Nobody"}, "has no 'Nobody'"),
+        ({"prefetch": "kvsim.policies.evictors.lru:Lru"}, "prefetcher 'kvsim.policies.evictors.lru:Lru': .* lacks"),
+        ({"prefetch": "kvsim.policies.evictors.lru:Nobody"}, "has no 'Nobody'"),
         ({"prefetch": "kvsim.policies.base:NO_PAGES"}, "not a class"),
     ],
 )
@@ -343,5 +343,5 @@ def test_argument_reaches_the_part_that_knows_it() -> None:
 
 
 def test_somebody_elses_evictor_is_composed_as_a_built_in_one() -> None:
-    policy = make_policy("kvsim.policies.fifo:Fifo", SHARED, {"prefetch": "previous-step"})
+    policy = make_policy("kvsim.policies.evictors.fifo:Fifo", SHARED, {"prefetch": "previous-step"})
     assert isinstance(policy, Paged)

@@ -271,8 +271,8 @@ def test_plan_that_breaks_the_protocol_is_refused_by_name(plan: str, complaint: 
 
 
 def test_policy_from_another_package_is_found_by_module_and_class() -> None:
-    assert find_policy("kvsim.policies.attention:Attention") is find_policy("attention")
-    assert find_policy("kvsim.policies.lru:Lru") is find_policy("lru") is Paged
+    assert find_policy("kvsim.policies.standalone.attention:Attention") is find_policy("attention")
+    assert find_policy("kvsim.policies.evictors.lru:Lru") is find_policy("lru") is Paged
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_policy_from_another_package_is_found_by_module_and_class() -> None:
     [
         ("lur", "did you mean 'lru'"),
         ("no.such.module:Class", "cannot import"),
-        ("kvsim.policies.lru:Lur", "has no 'Lur'"),
+        ("kvsim.policies.evictors.lru:Lur", "has no 'Lur'"),
         ("kvsim.types:PageGrid", "not a policy class"),
     ],
 )

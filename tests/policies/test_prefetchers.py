@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from kvsim.errors import ScenarioError
 from kvsim.policies import PREFETCHERS, Decision, Residency, Setting, make_policy
 from kvsim.policies.future import Oracle
-from kvsim.selectors import TopK
+from kvsim.policies.selectors import TopK
 from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
-from kvsim.traces.base import NEXT_LAYER
+from kvsim.traces.access.base import NEXT_LAYER
 from kvsim.types import IntArray, Scores
 
 K_PAGES, SINK_PAGES, RECENT_PAGES = 3, 1, 1

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvsim.models import SHAPES
-from kvsim.report.summary import cell_figures
-from kvsim.report.verdict import verdict
+from kvsim.experiments.decode.report.summary import cell_figures
+from kvsim.experiments.decode.report.verdict import verdict
+from kvsim.scenario.shapes import SHAPES
 
 SHAPE = SHAPES["llama-3-8b"]
 PAGE_TOKENS = 32

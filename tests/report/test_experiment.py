@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from kvsim.errors import ResultError
-from kvsim.report.experiment import Experiment, experiment_of, experiment_summary, outcomes, pooled
-from kvsim.report.experiment_tables import experiment_figure, experiment_text
+from kvsim.experiments.decode.report.experiment import Experiment, experiment_of, experiment_summary, outcomes, pooled
+from kvsim.experiments.decode.report.experiment_tables import experiment_figure, experiment_text
+from kvsim.report.results import RunResult
 from kvsim.report.style import png
-from kvsim.results import RunResult
 
 CONTEXTS, BUDGETS = (32_768, 65_536), (0.25, 0.5)
 NAMES = {"resident": "baseline", "lru": "reactive", "attention": "predictive"}

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from kvsim.report.figures import PARTS, figures_of, hit_figure, latency_figure, parts_figure
+from kvsim.experiments.decode.report.figures import PARTS, figures_of, hit_figure, latency_figure, parts_figure
+from kvsim.report.results import RunResult
 from kvsim.report.style import policy_looks
-from kvsim.results import RunResult
 
 
 def texts_of(figure):
@@ -202,6 +202,7 @@ def test_the_colour_blind_can_tell_policies_and_neighbouring_parts_apart(deficie
 
 
 def test_drawing_needs_no_display_and_no_pyplot():
-    code = "import sys, kvsim.report.figures; print({'matplotlib.pyplot', 'seaborn', 'tkinter'} & set(sys.modules))"
+    imported = "from kvsim.experiments.decode.report import figures"
+    code = f"import sys\n{imported}\nprint({{'matplotlib.pyplot', 'seaborn', 'tkinter'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

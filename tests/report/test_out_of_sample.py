@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from kvsim.errors import ResultError
-from kvsim.report.compare import compare
-from kvsim.report.out_of_sample import OutOfSample, compare_out_of_sample
-from kvsim.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
+from kvsim.experiments.decode.report.compare import compare
+from kvsim.experiments.decode.report.out_of_sample import OutOfSample, compare_out_of_sample
+from kvsim.experiments.decode.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
+from kvsim.report.results import RunResult, load_result
 from kvsim.report.style import png
-from kvsim.results import RunResult, load_result
 
 REFERENCE = Path(__file__).parents[2] / "results" / "crosscheck_cpu"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvsim.report.predictors import predictors_frame, predictors_verdict
+from kvsim.experiments.decode.report.predictors import predictors_frame, predictors_verdict
 
 
 def _record(predictor: str, *, capture: str = "held-out", tuned: bool = False, **figures: float) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvsim.assets import find_profile
-from kvsim.hardware import CostTable, load_profile
+from kvsim.profile.profile import load_profile
+from kvsim.profile.tables import CostTable
 from kvsim.report.profile_figures import profile_figure, residuals_frac
 from kvsim.report.style import png
+from kvsim.scenario.shipped import find_profile
 
 PATH = Path(__file__).resolve().parents[2] / "profiles" / "h200-llama-3-8b-published.toml"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kvsim.assets import find_profile
-from kvsim.hardware import CostTable, Profile, load_profile
+from kvsim.profile.profile import Profile, load_profile
+from kvsim.profile.tables import CostTable
 from kvsim.report.profile_table import profile_text
+from kvsim.scenario.shipped import find_profile
 
 
 def published() -> Profile:

@@ -12,9 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.errors import ScenarioError
-from kvsim.report.sweep_figures import heat_figure, lines_figure, pareto_figure, sweep_figures, weights_figure
-from kvsim.report.sweep_tables import conditions_of, field_name, front_of, sweep_text, varied_fields, weights_of
-from kvsim.report.whatif_tables import reach_text, whatif_text
+from kvsim.experiments.decode.report.sweep_figures import (
+    heat_figure,
+    lines_figure,
+    pareto_figure,
+    sweep_figures,
+    weights_figure,
+)
+from kvsim.experiments.decode.report.sweep_tables import (
+    conditions_of,
+    field_name,
+    front_of,
+    sweep_text,
+    varied_fields,
+    weights_of,
+)
+from kvsim.experiments.decode.report.whatif_tables import reach_text, whatif_text
 
 FIELDS = {"budget.context_frac": [0.2, 0.5, 0.8], "page_tokens": [32, 64], "trace.path": ["a", "b"]}
 

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from kvsim.report.tables import COLUMNS, cells_frame, printed_frame, text_table, verdict_text
+from kvsim.experiments.decode.report.table import COLUMNS, cells_frame, printed_frame, text_table, verdict_text
 
 
 def test_four_policies_and_nine_cells_fit_120_columns_one_line_each(run):

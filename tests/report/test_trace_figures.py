@@ -7,7 +7,7 @@ import pytest
 
 from kvsim.report.style import png
 from kvsim.report.trace_figures import trace_figure
-from kvsim.traces.statistics import measure_statistics
+from kvsim.traces.access.statistics import measure_statistics
 
 LAYERS = 6
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.assets import find_capture
 from kvsim.report.trace_table import fit_text, trace_text
-from kvsim.traces.format import TraceFile, open_trace
-from kvsim.traces.statistics import TraceStatistics, measure_statistics
+from kvsim.scenario.shipped import find_capture
+from kvsim.traces.access.file import TraceFile, open_trace
+from kvsim.traces.access.statistics import TraceStatistics, measure_statistics
 
 
 @pytest.fixture(scope="module")

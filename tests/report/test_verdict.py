@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from kvsim.report.verdict import verdict
+from kvsim.experiments.decode.report.verdict import verdict
 
 GIB = 2**30
 
@@ -142,6 +142,7 @@ def test_a_whole_sweep_has_no_line_break_and_no_nan(run):
 
 
 def test_it_loads_neither_pandas_nor_matplotlib():
-    code = "import sys, kvsim.report.verdict, kvsim.report.summary; print({'pandas', 'matplotlib'} & set(sys.modules))"
+    imported = "from kvsim.experiments.decode.report import summary, verdict"
+    code = f"import sys\n{imported}\nprint({{'pandas', 'matplotlib'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kvsim.hardware import Profile
 from kvsim.policies import POLICIES, Plan, Setting, View, find_policy, make_policy
 from kvsim.policies.base import NOTHING
+from kvsim.profile.profile import Profile
 from kvsim.sim import Replay, simulate_decode
 from kvsim.sim.ledger import TIMES
 from kvsim.types import PageIds

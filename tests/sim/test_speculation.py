@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from kvsim.errors import CalibrationError
-from kvsim.hardware import SPECULATE, Profile
 from kvsim.policies import Policy, Setting, make_policy
+from kvsim.profile.profile import SPECULATE, Profile
 from kvsim.sim import Replay, simulate_decode
 from kvsim.sim.ledger import TIMES
-from kvsim.traces.base import NEXT_LAYER
+from kvsim.traces.access.base import NEXT_LAYER
 from tests.accesses import PAGE_TOKENS, DriftingSource, constant, make_input, make_profile, make_replay, make_setting
 from tests.speculative import Speculative
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kvsim.errors import KvsimError, PolicyError
-from kvsim.hardware import Profile
 from kvsim.policies import Plan, Policy, Setting, View, make_policy
+from kvsim.profile.profile import Profile
 from kvsim.sim import SimulationInput, Timeline, simulate_decode
 from kvsim.sim.ledger import TIMES
 from kvsim.sim.simulation import Path, decode_in_chunks
@@ -21,7 +21,7 @@ from kvsim.sim.whole_step import WholeSteps, can_run
 from kvsim.types import PageIds
 from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
 
-NEXT_STEP = {"prefetch": "kvsim.policies.prefetch_next_step:NextStep", "window_steps": 5}
+NEXT_STEP = {"prefetch": "kvsim.policies.prefetchers.next_step:NextStep", "window_steps": 5}
 PLAIN = {**NEXT_STEP, "compiled": False}
 FREE = {"own_s": 0.0, "sync_s": 0.0, "submit_s": 0.0}
 MACHINES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from kvsim.models import ModelShape
+from kvsim.scenario.shapes import ModelShape
 from kvsim.traces import TraceHeader, TraceWriter, channel_of
 
 Steps: TypeAlias = list[dict[str, np.ndarray]]

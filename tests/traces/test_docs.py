@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvsim.assets import shipped
+from kvsim.scenario.shipped import shipped
 from kvsim.traces import LayerParameters, open_trace
-from kvsim.traces.header import TraceHeader
+from kvsim.traces.access.header import TraceHeader
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "traces.md").read_text()
 

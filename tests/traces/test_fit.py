@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvsim.assets import shipped
 from kvsim.errors import TraceError
+from kvsim.scenario.shipped import shipped
 from kvsim.traces import (
     GeneratorParameters,
     LayerParameters,
@@ -21,7 +21,7 @@ from kvsim.traces import (
     open_trace,
     write_parameters,
 )
-from kvsim.traces.parameters import EstimateParameters
+from kvsim.traces.generator.parameters import EstimateParameters
 
 QUEST = "estimate:quest"
 

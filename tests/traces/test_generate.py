@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import TraceError
 from kvsim.traces import GeneratorParameters, LayerParameters, SyntheticSource, measure_statistics
-from kvsim.traces.parameters import EstimateParameters
+from kvsim.traces.generator.parameters import EstimateParameters
 
 QUEST = "estimate:quest"
 CALM: dict[str, Any] = {

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kvsim.caches.prefix import hash_blocks, replay
 from kvsim.errors import TraceError
-from kvsim.prefix import hash_blocks, replay
-from kvsim.traces.requests import FIRST, gather
-from kvsim.traces.requests_csv import read_azure, read_lengths
-from kvsim.traces.requests_mooncake import read_mooncake
-from kvsim.traces.requests_sessions import read_sessions
+from kvsim.traces.requests.base import FIRST, gather
+from kvsim.traces.requests.csv import read_azure, read_lengths
+from kvsim.traces.requests.mooncake import read_mooncake
+from kvsim.traces.requests.sessions import read_sessions
 
 GOOD = {"timestamp": 0, "input_length": 1000, "output_length": 5, "hash_ids": [0, 1]}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvsim.assets import shipped
-from kvsim.models import SHAPES
-from kvsim.traces.format import open_trace
+from kvsim.scenario.shapes import SHAPES
+from kvsim.scenario.shipped import shipped
+from kvsim.traces.access.file import open_trace
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "captures.md"
 CAPTURES = shipped("captures", ".kvtrace")

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from kvsim.assets import TOKENS_SUFFIX, find_tokens, shipped
 from kvsim.errors import TraceError
-from kvsim.traces.bigrams import fit_bigrams
-from kvsim.traces.token_streams import StreamHeader, read_token_stream, write_token_stream, zipf_exponent, zipf_tokens
+from kvsim.experiments.embedding_rows.bigrams import fit_bigrams
+from kvsim.scenario.shipped import TOKENS_SUFFIX, find_tokens, shipped
+from kvsim.traces.tokens.stream import StreamHeader, read_token_stream, write_token_stream, zipf_exponent, zipf_tokens
 
 HEADER = StreamHeader(vocab_size=10, tokenizer="t", source="s", licence="l", recipe="r")
 

@@ -1,0 +1,25 @@
+"""Prefix caching: blocks of prompts kept for the next prompt that begins alike, and which of them leave.
+
+A block is a full run of tokens, known by a hash of itself and everything before it (`hashing`). `PrefixCache` is the
+plain cache as vLLM has it, `RadixCache` the same as a radix tree, as SGLang has it; `replay` runs either over a whole
+trace, the plain one compiled.
+"""
+
+from kvsim.caches.prefix.cache import Admitted, PrefixCache
+from kvsim.caches.prefix.evictions import EVICTIONS, make_eviction
+from kvsim.caches.prefix.hashing import hash_blocks
+from kvsim.caches.prefix.radix import RadixCache
+from kvsim.caches.prefix.replay import Replayed, replay, replay_plain, replay_radix
+
+__all__ = [
+    "EVICTIONS",
+    "Admitted",
+    "PrefixCache",
+    "RadixCache",
+    "Replayed",
+    "hash_blocks",
+    "make_eviction",
+    "replay",
+    "replay_plain",
+    "replay_radix",
+]

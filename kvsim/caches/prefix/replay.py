@@ -1,0 +1,118 @@
+"""A whole request trace through a prefix cache: compiled, plain, or as a radix tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvsim.caches.prefix.cache import PrefixCache
+from kvsim.caches.prefix.evictions import EVICTIONS, make_eviction, next_uses
+from kvsim.caches.prefix.radix import RadixCache
+from kvsim.errors import PolicyError
+from kvsim.kernels import prefix as kernel
+from kvsim.scenario.toml import nearest
+from kvsim.types import IntArray
+
+_COMPILED = {
+    "lru": kernel.LRU,
+    "fifo": kernel.FIFO,
+    "lfu": kernel.LFU,
+    "belady": kernel.BELADY,
+    "sieve": kernel.SIEVE,
+    "s3-fifo": kernel.S3_FIFO,
+    "arc": kernel.ARC,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a cache did for each request of a trace, ``[num_requests]`` each."""
+
+    hits: IntArray
+    """Blocks found, from the first on."""
+    evictions: IntArray
+    """Blocks that left to make room for the request's."""
+
+
+def replay(
+    blocks: IntArray,
+    starts: IntArray,
+    parents: IntArray,
+    *,
+    policy: str,
+    budget_blocks: int | None,
+    admission: str = "all",
+    in_flight: int = 1,
+) -> Replayed:
+    """Return what a prefix cache does with a trace, by the compiled twin of `PrefixCache`.
+
+    Parameters
+    ----------
+    blocks, starts, parents
+        As `kvsim.traces.requests.base.RequestBlocks` has them.
+
+    Raises
+    ------
+    PolicyError
+        If there is no such policy.
+    """
+    if policy not in _COMPILED:
+        raise PolicyError(f"no eviction policy of prefix blocks is called {policy!r}{nearest(policy, EVICTIONS)}")
+    hits, evictions = kernel.replay_prefix(
+        _COMPILED[policy],
+        blocks,
+        starts,
+        parents,
+        parents.size if budget_blocks is None else min(budget_blocks, parents.size),
+        admission == "second-touch",
+        in_flight,
+    )
+    return Replayed(hits=hits, evictions=evictions)
+
+
+def replay_plain(
+    blocks: IntArray,
+    starts: IntArray,
+    *,
+    policy: str,
+    budget_blocks: int | None,
+    admission: str = "all",
+    in_flight: int = 1,
+) -> Replayed:
+    """Return the same by the plain cache, which is slow and short enough to be believed."""
+    num_distinct = int(blocks.max(initial=-1)) + 1
+    budget = num_distinct if budget_blocks is None else min(budget_blocks, num_distinct)
+    cache = PrefixCache(max(budget, 1), make_eviction(policy, max(budget, 1)), admission=admission, in_flight=in_flight)
+    coming = next_uses(blocks.tolist())
+    hits, evictions = [], []
+    for chain, start in zip(chains(blocks, starts), starts.tolist(), strict=False):
+        done = cache.request(chain, coming[start : start + len(chain)])
+        hits.append(done.num_hits)
+        evictions.append(len(done.evicted))
+    return Replayed(hits=np.array(hits, dtype=np.int64), evictions=np.array(evictions, dtype=np.int64))
+
+
+def replay_radix(
+    blocks: IntArray,
+    starts: IntArray,
+    *,
+    policy: str,
+    budget_blocks: int | None,
+    evicts: str = "node",
+) -> Replayed:
+    """Return what a radix tree does with a trace, one request at a time; see `RadixCache`."""
+    cache = RadixCache(budget_blocks, policy, evicts=evicts)
+    hits, evictions = [], []
+    for chain in chains(blocks, starts):
+        found, left = cache.request(tuple(chain))
+        hits.append(found)
+        evictions.append(left)
+    return Replayed(hits=np.array(hits, dtype=np.int64), evictions=np.array(evictions, dtype=np.int64))
+
+
+def chains(blocks: IntArray, starts: IntArray) -> list[Sequence[int]]:
+    """Return the blocks of each request."""
+    given = blocks.tolist()
+    return [given[start:stop] for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]

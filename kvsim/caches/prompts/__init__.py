@@ -1,0 +1,5 @@
+"""Whole prompts of any length, found token by token, and which of them leave which tier."""
+
+from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
+
+__all__ = ["PromptBooks", "TierBudget"]

@@ -1,0 +1,164 @@
+"""Runs the engine's own decode steps on random contexts that never grow, stamped, and tells disturbed steps apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from kvsim.calibration.plan import Plan
+from kvsim.calibration.random_inputs import Schedule, random_ids, random_snapshot
+from kvsim.engine.links.base import Link
+from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.paged.decode import Decoder, StepOutcome, decoding, make_pool
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps
+from kvsim.policies import Setting, make_policy
+from kvsim.scenario.shapes import ModelShape
+from kvsim.types import BoolArray, FloatArray, PageGrid, pages_of
+
+Advance = Callable[[int], None]
+"""Told how many steps were done since the last call."""
+
+SHORT_TOKENS = 4
+"""Contexts of a batch end so many tokens short of whole pages: no page opens or fills while they are measured."""
+
+WARMUP_STEPS = 2
+"""First steps of a run, which never count."""
+
+MAX_ROUNDS = 3
+"""A disturbed step is repeated in the next round; what the last one leaves is taken as it is."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """A model, random memory for its contexts, and what the runs have in common."""
+
+    model: Any
+    shape: ModelShape
+    tokens: torch.Tensor
+    bandwidth_bytes_per_s: float
+    """Of the link: stated, or what is expected of it."""
+    plan: Plan
+    advance: Advance
+    make_link: Callable[[PagePool], Link]
+    make_stamps: Callable[[], Stamps] = Stamps
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model at hand: all of the shape's, or a few that stand for all."""
+        return int(self.model.config.num_hidden_layers)
+
+    @contextmanager
+    def decoder(
+        self,
+        policy: str,
+        *,
+        page_tokens: int,
+        num_sequences: int,
+        context_tokens: int,
+        max_steps: int,
+        capacity_pages: int | None = None,
+        quota_pages: int = 4,
+        is_filling: bool = False,
+        foretells: bool = False,
+    ) -> Iterator[tuple[Decoder, Schedule, Stamps, PagePool]]:
+        """Yield a stamped decoder whose context never grows: each step writes its token where the last one did.
+
+        Parameters
+        ----------
+        context_tokens
+            Of the whole batch.
+        is_filling
+            The token written is a page's last one, so that every step writes each open page back.
+        foretells
+            Every layer but the last scores the next one's pages too.
+        """
+        each = context_tokens // num_sequences - (0 if is_filling else SHORT_TOKENS // num_sequences)
+        pages = pages_of(each, page_tokens) + 1  # room to grow, as a run has
+        grid = PageGrid(num_sequences=num_sequences, num_layers=self.num_layers, pages_per_layer=pages)
+        setting = Setting(
+            grid=grid,
+            capacity_pages=capacity_pages or grid.num_pages,
+            partition="shared",
+            prefetch_quota_pages=quota_pages,
+            seed=0,
+        )
+        schedule = Schedule()
+        given = DecodeInput(
+            selector=schedule,
+            channel="estimate:quest",
+            policy=make_policy(policy, setting, {}),
+            setting=setting,
+            page_tokens=page_tokens,
+            pinned_first_pages=0,
+            pinned_last_pages=0,
+            num_steps=max_steps,
+            warmup_steps=0,
+            chunk_pages=4,
+            window_transfers=2,
+            records_speculation=foretells,
+        )
+        snapshot = random_snapshot(
+            self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1
+        )
+        pool = make_pool(snapshot, given, device=self.model.device.type)
+        stamps = self.make_stamps()
+        with decoding(self.model, snapshot, given, pool, self.make_link(pool), stamps) as decoder:
+            yield decoder, schedule, stamps, pool
+
+    def step(self, decoder: Decoder) -> StepOutcome:
+        """Feed random tokens for one step; the context stays as long as it was."""
+        batch = decoder.run.given.setting.grid.num_sequences
+        return decoder.step(random_ids(self.rng, batch, self.shape.vocab_size))
+
+    def quiet_steps(
+        self, decoder: Decoder, schedule: Schedule, stamps: Stamps, wanted: list[int], *, idle_frac: float
+    ) -> tuple[list[int], BoolArray]:
+        """Run a step for each of `wanted` pages a sequence, in random order, and again those that were disturbed.
+
+        A step is disturbed if for more than `idle_frac` of it the computing thread neither computed nor waited for
+        pages: another program had the processor. A GPU's host waits for it besides, so that there all steps are quiet.
+        Returns the pages of each step run, and which steps count: the quiet ones, or all of an amount that had hardly
+        any. The first two steps never count.
+        """
+        order = wanted[:1] * WARMUP_STEPS + self.rng.permutation(wanted).tolist()
+        ran: list[int] = []
+        outcomes: list[StepOutcome] = []
+        quiet = np.zeros(0, dtype=np.bool_)
+        for _ in range(MAX_ROUNDS):
+            for pages in order:
+                schedule.attend(pages)
+                outcomes.append(self.step(decoder))
+                self.advance(len(ran) < len(wanted) + WARMUP_STEPS)
+                ran.append(pages)
+            step_s = np.array([outcome.step_s for outcome in outcomes])
+            idle_s = step_s - np.array([outcome.cpu_s for outcome in outcomes])
+            idle_s -= stamps.parts_s(self.num_layers)["stall"].sum(axis=1)
+            quiet = (idle_s <= idle_frac * step_s) | (self.model.device.type != "cpu")
+            quiet[:WARMUP_STEPS] = False
+            had = np.array(ran)
+            order = [
+                pages
+                for pages in sorted(set(wanted))
+                for _ in range(wanted.count(pages) - np.count_nonzero(quiet[had == pages]))
+            ]
+            if not order:
+                break
+        for pages in set(wanted):
+            mine = np.array(ran) == pages
+            if np.count_nonzero(quiet & mine) < 2:
+                quiet[mine] = True
+                quiet[:WARMUP_STEPS] = False
+        return ran, quiet
+
+
+def step_parts(stamps: Stamps, num_layers: int) -> dict[str, FloatArray]:
+    """Return each part by step, ``[num_steps]``: the mean over layers where it is a layer's."""
+    parts = stamps.parts_s(num_layers)
+    return {name: part.mean(axis=1) if name in LAYER_PARTS else part for name, part in parts.items()}

@@ -1,0 +1,193 @@
+"""The commands that simulate many times for one question: `kvsim sweep` and `kvsim whatif`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvsim.cli.terminal import INTERRUPTED, bar, command_text
+
+if TYPE_CHECKING:
+    from kvsim.experiments.decode.sweep.sweep import Sweep
+    from kvsim.report.results import RunResult
+    from kvsim.scenario.decode import Scenario
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
+]
+
+
+def add_search(app: typer.Typer) -> None:
+    """Give `app` the commands of this file."""
+    app.command()(sweep)
+    app.command()(whatif)
+
+
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for cells and results, instead of the scenario's."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes; one for each processor where absent.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Let the workers of this dask scheduler do the work.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Take finished cells from disk, or simulate all again.")
+    ] = True,
+    heat: Annotated[str | None, typer.Option(metavar="FIELD,FIELD", help="The two fields of the heat map.")] = None,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the tables.")] = False,
+) -> None:
+    """Simulate a large grid in parallel, keep every finished cell at once, and show what no cell beats."""
+    path, experiment = _load(scenario, overrides)
+    from kvsim.experiments.decode.sweep.sweep import sweep as run_sweep
+
+    folder = output or Path(experiment.output.folder)
+    try:
+        with bar(f"sweeping {experiment.name}") as shown:
+            found = run_sweep(
+                experiment,
+                folder,
+                text=path.read_text(encoding="utf-8"),
+                command=command_text(),
+                beside=path.parent,
+                num_workers=workers,
+                scheduler=dask,
+                fresh=not resume,
+                progress=shown.advance,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished cells are kept, the same command goes on from them", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    fields = [field.strip() for field in heat.split(",")] if heat else []
+    _tell(found, folder, fields, figures=figures and experiment.output.figures, as_json=as_json)
+    if found.failed:
+        raise typer.Exit(2)
+
+
+def whatif(
+    result: Annotated[Path, typer.Argument(help="The folder that `kvsim run` or `kvsim sweep` wrote.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a field; profile.link_bandwidth, compute_speed, host_speed take a factor: x2. Repeatable.",
+        ),
+    ] = None,
+    reach: Annotated[
+        str | None, typer.Option(metavar="FIGURE<=VALUE", help="Find what reaches a figure, as in tpot_p50_s<=0.05.")
+    ] = None,
+    over: Annotated[
+        str | None, typer.Option(metavar="KEY=LOW:HIGH", help="The field to search for --reach, and its bounds.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the changed result.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Simulate a result again on hardware or settings one does not have, beside the first."""
+    from kvsim.errors import ScenarioError
+    from kvsim.report.results import load_result
+
+    if not overrides and reach is None:
+        raise ScenarioError("whatif: say what to change with --set, or what to reach with --reach and --over")
+    if (reach is None) != (over is None):
+        raise ScenarioError("whatif: --reach and --over go together, as in --reach 'tpot_p50_s<=0.05' --over KEY=1:64")
+    base = load_result(result)
+    if reach is not None and over is not None:
+        _reach(base, reach, over, overrides or [], as_json=as_json)
+        return
+    from kvsim.experiments.decode.report.whatif_tables import whatif_contents, whatif_text
+    from kvsim.experiments.decode.sweep.whatif import whatif as simulate_again
+    from kvsim.report.results import summary_json, write_result
+
+    with bar("simulating the change") as shown:
+        found = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
+    pairs = [(pair.policy, pair.swept, pair.before, pair.after) for pair in found.pairs]
+    folder = write_result(found.result, output or result.resolve().parent.parent)
+    if as_json:
+        typer.echo(summary_json(whatif_contents(found.changes, pairs)), nl=False)
+        return
+    typer.echo(whatif_text(found.changes, pairs, found.result.summary))
+    typer.echo(f"\nresult: {folder}")
+
+
+def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from kvsim.errors import ScenarioError
+    from kvsim.experiments.decode.report.whatif_tables import reach_text
+    from kvsim.experiments.decode.sweep.whatif import reach as search
+    from kvsim.report.results import summary_json
+
+    figure, sign, most = (part.strip() for part in reach.partition("<="))
+    key, _, bounds = (part.strip() for part in over.partition("="))
+    low, _, high = bounds.partition(":")
+    try:
+        limits = float(most), float(low.lstrip("x")), float(high.lstrip("x"))
+    except ValueError:
+        limits = None
+    if limits is None or not sign:
+        raise ScenarioError(
+            f"whatif: --reach {reach!r} --over {over!r}: write --reach 'tpot_p50_s<=0.05' --over KEY=LOW:HIGH"
+        )
+    with bar(f"searching {key}"):
+        found = search(base, figure, limits[0], key, limits[1], limits[2], changes=changes)
+    if as_json:
+        typer.echo(summary_json({"figure": figure, "most": limits[0], "key": key, "found": [*map(asdict, found)]}))
+        return
+    told = [(one.policy, one.tried, one.reached, one.missed) for one in found]
+    typer.echo(reach_text(figure, limits[0], key, limits[1:], told))
+
+
+def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
+    """Write the result, and print what it comes to."""
+    from kvsim.experiments.decode.report.sweep_figures import sweep_figures
+    from kvsim.experiments.decode.report.sweep_tables import front_of, sweep_text
+    from kvsim.report.results import records_parquet, summary_json, write_result
+
+    summary = found.result.summary
+    on_front = set(front_of(summary))
+    cells = [cell | {"on_front": number in on_front} for number, cell in enumerate(summary["cells"])]
+    files = {"cells.parquet": records_parquet(cells)} | (sweep_figures(summary, fields) if figures else {})
+    tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]
+    if tracebacks:
+        files["failed.txt"] = "\n".join(tracebacks).encode()
+    written = write_result(found.result, folder, files)
+    if as_json:
+        typer.echo(summary_json(summary), nl=False)
+        return
+    typer.echo(sweep_text(summary))
+    typer.echo(f"\n{found.num_simulated} cells simulated, {found.num_found} found finished in {found.folder}")
+    typer.echo(f"result: {written}")
+    for name in sorted(files):
+        typer.echo(f"  {written / name}")
+
+
+def _load(name: str, overrides: list[str] | None) -> tuple[Path, Scenario]:
+    """Return a decode scenario and its file; sweeps of other kinds are small enough for `kvsim run`.
+
+    Raises
+    ------
+    ScenarioError
+        If it is of another kind, or wrong.
+    """
+    from kvsim.errors import ScenarioError
+    from kvsim.experiments import DECODE, kind_of
+    from kvsim.scenario.decode import load_scenario
+    from kvsim.scenario.shipped import find_scenario
+
+    path = find_scenario(name)
+    kind = kind_of(path)
+    if kind != DECODE:
+        raise ScenarioError(f"{path}: kind: sweep is for scenarios of kind {DECODE!r}, found {kind!r}: use `kvsim run`")
+    return path, load_scenario(path, overrides or ())

@@ -1,0 +1,120 @@
+"""Writes what a decode run saw and read as an access trace: the selector's scores, its choices, and attended mass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.scoring import Seen
+from kvsim.scenario.shapes import ModelShape
+from kvsim.traces.access.base import MASS, NEXT_LAYER
+from kvsim.traces.access.file import TraceWriter
+from kvsim.traces.access.header import SELECTION, TraceHeader, channel_of
+from kvsim.types import UNIT_TOKENS, IntArray, PageIds, pages_of
+
+
+class DecodeRecorder:
+    """An observer of a run that appends a record to `writer` after every step.
+
+    The mass of a unit is its share of the attention of the pages that were read, mean over query heads: where pages
+    were left out it is not the mass that full attention would have given them.
+    """
+
+    def __init__(self, writer: TraceWriter, given: DecodeInput, pool: PagePool) -> None:
+        self._writer = writer
+        self._given = given
+        self._pool = pool
+        grid = given.setting.grid
+        layers = (grid.num_sequences, grid.num_layers)
+        self._scores: NDArray[np.float16] = np.zeros((*layers, grid.pages_per_layer), dtype=np.float16)
+        self._speculation: NDArray[np.float16] = np.zeros_like(self._scores)
+        self._selection = np.zeros((*layers, grid.pages_per_layer), dtype=np.bool_)
+        units = grid.pages_per_layer * given.page_tokens // UNIT_TOKENS
+        self._mass: NDArray[np.float32] = np.zeros((*layers, units), dtype=np.float32)
+
+    def layer(
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+    ) -> None:
+        """Take down one layer: `selected` pages in `slots`, the last of each sequence short of `unfilled_tokens`."""
+        grid, page_tokens = self._given.setting.grid, self._given.page_tokens
+        self._scores[:, layer, : seen.scores.shape[1]] = seen.scores
+        if seen.speculation is not None:
+            self._speculation[:, layer + 1, : seen.speculation.shape[1]] = seen.speculation
+        self._selection[:, layer] = False
+        self._mass[:, layer] = 0
+        for sequence in range(grid.num_sequences):
+            first = grid.first_page(sequence=sequence, layer=layer)
+            mine = slice(*np.searchsorted(selected, (first, first + grid.pages_per_layer)))
+            indices = selected[mine] - first
+            self._selection[sequence, layer, indices] = True
+            tokens = self._token_mass(query[sequence, :, 0], slots[mine], unfilled_tokens)
+            by_unit = tokens.reshape(indices.size, page_tokens // UNIT_TOKENS, UNIT_TOKENS).sum(axis=-1)
+            self._mass[sequence, layer].reshape(grid.pages_per_layer, -1)[indices] = by_unit
+
+    def end_step(self, context_tokens: int) -> None:
+        """Write the record of a step at whose end every sequence has `context_tokens` tokens."""
+        num_pages = pages_of(context_tokens, self._given.page_tokens)
+        num_units = pages_of(context_tokens, UNIT_TOKENS)
+        values: dict[str, NDArray[Any]] = {
+            MASS: self._mass[:, :, :num_units],
+            f"{SELECTION}@{self._given.page_tokens}": self._selection[:, :, :num_pages],
+        }
+        if self._given.scores_pages:
+            values[f"{self._given.channel}@{self._given.page_tokens}"] = self._scores[:, :, :num_pages]
+        if _records_speculation(self._given):
+            values[f"{NEXT_LAYER}@{self._given.page_tokens}"] = self._speculation[:, :, :num_pages]
+        self._writer.append([context_tokens] * self._given.setting.grid.num_sequences, values)
+
+    def _token_mass(self, query: torch.Tensor, slots: IntArray, unfilled_tokens: int) -> NDArray[np.float32]:
+        """Return the mean over heads of the softmax over attended tokens, 0 for the unfilled, ``[tokens]``."""
+        keys = self._pool.slots[torch.from_numpy(slots).to(query.device), :, 0].float().flatten(0, 1)
+        filled = keys[: len(keys) - unfilled_tokens].transpose(0, 1)  # [kv head, token, head_dim]
+        grouped = query.float().reshape(filled.shape[0], -1, query.shape[-1]) * query.shape[-1] ** -0.5
+        mass = (grouped @ filled.transpose(1, 2)).softmax(-1).flatten(0, 1).mean(0)
+        padded: NDArray[np.float32] = torch.nn.functional.pad(mass, (0, unfilled_tokens)).cpu().numpy()
+        return padded
+
+
+def _records_speculation(given: DecodeInput) -> bool:
+    """Return whether a channel of its own is written; a selector by speculation has it already."""
+    return given.foretells and given.records_speculation and given.channel != NEXT_LAYER
+
+
+def trace_writer(
+    path: Path, given: DecodeInput, snapshot: Snapshot, shape: ModelShape, *, model: str, text: str, recorded: str
+) -> TraceWriter:
+    """Return the writer of a trace of `given`, to be entered with ``with``.
+
+    Parameters
+    ----------
+    recorded
+        ``teacher-forced`` or ``greedy``: where each next token came from.
+    """
+    max_tokens = snapshot.prompt_tokens + given.num_steps
+    names = [MASS, f"{SELECTION}@{given.page_tokens}"]
+    if given.scores_pages:
+        names.append(f"{given.channel}@{given.page_tokens}")
+    if _records_speculation(given):
+        names.append(f"{NEXT_LAYER}@{given.page_tokens}")
+    header = TraceHeader.model_validate(
+        {
+            "model": model,
+            "shape": shape,
+            "text": text,
+            "compute_dtype": shape.dtype,
+            "recorded": recorded,
+            "num_layers": snapshot.num_layers,
+            "num_sequences": snapshot.num_sequences,
+            "prompt_tokens": (snapshot.prompt_tokens,) * snapshot.num_sequences,
+            "max_tokens": max_tokens,
+            "channels": tuple(channel_of(name, max_tokens) for name in names),
+        }
+    )
+    return TraceWriter(path, header)

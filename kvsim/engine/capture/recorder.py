@@ -1,0 +1,173 @@
+"""Listens to one decode step: an attention function that also keeps what each layer's query says of its pages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from kvsim.engine.capture.scores import PageSummaries, head_logits, mean_softmax, sum_by
+from kvsim.engine.model.families import attention_modules, decoder_layers, head_dim_of, num_kv_heads_of, query_of
+from kvsim.errors import KvsimError
+from kvsim.traces.access.base import MASS, NEXT_LAYER
+from kvsim.types import UNIT_TOKENS
+
+QUEST, MEAN, CUBOID_MEAN = "estimate:quest", "estimate:mean", "estimate:cuboid-mean"
+_ATTENTION = "kvsim-record"
+
+
+def parse_channel(name: str) -> tuple[str, int]:
+    """Return the score and the page size of a channel that can be captured beside ``mass``.
+
+    Raises
+    ------
+    KvsimError
+        If it is none of the four, or its page size is not a multiple of 16 tokens.
+
+    Examples
+    --------
+    >>> parse_channel("estimate:quest@32")
+    ('estimate:quest', 32)
+    """
+    score, _, page = name.partition("@")
+    if score not in (QUEST, MEAN, CUBOID_MEAN, NEXT_LAYER) or not page.isascii() or not page.isdigit():
+        raise KvsimError(
+            f"channel {name!r}: capture records {QUEST}@P, {MEAN}@P, {CUBOID_MEAN}@P and {NEXT_LAYER}@P for pages of "
+            f"P tokens, as in {QUEST}@32"
+        )
+    if int(page) < UNIT_TOKENS or int(page) % UNIT_TOKENS:
+        raise KvsimError(f"channel {name!r}: a page must be a multiple of {UNIT_TOKENS} tokens")
+    return score, int(page)
+
+
+class StepRecorder:
+    """Keeps the channels of the current decode step of one sequence; use inside `recording`.
+
+    `values` holds float32 arrays ``[1, num_layers, n]`` by channel, n as many as the step's context needs.
+    """
+
+    def __init__(self, model: PreTrainedModel, channels: tuple[str, ...], max_tokens: int) -> None:
+        config = model.config
+        self._channels = tuple((name, *parse_channel(name)) for name in channels)
+        self._model = model
+        self._scaling: list[float] = [float(module.scaling) for module in attention_modules(model)]  # type: ignore[arg-type]
+        self._rows: dict[str, list[Tensor]] = {}
+        self._summaries = [
+            {
+                page_tokens: PageSummaries(
+                    page_tokens=page_tokens,
+                    max_tokens=max_tokens,
+                    num_kv_heads=num_kv_heads_of(config),
+                    head_dim=head_dim_of(config),
+                    device=model.device,
+                )
+                for page_tokens in {page_tokens for _, _, page_tokens in self._channels}
+            }
+            for _ in range(config.num_hidden_layers)
+        ]
+
+    @property
+    def speculates(self) -> bool:
+        """Whether a channel wants `speculate` to be called."""
+        return any(score == NEXT_LAYER for _, score, _ in self._channels)
+
+    def begin(self, prompt_keys: list[Tensor]) -> None:
+        """Summarise the prompt's keys, for each layer ``[num_kv_heads, num_tokens, head_dim]``."""
+        for summaries, keys in zip(self._summaries, prompt_keys, strict=True):
+            for pages in summaries.values():
+                pages.extend(keys)
+
+    def begin_step(self) -> None:
+        """Forget the step before."""
+        self._rows = {MASS: []}
+        for name, score, _ in self._channels:
+            self._rows[name] = [torch.zeros(1)] if score == NEXT_LAYER else []  # nothing speaks of layer 0
+
+    def values(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the channels of the step, once the model has run."""
+        return {name: _stack(rows) for name, rows in self._rows.items()}
+
+    def attended(self, layer: int, query: Tensor, keys: Tensor, scaling: float) -> None:
+        """Record the mass and the estimates of one layer: query ``[num_heads, head_dim]``, all of the layer's keys."""
+        self._rows[MASS].append(sum_by(UNIT_TOKENS, mean_softmax(head_logits(query, keys, scaling))))
+        for summary in self._summaries[layer].values():
+            summary.extend(keys)
+        for name, score, page_tokens in self._channels:
+            pages = self._summaries[layer][page_tokens]
+            if score == QUEST:
+                self._rows[name].append(pages.quest(query, scaling))
+            elif score == MEAN:
+                self._rows[name].append(pages.mean(query, scaling))
+            elif score == CUBOID_MEAN:
+                self._rows[name].append(pages.cuboid_mean(query, scaling))
+
+    def speculate(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> None:
+        """Record what the hidden state entering the layer before says of `layer`, ``[1, 1, hidden_size]``.
+
+        The pages are those that `layer` has then: without the token being decoded, whose key it has yet to make.
+        Its page, if new, scores 0. After InfiniGen (OSDI 2024), with whole queries instead of its partial weights.
+        """
+        query = query_of(self._model, layer, hidden, rotary)
+        for name, score, page_tokens in self._channels:
+            if score == NEXT_LAYER:
+                pages = self._summaries[layer][page_tokens]
+                self._rows[name].append(pages.quest(query[0, :, 0], self._scaling[layer]))
+
+
+@contextlib.contextmanager
+def recording(model: PreTrainedModel, recorder: StepRecorder) -> Iterator[dict[str, StepRecorder]]:
+    """Let `recorder` hear the decode steps of `model`, called with the arguments this yields; all is undone after.
+
+    It uses transformers' `AttentionInterface` and torch's hooks on the layers' inputs, and changes no code.
+    """
+    AttentionInterface.register(_ATTENTION, _recorded_attention)
+    before = model.config._attn_implementation
+    hooks = [
+        layer.register_forward_pre_hook(_speculation(recorder, number + 1), with_kwargs=True)
+        for number, layer in enumerate(decoder_layers(model)[:-1])
+        if recorder.speculates
+    ]
+    model.set_attn_implementation(_ATTENTION)
+    try:
+        yield {"recorder": recorder}
+    finally:
+        model.set_attn_implementation(before)
+        for hook in hooks:
+            hook.remove()
+
+
+def _speculation(recorder: StepRecorder, layer: int) -> Any:
+    def hook(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
+        recorder.speculate(layer, arguments[0], named.get("position_embeddings"))
+
+    return hook
+
+
+def _recorded_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    recorder: StepRecorder,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend as SDPA does to one new token, ``[1, num_heads, 1, head_dim]``, and let the recorder hear it."""
+    recorder.attended(int(module.layer_idx), query[0, :, 0], key[0], scaling)  # type: ignore[arg-type]
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **others
+    )
+    return output
+
+
+def _stack(rows: list[Tensor]) -> np.ndarray[Any, Any]:
+    stacked: np.ndarray[Any, Any] = pad_sequence([row.cpu() for row in rows], batch_first=True)[None].numpy()
+    return stacked

@@ -1,0 +1,202 @@
+"""Opens the model a user names, a folder, a hub id or a GGUF file, and refuses what kvsim cannot read."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.utils import logging as hub_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from kvsim.engine.model.families import TORCH_DTYPES as TORCH_DTYPES
+from kvsim.engine.model.families import check_config, shape_of_config
+from kvsim.engine.model.families import shape_of as shape_of
+from kvsim.engine.model.sdpa import leave_cudnn_out
+from kvsim.errors import KvsimError
+from kvsim.scenario.shapes import DType, ModelShape, Quantisation
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?\Z", re.ASCII)
+
+
+def load_model(
+    path_or_id: Path | str, dtype: DType, device: str = "cpu", *, quantisation: Quantisation | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model in evaluation mode, with SDPA attention and weights in `dtype`, and its tokenizer.
+
+    On a GPU SDPA is told to leave cuDNN's attention out, for the whole process; `kvsim.engine.model.sdpa` says why.
+
+    Parameters
+    ----------
+    path_or_id
+        A folder that `save_pretrained` wrote, a ``.gguf`` file (its weights are unpacked), or a hub id.
+    quantisation
+        Pack the weights of the linear layers into 8 or 4 bits as they load; needs the package bitsandbytes.
+
+    Raises
+    ------
+    KvsimError
+        If there is nothing there, it cannot be read, the hub does not answer, the model is of no family that kvsim
+        reads, there is no such device, or bitsandbytes is not installed and quantised weights are asked for.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise KvsimError(f"device {device!r}: torch sees no CUDA GPU here; use 'cpu'")
+    if device.startswith("cuda"):
+        leave_cudnn_out()
+    _read_config(path_or_id)
+    source, arguments = _source_of(path_or_id)
+    packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
+    with _one_line_faults(path_or_id), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+        if "gguf_file" in arguments and hasattr(transformers, "GgufConfig"):
+            arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=TORCH_DTYPES[dtype], attn_implementation="sdpa", **arguments, **packing
+        )
+    module: torch.nn.Module = model
+    module.train(False)
+    if quantisation is None:
+        module.to(device)  # packed weights are there already, and refuse to move
+    return model, tokenizer
+
+
+def _packing(path_or_id: Path | str, quantisation: str, dtype: DType, device: str) -> dict[str, Any]:
+    """Return what `from_pretrained` is told for quantised weights."""
+    if quantisation not in ("8bit", "4bit"):
+        raise KvsimError(f"quantisation {quantisation!r}: weights are packed as '8bit' or '4bit'")
+    if Path(path_or_id).suffix == ".gguf":
+        raise KvsimError(f"{path_or_id}: a GGUF file's weights are unpacked; convert it to a folder to quantise them")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise KvsimError(f"quantisation {quantisation!r} needs the package bitsandbytes: pip install bitsandbytes")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast at every product of every step
+    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_8bit=quantisation == "8bit",
+        load_in_4bit=quantisation == "4bit",
+        bnb_4bit_compute_dtype=TORCH_DTYPES[dtype],
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def read_shape(path_or_id: Path | str, dtype: DType) -> ModelShape:
+    """Return the sizes of a model as `load_model` would load it, from its configuration alone.
+
+    Raises
+    ------
+    KvsimError
+        As `load_model` does.
+    """
+    return shape_of_config(_read_config(path_or_id), dtype)
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model of a GGUF file as bf16 safetensors with its tokenizer, whole or not at all.
+
+    `save_pretrained` refuses a model that was loaded from GGUF, so the weights move into a fresh one.
+
+    Raises
+    ------
+    KvsimError
+        If `gguf` cannot be read as a model, or `folder` is already there.
+    """
+    if folder.exists():
+        raise KvsimError(f"{folder}: already there; remove it to convert again")
+    packed, tokenizer = load_model(gguf, "fp32")
+    model = type(packed)(packed.config)
+    model.load_state_dict(packed.state_dict())
+    module: torch.nn.Module = model
+    module.to(torch.bfloat16)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with _quiet():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+
+
+def main(arguments: list[str]) -> int:
+    """Convert one GGUF file from the command line; return the exit code."""
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m kvsim.engine.model.loading GGUF FOLDER\n")
+        return 2
+    try:
+        convert_gguf(Path(arguments[0]), Path(arguments[1]))
+    except KvsimError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def _source_of(path_or_id: Path | str) -> tuple[str, dict[str, Any]]:
+    """Return what `from_pretrained` is told: a folder or hub id, and the arguments that go with it."""
+    path = Path(path_or_id).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise KvsimError(f"{path_or_id}: no such GGUF file")
+        return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise KvsimError(f"{path_or_id}: no model here, it lacks config.json; name a folder, hub id or .gguf file")
+        return str(path), {"local_files_only": True}
+    if path.exists() or isinstance(path_or_id, Path) or not _HUB_ID.match(path_or_id):
+        problem = "not a .gguf file" if path.exists() else "no such folder or file"
+        raise KvsimError(f"{path_or_id}: {problem}; name a model's folder, a hub id or a .gguf file")
+    return path_or_id, {}
+
+
+def _read_config(path_or_id: Path | str) -> Any:
+    """Return the configuration of a model that kvsim reads."""
+    source, arguments = _source_of(path_or_id)
+    is_hub = "local_files_only" not in arguments
+    with _one_line_faults(f"{path_or_id}: no folder here, and as a hub id" if is_hub else path_or_id), _quiet():
+        config = AutoConfig.from_pretrained(source, **arguments)
+        check_config(config, path_or_id)
+    return config
+
+
+@contextlib.contextmanager
+def _one_line_faults(name: Path | str) -> Iterator[None]:
+    """Turn what transformers and its readers raise on a damaged or unreachable model into one line."""
+    try:
+        yield
+    except KvsimError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        reason = textwrap.shorten(str(error) or type(error).__name__, 240, placeholder=" ...")
+        raise KvsimError(f"{name}: cannot load this model: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the progress bars and advice of transformers, and put both back as they were.
+
+    The bar of its GGUF reader asks nobody, hence the redirection; faults are exceptions and come through.
+    """
+    log: Any = transformers_logging  # half of it is not annotated
+    hub: Any = hub_logging
+    verbosity, hub_verbosity, bars = log.get_verbosity(), hub.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    hub.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.set_verbosity(verbosity)
+        hub.set_verbosity(hub_verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""Attention over pages where they lie: the kernel, and the function registered with transformers as ``kvsim``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+
+from kvsim.engine.model.families import attention_modules
+from kvsim.engine.paged.speculation import Speculation, listen
+
+NAME = "kvsim"
+"""What the registered attention is called. transformers makes no mask for it: sequences of a batch are alike long."""
+
+_ATTRIBUTE = "kvsim_attends"
+
+
+class Attends(Protocol):
+    """Whatever answers a query of one layer from a cache of its own."""
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What wants to hear the layers, if anything does."""
+
+    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Return the attention output ``[num_sequences, 1, num_heads, head_dim]``.
+
+        `query` is ``[num_sequences, num_heads, 1, head_dim]``.
+        """
+
+
+def attend_pages(
+    query: torch.Tensor, slots: torch.Tensor, slot_indices: torch.Tensor, num_tokens: int, scaling: float
+) -> torch.Tensor:
+    """Return exact attention of one query a sequence over the first `num_tokens` tokens of its pages.
+
+    Parameters
+    ----------
+    query
+        ``[num_sequences, num_heads, 1, head_dim]``.
+    slots
+        The device pool, ``[num_slots, page_tokens, 2, num_kv_heads, head_dim]``.
+    slot_indices
+        Slots of each sequence's pages in order, ``[num_sequences, num_pages]``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[num_sequences, 1, num_heads, head_dim]``.
+    """
+    num_sequences, num_heads, _, head_dim = query.shape
+    num_kv_heads = slots.shape[3]
+    gathered = slots.index_select(0, slot_indices.flatten())
+    tokens = gathered.view(num_sequences, -1, 2, num_kv_heads, head_dim)[:, :num_tokens]
+    keys, values = tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)  # [sequence, kv head, token, dim]
+    # The heads that share a KV head are rows of one product: no key is repeated.
+    grouped = query.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    output = nn.functional.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
+    return output.reshape(num_sequences, 1, num_heads, head_dim)
+
+
+def paged_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Answer a layer's query from the pages of the run that `attached` put on the module; the new token is there."""
+    del key, value, attention_mask, kwargs
+    run: Attends = getattr(module, _ATTRIBUTE)
+    return run.attend(module.layer_idx, query, scaling), None  # type: ignore[arg-type]  # an int in every model
+
+
+AttentionInterface.register(NAME, paged_attention)
+
+
+@contextmanager
+def attached(model: Any, run: Attends) -> Iterator[None]:
+    """Let `run` answer the attention of every layer while the block runs."""
+    before = model.config._attn_implementation
+    modules = attention_modules(model)
+    model.set_attn_implementation(NAME)
+    for module in modules:
+        setattr(module, _ATTRIBUTE, run)
+    handles = listen(model, run.speculation.hear) if run.speculation is not None else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in modules:
+            delattr(module, _ATTRIBUTE)
+        model.set_attn_implementation(before)

@@ -1,0 +1,100 @@
+"""Decodes on transformers' own caches, step by step as on pages, so that their time compares with a policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from kvsim.engine.paged.decode import DecodeResult, timed_step, undisturbed
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.tally import BYTES, COUNTS
+from kvsim.types import pages_of
+
+
+def offloaded_cache(model: Any) -> DynamicCache:
+    """Return transformers' cache that keeps layers in host memory; on a CUDA device only."""
+    return DynamicCache(config=model.config, offloading=True)
+
+
+@torch.inference_mode()
+def decode_on(
+    make_cache: Callable[[Any], Any],
+    model: Any,
+    snapshot: Snapshot,
+    forced_tokens: torch.Tensor,
+    *,
+    page_tokens: int,
+    counts_copies: bool,
+) -> DecodeResult:
+    """Decode `forced_tokens`, ``[num_sequences, num_steps]``, on a cache of `make_cache` filled from `snapshot`.
+
+    A step is timed as a step on pages is. Counts are of another kind: ``selected`` are the pages that its context would
+    be, and the bytes are those that its layers moved, if `counts_copies`, which takes a little time itself; it has no
+    pages, so all other counts are 0.
+    """
+    num_steps = forced_tokens.shape[1]
+    cache = make_cache(model)
+    fill(cache, snapshot, model.device)
+    moved = CopyCounts(cache.layers) if counts_copies else None
+    counts: dict[str, NDArray[np.int64]] = {
+        name: np.zeros(num_steps, dtype=np.int64) for name in (*COUNTS, *BYTES, "digest")
+    }
+    step_s: list[float] = []
+    tokens: list[torch.Tensor] = []
+    with undisturbed():
+        for step in range(num_steps):
+            outcome = timed_step(model, cache, forced_tokens[:, step : step + 1], None)
+            step_s.append(outcome.step_s)
+            tokens.append(outcome.chosen)
+            pages = pages_of(snapshot.prompt_tokens + 1 + step, page_tokens)
+            counts["selected"][step] = pages * snapshot.num_layers * snapshot.num_sequences
+            if moved is not None:
+                counts["to_device_bytes"][step], counts["to_host_bytes"][step] = moved.read()
+    return DecodeResult(
+        step_s=np.array(step_s),
+        counts=counts,
+        parts_s=None,
+        tokens=torch.cat(tokens, dim=1),
+        logits=None,
+        transfers=[],
+        stamps=None,
+    )
+
+
+def fill(cache: Any, snapshot: Snapshot, device: torch.device) -> None:
+    """Give `cache` the prompt's keys and values, layer by layer, as a prefill does."""
+    for layer in range(snapshot.num_layers):
+        prompt = snapshot.layer_prompt(layer, device)
+        cache.update(prompt[:, :, 0].transpose(1, 2), prompt[:, :, 1].transpose(1, 2), layer)
+
+
+class CopyCounts:
+    """Counts the bytes that cache layers move when they are told to prefetch or offload."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._moved_bytes = {"prefetch": 0, "offload": 0}
+        for layer in layers:
+            for name in self._moved_bytes:
+                setattr(layer, name, self._counted(layer, name))
+
+    def read(self) -> tuple[int, int]:
+        """Return the bytes moved to the device and to the host since the last reading."""
+        found = self._moved_bytes["prefetch"], self._moved_bytes["offload"]
+        self._moved_bytes = dict.fromkeys(self._moved_bytes, 0)
+        return found
+
+    def _counted(self, layer: Any, name: str) -> Callable[[], None]:
+        move = getattr(layer, name)
+
+        def counted() -> None:
+            before = layer.keys.device if layer.is_initialized else None
+            move()
+            if before is not None and layer.keys.device != before:
+                self._moved_bytes[name] += layer.keys.nbytes + layer.values.nbytes
+
+        return counted

@@ -1,0 +1,121 @@
+"""What a `PagedCache` takes from a scenario: one cell of it, the input of a decode run, and what makes the link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvsim.engine.links.base import EmulatedLink, Link
+from kvsim.engine.links.cuda import CudaLink, mechanism_named
+from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.errors import KvsimError, ScenarioError
+from kvsim.policies import find_policy, make_policy
+from kvsim.policies.budget import make_selector, make_setting
+from kvsim.profile.profile import load_profile
+from kvsim.scenario.decode import PolicyChoice, Scenario, expand, load_scenario
+from kvsim.scenario.shapes import ModelShape
+from kvsim.scenario.shipped import find_profile, find_scenario
+from kvsim.scenario.toml import nearest
+from kvsim.types import PageGrid, pages_of
+
+
+def concrete_scenario(scenario: Scenario | Path | str, overrides: Sequence[str]) -> tuple[Scenario, Path | None]:
+    """Return a scenario without a sweep, and the folder that its paths may start from."""
+    beside = None
+    if not isinstance(scenario, Scenario):
+        path = find_scenario(str(scenario))
+        beside = path.parent
+        scenario = load_scenario(path, overrides)
+    elif overrides:
+        raise ScenarioError(f"{scenario.name}: overrides are for a scenario given by file or name")
+    cells = expand(scenario)
+    if len(cells) > 1:
+        raise ScenarioError(
+            f"{scenario.name}: sweeps {', '.join(scenario.sweep)}; a cache has one value of each: "
+            f'give overrides=["{next(iter(scenario.sweep))}=..."]'
+        )
+    return cells[0], beside
+
+
+def choice_of(scenario: Scenario, policy: str | None) -> PolicyChoice:
+    """Return the policy called `policy` in tables, or the only one."""
+    choices = {choice.shown: choice for choice in scenario.run.policies}
+    if policy is None and len(choices) == 1:
+        return next(iter(choices.values()))
+    if policy is None:
+        raise ScenarioError(f"{scenario.name}: several policies; say policy= one of {', '.join(choices)}")
+    if policy not in choices:
+        raise ScenarioError(f"{scenario.name}: no policy {policy!r} in run.policies{nearest(policy, choices)}")
+    return choices[policy]
+
+
+def max_tokens_of(scenario: Scenario, model: Any, max_tokens: int | None) -> int:
+    """Return the most tokens of a prompt and what follows it, within what the model reads."""
+    if max_tokens is None:
+        if scenario.measure is None:
+            raise ScenarioError(f"{scenario.name}: no [measure] table tells the longest context; give max_tokens=")
+        max_tokens = scenario.measure.prompt_tokens + scenario.measure.num_steps
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if max_tokens < 1 or (limit is not None and max_tokens > limit):
+        raise KvsimError(f"max_tokens={max_tokens}: the model reads 1 to {limit} tokens")
+    return max_tokens
+
+
+def decode_input(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, max_tokens: int) -> DecodeInput:
+    """Return what a decode run needs, with a fresh policy."""
+    grid = PageGrid(
+        num_sequences=scenario.run.batch,
+        num_layers=shape.num_layers,
+        pages_per_layer=pages_of(max_tokens, scenario.page_tokens),
+    )
+    setting = make_setting(
+        scenario, shape, find_policy(choice.name), grid, context_tokens=max_tokens, seed=scenario.run.seed
+    )
+    return DecodeInput(
+        selector=None if scenario.selector.name == "full" else make_selector(scenario.selector),
+        channel=scenario.selector.channel,
+        policy=make_policy(choice.name, setting, choice.arguments),
+        setting=setting,
+        page_tokens=scenario.page_tokens,
+        pinned_first_pages=scenario.selector.sink_pages,
+        pinned_last_pages=scenario.selector.recent_pages,
+        num_steps=max_tokens,
+        warmup_steps=0,
+        chunk_pages=scenario.prefetch.chunk_pages,
+        window_transfers=scenario.prefetch.window_transfers,
+    )
+
+
+def link_maker(
+    scenario: Scenario, model: Any, bandwidth_bytes_per_s: float | None, beside: Path | None
+) -> Callable[[PagePool], Link]:
+    """Return what makes the link of a pool: copy streams of a GPU, or the emulated link of a CPU."""
+    if model.device.type == "cuda":
+        return _cuda_link_maker(scenario, bandwidth_bytes_per_s, beside)
+    if model.device.type != "cpu":
+        raise KvsimError(f"the model is on {str(model.device)!r}; a PagedCache moves pages on the CPU and on CUDA only")
+    if bandwidth_bytes_per_s is None:
+        profile = load_profile(find_profile(scenario.profile.path, beside))
+        bandwidth_bytes_per_s = profile.link.stated_bandwidth_bytes_per_s
+        if bandwidth_bytes_per_s is None:
+            raise ScenarioError(
+                f"{scenario.name}: profile {profile.name!r} states no bandwidth for an emulated link; "
+                "give bandwidth_bytes_per_s="
+            )
+    if not bandwidth_bytes_per_s > 0:
+        raise KvsimError(f"bandwidth_bytes_per_s must be above 0, got {bandwidth_bytes_per_s}")
+    stated = bandwidth_bytes_per_s
+    return lambda pool: EmulatedLink(pool, stated)
+
+
+def _cuda_link_maker(
+    scenario: Scenario, bandwidth_bytes_per_s: float | None, beside: Path | None
+) -> Callable[[PagePool], Link]:
+    if bandwidth_bytes_per_s is not None:
+        raise KvsimError("bandwidth_bytes_per_s is of the emulated link; a model on a CUDA device has a real one")
+    profile = load_profile(find_profile(scenario.profile.path, beside))
+    mechanism = mechanism_named(profile.link.to_device.mechanism)
+    window_transfers = scenario.prefetch.window_transfers
+    return lambda pool: CudaLink(pool, window_transfers=window_transfers, mechanism=mechanism)

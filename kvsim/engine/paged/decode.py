@@ -1,0 +1,236 @@
+"""kvsim's own decode loop: a run from a snapshot, teacher-forced or greedy, timed whole or stamped part by part."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvsim.engine.links.base import EmulatedLink, Link, Transfer
+from kvsim.engine.links.cuda import CudaLink, Mechanism
+from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.forward import logits_of
+from kvsim.engine.model.sdpa import cudnn_left_out
+from kvsim.engine.paged.attention import attached
+from kvsim.engine.paged.cache import RunCache
+from kvsim.engine.paged.cuda_stamps import EventStamps
+from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.stamps import Stamps, stamped
+from kvsim.errors import CapacityError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeResult:
+    """What one run gave."""
+
+    step_s: NDArray[np.float64]
+    """Wall time of each step, ``[num_steps]``."""
+    counts: dict[str, NDArray[np.int64]]
+    """`kvsim.engine.paged.tally` columns by name, ``[num_steps]`` each."""
+    parts_s: dict[str, NDArray[np.float64]] | None
+    """Where the time went, if the run was stamped; see `kvsim.engine.paged.stamps.Stamps.parts_s`."""
+    tokens: torch.Tensor
+    """Greedy choice after each step, ``[num_sequences, num_steps]``."""
+    logits: torch.Tensor | None
+    """``[num_sequences, num_steps, vocabulary]`` in float32, if they were kept."""
+    transfers: list[Transfer]
+    stamps: Stamps | None
+    """The boundaries behind `parts_s`."""
+
+
+@torch.inference_mode()
+def decode(
+    model: Any,
+    snapshot: Snapshot,
+    given: DecodeInput,
+    *,
+    bandwidth_bytes_per_s: float | None,
+    forced_tokens: torch.Tensor | None = None,
+    is_stamped: bool = False,
+    keeps_logits: bool = False,
+    observer: Callable[[PagePool], Observer] | None = None,
+    make_link: Callable[[PagePool, float | None], Link] | None = None,
+    mechanism: Mechanism = "memcpy",
+    progress: Callable[[int], None] | None = None,
+) -> DecodeResult:
+    """Decode `given.num_steps` tokens of every sequence.
+
+    Parameters
+    ----------
+    forced_tokens
+        Token to feed at each step, ``[num_sequences, num_steps]``; greedy decoding where absent.
+    is_stamped
+        Stamp the parts of every layer. It costs time: take `step_s` from a run without.
+    bandwidth_bytes_per_s
+        Stated bandwidth of the emulated link; what a GPU's link is slowed to, None: it is not.
+    mechanism
+        How a GPU's link copies.
+    observer
+        Makes an onlooker of every layer, as a recorder of traces is; it costs time too.
+    progress
+        Called with 1 after each step.
+
+    Raises
+    ------
+    CapacityError
+        If the snapshot has no room for the steps.
+    """
+    step_s: list[float] = []
+    tokens: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    fed = snapshot.next_token
+    pool = make_pool(snapshot, given, device=model.device.type)
+    stamps: Stamps | None = None
+    if is_stamped:
+        stamps = EventStamps() if model.device.type == "cuda" else Stamps()
+    link = (make_link or _link_maker(given, mechanism))(pool, bandwidth_bytes_per_s)
+    with decoding(model, snapshot, given, pool, link, stamps) as decoder:
+        if observer is not None:
+            decoder.run.observer = observer(pool)
+        for step in range(given.num_steps):
+            outcome = decoder.step(fed if forced_tokens is None else forced_tokens[:, step : step + 1])
+            decoder.run.end()
+            fed = outcome.chosen
+            step_s.append(outcome.step_s)
+            tokens.append(outcome.chosen)
+            if keeps_logits:
+                logits.append(outcome.logits.float().cpu())
+            if progress is not None:
+                progress(1)
+        transfers = decoder.link.drain()
+        decoder.run.tally.finish(transfers)
+    return DecodeResult(
+        step_s=np.array(step_s),
+        counts=decoder.run.tally.columns,
+        parts_s=None if stamps is None else stamps.parts_s(given.setting.grid.num_layers),
+        tokens=torch.cat(tokens, dim=1),
+        logits=torch.stack(logits, dim=1) if keeps_logits else None,
+        transfers=transfers,
+        stamps=stamps,
+    )
+
+
+def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:
+    """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device.
+
+    Where the policy drops pages, prefill leaves all of them on the device, so there is a slot for each.
+    """
+    setting = given.setting
+    room_pages = snapshot.tokens.shape[2] // given.page_tokens
+    if setting.grid.pages_per_layer > room_pages:
+        raise CapacityError(
+            f"the snapshot has room for {room_pages} pages, the run wants {setting.grid.pages_per_layer}"
+        )
+    return PagePool(
+        setting.grid,
+        snapshot.tokens,
+        page_tokens=given.page_tokens,
+        num_slots=(setting.grid.num_pages if given.drops else setting.capacity_pages) + setting.grid.num_sequences,
+        device=device,
+    )
+
+
+def _link_maker(given: DecodeInput, mechanism: Mechanism) -> Callable[[PagePool, float | None], Link]:
+    """Return what makes the link of a pool: real copies to a GPU, or the emulated link at the stated bandwidth."""
+
+    def make(pool: PagePool, bandwidth_bytes_per_s: float | None) -> Link:
+        if pool.slots.is_cuda:
+            return CudaLink(
+                pool,
+                window_transfers=given.window_transfers,
+                mechanism=mechanism,
+                slowed_bytes_per_s=bandwidth_bytes_per_s,
+            )
+        assert bandwidth_bytes_per_s is not None  # a link without a GPU is emulated
+        return EmulatedLink(pool, bandwidth_bytes_per_s)
+
+    return make
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """What one step gave."""
+
+    step_s: float
+    cpu_s: float
+    """Processor time of the computing thread: what `step_s` has beyond it was spent waiting, or another program ran."""
+    logits: torch.Tensor
+    """``[num_sequences, vocabulary]`` on the model's device."""
+    chosen: torch.Tensor
+    """The greedy next token on the host, ``[num_sequences, 1]``."""
+
+
+class Decoder:
+    """Feeds one token a sequence and step to a model whose cache is a paged run."""
+
+    def __init__(self, model: Any, run: PagedRun, link: Link, stamps: Stamps | None) -> None:
+        self.run = run
+        self.link = link
+        self._model = model
+        self._stamps = stamps
+        self._cache = RunCache(run, run.given.setting.grid.num_layers)
+        self._num_steps = 0
+
+    def step(self, fed: torch.Tensor) -> StepOutcome:
+        """Run one step on `fed`, ``[num_sequences, 1]``; its tokens count once the caller ends it (`PagedRun.end`)."""
+        self.run.begin(self._num_steps)
+        self._num_steps += 1
+        return timed_step(self._model, self._cache, fed, self._stamps)
+
+
+def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None) -> StepOutcome:
+    """Run `model` on the tokens `fed`, ``[num_sequences, 1]``, over any cache, from the token to the next one's id."""
+    started_cpu_s, started_s = time.thread_time(), time.perf_counter()
+    if stamps is not None:
+        stamps.mark()
+    on_device = fed.to(model.device)
+    logits = logits_of(model, on_device, cache)[:, -1]
+    likeliest = logits.argmax(dim=-1, keepdim=True)
+    if stamps is not None:
+        stamps.mark()
+    chosen = likeliest.cpu()
+    step_s, cpu_s = time.perf_counter() - started_s, time.thread_time() - started_cpu_s
+    return StepOutcome(step_s=step_s, cpu_s=cpu_s, logits=logits, chosen=chosen)
+
+
+@contextmanager
+def decoding(
+    model: Any, snapshot: Snapshot, given: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
+) -> Iterator[Decoder]:
+    """Put a fresh paged run under `model` while the block lasts; the link is closed in any case.
+
+    Call it in inference mode, the pool made there too: views of ordinary tensors cost a tenth more to work with. On
+    the CPU torch computes on one thread, whatever the policy: the others are the emulated link's.
+    """
+    try:
+        run = PagedRun(model, given, snapshot, pool, link, stamps)
+        with undisturbed(), attached(model, run), stamped(model, stamps):
+            yield Decoder(model, run, link, stamps)
+    finally:
+        link.close()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Compute on one thread, without cuDNN's attention, and collect no garbage while the block lasts.
+
+    Pauses would hit whatever step they may.
+    """
+    was_collecting, num_threads = gc.isenabled(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        gc.disable()
+        with cudnn_left_out():
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
+        if was_collecting:
+            gc.enable()

@@ -1,0 +1,253 @@
+"""The public cache: a scenario's policy, budget, selector and link behind ``model.generate(past_key_values=...)``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from kvsim.engine.model.families import shape_of
+from kvsim.engine.paged.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
+from kvsim.engine.paged.scoring import Seen
+from kvsim.engine.paged.session import Session
+from kvsim.engine.paged.summaries import check_channel
+from kvsim.errors import KvsimError
+from kvsim.policies.budget import check_budget
+from kvsim.scenario.decode import Scenario
+from kvsim.types import IntArray, PageGrid, PageIds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What a cache did in its decode steps, summed over steps and layers; counts are pages."""
+
+    policy: str
+    prompt_tokens: int
+    num_steps: int
+    """Tokens decoded through pages: one less than the new tokens of a `generate`."""
+    selected: int
+    """Pages that attention read."""
+    hits: int
+    misses: int
+    late: int
+    """Hits whose bytes were still on their way."""
+    prefetched: int
+    used: int
+    """Prefetched pages that attention read before they left."""
+    wasted: int
+    """Prefetched pages that left unread, or have not been read yet."""
+    evicted: int
+    to_device_bytes: int
+    to_host_bytes: int
+    score_recall_frac: float | None
+    """Share of the selector's own scores on the pages that were read, mean over steps, layers and sequences. It is an
+    estimate of the attention mass that was read: of pages left out only summaries are seen. `kvsim measure` tells the
+    true share. None where no page is scored: all of them are read."""
+
+    @property
+    def hit_frac(self) -> float:
+        """Share of the pages read that were on the device; NaN before the first step."""
+        return self.hits / self.selected if self.selected else float("nan")
+
+
+class PagedCache(Cache):
+    """A cache for ``past_key_values`` that holds a budget of pages on the device and the others on the host.
+
+    Make one with `from_scenario`, for one prompt (a batch of prompts of one length) and what is generated after it.
+    The prompt is computed with SDPA, each token after it with attention over pages. With selector ``full`` the output
+    is that of transformers' default cache. While a cache is open the model has another attention function, which leaves
+    other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the model's own back.
+    """
+
+    def __init__(self, session: Session, policy: str) -> None:
+        layers: list[Any] = [_Layer(session, layer) for layer in range(session.given.setting.grid.num_layers)]
+        super().__init__(layers=layers)
+        self._policy = policy
+        self._session = session
+        self._scores: _ScoreShare | None = None
+        self._report: CacheReport | None = None
+        if session.given.scores_pages:
+            session.observer = self._scores = _ScoreShare(session.given.setting.grid)
+        self._finalizer = weakref.finalize(self, session.close)
+
+    @classmethod
+    def from_scenario(
+        cls,
+        scenario: Scenario | Path | str,
+        model: Any,
+        *,
+        batch: int | None = None,
+        max_tokens: int | None = None,
+        policy: str | None = None,
+        overrides: Sequence[str] = (),
+        bandwidth_bytes_per_s: float | None = None,
+    ) -> PagedCache:
+        """Return a fresh cache for `model` with the policy, budget, selector and link of a scenario.
+
+        The scenario's model shape and trace play no part: sizes are those of `model`.
+
+        Parameters
+        ----------
+        scenario
+            A scenario, its file, or the name of one that ships.
+        model
+            A transformers model with its LM head, Llama-like or GPT-2-like, on the CPU or a CUDA device.
+        batch
+            Prompts generated together; ``run.batch`` where absent.
+        max_tokens
+            Most tokens of a prompt and what follows it; ``measure.prompt_tokens + measure.num_steps`` where absent.
+        policy
+            Which of ``run.policies``, by the name that tables show; needed where there are several.
+        overrides
+            ``KEY=VALUE`` as with ``--set``; for a scenario given by file or name.
+        bandwidth_bytes_per_s
+            Of the emulated link between host and device; the profile's stated bandwidth where absent. A CUDA device has
+            a link of its own, and copies by the mechanism that its profile found faster.
+
+        Raises
+        ------
+        KvsimError
+            If the scenario leaves open what to run, its selector scores by what a running model cannot see, its budget
+            is below the policy's minimum, or kvsim does not read such models.
+        """
+        concrete, beside = concrete_scenario(scenario, overrides)
+        if batch is not None:
+            if batch < 1:
+                raise KvsimError(f"batch must be at least 1, got {batch}")
+            concrete = concrete.model_copy(update={"run": concrete.run.model_copy(update={"batch": batch})})
+        shape = shape_of(model)
+        limit = max_tokens_of(concrete, model, max_tokens)
+        choice = choice_of(concrete, policy)
+        check_budget(concrete, shape, choice, limit)
+        given = decode_input(concrete, shape, choice, limit)
+        if given.scores_pages:
+            check_channel(given.channel)
+        make_link = link_maker(concrete, model, bandwidth_bytes_per_s, beside)
+        return cls(Session(model, given, max_tokens=limit, make_link=make_link), choice.shown)
+
+    def report(self) -> CacheReport:
+        """Return what the cache did up to now; after `close`, up to then.
+
+        Raises
+        ------
+        KvsimError
+            If a decode step was cut short by a fault.
+        """
+        if self._report is not None:
+            return self._report
+        session = self._session
+        tally = session.tally()
+        counts = {} if tally is None else {name: int(column.sum()) for name, column in tally.columns.items()}
+        return CacheReport(
+            policy=self._policy,
+            prompt_tokens=session.prompt_tokens,
+            num_steps=session.num_steps,
+            score_recall_frac=None if self._scores is None else self._scores.mean_frac,
+            **{name: counts.get(name, 0) for name in _COUNTS},
+        )
+
+    def close(self) -> None:
+        """Put the model's own attention back and end the link; the report stays. A second call does nothing."""
+        if not self._session.is_closed:
+            try:
+                self._report = self.report()
+            except KvsimError:  # a step was cut short: that fault is on its way already
+                pass
+            finally:
+                self._finalizer()
+
+    def __enter__(self) -> PagedCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: pages that left the device cannot be cut."""
+        raise KvsimError(f"a PagedCache cannot forget {tokens_to_remove} tokens; assisted generation is not for it")
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Refuse beam search."""
+        raise KvsimError(f"a PagedCache cannot reorder {len(beam_idx)} beams; use greedy search or sampling")
+
+
+_COUNTS = tuple(
+    name
+    for name in CacheReport.__dataclass_fields__
+    if name not in ("policy", "prompt_tokens", "num_steps", "score_recall_frac")
+)
+
+
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """One layer of a `PagedCache`."""
+
+    is_sliding = False
+
+    def __init__(self, session: Session, layer: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._session = session
+        self._layer = layer
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the session makes its memory."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the new tokens and return what attention is handed."""
+        del args, kwargs
+        return self._session.update(self._layer, key_states, value_states)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length of a mask, and its offset."""
+        return self._session.context_tokens + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return the tokens seen before this forward pass."""
+        return self._session.context_tokens
+
+    def get_max_length(self) -> int:
+        """Return -1, which is how transformers writes "no limit": the session has its own, and says so."""
+        return -1
+
+    def reset(self) -> None:
+        """Refuse to start over."""
+        raise KvsimError("a PagedCache is for one generation; make another for the next")
+
+
+class _ScoreShare:
+    """An observer that adds up which share of the selector's scores lies on the pages that were read."""
+
+    def __init__(self, grid: PageGrid) -> None:
+        self._grid = grid
+        self._sum_frac = 0.0
+        self._count = 0
+
+    @property
+    def mean_frac(self) -> float:
+        """The mean share; NaN before the first step."""
+        return self._sum_frac / self._count if self._count else float("nan")
+
+    def layer(
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+    ) -> None:
+        """Take one layer in."""
+        del query, slots, unfilled_tokens
+        for sequence, row in enumerate(seen.scores.astype("float64")):
+            first = self._grid.first_page(sequence=sequence, layer=layer)
+            indices = selected[(selected >= first) & (selected < first + self._grid.pages_per_layer)] - first
+            if row.any():  # a speculation says nothing of the first layer
+                self._sum_frac += float(row[indices].sum() / row.sum())
+                self._count += 1
+
+    def end_step(self, context_tokens: int) -> None:
+        """Nothing to do: every layer counts alike."""

@@ -1,0 +1,324 @@
+"""One decode run of a batch on pages: the order of a layer's work, from the query to the attention output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from kvsim.engine.links.base import Link, Transfer
+from kvsim.engine.links.page_pool import NOWHERE, PagePool
+from kvsim.engine.paged.attention import attend_pages
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.scoring import Scoring, Seen
+from kvsim.engine.paged.speculation import Speculation
+from kvsim.engine.paged.stamps import Stamps
+from kvsim.engine.paged.tally import Tally, check_agreement
+from kvsim.engine.paged.traffic import Traffic
+from kvsim.errors import CapacityError
+from kvsim.policies.base import NO_PAGES, Policy, Setting, reads_speculation
+from kvsim.policies.residency import Decision, Residency
+from kvsim.policies.selectors import Selector
+from kvsim.traces.access.base import NEXT_LAYER
+from kvsim.types import IntArray, PageIds, pages_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeInput:
+    """Everything that one run needs besides model and snapshot; the simulator's input uses the same names."""
+
+    selector: Selector | None
+    """None: every page is read and nothing is scored (selector ``full``)."""
+    channel: str
+    policy: Policy
+    setting: Setting
+    page_tokens: int
+    pinned_first_pages: int
+    pinned_last_pages: int
+    num_steps: int
+    warmup_steps: int
+    chunk_pages: int
+    window_transfers: int
+    records_speculation: bool = False
+    """Foretell each layer's scores even if nobody decides by them: to record them, or to time it."""
+
+    @property
+    def scores_pages(self) -> bool:
+        """Whether pages are scored and chosen, or all of them read."""
+        reads_scores = self.policy.attends == "selection" or (self.drops and self.policy.reads_selection)
+        return self.selector is not None and reads_scores
+
+    @property
+    def drops(self) -> bool:
+        """Whether attention reads what the policy kept, so that nothing is fetched and nothing written back."""
+        return self.policy.attends == "resident"
+
+    @property
+    def foretells(self) -> bool:
+        """Whether each layer foretells the scores of the next: for the policy, the selector or a recording."""
+        wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
+        return self.scores_pages and wants
+
+
+class Observer(Protocol):
+    """Looks on at every layer, untimed; see `kvsim.engine.capture.decode_trace`."""
+
+    def layer(
+        self,
+        layer: int,
+        seen: Seen,
+        selected: PageIds,
+        query: torch.Tensor,
+        slots: IntArray,
+        unfilled_tokens: int,
+    ) -> None:
+        """See what attention is about to read."""
+
+    def end_step(self, context_tokens: int) -> None:
+        """See that a step ended."""
+
+
+class PagedRun:
+    """Appends and attends for every layer of a model, one token a sequence and step.
+
+    A layer passes these points, in this order; the stamps of `kvsim.engine.paged.stamps` lie between them:
+    *speculate* (score the next layer's pages, if anybody asks), *select* (widen the open page's summary, score all
+    pages, round to float16), *sync* (scores to the host), *choose* (the selector), *decide* (`Residency.decide`),
+    *submit* (late pages looked up; slots freed and taken and transfers handed over, if any: demand, then prefetches,
+    then write-backs), *stall* (wait for what attention reads), *attention* (books compared, tags checked, reads
+    counted, pages gathered, attention).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        given: DecodeInput,
+        snapshot: Snapshot,
+        pool: PagePool,
+        link: Link,
+        stamps: Stamps | None,
+    ) -> None:
+        self.given = given
+        self.context_tokens = snapshot.prompt_tokens
+        self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
+        self.observer: Observer | None = None
+        self._grid = given.setting.grid
+        self._pool = pool
+        self._link = link
+        self._stamps = stamps
+        self._spare_slots = pool.num_free - given.setting.capacity_pages
+        whole_layers = given.policy.attends == "everything"
+        self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else given.chunk_pages)
+        self._scoring = self._make_scoring(model, snapshot) if given.scores_pages else None
+        self._open_slots: IntArray = np.full((self._grid.num_layers, self._grid.num_sequences), NOWHERE)
+        self._open_indices: list[torch.Tensor | None] = [None] * self._grid.num_layers
+        self._opened: PageIds = np.empty(0, dtype=np.int64)
+        self._key: torch.Tensor | None = None
+        self._residency = Residency(
+            given.policy,
+            given.setting,
+            pinned_first_pages=given.pinned_first_pages,
+            pinned_last_pages=given.pinned_last_pages,
+        )
+        self._place_prompt(snapshot)
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What foretells the next layer's scores: it wants to hear the layers (`speculation.listen`)."""
+        return self._scoring.speculation if self._scoring is not None else None
+
+    def _make_scoring(self, model: Any, snapshot: Snapshot) -> Scoring:
+        given = self.given
+        return Scoring(
+            model,
+            self._grid,
+            snapshot,
+            channel=given.channel,
+            page_tokens=given.page_tokens,
+            device=str(self._pool.slots.device),
+            foretells=given.foretells,
+            shows_speculation=given.records_speculation or reads_speculation(given.policy),
+        )
+
+    def _place_prompt(self, snapshot: Snapshot) -> None:
+        """Put what prefill left where it belongs: whole pages on the host, the first residents on the device."""
+        grid, page_tokens = self._grid, self.given.page_tokens
+        num_pages = pages_of(snapshot.prompt_tokens, page_tokens)
+        whole = snapshot.prompt_tokens // page_tokens
+        by_layer = self._pool.is_on_host.reshape(-1, grid.pages_per_layer)
+        by_layer[:] = False
+        by_layer[:, :whole] = True
+        resident = self._residency.start(np.full(grid.num_sequences, num_pages))
+        self._pool.place(resident)
+        for layer in range(grid.num_layers):
+            for sequence in range(grid.num_sequences):
+                page = grid.first_page(sequence=sequence, layer=layer) + num_pages - 1
+                self._open_slots[layer, sequence] = self._pool.slot_of[page]
+        if whole < num_pages and (self._open_slots == NOWHERE).any():
+            raise CapacityError("the budget does not hold the open pages; give each layer of each sequence one or more")
+
+    def begin(self, step: int) -> None:
+        """Start a step: the new token is not yet counted in `context_tokens`."""
+        self._step = step
+        self._traffic.step = step
+        self.tally.begin(step)
+
+    def end(self) -> None:
+        """End a step: every sequence is one token longer."""
+        self.context_tokens += 1
+        if self.observer is not None:
+            self.observer.end_step(self.context_tokens)
+
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write a token's key and value into each sequence's open page, opening one where the last is full."""
+        index, place = divmod(self.context_tokens, self.given.page_tokens)
+        if place == 0:
+            self._open(layer, index)
+        slots = self._pool.slots
+        if self._grid.num_sequences == 1:
+            slot = int(self._open_slots[layer, 0])
+            slots[slot, place, 0] = key[0, :, 0]
+            slots[slot, place, 1] = value[0, :, 0]
+        else:
+            slots[self._open_index(layer), place] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1)
+        self._key = key
+
+    def _open_index(self, layer: int) -> torch.Tensor:
+        """Return the slots of a layer's open pages on the device, brought there once a page."""
+        index = self._open_indices[layer]
+        if index is None:
+            index = torch.from_numpy(self._open_slots[layer].copy()).to(self._pool.slots.device, non_blocking=True)
+            self._open_indices[layer] = index
+        return index
+
+    def _open(self, layer: int, index: int) -> None:
+        first = [self._grid.first_page(sequence=s, layer=layer) for s in range(self._grid.num_sequences)]
+        self._opened = np.array(first, dtype=np.int64) + index
+        for sequence, page in enumerate(self._opened.tolist()):
+            self._open_slots[layer, sequence] = self._traffic.open_page(page)
+        self._open_indices[layer] = None
+
+    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""
+        self._mark()
+        context = self.context_tokens + 1
+        num_pages = pages_of(context, self.given.page_tokens)
+        foretold = self._scoring.foretell(layer, context) if self._scoring is not None else None
+        self._mark()
+        seen, selected = self._select(layer, query, num_pages, foretold)
+        self._mark()
+        decision = self._decide(layer, seen, selected, num_pages)
+        selected = decision.selected
+        self._mark()
+        misses = selected[self._pool.slot_of[selected] == NOWHERE]
+        waits_for, demand = self._submit(layer, decision, context)
+        self._mark()
+        if waits_for:
+            self._link.wait(waits_for)
+        self._mark()
+        # A policy that drops brings one layer after the other within the budget, all of them in the first step.
+        spare_slots = 0 if self.given.drops and self._step == 0 else self._spare_slots
+        check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
+        self._opened = self._opened[:0]
+        self.tally.digest(selected, misses, decision.victims, decision.prefetches)
+        output = self._read(layer, seen, decision, demand, query, scaling, context)
+        self._mark()
+        return output
+
+    def _select(
+        self, layer: int, query: torch.Tensor, num_pages: int, foretold: torch.Tensor | None
+    ) -> tuple[Seen, PageIds]:
+        grid, selector = self._grid, self.given.selector
+        if self._scoring is None or selector is None:
+            self._mark()
+            seen = Seen(scores=np.zeros((grid.num_sequences, num_pages), dtype=np.float16))
+            self._mark()
+            chosen = [np.arange(num_pages)] * grid.num_sequences
+        else:
+            assert self._key is not None
+            on_device = self._scoring.score(layer, self._key, query, num_pages, foretold)
+            self._mark()
+            seen = self._scoring.read(on_device)
+            self._mark()
+            chosen = [selector.select(row, num_pages) for row in seen.scores]
+        ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
+        return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
+
+    def _decide(self, layer: int, seen: Seen, selected: PageIds, num_pages: int) -> Decision:
+        """Ask the policy; one that keeps everything has nothing to say, and is not asked."""
+        if self.given.policy.holds == "everything":
+            return Decision(
+                selected=selected,
+                hits=selected,
+                misses=NO_PAGES,
+                victims=NO_PAGES,
+                prefetches=NO_PAGES,
+                opened=self._opened,
+            )
+        return self._residency.decide(
+            step=self._step,
+            layer=layer,
+            selected=selected,
+            scores=seen.scores,
+            speculation=seen.speculation,
+            num_pages=np.full(self._grid.num_sequences, num_pages),
+        )
+
+    def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
+        traffic = self._traffic
+        waits_for = traffic.late(decision.hits)
+        demand = None
+        if decision.victims.size or decision.misses.size or decision.prefetches.size:
+            demand = traffic.submit(decision)
+        if demand is not None:
+            waits_for.append(demand)
+        writes_back = self.given.policy.holds == "budget" and not self.given.drops
+        if writes_back and context % self.given.page_tokens == 0:
+            traffic.write_back(decision.selected, self._open_slots[layer])
+        return waits_for, demand
+
+    def _read(
+        self,
+        layer: int,
+        seen: Seen,
+        decision: Decision,
+        demand: Transfer | None,
+        query: torch.Tensor,
+        scaling: float,
+        context: int,
+    ) -> torch.Tensor:
+        """Check every slot's tag, count what is read, and attend."""
+        pool, given = self._pool, self.given
+        slots = pool.slot_of[decision.selected]
+        pool.check(decision.selected, slots)
+        self.tally.read(slots, self._traffic.number_of(demand))
+        unfilled = -context % given.page_tokens
+        if self.observer is not None:
+            self.observer.layer(layer, seen, decision.selected, query, slots, unfilled)
+        indices = torch.from_numpy(slots).to(pool.slots.device, non_blocking=True)
+        bounds = np.searchsorted(decision.selected, self._first_pages(layer))
+        counts = np.diff(bounds)
+        if (counts == counts[0]).all():
+            num_tokens = int(counts[0]) * given.page_tokens - unfilled
+            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, scaling)
+        parts = [
+            attend_pages(
+                query[sequence : sequence + 1],
+                pool.slots,
+                indices[None, bounds[sequence] : bounds[sequence + 1]],
+                int(count) * given.page_tokens - unfilled,
+                scaling,
+            )
+            for sequence, count in enumerate(counts)
+        ]
+        return torch.cat(parts)
+
+    def _first_pages(self, layer: int) -> IntArray:
+        grid = self._grid
+        return np.array([grid.first_page(sequence=s, layer=layer) for s in range(grid.num_sequences + 1)])
+
+    def _mark(self) -> None:
+        if self._stamps is not None:
+            self._stamps.mark()

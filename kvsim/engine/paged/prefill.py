@@ -1,0 +1,100 @@
+"""Prefill once a context: keys and values of the whole prompt in host memory, from which any number of runs start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from kvsim.engine.model.forward import logits_of
+
+_ROOM_FACTOR_TOKENS = 128
+"""Room is a multiple of this, so that it is a whole number of pages of 16, 32, 64 and 128 tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What prefill left: the prompt's keys and values, and the token that follows."""
+
+    tokens: torch.Tensor
+    """``[num_sequences, num_layers, room, 2, num_kv_heads, head_dim]``; past `prompt_tokens` runs write their own."""
+    prompt_tokens: int
+    next_token: torch.Tensor
+    """Greedy next token, ``[num_sequences, 1]``."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of the batch."""
+        return int(self.tokens.shape[0])
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        return int(self.tokens.shape[1])
+
+    def layer_prompt(self, layer: int, device: torch.device | str) -> torch.Tensor:
+        """Return the prompt of a layer on `device`, ``[num_sequences, prompt_tokens, 2, num_kv_heads, head_dim]``.
+
+        To a GPU it travels sequence by sequence: each is one contiguous copy from pinned memory.
+        """
+        whole = self.tokens[:, layer, : self.prompt_tokens]
+        if torch.device(device).type == "cpu":
+            return whole
+        return torch.stack([own.to(device, non_blocking=True) for own in whole])
+
+    def layer_keys(self, device: str) -> Iterator[torch.Tensor]:
+        """Yield the prompt's keys of each layer on `device`, ``[num_sequences, tokens, num_kv_heads, head_dim]``."""
+        for layer in range(self.num_layers):
+            yield self.layer_prompt(layer, device)[:, :, 0]
+
+
+def prefill(
+    model: Any,
+    token_ids: torch.Tensor,
+    *,
+    room_tokens: int,
+    chunk_tokens: int = 512,
+    progress: Callable[[int], None] | None = None,
+) -> Snapshot:
+    """Run the prompts through `model` with SDPA, in chunks, and return their keys and values.
+
+    Parameters
+    ----------
+    token_ids
+        ``[num_sequences, prompt_tokens]``.
+    room_tokens
+        Tokens to decode after the prompt, at most.
+    progress
+        Called with the tokens of each chunk done.
+    """
+    prompt_tokens = token_ids.shape[1]
+    cache = DynamicCache(config=model.config)
+    logits = None
+    with torch.inference_mode():
+        for start in range(0, prompt_tokens, chunk_tokens):
+            chunk = token_ids[:, start : start + chunk_tokens].to(model.device)
+            logits = logits_of(model, chunk, cache, logits_to_keep=1)
+            if progress is not None:
+                progress(chunk.shape[1])
+    assert logits is not None
+    return Snapshot(
+        tokens=_host_tokens(cache, room=prompt_tokens + room_tokens),
+        prompt_tokens=prompt_tokens,
+        next_token=logits[:, -1].argmax(dim=-1, keepdim=True).cpu(),
+    )
+
+
+def _host_tokens(cache: DynamicCache, room: int) -> torch.Tensor:
+    layers: list[Any] = cache.layers
+    first: torch.Tensor = layers[0].keys
+    num_sequences, num_kv_heads, length, head_dim = first.shape
+    room = -(-room // _ROOM_FACTOR_TOKENS) * _ROOM_FACTOR_TOKENS
+    shape = (num_sequences, len(layers), room, 2, num_kv_heads, head_dim)
+    tokens = torch.zeros(shape, dtype=first.dtype, pin_memory=first.is_cuda)
+    for place, layer in enumerate(layers):
+        tokens[:, place, :length, 0] = layer.keys.transpose(1, 2).cpu()
+        tokens[:, place, :length, 1] = layer.values.transpose(1, 2).cpu()
+    return tokens

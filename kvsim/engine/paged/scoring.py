@@ -1,0 +1,108 @@
+"""What selector and policy see of a layer: its pages' scores, and those of the next layer where they are foretold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.speculation import Speculation
+from kvsim.engine.paged.summaries import QuestSummaries, make_summaries
+from kvsim.traces.access.base import NEXT_LAYER
+from kvsim.types import PageGrid, Scores, pages_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Scores of one layer on the host, in float16."""
+
+    scores: Scores
+    """Of the layer's pages, ``[num_sequences, num_pages]``."""
+    speculation: Scores | None = None
+    """Of the next layer's pages, likewise; None at the last layer, and where nobody asks for it."""
+
+
+class Scoring:
+    """Scores every page of the batch by its summary, layer by layer.
+
+    Parameters
+    ----------
+    snapshot
+        The prompt, whose keys are summed up layer by layer.
+    foretells
+        Whether each layer scores the pages of the next, besides or instead of its own.
+    shows_speculation
+        Whether what is foretold is brought to the host where it is foretold.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        grid: PageGrid,
+        snapshot: Snapshot,
+        *,
+        channel: str,
+        page_tokens: int,
+        device: str,
+        foretells: bool,
+        shows_speculation: bool,
+    ) -> None:
+        self._grid = grid
+        self._page_tokens = page_tokens
+        self._device = device
+        self._selects_by_speculation = channel == NEXT_LAYER
+        self._shows_speculation = shows_speculation
+        self._summaries = make_summaries(
+            channel, grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device
+        )
+        self._all_summaries = [self._summaries]
+        self.speculation: Speculation | None = None
+        if foretells:
+            bounds = self._summaries
+            if not isinstance(bounds, QuestSummaries):
+                bounds = QuestSummaries(grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device)
+                self._all_summaries.append(bounds)
+            self.speculation = Speculation(model, bounds)
+        self._foretold: torch.Tensor | None = None
+
+    def foretell(self, layer: int, context_tokens: int) -> torch.Tensor | None:
+        """Return the next layer's scores, ``[num_sequences, num_pages]`` on the device; None if there is none.
+
+        `context_tokens` are those of the step under way, whose new token the next layer does not have yet.
+        """
+        if self.speculation is None or layer + 1 == self._grid.num_layers:
+            return None
+        known = pages_of(context_tokens - 1, self._page_tokens)
+        return self.speculation.scores(layer + 1, known, pages_of(context_tokens, self._page_tokens))
+
+    def score(
+        self, layer: int, key: torch.Tensor, query: torch.Tensor, num_pages: int, foretold: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Add the new token's key to its page and score the layer; `foretold` is what `foretell` returned.
+
+        Returns
+        -------
+        torch.Tensor
+            On the device, ``[1 or 2, num_sequences, num_pages]``: the layer's scores and, if shown, the next one's.
+        """
+        for summaries in self._all_summaries:
+            summaries.update(layer, num_pages - 1, key)
+        if self._selects_by_speculation:
+            scores = self._foretold if layer else self._nothing(num_pages)
+            assert scores is not None
+            self._foretold = foretold
+        else:
+            scores = self._summaries.scores(layer, query, num_pages)
+        shown = [scores, foretold] if self._shows_speculation and foretold is not None else [scores]
+        return torch.stack(shown)
+
+    def read(self, on_device: torch.Tensor) -> Seen:
+        """Bring what `score` returned to the host: one read-back."""
+        rows = on_device.cpu().numpy()
+        return Seen(scores=rows[0], speculation=rows[1] if len(rows) > 1 else None)
+
+    def _nothing(self, num_pages: int) -> torch.Tensor:
+        """Return zeros: no layer comes before the first, so that nothing is foretold of its pages."""
+        return torch.zeros((self._grid.num_sequences, num_pages), dtype=torch.float16, device=self._device)

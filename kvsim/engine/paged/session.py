@@ -1,0 +1,246 @@
+"""One generation on pages: dense attention over the prompt fills them, and each step after attends to them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from kvsim.engine.links.base import Link
+from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.families import Rotary, attention_modules
+from kvsim.engine.model.sdpa import cudnn_left_out
+from kvsim.engine.paged.decode import make_pool
+from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.speculation import listen
+from kvsim.engine.paged.tally import Tally
+from kvsim.errors import CapacityError, KvsimError
+
+NAME = "kvsim-generate"
+"""What the registered attention is called. Its masks are SDPA's, so that a prompt may come in chunks."""
+
+_ATTRIBUTE = "kvsim_sessions"
+
+
+class Session:
+    """Keeps the keys and values of a batch, and answers for its cache where attention is asked.
+
+    A forward pass of one token after the prompt is a decode step; everything before it is prompt. While the session is
+    open the model computes other caches with SDPA.
+    """
+
+    def __init__(
+        self, model: Any, given: DecodeInput, *, max_tokens: int, make_link: Callable[[PagePool], Link]
+    ) -> None:
+        self.given = given
+        self.observer: Observer | None = None
+        self.prompt_tokens = 0
+        self.num_steps = 0
+        self.is_closed = False
+        self._is_mid_step = False
+        self._max_tokens = max_tokens
+        self._make_link = make_link
+        self._model = model
+        self._tokens: torch.Tensor | None = None  # [num_sequences, num_layers, room, 2, num_kv_heads, head_dim]
+        self._key: torch.Tensor | None = None
+        self._run: PagedRun | None = None
+        self._link: Link | None = None
+        self._heard: tuple[torch.Tensor, Rotary | None] | None = None
+        self._handles = listen(model, self._hear) if given.foretells else []
+        _attach(model, self)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens each sequence holds, those of the forward pass under way not counted."""
+        return self.prompt_tokens if self._run is None else self._run.context_tokens
+
+    def owns(self, key: torch.Tensor) -> bool:
+        """Whether `key` is what `update` returned last."""
+        return key is self._key
+
+    @torch.no_grad()
+    def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep a layer's new tokens; return all keys and values while in the prompt, and just the new ones after."""
+        if self.is_closed:
+            raise KvsimError("this PagedCache is closed; make another for the next generation")
+        new_tokens = key.shape[2]
+        if self._run is None and (new_tokens > 1 or self.prompt_tokens == 0):
+            key, value = self._fill(layer, key, value)
+        else:
+            if new_tokens > 1:
+                raise KvsimError(
+                    f"{new_tokens} tokens at once after the first decode step; a PagedCache reads one prompt: "
+                    "make another for the next"
+                )
+            if layer == 0:
+                self._begin(key.device)
+            assert self._run is not None
+            self._run.append(layer, key, value)
+        self._key = key
+        return key, value
+
+    @torch.no_grad()
+    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor | None:
+        """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
+        if self._run is None:
+            return None
+        with cudnn_left_out():
+            output = self._run.attend(layer, query, scaling)
+        if layer == self.given.setting.grid.num_layers - 1:
+            self._run.end()
+            self.num_steps += 1
+            self._is_mid_step = False
+        return output
+
+    def tally(self) -> Tally | None:
+        """Return the finished counts up to now; None before the first step.
+
+        Raises
+        ------
+        KvsimError
+            If a step was cut short by a fault.
+        """
+        if self._run is None or self._link is None:
+            return None
+        if self._is_mid_step:
+            raise KvsimError("a decode step was cut short; its cache has no counts to report")
+        finished = copy.deepcopy(self._run.tally)
+        finished.finish(self._link.drain())
+        return finished
+
+    def close(self) -> None:
+        """Give the model back as it was and end the link; a second call does nothing."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        _detach(self._model, self)
+        for handle in self._handles:
+            handle.remove()
+        if self._link is not None:
+            self._link.close()
+        self._tokens = self._key = self._heard = None
+
+    def _hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
+        """Pass on what enters a layer of a decode step; the run is there from its first layer's keys on."""
+        if hidden.shape[1] > 1:
+            return
+        if self._run is None:
+            self._heard = hidden, rotary
+        elif self._run.speculation is not None:
+            self._run.speculation.hear(hidden, rotary)
+
+    def _fill(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep a layer's part of the prompt on the host."""
+        grid = self.given.setting.grid
+        start, end = self.prompt_tokens, self.prompt_tokens + key.shape[2]
+        if key.shape[0] != grid.num_sequences:
+            raise KvsimError(f"this PagedCache is for a batch of {grid.num_sequences}, the prompts are {key.shape[0]}")
+        if end > self._max_tokens:
+            raise CapacityError(f"a prompt of {end} tokens; this PagedCache has room for max_tokens={self._max_tokens}")
+        if self._tokens is None:
+            room = grid.pages_per_layer * self.given.page_tokens
+            shape = (grid.num_sequences, grid.num_layers, room, 2, key.shape[1], key.shape[3])
+            with torch.inference_mode(False):
+                self._tokens = torch.zeros(shape, dtype=key.dtype, pin_memory=key.is_cuda)
+        self._tokens[:, layer, start:end, 0] = key.transpose(1, 2)
+        self._tokens[:, layer, start:end, 1] = value.transpose(1, 2)
+        if layer == grid.num_layers - 1:
+            self.prompt_tokens = end
+        if start == 0:
+            return key, value
+        whole = self._tokens[:, layer, :end].to(key.device)
+        return whole[:, :, 0].transpose(1, 2), whole[:, :, 1].transpose(1, 2)
+
+    def _begin(self, device: torch.device) -> None:
+        if self.context_tokens >= self._max_tokens:
+            raise CapacityError(f"this PagedCache is full: max_tokens={self._max_tokens}")
+        if self._run is None:
+            assert self._tokens is not None
+            # Ordinary tensors, whatever mode the caller is in: the next step may come in another.
+            with torch.inference_mode(False):
+                snapshot = Snapshot(
+                    tokens=self._tokens, prompt_tokens=self.prompt_tokens, next_token=torch.empty((0, 1))
+                )
+                pool = make_pool(snapshot, self.given, device=device.type)
+                self._link = self._make_link(pool)
+                run = PagedRun(self._model, self.given, snapshot, pool, self._link, None)
+            run.observer = self.observer
+            if run.speculation is not None and self._heard is not None:
+                run.speculation.hear(*self._heard)
+            self._run = run
+        self._is_mid_step = True
+        self._run.begin(self.num_steps)
+
+
+@dataclass(slots=True, eq=False)
+class _Sessions:
+    """The open sessions of a model, and the attention it had before the first."""
+
+    before: str
+    open: list[Session] = field(default_factory=list)
+
+
+def _attach(model: Any, session: Session) -> None:
+    sessions = getattr(model, _ATTRIBUTE, None)
+    if sessions is None:
+        sessions = _Sessions(before=model.config._attn_implementation)
+        model.set_attn_implementation(NAME)
+        for module in (model, *attention_modules(model)):
+            setattr(module, _ATTRIBUTE, sessions)
+    sessions.open.append(session)
+
+
+def _detach(model: Any, session: Session) -> None:
+    sessions = getattr(model, _ATTRIBUTE)
+    sessions.open.remove(session)
+    if sessions.open:
+        return
+    for module in (model, *attention_modules(model)):
+        delattr(module, _ATTRIBUTE)
+    if model.config._attn_implementation == NAME:
+        model.set_attn_implementation(sessions.before)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend to pages in a decode step of a session, and as SDPA does everywhere else."""
+    sessions: _Sessions | None = getattr(module, _ATTRIBUTE, None)
+    session = next((one for one in sessions.open if one.owns(key)), None) if sessions is not None else None
+    if session is not None:
+        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int in every model
+        if layer == 0 and attention_mask is not None:
+            _check_mask(attention_mask)
+        output = session.attend(layer, query, scaling)
+        if output is not None:
+            return output, None
+    dense: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **others
+    )
+    return dense
+
+
+def _check_mask(mask: torch.Tensor) -> None:
+    """Refuse padding: the last query of each sequence must see every token."""
+    if mask.dtype != torch.bool or not bool(mask[..., -1, :].all()):
+        raise KvsimError(
+            "the attention mask hides tokens; a PagedCache takes prompts of one length, without padding: "
+            "generate unequal prompts one by one"
+        )
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

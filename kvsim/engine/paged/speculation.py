@@ -1,0 +1,53 @@
+"""What a layer foretells of the next: its hidden state, through the next layer's query, scores that layer's pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from kvsim.engine.model.families import Rotary, decoder_layers, query_of
+from kvsim.engine.paged.summaries import QuestSummaries
+
+
+class Speculation:
+    """Scores of each layer's pages as foretold one layer earlier.
+
+    The hidden state that enters a layer goes through the next layer's norm and query projection, with the position's
+    rotary embedding, and the query meets that layer's page summaries as they are then: the token being decoded is not
+    among them, and a page that it will open scores 0. After InfiniGen (OSDI 2024), with whole queries instead of its
+    partial weights.
+    """
+
+    def __init__(self, model: Any, summaries: QuestSummaries) -> None:
+        self._model = model
+        self._summaries = summaries
+        self._heard: tuple[torch.Tensor, Rotary | None] | None = None
+
+    def hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
+        """Keep what enters a layer, ``[num_sequences, 1, hidden_size]``, until that layer attends."""
+        self._heard = hidden, rotary
+
+    def scores(self, layer: int, known_pages: int, num_pages: int) -> torch.Tensor:
+        """Return the scores of `layer` by what was last heard, ``[num_sequences, num_pages]``, in float16.
+
+        `known_pages` of its pages have tokens by now; the others get 0.
+        """
+        assert self._heard is not None, "no layer was heard"
+        hidden, rotary = self._heard
+        self._heard = None
+        query = query_of(self._model, layer, hidden, rotary)
+        known = self._summaries.scores(layer, query, known_pages)
+        return torch.nn.functional.pad(known, (0, num_pages - known_pages))
+
+
+def listen(model: Any, hear: Callable[[torch.Tensor, Rotary | None], None]) -> list[RemovableHandle]:
+    """Let `hear` know what enters every layer but the last; remove the handles when done."""
+
+    def hook(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        del module
+        hear(arguments[0], named.get("position_embeddings"))
+
+    return [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in decoder_layers(model)[:-1]]

@@ -1,0 +1,1 @@
+"""Decode scenarios: the pages of a KV cache that does not fit."""

@@ -1,0 +1,96 @@
+"""Where a cross-check finds the accesses of a measured scenario, and what its figures should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kvsim.errors import TraceError
+from kvsim.experiments.decode.cells import measure_of, trace_name
+from kvsim.scenario.decode import Scenario
+from kvsim.scenario.shipped import CAPTURE_SUFFIX
+from kvsim.traces import MASS, TraceFile, open_trace
+from kvsim.traces.access.header import SELECTION
+
+
+def accesses_in(place: Path) -> Callable[[Scenario], Path]:
+    """Return what finds a scenario's accesses in a measured result, in a folder of captures, or in one capture.
+
+    The trace that a measurement of the scenario would write comes first, by its name. Else any will do that has the
+    prompt, the selector's channel for the page size, steps enough, and either the batch's sequences or one to repeat.
+    """
+    if not place.exists():
+        raise TraceError(place, "no such folder or trace")
+    files = sorted(place.glob(f"*{CAPTURE_SUFFIX}")) if place.is_dir() else [place]
+    if not files:
+        runs = sorted(place.rglob(f"*{CAPTURE_SUFFIX}"))
+        near = f"; did you mean {runs[-1].parent}?" if runs else ""
+        raise TraceError(place, f"holds no trace{near}")
+
+    def find(scenario: Scenario) -> Path:
+        named = place / trace_name(scenario)
+        if named in files:
+            problem = _unfit(open_trace(named, verify=False), scenario, scenario.run.batch)
+            if problem is not None:
+                raise TraceError(named, f"{problem}: it was measured with other options")
+            return named
+        problems = {}
+        for batch in (scenario.run.batch, 1):
+            for file in files:
+                trace = open_trace(file, verify=False)
+                problem = _unfit(trace, scenario, batch) or _chosen(trace, scenario)
+                if problem is None:
+                    return file
+                problems[file] = problem
+        told = "; ".join(f"{file.name} {problem}" for file, problem in list(problems.items())[:3])
+        raise TraceError(place, f"no accesses for {measure_of(scenario).prompt_tokens} tokens of prompt: {told}")
+
+    return find
+
+
+def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | None:
+    """Return why a trace cannot stand for what a measurement of the scenario would record; None where it can."""
+    measure = measure_of(scenario)
+    if set(trace.header.prompt_tokens) != {measure.prompt_tokens}:
+        return f"has {' and '.join(f'{tokens}' for tokens in sorted(set(trace.header.prompt_tokens)))}"
+    if trace.num_steps < measure.num_steps:
+        return f"has {trace.num_steps} steps, measured are {measure.num_steps}"
+    channel = scenario.selector.channel
+    wanted = channel if channel == MASS else f"{channel}@{scenario.page_tokens}"
+    if scenario.selector.name != "full" and trace.header.channel(wanted) is None:
+        return f"has no {wanted}"
+    if trace.num_sequences != num_sequences:
+        return f"has {trace.num_sequences} sequences"
+    return None
+
+
+def _chosen(trace: TraceFile, scenario: Scenario) -> str | None:
+    """Return a complaint where an engine recorded its own choice of pages, which a replay would take for this one."""
+    if trace.header.channel(f"{SELECTION}@{scenario.page_tokens}") is None:
+        return None
+    return "was recorded under another selector"
+
+
+def verdict_lines(figures: Mapping[str, object]) -> list[str]:
+    """Return the figures of a comparison against what they should be, a line each."""
+
+    def percent(name: str) -> str:
+        value = figures[name]
+        return f"{100 * value:.1f}%" if isinstance(value, int | float) else "-"
+
+    tau = figures["kendall_tau"]
+    within = "inside" if figures["worst_within_spread"] else "outside"
+    return [
+        f"counts equal: {'yes' if figures['counts_equal'] else 'NO'}",
+        f"time per token, median error: {percent('tpot_median_error_frac')} (target: at most 5%)",
+        f"time per token, worst error: {percent('tpot_worst_error_frac')}, {within} that cell's measured spread "
+        "(target: at most 15%, or inside)",
+        f"what the cache adds, median error in stalling cells: {percent('added_median_error_frac')} (target: 10%)",
+        f"best null predictor, median error: {percent('best_null_median_error_frac')}; ours on the same cells: "
+        f"{percent('paged_median_error_frac')} (target: a third of it)",
+        f"resident + misses x bytes / bandwidth, median error: {percent('additive_null_median_error_frac')}",
+        f"cells that stall a quarter of their time or more: {percent('stall_cells_frac')} (at least a third)",
+        f"Kendall's tau: {'-' if tau is None else f'{tau:.3f}'} over {figures['kendall_pairs']} pairs "
+        "(target: 0.9 over 20)",
+        f"cells inside the simulated 90% interval: {percent('interval_coverage_frac')} (target: 80 to 98%)",
+    ]

@@ -1,0 +1,188 @@
+"""A model, its text and its prefilled contexts, kept ready for any number of decode runs on them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer
+from kvsim.engine.links.cuda import mechanism_named
+from kvsim.engine.model.loading import load_model, shape_of
+from kvsim.engine.model.text import read_text
+from kvsim.engine.paged.baselines import decode_on, offloaded_cache
+from kvsim.engine.paged.decode import DecodeResult, decode
+from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.prefill import Snapshot, prefill
+from kvsim.errors import ScenarioError
+from kvsim.scenario.shapes import DType, Quantisation
+from kvsim.traces.access.base import MASS
+from kvsim.traces.access.file import TraceFile, TraceWriter, open_trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What one context attends to under one selector, and what the selection loses against full attention."""
+
+    trace: bytes
+    """A trace file: the mass of full attention, and what the selector saw and chose."""
+    mass_recall_frac: NDArray[np.float64]
+    """Share of full attention's mass that the selection reads, mean over layers and sequences, ``[num_steps]``."""
+    kl_mean_nats: float | None
+    """Mean KL divergence of the next-token distribution from full attention's; None where all is read."""
+    greedy_agreement_frac: float | None
+    """Share of steps in which the most likely token is the same."""
+
+
+class Bench:
+    """One model on one device, reading one text, teacher-forced.
+
+    Parameters
+    ----------
+    num_threads
+        Threads that torch computes with; one count for all policies.
+    bandwidth_bytes_per_s
+        Stated bandwidth of the emulated link, or what a GPU's is slowed to; None: a GPU's as it is.
+    mechanism
+        How a GPU's link copies, as its profile says.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        dtype: DType,
+        text: str,
+        *,
+        device: str,
+        num_threads: int,
+        bandwidth_bytes_per_s: float | None,
+        prefill_chunk_tokens: int,
+        mechanism: str = "memcpy",
+        quantisation: Quantisation | None = None,
+    ) -> None:
+        self._model, tokenizer = load_model(model_path, dtype, device, quantisation=quantisation)
+        self._name = Path(model_path).name
+        self._text = text
+        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self._chunk_tokens = prefill_chunk_tokens
+        self._num_threads = num_threads
+        self._mechanism = mechanism_named(mechanism)
+        self._ids: NDArray[np.int64] = np.array(
+            tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
+        )
+        self._snapshots: dict[tuple[int, int], tuple[Snapshot, torch.Tensor]] = {}
+        self.shape = shape_of(self._model)
+
+    def snapshot(self, prompt_tokens: int, num_sequences: int, num_steps: int) -> tuple[Snapshot, torch.Tensor]:
+        """Return the prefilled context, made once, and the tokens to feed after it, ``[num_sequences, num_steps]``.
+
+        Sequence s reads the text from token ``s * (prompt_tokens + num_steps)`` on.
+        """
+        key = prompt_tokens, num_sequences
+        if key not in self._snapshots:
+            each = prompt_tokens + num_steps
+            if self._ids.size < num_sequences * each:
+                raise ScenarioError(
+                    f"measure.text {self._text!r} has {self._ids.size} tokens; {num_sequences} sequences of "
+                    f"{prompt_tokens} and {num_steps} steps need {num_sequences * each}"
+                )
+            limit = getattr(self._model.config, "max_position_embeddings", None)
+            if limit is not None and each > limit:
+                raise ScenarioError(f"measure.prompt_tokens: {each} tokens with the steps, the model reads {limit}")
+            ids = torch.from_numpy(self._ids[: num_sequences * each].reshape(num_sequences, each))
+            torch.set_num_threads(os.cpu_count() or 1)  # nothing is timed
+            snapshot = prefill(
+                self._model, ids[:, :prompt_tokens], room_tokens=num_steps, chunk_tokens=self._chunk_tokens
+            )
+            self._snapshots = {key: (snapshot, ids[:, prompt_tokens:])}
+        return self._snapshots[key]
+
+    def run(self, given: DecodeInput, prompt_tokens: int, *, is_stamped: bool = False, **options: Any) -> DecodeResult:
+        """Return one decode run over the text; `options` are those of `kvsim.engine.paged.decode.decode`."""
+        snapshot, forced = self.snapshot(prompt_tokens, given.setting.grid.num_sequences, given.num_steps)
+        torch.set_num_threads(self._num_threads)
+        return decode(
+            self._model,
+            snapshot,
+            given,
+            bandwidth_bytes_per_s=self._bandwidth_bytes_per_s,
+            forced_tokens=forced,
+            is_stamped=is_stamped,
+            mechanism=self._mechanism,
+            **options,
+        )
+
+    def run_offloaded(
+        self, prompt_tokens: int, num_sequences: int, num_steps: int, *, page_tokens: int, counts_copies: bool
+    ) -> DecodeResult:
+        """Return a decode run over the text on transformers' own offloaded cache; see `engine.paged.baselines`."""
+        snapshot, forced = self.snapshot(prompt_tokens, num_sequences, num_steps)
+        return decode_on(
+            offloaded_cache, self._model, snapshot, forced, page_tokens=page_tokens, counts_copies=counts_copies
+        )
+
+    def record(self, chosen: DecodeInput, full: DecodeInput, prompt_tokens: int) -> Recording:
+        """Run `chosen`, which selects pages, and `full`, which reads all; neither is timed."""
+        with tempfile.TemporaryDirectory() as folder:
+            dense_path, sparse_path = Path(folder) / "dense.kvtrace", Path(folder) / "sparse.kvtrace"
+            dense = self._record_run(full, prompt_tokens, dense_path)
+            if not chosen.scores_pages:
+                return Recording(
+                    trace=dense_path.read_bytes(),
+                    mass_recall_frac=np.ones(chosen.num_steps),
+                    kl_mean_nats=None,
+                    greedy_agreement_frac=None,
+                )
+            sparse = self._record_run(chosen, prompt_tokens, sparse_path)
+            merged = Path(folder) / "merged.kvtrace"
+            _merge(open_trace(dense_path), open_trace(sparse_path), merged)
+            recall = _mass_recall(open_trace(merged), chosen.page_tokens)
+            trace = merged.read_bytes()
+        assert dense.logits is not None and sparse.logits is not None
+        expected, found = dense.logits.log_softmax(-1), sparse.logits.log_softmax(-1)
+        kl = (expected.exp() * (expected - found)).sum(-1)
+        agree = expected.argmax(-1) == found.argmax(-1)
+        return Recording(
+            trace=trace,
+            mass_recall_frac=recall,
+            kl_mean_nats=float(kl.mean()),
+            greedy_agreement_frac=float(agree.double().mean()),
+        )
+
+    def _record_run(self, given: DecodeInput, prompt_tokens: int, path: Path) -> DecodeResult:
+        snapshot, _ = self.snapshot(prompt_tokens, given.setting.grid.num_sequences, given.num_steps)
+        with trace_writer(
+            path, given, snapshot, self.shape, model=self._name, text=self._text, recorded="teacher-forced"
+        ) as writer:
+            return self.run(
+                given,
+                prompt_tokens,
+                keeps_logits=True,
+                observer=lambda pool: DecodeRecorder(writer, given, pool),
+            )
+
+
+def _merge(dense: TraceFile, sparse: TraceFile, path: Path) -> None:
+    """Write `sparse` with the mass of `dense`: what a selection loses is told by the mass of full attention."""
+    with TraceWriter(path, sparse.header) as writer:
+        for step in range(sparse.num_steps):
+            values: dict[str, NDArray[Any]] = dict(sparse.record(step))
+            values[MASS] = dense.record(step)[MASS]
+            writer.append(sparse.context_tokens(step).tolist(), values)
+
+
+def _mass_recall(trace: TraceFile, page_tokens: int) -> NDArray[np.float64]:
+    recalls = np.zeros((trace.num_steps, trace.num_layers))
+    for step, layer in np.ndindex(recalls.shape):
+        mass = trace.mass(step, layer, page_tokens).astype(np.float64)
+        chosen = trace.selection(step, layer, page_tokens)
+        assert chosen is not None  # the engine recorded it
+        recalls[step, layer] = ((mass * chosen).sum(axis=1) / mass.sum(axis=1)).mean()
+    means: NDArray[np.float64] = recalls.mean(axis=1)
+    return means

@@ -1,0 +1,83 @@
+"""The wiring of a cross-check's profile: one that holds on this machine, calibrated anew only where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kvsim.calibration import calibrate
+from kvsim.calibration.measure import CostTables, Progress
+from kvsim.calibration.staleness import judge, reasons_here
+from kvsim.errors import ScenarioError
+from kvsim.experiments.decode.cells import resolve_shape
+from kvsim.experiments.decode.measure import near
+from kvsim.profile.profile import Profile, load_profile, write_profile
+from kvsim.scenario.decode import Scenario
+from kvsim.scenario.shipped import find_profile
+
+
+def fresh_profile(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    recalibrate: bool | None,
+    say: Callable[[str], None],
+    progress: Progress,
+    beside: Path | None = None,
+    command: str = "",
+    cost_tables: Sequence[CostTables] = (),
+) -> Path | None:
+    """Return the profile to use in place of the scenario's own; None where that one is to be used.
+
+    A profile that was calibrated into `folder` before is asked first, then the scenario's own.
+
+    Parameters
+    ----------
+    recalibrate
+        True: calibrate whatever the profile says. False: use the scenario's own, and say where it is stale. None:
+        calibrate where the profile is stale.
+    say
+        Told in one line why it calibrates or does not.
+
+    Raises
+    ------
+    KvsimError
+        If the model or the profile cannot be had.
+    """
+    own = load_profile(find_profile(scenario.profile.path, beside))
+    if recalibrate is False:
+        reasons = reasons_here(own, resolve_shape(scenario))
+        if reasons:
+            say(f"profile {own.name} is stale: {'; '.join(reasons)}; used all the same (--no-calibrate)")
+        return None
+    model = _model(scenario, beside)
+    file = (folder / f"profile-{scenario.name}.toml").resolve()
+    if recalibrate is None:
+        asked = load_profile(file) if file.is_file() else own
+        found = judge(asked, resolve_shape(scenario), model)
+        say(f"{found.line}; calibrating" if found.is_stale else found.line)
+        if not found.is_stale:
+            return file if asked is not own else None
+    write_profile(_calibrated(scenario, model, own, command, progress, cost_tables), file)
+    return file
+
+
+def _model(scenario: Scenario, beside: Path | None) -> str:
+    if scenario.model.path is None:
+        raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
+    return near(scenario.model.path, beside)
+
+
+def _calibrated(
+    scenario: Scenario, model: str, own: Profile, command: str, progress: Progress, cost_tables: Sequence[CostTables]
+) -> Profile:
+    return calibrate(
+        model,
+        dtype=resolve_shape(scenario).dtype,
+        device=own.device,
+        name=f"{scenario.name}-{own.device}",
+        bandwidth_bytes_per_s=own.link.stated_bandwidth_bytes_per_s,
+        command=command,
+        progress=progress,
+        cost_tables=cost_tables,
+    )

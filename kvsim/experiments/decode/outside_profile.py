@@ -1,0 +1,159 @@
+"""What a run asks of its profile, held against what was measured: costs beyond the range are extrapolated, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kvsim.errors import CalibrationError
+from kvsim.experiments.decode.cells import Cell
+from kvsim.profile.profile import SEGMENTS
+from kvsim.profile.tables import CostTable
+from kvsim.types import pages_of
+from kvsim.units import format_bytes
+
+SLACK = 1.25
+"""Amounts up to so many times outside the measured range are not worth a line: a cost is all but linear there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beyond:
+    """One axis of one cost that some cells ask outside the range that was measured."""
+
+    cost: str
+    """The table's name in `Profile.tables`."""
+    counts: str
+    """What the axis counts: ``tokens``, ``pages``, ``pieces``, ``sequences``, ``all pages`` or ``bytes``."""
+    measured_low: float
+    measured_high: float
+    asked_low: float
+    asked_high: float
+
+    def __str__(self) -> str:
+        """Return the line that a verdict gives it."""
+        name, counted = _NAMES.get(self.cost, self.cost.replace("policies.", "a decision of ")), _COUNTED[self.counts]
+        one = self.measured_low == self.measured_high
+        measured = f"{self._text(self.measured_low)} only" if one else self._span()
+        parts = []
+        if self.asked_high > SLACK * self.measured_high:
+            how = f"taken as at {self._text(self.measured_high)}" if one else "extrapolated linearly"
+            parts.append(f"up to {self._text(self.asked_high)}: {how}")
+        if self.asked_low < self.measured_low / SLACK:
+            least = self._text(self.measured_low)
+            parts.append(f"as few as {self._text(self.asked_low)}: taken as at {least}")
+        return f"Outside the profile: {name} was measured for {measured} {counted}; asked for {' and '.join(parts)}."
+
+    def _span(self) -> str:
+        return f"{self._text(self.measured_low)} to {self._text(self.measured_high)}"
+
+    def _text(self, value: float) -> str:
+        return format_bytes(round(value)) if self.counts == "bytes" else f"{value:,.0f}"
+
+
+_NAMES = {
+    "link.to_device": "a copy to the device",
+    "link.to_host": "a copy to the host",
+    "policies.*": "a decision",
+    **{f"segments.{name}": name for name in ("embed", "attention_input", "select", "attention", "attention_output")},
+    "segments.head": "head",
+}
+
+_COUNTED = {
+    "tokens": "attended tokens",
+    "pages": "pages",
+    "pieces": "pages at once",
+    "sequences": "sequences",
+    "all pages": "pages in all",
+    "bytes": "a page",
+}
+
+
+def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> list[Beyond]:
+    """Return the costs that `cells` ask outside the measured range by more than `SLACK`, each once, by name.
+
+    The amounts follow from the scenario: what a layer reads, scores and may miss at once at the longest context. Host
+    times of segments are measured with their device times and not told twice.
+
+    Parameters
+    ----------
+    contexts_tokens
+        The longest context of each cell.
+
+    Raises
+    ------
+    CalibrationError
+        If the link was measured at one page size only, and a cell's is another: no table can tell what its copies cost.
+    """
+    found: dict[tuple[str, str], Beyond] = {}
+    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
+        for cost, counts, grid, value in _asked(cell, context_tokens):
+            if grid[0] / SLACK <= value <= grid[-1] * SLACK:
+                continue
+            known = found.get((cost, counts))
+            found[cost, counts] = Beyond(
+                cost=cost,
+                counts=counts,
+                measured_low=grid[0],
+                measured_high=grid[-1],
+                asked_low=min(value, known.asked_low if known else value),
+                asked_high=max(value, known.asked_high if known else value),
+            )
+    return [found[key] for key in sorted(found)]
+
+
+def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond]) -> dict[str, Any]:
+    """Return `summary` with `beyond` as figures (`beyond_profile`) and a line each in its verdict."""
+    lines = [*summary["verdict"], *map(str, beyond)]
+    return {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+
+
+def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[float, ...], float]]:
+    """Yield (cost, what is counted, the measured points of that axis, the amount asked for)."""
+    scenario, profile = cell.scenario, cell.profile
+    batch = scenario.run.batch
+    pages = pages_of(context_tokens, scenario.page_tokens)
+    selector = cell.selector if cell.policy.attends == "selection" else None
+    read_pages = pages if selector is None else selector.max_pages(pages)
+    attended_tokens = min(read_pages * scenario.page_tokens, context_tokens)
+    amounts = {"attention": batch * attended_tokens, "select": batch * pages}
+    for name in SEGMENTS:
+        if name == "select" and selector is None:
+            continue
+        table = profile.segments[name].device
+        yield f"segments.{name}", "sequences", table.batches, batch
+        if table.amount != "none" and name in amounts:
+            yield f"segments.{name}", table.amount, table.amounts, amounts[name]
+    if cell.holds_everything:
+        return
+    yield from _asked_of_decisions(cell, batch * read_pages, batch * pages * cell.shape.num_layers)
+    for direction, link, pieces in (
+        ("link.to_device", profile.link.to_device.transfer, batch * read_pages),
+        ("link.to_host", profile.link.to_host.transfer, 1),
+    ):
+        _check_page_size(cell, direction, link)
+        yield direction, "bytes", link.batches, cell.page_bytes
+        yield direction, "pieces", link.amounts, pieces
+
+
+def _asked_of_decisions(
+    cell: Cell, selected_pages: int, grid_pages: int
+) -> Iterator[tuple[str, str, tuple[float, ...], float]]:
+    name = cell.profile.decision_cost(cell.cost_name)
+    table = cell.profile.policies[name]
+    if table.amount == "none":
+        return
+    yield f"policies.{name}", "pages", table.amounts, selected_pages
+    if len(table.batches) > 1:  # one column: its cost was found not to depend on the pages in all
+        yield f"policies.{name}", "all pages", table.batches, grid_pages
+
+
+def _check_page_size(cell: Cell, direction: str, table: CostTable) -> None:
+    sizes = table.batches
+    if len(sizes) > 1 or len(table.amounts) == 1 or sizes[0] / SLACK <= cell.page_bytes <= sizes[0] * SLACK:
+        return
+    raise CalibrationError(
+        f"{cell.scenario.name}: profile {cell.profile.name!r} knows {_NAMES[direction]} for pages of "
+        f"{format_bytes(round(sizes[0]))} only, pages of {cell.scenario.page_tokens} tokens have "
+        f"{format_bytes(cell.page_bytes)}; calibrate without --quick, or use pages of that size"
+    )

@@ -1,0 +1,232 @@
+"""What a sweep found, in tables: which cells no other beats, and how much each field matters."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kvsim.experiments.decode.report.table import cells_frame, swept_keys
+from kvsim.types import FloatArray
+from kvsim.units import format_bytes, format_seconds
+
+Summary = Mapping[str, Any]
+
+MAX_FRONT_LINES = 24
+"""More cells of the front are left to ``cells.parquet``."""
+MAX_FAULT_LINES = 10
+
+FIELD_NAMES = {
+    "policy": "policy",
+    "page_tokens": "page size, tokens",
+    "budget.pages_per_layer": "budget, pages a layer",
+    "budget.context_frac": "budget, share of all pages",
+    "budget.bytes": "budget, bytes",
+    "trace.extrapolate.context_tokens": "context, tokens",
+    "prefetch.quota_pages": "prefetch quota, pages a decision",
+    "prefetch.chunk_pages": "pages of a prefetch transfer",
+    "prefetch.window_transfers": "prefetch window, transfers",
+    "run.batch": "batch, sequences",
+    "run.seed": "seed",
+    "selector.k_pages": "pages chosen by score",
+    "selector.channel": "score that chooses",
+    "profile.path": "profile",
+    "trace.path": "trace",
+}
+"""What axes and tables call a field, with its unit."""
+
+_GIVEN = ("trace.", "run.batch", "run.seed", "profile.", "measure.", "model.")
+"""How fields begin that a user is given and does not choose."""
+
+_WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "mass kept"}
+"""Figures that the weight of the fields is told for."""
+
+
+def field_name(key: str) -> str:
+    """Return what an axis calls a field.
+
+    Examples
+    --------
+    >>> field_name("page_tokens"), field_name("policies.decay_steps")
+    ('page size, tokens', 'decay steps')
+    """
+    return FIELD_NAMES.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
+
+
+def varied_fields(summary: Summary) -> list[str]:
+    """Return ``policy`` and the swept fields, those left out that have one value in all cells."""
+    cells = summary["cells"]
+    return [key for key in ("policy", *swept_keys(summary)) if len({str(cell.get(key)) for cell in cells}) > 1]
+
+
+def conditions_of(summary: Summary) -> list[str]:
+    """Return the varied fields that are given and not chosen: what is read, how long, how many, on what, which seed."""
+    return [key for key in varied_fields(summary) if key.startswith(_GIVEN)]
+
+
+def front_of(summary: Summary) -> list[int]:
+    """Return the cells that no other of the same conditions beats in time, memory and mass kept, fastest first.
+
+    Conditions as in `conditions_of`: a cell on one text is not held against one on another. Of cells equal in all three
+    the first stands for all. Those that do not fit the device are left out, unless none fits; an unknown mass counts as
+    none kept.
+    """
+    cells, keys = summary["cells"], conditions_of(summary)
+    fits_any = any(cell["fits"] for cell in cells)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, cell in enumerate(cells):
+        if cell["fits"] or not fits_any:
+            groups.setdefault(tuple(str(cell.get(key)) for key in keys), []).append(number)
+    return [number for numbers in groups.values() for number in _front_among(cells, numbers)]
+
+
+def _front_among(cells: Sequence[Mapping[str, Any]], numbers: list[int]) -> list[int]:
+    costs = np.array([_costs(cells[number]) for number in numbers])
+    order = np.lexsort((np.arange(len(numbers)), costs[:, 2], costs[:, 1], costs[:, 0]))
+    front: list[int] = []
+    for place in order:  # whoever beats a cell comes before it
+        if not any(bool((costs[kept] <= costs[place]).all()) for kept in front):
+            front.append(int(place))
+    return [numbers[place] for place in front]
+
+
+def _costs(cell: Mapping[str, Any]) -> tuple[float, float, float]:
+    recall = cell["mass_recall_frac"]
+    return float(cell["tpot_p50_s"]), float(cell["device_bytes"]), 1.0 - (0.0 if recall is None else float(recall))
+
+
+def weights_of(summary: Summary) -> pd.DataFrame:
+    """Return how much of the variation of some figures each varied field accounts for, a row a field and figure.
+
+    ``alone_frac`` is the first-order index, the variance of the means over one field's values, and ``total_frac`` the
+    total index, the mean variance left when all other fields are held, both over the variance of all cells (Saltelli et
+    al., Computer Physics Communications 181, 2010; exact for a full grid, as here, without sampling). What lies between
+    comes from fields acting together. Of the time per token, the logarithm. Cells left out or failed make both
+    approximate. NaN where nothing varies.
+    """
+    frame = cells_frame(summary)
+    fields = varied_fields(summary)
+    labels = {field: frame[field].map(str).to_numpy() for field in fields}
+    rows = []
+    for figure in _WEIGHED:
+        values = frame[figure].to_numpy(dtype=np.float64, na_value=np.nan)
+        values = np.log(values) if figure == "tpot_p50_s" else values
+        known = np.isfinite(values)
+        for field in fields:
+            others = [labels[other][known] for other in fields if other != field]
+            together = np.array(["\0".join(parts) for parts in zip(*others, strict=True)]) if others else None
+            alone, total = _indices(values[known], labels[field][known], together)
+            rows.append({"field": field, "figure": figure, "alone_frac": alone, "total_frac": total})
+    return pd.DataFrame(rows, columns=["field", "figure", "alone_frac", "total_frac"])
+
+
+def _indices(values: FloatArray, own: Any, others: Any | None) -> tuple[float, float]:
+    variance = float(values.var()) if values.size else 0.0
+    if variance <= 1e-18 * max(float(np.abs(values).max(initial=0.0)) ** 2, 1e-300):
+        return float("nan"), float("nan")
+    alone = pd.Series(values).groupby(own).transform("mean").to_numpy().var()
+    if others is None:
+        return float(alone / variance), 1.0
+    left = values - pd.Series(values).groupby(others).transform("mean").to_numpy()
+    return float(alone / variance), float((left**2).mean() / variance)
+
+
+def sweep_text(summary: Summary, *, width: int = 120) -> str:
+    """Return the front and the weights of the fields as text, and the failures where there are any."""
+    parts = [_front_text(summary, width), _weights_text(summary, width)]
+    failed = summary.get("failed", ())
+    if failed:
+        parts.append(_failures_text(summary, failed))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _front_text(summary: Summary, width: int) -> str:
+    cells, given = summary["cells"], conditions_of(summary)
+    front = front_of(summary)
+    keys = given + [key for key in varied_fields(summary) if key != "policy" and key not in given]
+    titles = [key.rsplit(".", 1)[-1].replace("_", " ") for key in keys]
+    columns = ["policy", *titles, "TPOT p50", "stall", "hits", "device", "mass kept"]
+    num_fitting = sum(bool(cell["fits"]) for cell in cells)
+    like = f" with the same {' and '.join(map(field_name, given))}" if given else ""
+    caption = (
+        f"{summary['scenario']}: {num_fitting} of {len(cells)} cells fit "
+        f"{format_bytes(summary['device_memory_bytes'])}. "
+        f"{len(front)} of them no other{like} beats in time, memory and mass kept at once:"
+    )
+    if not num_fitting:
+        caption = f"{summary['scenario']}: none of {len(cells)} cells fits. Those that no other beats all the same:"
+    shown = _spread(front, MAX_FRONT_LINES)
+    lines = aligned([columns, *(_front_row(cells[number], keys) for number in shown)])
+    more = len(front) - len(shown)
+    note = [f"Evenly chosen; {more} more in cells.parquet (on_front)."] if more else []
+    return "\n".join([*textwrap.wrap(caption, width), "", *lines, *note])
+
+
+def _spread(numbers: list[int], most: int) -> list[int]:
+    """Return at most so many, the first and the last among them."""
+    if len(numbers) <= most:
+        return numbers
+    return [numbers[round(place)] for place in np.linspace(0, len(numbers) - 1, most)]
+
+
+def _front_row(cell: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    shares = [cell["stall_frac"], cell["hit_frac"]]
+    recall = cell["mass_recall_frac"]
+    return [
+        str(cell["policy"]),
+        *(str(cell[key]) for key in keys),
+        format_seconds(cell["tpot_p50_s"]),
+        *("-" if share is None else f"{100 * share:.1f}%" for share in shares),
+        format_bytes(cell["device_bytes"]),
+        "-" if recall is None else f"{100 * recall:.1f}%",
+    ]
+
+
+def _weights_text(summary: Summary, width: int) -> str:
+    """Return a line a field: what share of the variation it makes alone, and with its interactions."""
+    weights = weights_of(summary)
+    if weights.empty:
+        return ""
+    table = [["field", *(f"{name}: alone / total" for name in _WEIGHED.values())]]
+    for field in dict.fromkeys(weights["field"]):
+        own = weights[weights["field"] == field].set_index("figure")
+        shares = [
+            f"{_share(own.loc[figure, 'alone_frac'])} / {_share(own.loc[figure, 'total_frac'])}" for figure in _WEIGHED
+        ]
+        table.append([field_name(field), *shares])
+    caption = (
+        "How much each field matters: share of the variance over all cells that it makes alone, and in all, together "
+        "with what it does jointly with others (time: of the logarithm)."
+    )
+    return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table)])
+
+
+def _share(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{100 * float(value):.0f}%"
+
+
+def _failures_text(summary: Summary, failed: Sequence[Mapping[str, Any]]) -> str:
+    by_fault: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in failed:
+        by_fault.setdefault(str(cell["fault"]), []).append(cell)
+    lines = [f"{len(failed)} of {len(failed) + len(summary['cells'])} cells failed:"]
+    for fault, cells in list(by_fault.items())[:MAX_FAULT_LINES]:
+        keys = swept_keys(summary)
+        where = ", ".join([str(cells[0]["policy"]), *(f"{key} = {cells[0][key]}" for key in keys)])
+        others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        lines.append(f"  {where}{others}: {fault}")
+    more = len(by_fault) - MAX_FAULT_LINES
+    return "\n".join([*lines, *([f"  ... and {more} more faults in summary.json (failed)"] if more > 0 else [])])
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines, its first row the titles: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = []
+    for row in table:
+        cells = [row[0].ljust(widths[0]), *(text.rjust(size) for text, size in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "  ".join("-" * size for size in widths), *lines[1:]]

@@ -1,0 +1,100 @@
+"""What a cell's figures depend on, as one digest: whatever could change a figure changes the key."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import kvsim
+from kvsim.errors import ResultError, ScenarioError
+from kvsim.experiments.decode.cells import Cell
+from kvsim.policies.registry import load_class
+from kvsim.scenario.shipped import find_capture, find_profile
+
+_DECIDING = ("numpy", "numba", "simpy")
+"""Packages whose versions may change a figure's last digit."""
+
+_NOT_READ = {"schema_version", "name", "question", "output", "sweep", "exclude", "measure"}
+"""Fields that the simulation of a cell does not read, the files it names apart."""
+
+
+def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
+    """Return the key of each cell, 32 hexadecimal digits.
+
+    A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, the file of a
+    policy that is not kvsim's own, and the versions of numpy, numba and simpy. It does not cover what a policy's file
+    imports.
+
+    Parameters
+    ----------
+    beside
+        Where relative paths of the scenario start, if not here.
+
+    Raises
+    ------
+    KvsimError
+        If a file that a cell names is not there or cannot be read.
+    """
+    contents: dict[Path, str] = {}
+
+    def content(path: Path) -> str:
+        if path not in contents:
+            contents[path] = _digest(path)
+        return contents[path]
+
+    keys = []
+    for cell in cells:
+        scenario = cell.scenario
+        said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
+        said["run"].pop("policies")
+        said["profile"]["path"] = content(find_profile(scenario.profile.path, beside))
+        said["trace"]["path"] = content(find_capture(scenario.trace.path, beside))
+        said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
+        said |= {"code": _own_code(), "versions": _versions(), "policy_code": _policy_code(cell, content)}
+        keys.append(hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest())
+    return keys
+
+
+def _policy_code(cell: Cell, content: Callable[[Path], str]) -> list[str]:
+    """Return a digest of each file of a policy, or part of one, that is not kvsim's own: `_own_code` covers those."""
+    found = []
+    for name in (cell.choice.name, *cell.choice.arguments.values()):
+        if isinstance(name, str) and ":" in name:
+            with suppress(ScenarioError):  # an argument that names no class
+                source = inspect.getsourcefile(load_class(name, "policy"))
+                found.append(content(Path(source)) if source else "")
+    return found
+
+
+@functools.cache
+def _own_code() -> str:
+    """Return a digest of kvsim's source: a version number does not change with every change of a line."""
+    digest = hashlib.blake2b(kvsim.__version__.encode(), digest_size=16)
+    folder = Path(kvsim.__file__).resolve().parent
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(("cli/", "__main__", "report/", "engine/", "calibration/", "experiments/decode/sweep/")):
+            digest.update(name.encode() + path.read_bytes())
+    for name in ("experiments/decode/report/summary.py",):  # what turns rows into figures
+        digest.update(name.encode() + (folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    return tuple(importlib.metadata.version(name) for name in _DECIDING)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as problem:
+        raise ResultError(f"{path}: {problem.strerror}") from None

@@ -1,0 +1,240 @@
+"""A cache of embedding rows, simulated: the calls of a token stream through the books, each part at its cost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvsim.caches import Cache
+from kvsim.caches.rows import RowCounts
+from kvsim.errors import ResultError, TraceError
+from kvsim.experiments import Compared, Job
+from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.experiments.embedding_rows.bigrams import Bigrams
+from kvsim.experiments.embedding_rows.calls import (
+    EmbedCall,
+    Served,
+    bigrams_of,
+    budget_rows,
+    calls_of,
+    episodes,
+    future_of,
+    requests_of,
+    row_bytes,
+    served_of,
+)
+from kvsim.experiments.embedding_rows.clock import costs_of, simulate_calls
+from kvsim.experiments.embedding_rows.report import COLUMNS, LEGEND, rows_figure, verdict_of
+from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
+from kvsim.profile.profile import Profile
+from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
+from kvsim.report.results import RunResult, summary_json
+from kvsim.report.style import png
+from kvsim.traces.tokens.stream import read_token_stream
+from kvsim.types import FloatArray, IntArray
+
+KIND = "embedding-rows"
+KEYS = ("mode", "policy", "budget_rows")
+FIGURES = ("prompt_embed_mean_s", "step_embed_mean_s", "prompt_mean_s", "request_mean_s")
+COUNTS = ("tokens", "distinct_rows", "hit_rows", "missed_rows", "prefetched_rows", "evicted_rows")
+RECORDED = "served.jsonl"
+"""File of a measured result with the tokens that were read."""
+
+
+def check(scenario: EmbeddingRows, beside: Path | None) -> int:
+    """Check profile, stream and sizes, and return the number of cells."""
+    cells = cells_of(scenario)
+    for cell, _ in cells:
+        served = served_of(cell.stream, shape_of(cell).vocab_size, beside)
+        requests_of(cell, served)
+        bigrams_of(cell, served)
+        budget_rows(cell)
+        costs_of(cell, profile_of(cell, beside))
+    return len(cells)
+
+
+def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
+    """Simulate every cell, over the whole stream or over what a measured result recorded."""
+    found = cells_of(scenario)
+    entries, tables, told = [], [], set()
+    profile = profile_of(found[0][0], job.beside)
+    for number, (cell, swept) in enumerate(found):
+        profile = profile_of(cell, job.beside)
+        served, requests, bigrams = inputs_of(cell, job)
+        calls = calls_of(cell, requests, bigrams)
+        costs = costs_of(cell, profile)
+        timed, counts = simulate_calls(cell, calls, costs)
+        entry = cell_of(cell, profile, served, timed.columns(), counts)
+        entry |= foretold(bigrams, requests)
+        entry["bound_hit_frac"] = bound_hit_frac(cell, calls)
+        entry["outside_frac"] = float(np.mean([costs.is_outside(call) for call in calls]))
+        entries.append(entry | swept)
+        tables.append(rows_of(number, timed.columns()))
+        told.add(digest_of(requests))
+        job.progress(1 / len(found))
+    return make_result(
+        scenario,
+        job,
+        kind=KIND,
+        cells=entries,
+        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        verdict=verdict_of(entries),
+        profile=profile,
+        extra={"tokens_digest": "-".join(sorted(told))},
+    )
+
+
+def inputs_of(cell: EmbeddingRows, job: Job, most: int | None = None) -> tuple[Served, IntArray, Bigrams | None]:
+    """Return a cell's stream, its requests, those that a measurement recorded where one is replayed, and bigrams."""
+    served = served_of(cell.stream, shape_of(cell).vocab_size, job.beside)
+    bigrams = bigrams_of(cell, served)
+    if job.recorded is None:
+        return served, requests_of(cell, served, most), bigrams
+    file = job.recorded / RECORDED
+    if not file.is_file():
+        raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")
+    tokens = read_token_stream(file).tokens
+    each = cell.run.batch * (cell.run.prompt_tokens + cell.run.new_tokens)
+    if tokens.size % each:
+        raise TraceError(file, f"{tokens.size} tokens are no batches of requests, which have {each}")
+    shape = (-1, cell.run.batch, cell.run.prompt_tokens + cell.run.new_tokens)
+    return served, tokens.reshape(shape), bigrams
+
+
+def cell_of(
+    cell: EmbeddingRows,
+    profile: Profile,
+    served: Served,
+    columns: Mapping[str, FloatArray | IntArray],
+    counts: RowCounts,
+) -> dict[str, Any]:
+    """Return the cell's entry of the summary from its calls, simulated or measured."""
+    shape = shape_of(cell)
+    is_prompt = columns["step"] == 0
+    num_batches = int(is_prompt.sum())
+    total_s, plain_s = float(columns["call_s"].sum()), float(columns["plain_s"].sum())
+    new_tokens = num_batches * cell.run.batch * cell.run.new_tokens
+    table_bytes = shape.vocab_size * row_bytes(cell)
+    cache_bytes = (budget_rows(cell) + counts.most_missed_rows) * row_bytes(cell)
+    hits = counts.hit_rows
+    return {
+        "mode": cell.run.mode,
+        "policy": cell.cache.policy,
+        "budget_rows": budget_rows(cell),
+        "vocab_rows": shape.vocab_size,
+        "row_bytes": row_bytes(cell),
+        "table_bytes": table_bytes,
+        "cache_bytes": cache_bytes,
+        "is_tied": shape.tied_embeddings,
+        "saved_bytes": (0 if shape.tied_embeddings else table_bytes) - cache_bytes,
+        "num_requests": num_batches * cell.run.batch,
+        "prompt_tokens": cell.run.prompt_tokens,
+        "tokens": counts.tokens,
+        "distinct_rows": counts.distinct_rows,
+        "hit_rows": hits,
+        "missed_rows": counts.missed_rows,
+        "prefetched_rows": counts.prefetched_rows,
+        "used_prefetched_rows": counts.used_prefetched_rows,
+        "evicted_rows": counts.evicted_rows,
+        "token_hit_frac": 1 - counts.missed_rows / counts.tokens,
+        "row_hit_frac": hits / counts.distinct_rows,
+        "step_hit_frac": _ratio(
+            int(columns["hit_rows"][~is_prompt].sum()), int(columns["distinct_rows"][~is_prompt].sum())
+        ),
+        "prefetch_used_frac": _ratio(counts.used_prefetched_rows, counts.prefetched_rows),
+        "prompt_embed_mean_s": float(columns["embed_s"][is_prompt].mean()),
+        "prompt_plain_embed_mean_s": float(columns["plain_embed_s"][is_prompt].mean()),
+        "step_embed_mean_s": _mean(columns["embed_s"][~is_prompt]),
+        "step_plain_embed_mean_s": _mean(columns["plain_embed_s"][~is_prompt]),
+        "prompt_mean_s": float(columns["call_s"][is_prompt].mean()),
+        "request_mean_s": total_s / num_batches,
+        "tokens_per_s": new_tokens / total_s,
+        "resident_tokens_per_s": new_tokens / plain_s,
+        "speed_vs_resident": plain_s / total_s,
+        "is_drawn": served.is_drawn,
+        "zipf_exponent": served.zipf_exponent,
+        "computes_as": None if profile.shape == shape else profile.name,
+    }
+
+
+def rows_of(number: int, columns: Mapping[str, FloatArray | IntArray]) -> dict[str, Any]:
+    """Return a row for each counted call of one cell."""
+    return {"cell": np.full(columns["step"].size, number), **columns}
+
+
+def foretold(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | None]:
+    """Return how often the next token of a request was among those that the predictor expected."""
+    if bigrams is None:
+        return {"foretold_frac": None}
+    flat = requests.reshape(-1, requests.shape[-1])
+    return {"foretold_frac": float(np.mean([bigrams.recall_frac(tokens) for tokens in flat]))}
+
+
+def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
+    """Return the share of rows that Belady's MIN hits in the counted calls with this budget, told all calls to come."""
+    hits = accesses = 0
+    for episode in episodes(calls):
+        rows, counts = future_of(episode)
+        cache = Cache("belady", budget_rows(cell), num_keys=shape_of(cell).vocab_size, future=rows)
+        hits += int(cache.access(rows).hits[counts].sum())
+        accesses += int(counts.sum())
+    return hits / accesses
+
+
+def digest_of(requests: IntArray) -> str:
+    """Return what tells requests apart."""
+    return hashlib.blake2b(np.ascontiguousarray(requests).tobytes(), digest_size=8).hexdigest()
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells and the verdict."""
+    profile = summary["profile"]
+    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    table = cells_text(summary["cells"], COLUMNS)
+    return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return hit rate and time per prompt over the memory of the cache."""
+    return {"embedding_rows.png": png(rows_figure(result.summary))}
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare rows hit, missed, fetched ahead and evicted, which must be equal, and times; and whether bits are."""
+    pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
+    if simulated.summary["tokens_digest"] != measured.summary["tokens_digest"]:
+        raise ResultError(
+            "the results are of different tokens; replay the measured ones: kvsim run SCENARIO --trace MEASURED"
+        )
+    same = {
+        "calls_equal": bool(np.array_equal(simulated.rows["hit_rows"], measured.rows["hit_rows"])),
+        "same_logits_frac": min(cell["same_logits_frac"] for cell in measured.summary["cells"]),
+    }
+    contents = pairs.summary() | same
+    lines = [
+        pairs_text(pairs, COLUMNS),
+        f"hits of every call equal: {'yes' if same['calls_equal'] else 'NO'}",
+        f"against the whole table on the device: logits equal to the last bit in "
+        f"{100 * same['same_logits_frac']:.0f}% of the calls",
+    ]
+    return Compared(
+        contents=contents,
+        text="\n".join(lines),
+        files={
+            "compare.png": png(pairs_figure(pairs, by="mode")),
+            "compare.csv": pairs_csv(pairs).encode(),
+            "compare.json": summary_json(contents).encode(),
+        },
+    )
+
+
+def _mean(values: FloatArray | IntArray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

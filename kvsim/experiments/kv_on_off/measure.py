@@ -1,0 +1,110 @@
+"""Generation with and without a KV cache, run for real on transformers' own cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.engine.links.page_pool import EngineError
+from kvsim.engine.model.generation import Generated, generate, peak_bytes, use_threads
+from kvsim.engine.model.loading import load_model
+from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.text import read_text
+from kvsim.errors import ScenarioError
+from kvsim.experiments import Job
+from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
+from kvsim.experiments.kv_on_off.report import growth_of
+from kvsim.experiments.kv_on_off.scenario import KvOnOff
+from kvsim.experiments.kv_on_off.simulate import KIND, add_speeds, cell_of, computed_tokens, rows_of, verdict_of
+from kvsim.report.results import RunResult
+
+
+def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
+    """Generate every cell's tokens; the cells are taken in turn, repeat by repeat, then once more for their memory.
+
+    Raises
+    ------
+    ScenarioError
+        If the model is not of the scenario's shape, or reads or has too few tokens.
+    EngineError
+        If two runs of one cell generate different tokens.
+    """
+    cells = [cell for cell, _ in cells_of(scenario)]
+    profile = profile_of(scenario, job.beside)
+    model, tokenizer = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
+    if shape_of_model(model) != shape_of(scenario):
+        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    prompts = [_prompt(model, tokenizer, cell, near(cell.run.text, job.beside)) for cell in cells]
+    total = sum(computed_tokens(cell) * cell.run.repeats for cell in cells)
+    use_threads(profile.machine.num_threads)
+    generate(model, prompts[0], 2, use_cache=True)  # the first call of a model is slower than any other
+
+    def run(number: int) -> Generated:
+        run, prompt = cells[number].run, prompts[number]
+        done = generate(model, prompt, run.new_tokens, use_cache=run.use_cache)
+        job.progress(done.computed_tokens / total)
+        return done
+
+    runs: list[list[Generated]] = [[] for _ in cells]
+    for repeat in range(max(cell.run.repeats for cell in cells)):
+        for number, cell in enumerate(cells):
+            if repeat < cell.run.repeats:
+                runs[number].append(run(number))
+    peaks = [
+        peak_bytes(model, prompt, cell.run.new_tokens, use_cache=cell.run.use_cache)
+        for cell, prompt in zip(cells, prompts, strict=True)
+    ]
+    return _result(scenario, job, runs, peaks), {}
+
+
+def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> NDArray[np.int64]:
+    """Return the cell's prompts, ``[batch, prompt_tokens]``: one stretch of the text after the other."""
+    run = cell.run
+    ids = np.array(tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    needed = run.batch * run.prompt_tokens
+    if ids.size < needed:
+        raise ScenarioError(
+            f"{cell.name}: run.text {run.text!r} has {ids.size} tokens; {run.batch} prompts of {run.prompt_tokens} "
+            f"need {needed}"
+        )
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and run.prompt_tokens + run.new_tokens > limit:
+        raise ScenarioError(
+            f"{cell.name}: run.prompt_tokens and run.new_tokens make {run.prompt_tokens + run.new_tokens} tokens, the "
+            f"model reads {limit}"
+        )
+    return ids[:needed].reshape(run.batch, run.prompt_tokens)
+
+
+def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: list[int]) -> RunResult:
+    cells, tables = [], []
+    tokens: dict[Any, np.ndarray[Any, Any]] = {}
+    for number, (cell, _) in enumerate(cells_of(scenario)):
+        own = runs[number]
+        for other in own[1:]:
+            if not np.array_equal(own[0].token_ids, other.token_ids):
+                raise EngineError(f"{cell.name}: cell {number}: two runs generated different tokens")
+        step_s = np.median([run.step_s for run in own], axis=0)
+        entry = cell_of(cell, step_s, peak_bytes=peaks[number])
+        entry |= {"kv_bytes": own[0].kv_bytes, "computed_tokens": own[0].computed_tokens}
+        entry["latency_repeats_s"] = [float(run.step_s.sum()) for run in own]
+        place = (cell.run.batch, cell.run.prompt_tokens, cell.run.new_tokens)
+        other_ids = tokens.setdefault(place, own[0].token_ids)
+        entry["same_tokens_frac"] = float(np.mean(other_ids == own[0].token_ids))
+        cells.append(entry)
+        tables += [rows_of(number, cell, run.step_s, repetition) for repetition, run in enumerate(own)]
+    add_speeds(cells)
+    rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return make_result(
+        scenario,
+        job,
+        kind=KIND,
+        cells=cells,
+        rows=rows,
+        verdict=verdict_of(cells),
+        profile=profile_of(scenario, job.beside),
+        is_measured=True,
+        extra={"growth": growth_of(cells, rows)},
+    )

@@ -1,0 +1,136 @@
+"""How generation grows with and without a KV cache: exponents fitted to the cells, beside what theory says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from kvsim.report.results import RunResult
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
+
+_THEORY: dict[tuple[str, bool], tuple[float, float, str]] = {
+    ("step time over context", False): (1.0, 2.0, "every token again: matrix products grow by 1, attention by 2"),
+    ("step time over context", True): (0.0, 1.0, "one token: weights are read alike, attention grows by 1"),
+    ("first token over prompt", False): (1.0, 2.0, "the prompt at once: matrix products by 1, attention by 2"),
+    ("first token over prompt", True): (1.0, 2.0, "the prompt at once: matrix products by 1, attention by 2"),
+    ("tokens per second over batch", False): (0.0, 1.0, "0 where arithmetic is the limit, 1 where reading weights is"),
+    ("tokens per second over batch", True): (0.0, 1.0, "0 where arithmetic is the limit, 1 where reading weights is"),
+    ("KV cache over context", True): (1.0, 1.0, "a row of keys and values for each token"),
+}
+"""Least and greatest exponent that theory allows, and why, by what grows and whether there is a cache."""
+
+
+def exponent(amounts: ArrayLike, values: ArrayLike) -> float | None:
+    """Return the slope of log `values` over log `amounts`, least squares; None for fewer than two amounts.
+
+    Examples
+    --------
+    >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
+    2.0
+    """
+    x, y = np.asarray(amounts, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if np.unique(x).size < 2:
+        return None
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """Return the exponent of everything that grows, in ``summary["growth"]``; batch 1 but where the batch grows."""
+    found = []
+    for use_cache in (False, True):
+        of_cache = [cell for cell in cells if cell["use_cache"] is use_cache]
+        if not of_cache:
+            continue
+        batch = min(cell["batch"] for cell in of_cache)
+        alone = [cell for cell in of_cache if cell["batch"] == batch]
+        prompt = max(cell["prompt_tokens"] for cell in of_cache)
+        batched = [cell for cell in of_cache if cell["prompt_tokens"] == prompt]
+        chosen = (rows["use_cache"] == use_cache) & (rows["batch"] == batch) & (rows["step"] > 0)
+        exponents = {
+            "step time over context": exponent(rows["context_tokens"][chosen], rows["step_s"][chosen]),
+            "first token over prompt": _over(alone, "prompt_tokens", "first_token_s"),
+            "tokens per second over batch": _over(batched, "batch", "tokens_per_s"),
+        }
+        if use_cache:
+            contexts = [cell["prompt_tokens"] + cell["new_tokens"] - 1 for cell in alone]
+            exponents["KV cache over context"] = exponent(contexts, [cell["kv_bytes"] for cell in alone])
+        for name, value in exponents.items():
+            low, high, reason = _THEORY[name, use_cache]
+            found.append(
+                {
+                    "growth": name,
+                    "use_cache": use_cache,
+                    "exponent": value,
+                    "theory_low": low,
+                    "theory_high": high,
+                    "theory": reason,
+                }
+            )
+    return found
+
+
+def growth_text(growth: Sequence[Mapping[str, Any]]) -> str:
+    """Return the exponents as a printed table."""
+    lines = [f"{'growth':<30}{'cache':<6}{'exponent':>9}   theory"]
+    for entry in growth:
+        value = "-" if entry["exponent"] is None else f"{entry['exponent']:.2f}"
+        low, high = entry["theory_low"], entry["theory_high"]
+        theory = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        cache = "on" if entry["use_cache"] else "off"
+        lines.append(f"{entry['growth']:<30}{cache:<6}{value:>9}   {theory:<7} {entry['theory']}")
+    return "\n".join(lines)
+
+
+def growth_figure(result: RunResult) -> Figure:
+    """Return latency and memory over the prompt, tokens a second over the batch, and a step over the context."""
+    cells = result.summary["cells"]
+    kind = "measured" if result.summary.get("is_measured") else "simulated"
+    figure = new_figure(7.6, f"Generation with and without a KV cache ({kind})")
+    axes = [axis for row in add_panels(figure, 2, 2, across_inches=0.9) for axis in row]
+    handles: dict[str, Any] = {}
+    series = sorted({(cell["use_cache"], cell["batch"]) for cell in cells})
+    prompts = sorted({cell["prompt_tokens"] for cell in cells})
+    for use_cache, batch in series:
+        color = PALETTE[sorted({cell["batch"] for cell in cells}).index(batch) % len(PALETTE)]
+        look: dict[str, Any] = {"color": color, "linestyle": "solid" if use_cache else (0, (4, 2.5)), "marker": "o"}
+        chosen = [cell for cell in cells if cell["use_cache"] == use_cache and cell["batch"] == batch]
+        x = [cell["prompt_tokens"] for cell in chosen]
+        (line,) = axes[0].plot(x, [cell["latency_s"] for cell in chosen], **look)
+        axes[2].plot(x, [cell["peak_bytes"] / 2**20 for cell in chosen], **look)
+        handles[f"cache {'on' if use_cache else 'off'}, batch {batch}"] = line
+        rows = (result.rows["use_cache"] == use_cache) & (result.rows["batch"] == batch) & (result.rows["step"] > 0)
+        context, step_s = result.rows["context_tokens"][rows], result.rows["step_s"][rows]
+        axes[3].plot(context, step_s * 1e3, color=color, linestyle="", marker="." if use_cache else "x", markersize=3)
+    for place, prompt in enumerate(prompts):
+        for use_cache in sorted({use for use, _ in series}):
+            chosen = [cell for cell in cells if cell["use_cache"] == use_cache and cell["prompt_tokens"] == prompt]
+            axes[1].plot(
+                [cell["batch"] for cell in chosen],
+                [cell["tokens_per_s"] for cell in chosen],
+                color=str(0.15 + 0.25 * (place % 3)),
+                linestyle="solid" if use_cache else (0, (4, 2.5)),
+                marker="osD^vPX*"[place % 8],
+                label=f"prompt {prompt}" if use_cache else None,
+            )
+    axes[0].set(xlabel="prompt (tokens)", ylabel="latency (s)", yscale="log")
+    axes[1].set(xlabel="batch (sequences)", ylabel="tokens per second", yscale="log")
+    axes[2].set(xlabel="prompt (tokens)", ylabel="memory over weights (MiB)", yscale="log")
+    axes[3].set(xlabel="context (tokens)", ylabel="one step (ms)", yscale="log")
+    low, high = axes[1].get_ylim()
+    axes[1].set(ylim=(low, 2 * high), xticks=sorted({cell["batch"] for cell in cells}))
+    axes[1].legend(fontsize=8, loc="upper left", ncols=len(prompts))
+    for axis in axes:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    legend_above(figure, handles)
+    return figure
+
+
+def _over(cells: Sequence[Mapping[str, Any]], amount: str, value: str) -> float | None:
+    return exponent([cell[amount] for cell in cells], [cell[value] for cell in cells])

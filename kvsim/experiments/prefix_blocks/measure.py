@@ -1,0 +1,159 @@
+"""Prefix blocks for real: prompts of real text to the real model, through a real store of blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.caches.prefix import PrefixCache, Replayed, hash_blocks, make_eviction
+from kvsim.caches.prefix.evictions import next_uses
+from kvsim.engine.model.loading import load_model
+from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.text import read_text
+from kvsim.errors import ScenarioError
+from kvsim.experiments import Job
+from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
+from kvsim.experiments.prefix_blocks.engine.run import Answered, answer, use_threads
+from kvsim.experiments.prefix_blocks.engine.store import BlockStore
+from kvsim.experiments.prefix_blocks.report import verdict_of
+from kvsim.experiments.prefix_blocks.requests import digest_of
+from kvsim.experiments.prefix_blocks.scenario import PrefixBlocks, RealRequests
+from kvsim.experiments.prefix_blocks.simulate import KIND, RECORDED, budget_of, cell_of, rows_of
+from kvsim.report.results import RunResult
+from kvsim.traces.requests.base import Request, RequestBlocks, gather
+from kvsim.traces.requests.full_blocks import full_blocks_text
+
+
+def measure(scenario: PrefixBlocks, job: Job) -> tuple[RunResult, dict[str, bytes]]:
+    """Send the prompts without a cache, then through that of every cell, in turn; return also what was sent.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario says not what to send, or the model or the text does not suit it.
+    """
+    cells = cells_of(scenario)
+    real = _checked(scenario, [cell for cell, _ in cells])
+    profile = profile_of(scenario, job.beside)
+    model, tokenizer = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
+    if shape_of_model(model) != shape_of(scenario):
+        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    prompts = make_prompts(real, _token_ids(scenario, tokenizer, real, near(real.text, job.beside)))
+    sent = [_request(prompt, scenario.trace.tokens_of_block) for prompt in prompts]
+    requests = gather(sent, block_tokens=scenario.trace.tokens_of_block, source=scenario.name)
+    use_threads(profile.machine.num_threads)
+    answer(model, prompts[-1], chunk_tokens=scenario.prefill_chunk_tokens)  # the first call is slower than any other
+    share = 1 / (real.repeats * (len(cells) + 1))
+    runs: list[list[list[Answered]]] = [[] for _ in range(len(cells) + 1)]
+    for _ in range(real.repeats):
+        runs[-1].append([answer(model, prompt, chunk_tokens=scenario.prefill_chunk_tokens) for prompt in prompts])
+        job.progress(share)
+        for number, (cell, _) in enumerate(cells):
+            runs[number].append(_run(model, cell, prompts, requests))
+            job.progress(share)
+    result = _result(scenario, job, requests, runs)
+    return result, {RECORDED: full_blocks_text(sent)}
+
+
+def make_prompts(real: RealRequests, token_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the prompts in the order sent: turn by turn, session by session.
+
+    All begin with the same system prompt; a session's turn is its last one with `turn_tokens` more of its own text.
+    """
+    system, texts = token_ids[: real.system_tokens], token_ids[real.system_tokens :]
+    own_tokens = real.turns * real.turn_tokens
+    return [
+        np.concatenate([system, texts[session * own_tokens : session * own_tokens + (turn + 1) * real.turn_tokens]])
+        for turn in range(real.turns)
+        for session in range(real.sessions)
+    ]
+
+
+def _checked(scenario: PrefixBlocks, cells: list[PrefixBlocks]) -> RealRequests:
+    if scenario.measure is None:
+        raise ScenarioError(f"{scenario.name}: no [measure] table; it says what to send, as in measure.sessions = 4")
+    if any(cell.cache.index == "radix" for cell in cells):
+        raise ScenarioError(f"{scenario.name}: cache.index 'radix' is simulated only; measure with 'hash'")
+    if any(key.startswith(("trace", "measure", "prefill", "model", "profile")) for key in scenario.sweep):
+        raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of cache only: all cells read one set")
+    return scenario.measure
+
+
+def _token_ids(scenario: PrefixBlocks, tokenizer: Any, real: RealRequests, text: str) -> NDArray[np.int64]:
+    ids = np.array(tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    needed = real.system_tokens + real.sessions * real.turns * real.turn_tokens
+    if ids.size < needed:
+        raise ScenarioError(f"{scenario.name}: measure.text {text!r} has {ids.size} tokens; the sessions need {needed}")
+    return ids[:needed]
+
+
+def _request(prompt: NDArray[np.int64], block_tokens: int) -> Request:
+    return Request(
+        arrival_s=0.0, input_tokens=int(prompt.size), output_tokens=1, blocks=hash_blocks(prompt, block_tokens)
+    )
+
+
+def _run(model: Any, cell: PrefixBlocks, prompts: list[NDArray[np.int64]], requests: RequestBlocks) -> list[Answered]:
+    """Send every prompt once through a fresh cache of the cell."""
+    budget = min(budget_of(cell.cache, requests) or requests.num_distinct, requests.num_distinct)
+    cache = PrefixCache(
+        budget,
+        make_eviction(cell.cache.policy, budget),
+        admission=cell.cache.admission,
+        in_flight=cell.cache.in_flight,
+    )
+    store = BlockStore(model, num_slots=budget, block_tokens=requests.block_tokens)
+    coming = next_uses(requests.blocks.tolist())
+    return [
+        answer(
+            model,
+            prompt,
+            chunk_tokens=cell.prefill_chunk_tokens,
+            cache=cache,
+            store=store,
+            block_tokens=requests.block_tokens,
+            next_uses=coming[requests.starts[number] : requests.starts[number + 1]],
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: list[list[list[Answered]]]) -> RunResult:
+    """Return the measured result; times are medians over repeats, the last runs those without a cache."""
+    full = runs[-1]
+    full_s = _times_s(full)
+    entries, tables = [], []
+    for number, (cell, swept) in enumerate(cells_of(scenario)):
+        own = runs[number][0]
+        done = Replayed(
+            hits=np.array([found.num_hits for found in own]), evictions=np.array([found.num_evicted for found in own])
+        )
+        ttft_s = _times_s(runs[number])
+        agree = [
+            int(found.logits.argmax()) == int(alone.logits.argmax()) for found, alone in zip(own, full[0], strict=True)
+        ]
+        apart = [float((found.logits - alone.logits).abs().max()) for found, alone in zip(own, full[0], strict=True)]
+        entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
+        entry |= {"next_token_agreement_frac": float(np.mean(agree)), "max_logit_difference": max(apart)}
+        entries.append(entry | swept)
+        rows = rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s)
+        tables.append(rows | {"processor_s": np.median([[f.processor_s for f in run] for run in runs[number]], axis=0)})
+    profile = profile_of(scenario, job.beside)
+    return make_result(
+        scenario,
+        job,
+        kind=KIND,
+        cells=entries,
+        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=False),
+        profile=profile,
+        is_measured=True,
+        extra={"requests_digest": digest_of(requests)},
+    )
+
+
+def _times_s(repeats: list[list[Answered]]) -> NDArray[np.float64]:
+    times_s: NDArray[np.float64] = np.median([[found.ttft_s for found in run] for run in repeats], axis=0)
+    return times_s

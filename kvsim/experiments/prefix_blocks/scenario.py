@@ -1,0 +1,103 @@
+"""What a scenario of prefix blocks may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.file import Fraction
+from kvsim.scenario.toml import Strict
+
+Format: TypeAlias = Literal["full-blocks", "mooncake", "sessions", "azure", "lengths"]
+BLOCK_TOKENS: dict[str, int] = {"mooncake": 512}
+"""Tokens of a block where a scenario does not say, by format; 16 for the others, as in vLLM."""
+DEFAULT_BLOCK_TOKENS = 16
+
+
+class RequestsChoice(Strict):
+    """Which requests arrive."""
+
+    path: str
+    """A shipped request trace by name, or a file."""
+    format: Format
+    """``mooncake`` and ``full-blocks`` tell the blocks of a prompt, ``sessions`` its text, the others its length."""
+    block_tokens: PositiveInt | None = None
+    num_requests: PositiveInt | None = None
+    """Replay only the first so many."""
+    part: str | None = None
+    """``sessions``: a folder of the archive."""
+    tokenizer: str | None = None
+    """``sessions``: ``bytes`` (every byte of UTF-8 a token), or the folder of a model with its ``tokenizer.json``."""
+    shared_tokens: NonNegativeInt | None = None
+    """``azure`` and ``lengths``: assume that every prompt begins with so many tokens that others begin with, too."""
+    shared_by: PositiveInt = 1
+    """How many different such beginnings there are; requests take them in turn."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> RequestsChoice:
+        if self.format == "sessions" and self.tokenizer is None:
+            raise ValueError("format 'sessions' has text: tokenizer should be 'bytes' or the folder of a model")
+        if self.format in ("azure", "lengths") and self.shared_tokens is None:
+            raise ValueError(
+                f"format {self.format!r} tells lengths and nothing of contents, so no block is known to be shared; "
+                "say what to assume: shared_tokens = 0 for nothing, or the tokens that all prompts begin with"
+            )
+        return self
+
+    @property
+    def tokens_of_block(self) -> int:
+        """Tokens of a block."""
+        return self.block_tokens or BLOCK_TOKENS.get(self.format, DEFAULT_BLOCK_TOKENS)
+
+
+class BlockCache(Strict):
+    """The cache: how many blocks, and which leave."""
+
+    budget_blocks: PositiveInt | None = None
+    budget_frac: Fraction | None = None
+    """Budget as a share of the trace's different blocks; no limit where neither is given."""
+    policy: Literal["lru", "fifo", "lfu", "sieve", "s3-fifo", "arc", "belady"]
+    admission: Literal["all", "second-touch"] = "all"
+    index: Literal["hash", "radix"] = "hash"
+    """``radix``: a radix tree that evicts whole leaves, as SGLang's does."""
+    in_flight: PositiveInt = 1
+    """Requests that hold their blocks at a time."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> BlockCache:
+        if self.budget_blocks is not None and self.budget_frac is not None:
+            raise ValueError("give one of budget_blocks and budget_frac")
+        if self.index == "radix" and self.policy not in ("lru", "fifo", "lfu"):
+            raise ValueError(f"index 'radix' ranks leaves by lru, fifo or lfu, found policy {self.policy!r}")
+        if self.index == "radix" and (self.in_flight > 1 or self.admission != "all"):
+            raise ValueError("index 'radix' takes one request in flight and admission 'all'")
+        return self
+
+
+class RealRequests(Strict):
+    """What `kvsim measure` sends: sessions that share a system prompt, each growing turn by turn, taken in turn."""
+
+    text: str = "python-docs"
+    """What is read: ``python-docs``, ``python-code``, or a UTF-8 text file."""
+    sessions: PositiveInt
+    turns: PositiveInt
+    system_tokens: PositiveInt
+    turn_tokens: PositiveInt
+    """Tokens that each turn adds."""
+    repeats: PositiveInt = 1
+
+
+class PrefixBlocks(CacheScenario):
+    """Blocks of prompts kept for the next prompt that begins alike."""
+
+    one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
+    younger: ClassVar = ("exclude",)
+
+    kind: Literal["prefix-blocks"]
+    trace: RequestsChoice
+    cache: BlockCache
+    prefill_chunk_tokens: Annotated[int, Field(ge=1)] = 512
+    """Tokens of one call of the model in prefill."""
+    measure: RealRequests | None = None

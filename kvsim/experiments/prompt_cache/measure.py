@@ -1,0 +1,150 @@
+"""A prompt cache for real: prompts to the real model, whole and through the cache of every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kvsim.engine.model.generation import use_threads
+from kvsim.engine.model.loading import load_model
+from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.errors import ScenarioError
+from kvsim.experiments import Job
+from kvsim.experiments.base import cells_of, model_path_of, profile_of, shape_of
+from kvsim.experiments.prompt_cache.costs import slower_s
+from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
+from kvsim.experiments.prompt_cache.engine.run import Answered, answer
+from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario
+from kvsim.experiments.prompt_cache.simulate import Sent, Streams, all_bytes, books_of, cell_of, result_of, rows_of
+from kvsim.profile.profile import Profile
+from kvsim.report.results import RunResult
+from kvsim.types import FloatArray, IntArray
+
+
+def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[str, bytes]]:
+    """Send the prompts without a cache, then through that of every cell, in turn, as often as asked.
+
+    Raises
+    ------
+    ScenarioError
+        If the model is not of the scenario's shape or reads too few tokens, or more is swept than prompts and cache.
+    """
+    cells = [cell for cell, _ in cells_of(scenario)]
+    _check_swept(scenario)
+    profile = profile_of(scenario, job.beside)
+    streams = Streams(job.beside)
+    for cell in cells:
+        slower_s(profile, cell)
+        books_of(cell, streams.of(cell))
+    model, _ = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
+    if shape_of_model(model) != shape_of(scenario):
+        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    _check_lengths(scenario, model, [prompt for cell in cells for prompt in streams.of(cell)])
+    use_threads(profile.machine.num_threads)
+    chunk_tokens = scenario.prefill_chunk_tokens
+    longest = max((prompt for cell in cells for prompt in streams.of(cell)), key=len)
+    answer(model, longest, chunk_tokens=chunk_tokens)  # the first call is slower than any other
+    full: dict[Any, list[list[Answered]]] = {cell.prompts: [] for cell in cells}
+    runs: list[list[list[Answered]]] = [[] for _ in cells]
+    reports: list[PromptCacheReport | None] = [None] * len(cells)
+    share = 1 / (scenario.measure.repeats * len(cells))
+    for repeat in range(scenario.measure.repeats):
+        for number, cell in enumerate(cells):
+            prompts, alone = streams.of(cell), full[cell.prompts]
+            if len(alone) == repeat:
+                alone.append([answer(model, prompt, chunk_tokens=chunk_tokens) for prompt in prompts])
+            answered, reports[number] = _through_cache(model, cell, prompts, profile)
+            runs[number].append(answered)
+            job.progress(share)
+    found = [
+        _cell(number, cell, streams.of(cell), runs[number], full[cell.prompts], report)
+        for number, (cell, report) in enumerate(zip(cells, reports, strict=True))
+        if report is not None
+    ]
+    entries, tables = [entry for entry, _ in found], [table for _, table in found]
+    return result_of(scenario, job, entries, tables, streams, profile=profile, is_measured=True), {}
+
+
+def _check_swept(scenario: PromptCacheScenario) -> None:
+    wrong = next((key for key in scenario.sweep if not key.startswith(("prompts.", "cache."))), None)
+    if wrong is not None:
+        raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of prompts and cache, not {wrong}")
+
+
+def _check_lengths(scenario: PromptCacheScenario, model: Any, prompts: Sequence[IntArray]) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = max(prompt.size for prompt in prompts)
+    if limit is not None and longest > limit:
+        raise ScenarioError(
+            f"{scenario.name}: a prompt has {longest} tokens, the model reads {limit}; cut them: prompts.max_tokens"
+        )
+
+
+def _through_cache(
+    model: Any, cell: PromptCacheScenario, prompts: Sequence[IntArray], profile: Profile
+) -> tuple[list[Answered], PromptCacheReport]:
+    """Send every prompt once through a fresh cache of the cell; return also what the cache counted."""
+    with PromptCache(
+        model,
+        cell.cache.tiers(all_bytes(cell, prompts)),
+        least_tokens=cell.cache.least_tokens,
+        bandwidth_bytes_per_s=cell.cache.link_bytes_per_s or profile.link.stated_bandwidth_bytes_per_s,
+    ) as cache:
+        answered = [answer(model, prompt, chunk_tokens=cell.prefill_chunk_tokens, cache=cache) for prompt in prompts]
+        return answered, cache.report()
+
+
+def _cell(
+    number: int,
+    cell: PromptCacheScenario,
+    prompts: Sequence[IntArray],
+    runs: list[list[Answered]],
+    full: list[list[Answered]],
+    report: PromptCacheReport,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
+    own, alone = runs[0], full[0]
+    sent = Sent(
+        reuses=[found.reuse for found in own if found.reuse is not None],
+        keepings=[found.keeping for found in own if found.keeping is not None],
+        ttft_s=_median([[found.ttft_s for found in run] for run in runs]),
+        full_s=_median([[found.ttft_s for found in run] for run in full]),
+        restore_s=_median([[found.restore_s for found in run] for run in runs]),
+        keep_s=_median([[found.keep_s for found in run] for run in runs]),
+        kept_bytes=report.device_bytes + report.host_bytes,
+    )
+    entry = cell_of(cell, prompts, sent)
+    held = [found.held_tokens for found in own]
+    is_hit = np.array(held) > 0
+    if is_hit.any():
+        gains_s = [
+            float(
+                np.mean([whole.ttft_s - found.ttft_s for found, whole in zip(run, others, strict=True)], where=is_hit)
+            )
+            for run, others in zip(runs, full, strict=True)
+        ]
+        busy_s, full_busy_s = (_median([[found.busy_s for found in run] for run in each]) for each in (runs, full))
+        entry |= {"gain_repeats_s": gains_s, "busy_gain_s": float((full_busy_s - busy_s)[is_hit].mean())}
+    agree = [int(found.logits.argmax()) == int(whole.logits.argmax()) for found, whole in zip(own, alone, strict=True)]
+    apart = [float((found.logits - whole.logits).abs().max()) for found, whole in zip(own, alone, strict=True)]
+    entry |= {
+        "reused_tokens": report.reused_tokens,
+        "hits": report.hits,
+        "host_hits": report.host_hits,
+        "evicted": report.evicted,
+        "demoted": report.demoted,
+        "next_token_agreement_frac": float(np.mean(agree)),
+        "max_logit_difference": max(apart),
+    }
+    rows = rows_of(number, prompts, sent) | {
+        "reused_tokens": np.array(held),
+        "busy_s": _median([[found.busy_s for found in run] for run in runs]),
+    }
+    return entry, rows
+
+
+def _median(times_s: list[list[float]]) -> FloatArray:
+    found: FloatArray = np.median(times_s, axis=0)
+    return found

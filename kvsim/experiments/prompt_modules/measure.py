@@ -1,0 +1,251 @@
+"""Prompt modules for real: the stream out of a real store, every prompt beside full attention, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kvsim.engine.links.states import StateLink, make_link
+from kvsim.engine.model.generation import use_threads
+from kvsim.engine.model.loading import load_model
+from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.errors import ScenarioError
+from kvsim.experiments import Job
+from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.prompt_modules.accounting import ModuleBooks
+from kvsim.experiments.prompt_modules.case import Case, Source, case_of, source_of
+from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
+from kvsim.experiments.prompt_modules.engine.divergence import Divergence, divergence_of
+from kvsim.experiments.prompt_modules.engine.run import Answered, ModuleRunner, ModuleStore
+from kvsim.experiments.prompt_modules.lengths import check_lengths, lengths_json, texts_of
+from kvsim.experiments.prompt_modules.report import verdict_of
+from kvsim.experiments.prompt_modules.scenario import PromptModules
+from kvsim.experiments.prompt_modules.schema import Assembly
+from kvsim.experiments.prompt_modules.simulate import KIND
+from kvsim.profile.profile import Profile
+from kvsim.report.results import RunResult
+from kvsim.types import FloatArray
+
+LENGTHS = "lengths.json"
+"""File of a measured result with the tokens of every text."""
+ANSWERS = "answers.txt"
+"""File of a measured result with what both ways of reading answer."""
+
+
+@dataclass(slots=True)
+class _Bench:
+    """The model, its texts as tokens, and the link of this machine."""
+
+    model: Any
+    tokenizer: Any
+    ids: dict[str, list[int]]
+    link: StateLink
+
+    def length_of(self, text: str) -> int:
+        return len(self.ids[text])
+
+    def runner(self, cell: PromptModules, case: Case) -> ModuleRunner:
+        token = next(
+            (found for found in (self.tokenizer.unk_token_id, self.tokenizer.eos_token_id) if found is not None), 0
+        )
+        return ModuleRunner(
+            self.model,
+            case.layout,
+            self.ids.__getitem__,
+            placeholder_id=token,
+            link=self.link,
+            chunk_tokens=cell.prefill_chunk_tokens,
+            seen=cell.encoding.seen,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timed:
+    """One prompt with all modules stored, beside full attention."""
+
+    stored_s: float
+    full_s: float
+    full_processor_s: float
+
+
+def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, bytes]]:
+    """Serve the stream out of every cell's store, then time and judge each prompt; return also lengths and answers.
+
+    Raises
+    ------
+    ScenarioError
+        If the model is not of the scenario's shape, reads too few positions, or counts other tokens than the scenario.
+    """
+    cells = [cell for cell, _ in cells_of(scenario)]
+    source, profile = source_of(scenario, job.beside), profile_of(scenario, job.beside)
+    bench = _bench(scenario, job, source, profile)
+    cases = [case_of(cell, source, bench.length_of) for cell in cells]
+    _check_positions(scenario, bench.model, cases)
+    use_threads(profile.machine.num_threads)
+    try:
+        runs = []
+        for cell, case in zip(cells, cases, strict=True):
+            runs.append(_serve(bench, cell, case))
+            job.progress(0.5 / len(cells))
+        timed = _time_prompts(bench, cells, cases, job)
+        prices, answers = _judge(bench, cells, cases, job)
+    finally:
+        bench.link.close()
+    lengths = {text: len(ids) for text, ids in bench.ids.items()}
+    files = {LENGTHS: lengths_json(lengths, str(scenario.model.path)), ANSWERS: "\n".join(answers).encode()}
+    return _result(scenario, job, profile, cases, runs, timed, prices), files
+
+
+def _bench(scenario: PromptModules, job: Job, source: Source, profile: Profile) -> _Bench:
+    model, tokenizer = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
+    if shape_of_model(model) != shape_of(scenario):
+        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    texts = texts_of(scenario, source)
+    encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = {text: list(found) for text, found in zip(texts, encoded, strict=True)}
+    check_lengths(scenario, {text: len(found) for text, found in ids.items()}, job.beside)
+    link = make_link(model.device, profile.link.stated_bandwidth_bytes_per_s or math.inf)
+    return _Bench(model, tokenizer, ids, link)
+
+
+def _check_positions(scenario: PromptModules, model: Any, cases: Sequence[Case]) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for assembly in cases[0].assemblies:
+        if limit is not None and assembly.end + scenario.measure.answer_tokens > limit:
+            raise ScenarioError(
+                f"{scenario.name}: prompt {assembly.name!r} ends at position {assembly.end} and answers "
+                f"{scenario.measure.answer_tokens} tokens; the model has {limit} positions"
+            )
+
+
+def _serve(bench: _Bench, cell: PromptModules, case: Case) -> list[Answered]:
+    """Answer the stream out of an empty store of the cell."""
+    runner, books = bench.runner(cell, case), case.books(cell)
+    store = ModuleStore(cell.cache.tier, bench.link)
+    first = case.assemblies[case.requests[0]]
+    runner.answer(first, case.books(cell), ModuleStore(cell.cache.tier, bench.link))  # whatever is slow only once
+    return [runner.answer(case.assemblies[request], books, store) for request in case.requests]
+
+
+def _key(cell: PromptModules) -> tuple[Any, ...]:
+    return cell.cache.tier, cell.encoding.scaffolds, cell.encoding.seen
+
+
+def _time_prompts(
+    bench: _Bench, cells: Sequence[PromptModules], cases: Sequence[Case], job: Job
+) -> dict[tuple[Any, ...], list[_Timed]]:
+    """Time every prompt under full attention and, in turn, with all modules stored, by tier and encoding; medians."""
+    chosen = {_key(cell): (cell, case) for cell, case in zip(cells, cases, strict=True)}
+    stocked = {key: _stocked(bench, cell, case) for key, (cell, case) in chosen.items()}
+    found: dict[tuple[Any, ...], list[_Timed]] = {key: [] for key in chosen}
+    num_prompts = len(cases[0].assemblies)
+    for prompt in range(num_prompts):
+        full: list[Answered] = []
+        stored: dict[tuple[Any, ...], list[Answered]] = {key: [] for key in chosen}
+        for _ in range(cells[0].measure.repeats):
+            full.append(bench.runner(cells[0], cases[0]).full(cases[0].assemblies[prompt])[0])
+            for key, (runner, books, store) in stocked.items():
+                stored[key].append(runner.answer(chosen[key][1].assemblies[prompt], books, store))
+        for key, done in stored.items():
+            found[key].append(
+                _Timed(
+                    stored_s=float(np.median([answered.ttft_s for answered in done])),
+                    full_s=float(np.median([answered.ttft_s for answered in full])),
+                    full_processor_s=float(np.median([answered.processor_s for answered in full])),
+                )
+            )
+        job.progress(0.3 / num_prompts)
+    return found
+
+
+def _stocked(bench: _Bench, cell: PromptModules, case: Case) -> tuple[ModuleRunner, ModuleBooks, ModuleStore]:
+    """Return a store on the cell's tier that holds every module that prompts read, with its books."""
+    num_units = len(case.layout.units)
+    runner, store = bench.runner(cell, case), ModuleStore(cell.cache.tier, bench.link)
+    books = ModuleBooks("lru", budget_units=num_units, num_units=num_units)
+    units = [case.layout.units[unit] for unit in case.read_units]
+    books.serve(case.read_units)
+    for unit, states in zip(units, runner.encode_together(units), strict=True):
+        store.put(unit.number, states)
+    store.settle()
+    return runner, books, store
+
+
+def _judge(
+    bench: _Bench, cells: Sequence[PromptModules], cases: Sequence[Case], job: Job
+) -> tuple[dict[tuple[Any, ...], list[Divergence]], list[str]]:
+    """Return what every prompt loses against full attention, by encoding, and both answers in words."""
+    chosen = {_key(cell)[1:]: (cell, case) for cell, case in zip(cells, cases, strict=True)}
+    found: dict[tuple[Any, ...], list[Divergence]] = {}
+    answers: list[str] = []
+    for key, (cell, case) in chosen.items():
+        runner = bench.runner(cell, case)
+        states = {unit: runner.encode(case.layout.units[unit]) for unit in case.read_units}
+        found[key] = []
+        for assembly in case.assemblies:
+            steps = cell.measure.answer_tokens
+            alone, cache = runner.full(assembly)
+            expected, fed = runner.follow(cache, alone.logits, assembly.num_tokens, steps, None)
+            first, own_cache = runner.first(assembly, states)
+            given, _ = runner.follow(own_cache, first, assembly.end, steps, fed)
+            found[key].append(divergence_of(expected, given))
+            answers += _told(bench, cell, assembly, expected, given)
+            job.progress(0.2 / len(chosen) / len(case.assemblies))
+    return found, answers
+
+
+def _told(bench: _Bench, cell: PromptModules, assembly: Assembly, expected: Any, given: Any) -> list[str]:
+    words = [bench.tokenizer.decode(logits.argmax(-1).tolist()) for logits in (expected, given)]
+    encoding = f"scaffolds {cell.encoding.scaffolds}, seen {cell.encoding.seen}"
+    return [
+        f"{assembly.name} ({encoding})",
+        f"  full attention: {words[0]!r}",
+        f"  modules, fed that: {words[1]!r}",
+        "",
+    ]
+
+
+def _result(
+    scenario: PromptModules,
+    job: Job,
+    profile: Profile,
+    cases: Sequence[Case],
+    runs: Sequence[Sequence[Answered]],
+    timed: dict[tuple[Any, ...], list[_Timed]],
+    prices: dict[tuple[Any, ...], list[Divergence]],
+) -> RunResult:
+    entries, tables, prompts = [], [], {}
+    for number, (cell, swept) in enumerate(cells_of(scenario)):
+        case, own = cases[number], runs[number]
+        times = timed[_key(cell)]
+        counts = counts_table([_counts(done) for done in own])
+        ttft_s = np.array([done.ttft_s for done in own])
+        full_s: FloatArray = np.array([times[request].full_s for request in case.requests])
+        entries.append(cell_of(cell, case, counts, ttft_s=ttft_s, full_s=full_s) | swept)
+        processor_s = np.array([done.processor_s for done in own])
+        tables.append(rows_of(number, case, counts, ttft_s=ttft_s, full_s=full_s) | {"processor_s": processor_s})
+        for assembly, time, price in zip(case.assemblies, times, prices[_key(cell)[1:]], strict=True):
+            one = prompt_of(cell, assembly, ttft_s=time.stored_s, full_s=time.full_s) | asdict(price)
+            prompts[(*_key(cell), assembly.name)] = one | {"full_processor_s": time.full_processor_s}
+    return make_result(
+        scenario,
+        job,
+        kind=KIND,
+        cells=entries,
+        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        verdict=verdict_of(entries, list(prompts.values())),
+        profile=profile,
+        seed=scenario.stream.seed,
+        is_measured=True,
+        extra={"prompts": list(prompts.values())},
+    )
+
+
+def _counts(done: Answered) -> tuple[int, ...]:
+    return (
+        done.num_hits, done.num_encoded, done.num_evicted, done.hit_tokens, done.encoded_tokens, done.held_bytes,
+    )  # fmt: skip

@@ -1,0 +1,31 @@
+"""Prompt modules: what a schema in prompt markup says, where each module lies, what a prompt reuses, and its masks.
+
+After Gim et al., "Prompt Cache: Modular Attention Reuse for Low-Latency Inference" (arXiv 2311.04934). Nothing here
+knows a model: texts are measured by a function that returns their number of tokens.
+"""
+
+from __future__ import annotations
+
+from kvsim.experiments.prompt_modules.accounting import ModuleBooks, Served
+from kvsim.experiments.prompt_modules.schema.assembly import Assembly, Fresh, Part, assemble
+from kvsim.experiments.prompt_modules.schema.layout import Layout, LengthOf, Span, Unit, lay_out
+from kvsim.experiments.prompt_modules.schema.prompts import Prompt, parse_prompts
+from kvsim.experiments.prompt_modules.schema.schema import Schema, parse_schema
+
+__all__ = [
+    "Assembly",
+    "Fresh",
+    "Layout",
+    "LengthOf",
+    "ModuleBooks",
+    "Part",
+    "Prompt",
+    "Schema",
+    "Served",
+    "Span",
+    "Unit",
+    "assemble",
+    "lay_out",
+    "parse_prompts",
+    "parse_schema",
+]

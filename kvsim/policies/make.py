@@ -1,0 +1,174 @@
+"""How a scenario's choice becomes a fresh policy: classes found by name, parts composed, arguments shared out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from kvsim.errors import ScenarioError
+from kvsim.policies.base import Policy, Setting
+from kvsim.policies.baselines import PEERS
+from kvsim.policies.composed import Paged
+from kvsim.policies.registry import ADMISSIONS, POLICIES, PREFETCHERS, Entry, find_entry, load_class
+from kvsim.scenario.toml import nearest
+
+WHOLE = ("attends", "holds", "reads_selection", "start", "decide", "page_opened")
+PARTS = {
+    "evictor": ("arrived", "touch", "victims", "left"),
+    "prefetcher": ("reads_speculation", "start", "opened", "wanted", "spared", "left"),
+    "admission": ("touch", "first_out", "left"),
+}
+"""What a class must have to be a policy, or a part of one."""
+
+NONE, ALWAYS = "none", "always"
+
+
+def find_policy(name: str) -> type[Policy]:
+    """Return the policy class called `name`: a built-in, or ``package.module:Class``. For an evictor it is `Paged`.
+
+    One of `PEERS` is found too, though it decides nothing: `make_policy` refuses it.
+
+    Raises
+    ------
+    ScenarioError
+        If there is none, or the class lacks a part of the protocol.
+    """
+    entry = find_entry(POLICIES | PEERS, name, "policy")
+    if entry is not None and entry.kind == "eviction":
+        return Paged
+    found = load_class(entry.path if entry else name, f"policy {name!r}")
+    if name in PEERS:
+        return found
+    if _is_evictor(found):
+        return Paged
+    _check_shape(found, WHOLE, f"policy {name!r}: not a policy class")
+    return found
+
+
+def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Policy:
+    """Return a fresh policy for one run of one back end.
+
+    An evictor takes ``prefetch = "NAME"``, ``admission = "NAME"`` and ``compiled = false`` beside its own arguments
+    and those of the prefetcher and the admission. An argument that two of the parts know is told apart by
+    ``evict_NAME``, ``prefetch_NAME`` and ``admission_NAME``.
+
+    Raises
+    ------
+    ScenarioError
+        If a name or an argument is not known, or a value is impossible.
+    """
+    entry = find_entry(POLICIES | PEERS, name, "policy")
+    what = f"policy {name!r}"
+    if name in PEERS:
+        raise ScenarioError(f"{what}: a peer to measure, not a policy: `kvsim measure` runs it, nothing simulates it")
+    chosen = dict(arguments)
+    is_compiled = _taken(chosen, "compiled", True, what) if entry is not None and entry.compiled else True
+    found = _load(entry, name, what, is_compiled=is_compiled)
+    if not _is_evictor(found):
+        _check_shape(found, WHOLE, f"{what}: not a policy class")
+        _check_known(chosen, _arguments_of(found), what)
+        policy: Policy = _make(found, setting, chosen, what)
+        return policy
+    prefetch = _taken(chosen, "prefetch", NONE, what)
+    admission = _taken(chosen, "admission", ALWAYS, what)
+    parts = {
+        "evict": found,
+        "prefetch": _part(PREFETCHERS, prefetch, "prefetcher", is_compiled=is_compiled),
+        "admission": _part(ADMISSIONS, admission, "admission", is_compiled=is_compiled),
+    }
+    given = _share_out(chosen, parts, what)
+    made = {role: _make(part, setting, given[role], what) for role, part in parts.items()}
+    return Paged(setting, made["evict"], made["prefetch"], made["admission"])
+
+
+def cost_name(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return what a profile calls the cost of this policy's decisions: its name, and what is composed with it.
+
+    Examples
+    --------
+    >>> cost_name("lru", {}), cost_name("lru", {"prefetch": "learned", "admission": "second-touch"})
+    ('lru', 'lru+learned+second-touch')
+    """
+    parts = [arguments.get("prefetch", NONE), arguments.get("admission", ALWAYS)]
+    parts = [str(part) for part in parts if part not in (NONE, ALWAYS)]
+    return "+".join([name, *parts, *(["plain"] if arguments.get("compiled") is False else [])])
+
+
+def part_arguments(found: type[Any]) -> dict[str, Any]:
+    """Return the arguments that a class takes beside the setting, with their defaults; None where there is none."""
+    parameters = inspect.signature(found).parameters
+    return {
+        name: None if parameters[name].default is inspect.Parameter.empty else parameters[name].default
+        for name in _arguments_of(found)
+    }
+
+
+def _load(entry: Entry | None, name: str, what: str, *, is_compiled: bool) -> type[Any]:
+    if entry is None:
+        return load_class(name, what)
+    return load_class(entry.compiled if entry.compiled and is_compiled else entry.path, what)
+
+
+def _part(table: Mapping[str, Entry], name: str, role: str, *, is_compiled: bool) -> type[Any]:
+    what = f"{role} {name!r}"
+    found = _load(find_entry(table, name, role), name, what, is_compiled=is_compiled)
+    _check_shape(found, PARTS[role], f"{what}: not a class of this kind")
+    return found
+
+
+def _is_evictor(found: type[Any]) -> bool:
+    return hasattr(found, "victims") and not hasattr(found, "decide")
+
+
+def _check_shape(found: type[Any], wanted: tuple[str, ...], complaint: str) -> None:
+    missing = [part for part in wanted if not hasattr(found, part)]
+    if missing:
+        raise ScenarioError(f"{complaint}; it lacks {', '.join(missing)}")
+
+
+def _arguments_of(found: type[Any]) -> list[str]:
+    parameters = list(inspect.signature(found).parameters.values())[1:]
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [parameter.name for parameter in parameters if parameter.kind not in kinds]
+
+
+def _taken(arguments: dict[str, Any], key: str, default: Any, what: str) -> Any:
+    value = arguments.pop(key, default)
+    if type(value) is not type(default):
+        wanted = "true or false" if isinstance(default, bool) else "a name in quotes"
+        raise ScenarioError(f"{what}: {key} should be {wanted}, found {value!r}")
+    return value
+
+
+def _share_out(arguments: Mapping[str, Any], parts: Mapping[str, type[Any]], what: str) -> dict[str, dict[str, Any]]:
+    """Return which part gets which argument."""
+    known = {role: _arguments_of(part) for role, part in parts.items()}
+    names = sorted({name for owned in known.values() for name in owned})
+    shared_out: dict[str, dict[str, Any]] = {role: {} for role in parts}
+    for argument, value in arguments.items():
+        role, _, rest = argument.partition("_")
+        if role in known and rest in known[role]:
+            shared_out[role][rest] = value
+            continue
+        owners = [role for role, owned in known.items() if argument in owned]
+        if not owners:
+            _check_known([argument], [*names, "prefetch", "admission", "compiled"], what)
+        if len(owners) > 1:
+            options = " or ".join(repr(f"{owner}_{argument}") for owner in owners)
+            raise ScenarioError(f"{what}: argument {argument!r} is known to {len(owners)} parts; say {options}")
+        shared_out[owners[0]][argument] = value
+    return shared_out
+
+
+def _check_known(arguments: Any, known: list[str], what: str) -> None:
+    for argument in arguments:
+        if argument not in known:
+            raise ScenarioError(f"{what}: unknown argument {argument!r}{nearest(argument, known)}")
+
+
+def _make(found: type[Any], setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
+    try:
+        return found(setting, **arguments)
+    except (TypeError, ValueError) as problem:
+        raise ScenarioError(f"{what}: {problem}") from None

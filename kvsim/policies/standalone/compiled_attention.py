@@ -1,0 +1,54 @@
+"""The policy `attention`, compiled: it decides what its plain twin decides, in `kvsim.kernels.pages.predicted_use`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kvsim.kernels.pages import predicted_use
+from kvsim.policies.base import NOTHING, Plan, Setting, View
+from kvsim.policies.standalone.attention import Attention
+
+
+class CompiledAttention(Attention):
+    """`kvsim.policies.standalone.attention.Attention`, compiled."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        decay_frac: float = 0.7,
+        target_precision_frac: float = 0.5,
+        confidence: float = 0.5,
+        confidence_step: float = 0.01,
+    ) -> None:
+        super().__init__(
+            setting,
+            decay_frac=decay_frac,
+            target_precision_frac=target_precision_frac,
+            confidence=confidence,
+            confidence_step=confidence_step,
+        )
+        grid = setting.grid
+        self._tables = np.stack((self._recent, self._use))  # recent scores and predicted use, [2, num_page_ids]
+        self._use = self._tables[1]
+        self._arguments = float(confidence_step), float(target_precision_frac), float(decay_frac)
+        num_pools = 1 if self._is_shared else grid.num_layers
+        self._pools = num_pools, grid.pages_per_layer, grid.num_layers * grid.pages_per_layer
+
+    def decide(self, view: View) -> Plan:
+        """Return the pages of least predicted use as victims, and this layer's likely ones for the next step."""
+        found: Any = predicted_use.decide(
+            self._tables,
+            self._is_unread,
+            view.scores.astype(np.float64),
+            view.selected,
+            view.evictable,
+            view.prefetchable,
+            (float(self.confidence), *self._arguments),
+            (view.layer, int(view.free_slots), view.prefetch_quota),
+            self._pools,
+        )
+        victims, prefetches, self.confidence = found
+        return Plan(victims=victims, prefetches=prefetches) if victims.size or prefetches.size else NOTHING

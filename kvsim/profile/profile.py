@@ -1,0 +1,247 @@
+"""The frozen profile: what things cost on one machine for one model; `calibrate` writes it, the simulator reads it.
+
+Every cost is a `CostTable`: medians of samples on a grid, interpolated linearly (in log space it costs
+accuracy), with the residuals of the samples around it and the range that was measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from kvsim.errors import CalibrationError
+from kvsim.profile.tables import CostTable, Row
+from kvsim.scenario.shapes import ModelShape, Quantisation
+from kvsim.scenario.toml import Strict, read_toml, validate
+
+SCHEMA_VERSION = 1
+
+
+SEGMENTS = ("embed", "attention_input", "select", "attention", "attention_output", "head")
+"""The work of a decode step, in order; the middle four once a layer. `attention_output` holds projection and MLP."""
+
+SPECULATE = "speculate"
+"""What a layer pays where the next one's scores are foretold: its norm, query and scores. A profile may lack it."""
+
+SHOWN_AS = {SPECULATE: "select"}
+"""Segments whose time is told as that of another: in the rows and the compute lane, scoring is scoring."""
+
+
+class SegmentCost(Strict):
+    """One segment of work: ``end = max(start + device_s, host_end + tail_s)`` with three numbers of its own.
+
+    On a synchronous machine (a CPU) the host is the device: `host` is absent and the segment takes `device`.
+    """
+
+    device: CostTable
+    host: CostTable | None = None
+    """Host time to launch it; absent: none."""
+    tail_s: NonNegativeFloat = 0.0
+    """Device time left after the host's last launch, when the host is the bottleneck."""
+
+
+class LinkCost(Strict):
+    """One direction of the link between host and device."""
+
+    transfer: CostTable
+    """Seconds of one transfer over pieces (`amounts`) x bytes of one piece (`batches`), the link idle."""
+    submit_s: NonNegativeFloat
+    """Host time to hand over one transfer."""
+    mechanism: str
+    """How it copies: ``emulated``, ``memcpy``, ``staged-gather`` ..."""
+
+    def transfer_s(self, num_pieces: int, piece_bytes: int) -> float:
+        """Return the time of one transfer of `num_pieces` pieces over the idle link; none for no pieces."""
+        return self.transfer.at_s(num_pieces, piece_bytes) if num_pieces else 0.0
+
+
+class Link(Strict):
+    """The two copy engines, how transfers are issued and what they do to compute."""
+
+    emulated: bool
+    """True where a worker thread, or a kernel that waits on a GPU's copy stream, held each transfer to the stated
+    bandwidth."""
+    issue: Literal["worker", "stream"]
+    """``worker``: whoever is idle takes demand first. ``stream``: no reordering once issued; see `window_transfers`."""
+    stated_bandwidth_bytes_per_s: PositiveFloat | None = None
+    to_device: LinkCost
+    to_host: LinkCost
+    both_ways_slowdown_frac: NonNegativeFloat = 0.0
+    """How much longer a transfer takes while the other direction is busy too."""
+    compute_slowdown_frac: NonNegativeFloat = 0.0
+    """How much longer compute takes while a transfer to the device runs."""
+
+
+class Machine(Strict):
+    """Where and with what a profile was measured."""
+
+    host: str
+    processor: str
+    device: str
+    driver: str = ""
+    num_threads: int
+    os: str
+    python: str
+    versions: dict[str, str]
+    date: str
+    command: str
+    commit: str = ""
+    kernels: str = ""
+    """Digest of the engine's source that was timed; empty in profiles that are older than it."""
+
+
+class Profile(Strict):
+    """What things cost on one machine for one model shape."""
+
+    schema_version: Literal[1]
+    name: str
+    kind: Literal["measured", "published"]
+    """``published``: no measurement of ours; every table carries the `source` of its numbers."""
+    notes: str = ""
+    device: Literal["cpu", "cuda"]
+    synchronous: bool
+    """True where a launch returns when its work is done (CPU): the host is then the compute stream."""
+    runtime: Literal["eager", "graph"]
+    device_memory_bytes: PositiveInt
+    page_tokens: Row[PositiveInt]
+    """Page sizes that the tables over pages were measured at."""
+    shape: ModelShape
+    quantisation: Quantisation | None = None
+    """How the weights were packed that were measured."""
+    machine: Machine
+    segments: dict[str, SegmentCost]
+    sync_s: NonNegativeFloat
+    """Host time to wait for the device and read back page ids and scores, its own work apart."""
+    policies: dict[str, CostTable]
+    """Host time of one decision, by policy name; ``*`` is for any other.
+
+    Over pages selected by the batch (`amounts`) and pages of the whole grid, `PageGrid.num_pages` (`batches`).
+    """
+    link: Link
+    prefill: CostTable | None = None
+    """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
+    caches: dict[str, CostTable] = {}
+    """What the other caches of an LLM cost, by name; a profile may lack them.
+
+    ``forward@B``: one call of the model on a batch of B through transformers' own cache, over new tokens of each
+    sequence (`amounts`) after cached ones (`batches`). Others: see docs/profiles.md.
+    """
+    instrument_s: NonNegativeFloat = 0.0
+    """What the stamps added to one layer while the tables were measured; already taken off."""
+    sources: dict[str, str] = {}
+    """For published numbers that are no table: where each was published, by its dotted name."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Profile:
+        missing = [name for name in SEGMENTS if name not in self.segments]
+        unknown = [name for name in self.segments if name not in (*SEGMENTS, SPECULATE)]
+        if missing or unknown:
+            raise ValueError(
+                f"segments must be {', '.join(SEGMENTS)}, and may be {SPECULATE}; missing {missing}, unknown {unknown}"
+            )
+        if self.kind == "published" and any(not table.source for table in self.tables().values()):
+            raise ValueError("a published profile must give the source of every table")
+        return self
+
+    def tables(self) -> dict[str, CostTable]:
+        """Return every table by a dotted name."""
+        found = {f"segments.{name}": cost.device for name, cost in self.segments.items()}
+        found |= {f"segments.{name}.host": cost.host for name, cost in self.segments.items() if cost.host}
+        found |= {f"policies.{name}": table for name, table in self.policies.items()}
+        found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
+        found |= {f"caches.{name}": table for name, table in self.caches.items()}
+        return found | ({"prefill": self.prefill} if self.prefill else {})
+
+    def segment(self, name: str) -> SegmentCost:
+        """Return what a segment costs.
+
+        Raises
+        ------
+        CalibrationError
+            If the profile was made before there was such a segment.
+        """
+        cost = self.segments.get(name)
+        if cost is None:
+            raise CalibrationError(
+                f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
+                "calibrate again"
+            )
+        return cost
+
+    def cache_cost(self, name: str) -> CostTable:
+        """Return what another cache costs, by its name in `caches`.
+
+        Raises
+        ------
+        CalibrationError
+            If the profile has none of that name.
+        """
+        if name not in self.caches:
+            known = ", ".join(sorted(self.caches)) or "none of the other caches"
+            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
+        return self.caches[name]
+
+    def decision_cost(self, policy: str) -> str:
+        """Return the name in `policies` of the table that stands for decisions of `policy`.
+
+        A policy that was never timed takes the table ``*``, which a profile may give for any other; else a built-in
+        evictor takes that of ``lru``, and what may cost more, an evictor with a prefetcher or an admission and somebody
+        else's policy, that of ``attention``, the dearest that calibration times. `stands_in` tells of it.
+
+        Raises
+        ------
+        CalibrationError
+            If the profile has none of these.
+        """
+        evictor, *parts = policy.split("+")
+        is_alone = not parts and ":" not in policy
+        for name in (policy, "*", *(["lru"] if is_alone else ["attention", evictor, "lru"])):
+            if name in self.policies:
+                return name
+        raise CalibrationError(
+            f"profile {self.name}: no cost of policy {policy!r} and none to stand in for it; time it on the profile's "
+            f"machine: kvsim policy time {evictor} --profile FILE -o FILE"
+        )
+
+    def stands_in(self, policy: str) -> str | None:
+        """Return whose table stands for the decisions of `policy`; None where they are its own, or all policies'."""
+        name = self.decision_cost(policy)
+        return None if name in (policy, "*") else name
+
+    def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
+        """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""
+        table = self.policies.get(policy) or self.policies[self.decision_cost(policy)]
+        return table.at_s(pages, grid_pages)
+
+
+def load_profile(path: Path) -> Profile:
+    """Return the profile in the TOML file `path`.
+
+    Raises
+    ------
+    CalibrationError
+        If it cannot be read, is of another schema version, or breaks the schema.
+    """
+    tables = read_toml(path, CalibrationError)
+    version = tables.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise CalibrationError(
+            f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; calibrate again"
+        )
+    return validate(Profile, tables, where=str(path), error=CalibrationError)
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write `profile` as TOML, whole or not at all."""
+    text = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise CalibrationError(f"{path}: cannot write the profile: {problem.strerror}") from None

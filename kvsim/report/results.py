@@ -1,0 +1,241 @@
+"""Result folders, written whole or not at all, and read back with suspicion: the one place that knows Parquet."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kvsim.errors import ResultError
+from kvsim.profile.provenance import SCHEMA_VERSION
+
+SUMMARY_SCHEMA_VERSION = 1
+"""Of the table and the verdict in ``summary.json``."""
+
+MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
+
+_DECODE_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
+"""Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) tell their cell."""
+_MAX_JSON_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What one run found: a summary that equal scenarios make equal, its rows, and where and how it was made."""
+
+    summary: dict[str, Any]
+    rows: dict[str, NDArray[Any]]
+    """Columns of the per-step table, all of one length; none where a sweep kept the cells alone."""
+    manifest: dict[str, Any]
+
+
+def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] | None = None) -> Path:
+    """Write ``folder/<scenario>/<run id>/`` and return it; a run id that exists already gets a number behind it.
+
+    Parameters
+    ----------
+    figures
+        Files to put beside, by name, as in ``{"latency.png": ...}``.
+
+    Raises
+    ------
+    ResultError
+        If it cannot be written (a full disk, no permission); nothing of it is then left.
+    """
+    target = folder / str(result.summary["scenario"]) / str(result.manifest["run_id"])
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_files(result, partial, figures or {})
+        return _rename(partial, target)
+    except OSError as problem:
+        _remove(partial)
+        reason = problem.strerror or str(problem)
+        raise ResultError(f"{target}: cannot write the result: {reason}; nothing was kept") from None
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def load_result(path: Path) -> RunResult:
+    """Return the result in the folder `path`.
+
+    Raises
+    ------
+    ResultError
+        If it is missing, truncated, changed since it was written, or of another schema version.
+    """
+    if not path.is_dir():
+        raise ResultError(f"{path}: no such result folder")
+    if not (path / MANIFEST).is_file():
+        raise ResultError(f"{path}: no {MANIFEST}, so no result{_nearest_run(path)}")
+    manifest = _read_json(path / MANIFEST)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version")
+        raise ResultError(f"{path}: schema_version {found!r}, this kvsim reads {SCHEMA_VERSION}; run it again")
+    _check_digests(path, manifest)
+    summary = _read_json(path / SUMMARY)
+    cells = summary.get("cells")
+    is_decode = summary.get("kind") is None
+    if not isinstance(cells, list) or not all(
+        isinstance(cell, dict) and (not is_decode or "policy" in cell) for cell in cells
+    ):
+        raise ResultError(f"{path / SUMMARY}: damaged: no list of cells{', each with its policy' if is_decode else ''}")
+    has_rows = ROWS in manifest["files"]
+    rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",)) if has_rows else {}
+    return RunResult(summary=summary, rows=rows, manifest=manifest)
+
+
+def write_picture(content: bytes, folder: Path, name: str) -> Path:
+    """Write one picture that belongs to no run, and return its file.
+
+    Raises
+    ------
+    ResultError
+        If it cannot be written.
+    """
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as problem:
+        raise ResultError(f"{path}: cannot write the picture: {problem.strerror}") from None
+    return path
+
+
+def digest_of(content: bytes) -> str:
+    """Return the digest by which manifests know a file."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return a Parquet file with a row for each record and a column for each name; null where a record lacks it.
+
+    Examples
+    --------
+    >>> records_parquet([{"cell": 0, "error_frac": None}, {"cell": 1, "error_frac": 0.5}])[:4]
+    b'PAR1'
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    table = pa.table({name: pa.array([_plain(record.get(name)) for record in records]) for name in names})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def summary_json(summary: Mapping[str, Any]) -> str:
+    """Return the text of ``summary.json``: names sorted, equal floats equal text, what is not a number null.
+
+    Examples
+    --------
+    >>> print(summary_json({"b": float("nan"), "a": np.float64(0.1)}), end="")
+    {
+     "a": 0.1,
+     "b": null
+    }
+    """
+    return json.dumps(_plain(summary), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) -> None:
+    (folder / SUMMARY).write_text(summary_json(result.summary), encoding="utf-8")
+    if result.rows:
+        table = pa.table({name: pa.array(column) for name, column in result.rows.items()})
+        pq.write_table(table, folder / ROWS)
+    for name, content in figures.items():
+        (folder / name).write_bytes(content)
+    own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)
+    digests = {name: _digest(folder / name) for name in (*own, *figures)}
+    (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
+
+
+def _rename(partial: Path, target: Path) -> Path:
+    for number in range(1, 1000):
+        free = target if number == 1 else target.with_name(f"{target.name}-{number}")
+        try:
+            return partial.rename(free)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise FileExistsError(errno.EEXIST, "1000 results of that name exist")
+
+
+def _remove(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):  # only where nothing else is in it
+        partial.parent.rmdir()
+
+
+def _digest(path: Path) -> str:
+    return digest_of(path.read_bytes())
+
+
+def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
+    written = manifest.get("files")
+    if not isinstance(written, dict):
+        raise ResultError(f"{path / MANIFEST}: damaged: no list of files; run it again")
+    for name in (SUMMARY, ROWS) if ROWS in written else (SUMMARY,):
+        expected = written.get(name)
+        try:
+            found = _digest(path / name)
+        except OSError as problem:
+            raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
+        if found != expected:
+            raise ResultError(f"{path / name}: damaged: it is not what was written; run it again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ResultError(f"{path}: damaged: larger than any result's")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ResultError(f"{path}: {problem.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ResultError(f"{path}: damaged: not valid JSON; run it again") from None
+    if not isinstance(content, dict):
+        raise ResultError(f"{path}: damaged: not a JSON object; run it again")
+    return content
+
+
+def _read_rows(path: Path, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    try:
+        table = pq.read_table(path)
+        rows = {name: table[name].to_numpy() for name in table.column_names}
+    except (OSError, ValueError, pa.ArrowException) as problem:
+        first = (str(problem).splitlines() or ["not Parquet"])[0]
+        raise ResultError(f"{path}: damaged: {first}") from None
+    missing = [name for name in wanted if name not in rows]
+    if missing:
+        raise ResultError(f"{path}: damaged: no column {', '.join(missing)}")
+    return rows
+
+
+def _nearest_run(path: Path) -> str:
+    runs = sorted((inner.parent for inner in path.glob(f"*/{MANIFEST}")), key=lambda run: run.name)
+    return f"; did you mean {runs[-1]}?" if runs else ""

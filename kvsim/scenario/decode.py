@@ -1,0 +1,253 @@
+"""A decode scenario: one experiment in a TOML file, as a tree of frozen objects in which a misspelt key cannot hide."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Scalar, SizeBytes, expand_cells, load
+from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
+from kvsim.scenario.toml import Listed, Strict, nearest
+from kvsim.types import UNIT_TOKENS, Partition
+
+__all__ = [
+    "CHANNELS",
+    "MAX_CELLS",
+    "Measure",
+    "Output",
+    "PolicyChoice",
+    "Scenario",
+    "SelectorChoice",
+    "expand",
+    "load_scenario",
+]
+
+CHANNELS = ("mass", "estimate:quest", "estimate:mean", "estimate:cuboid-mean", "speculate:next-layer")
+"""Score channels that captures hold; a trace may name other estimates."""
+
+
+def _is_shape(value: str | ModelShape) -> str | ModelShape:
+    if isinstance(value, str) and value not in SHAPES:
+        raise ValueError(f"unknown shape {value!r} (a name, or a table of all sizes){nearest(value, SHAPES)}")
+    return value
+
+
+def _is_channel(value: str) -> str:
+    if value not in CHANNELS and not re.fullmatch(r"(estimate|speculate):[a-z0-9-]+", value):
+        raise ValueError(f"unknown channel {value!r}{nearest(value, CHANNELS)}")
+    return value
+
+
+def _is_whole_units(value: int) -> int:
+    if value % UNIT_TOKENS:
+        raise ValueError(f"should be a multiple of {UNIT_TOKENS} (the unit of a trace), found {value}")
+    return value
+
+
+def _as_policy(value: Any) -> Any:
+    if not isinstance(value, str | dict | PolicyChoice):
+        raise ValueError(f"should be a name in quotes or a table with a name, found {value!r}"[:120])
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _one_value_each(policies: Any) -> Any:
+    """Return the policies with each that lists values of an argument in place of its list, labelled by the value."""
+    if not isinstance(policies, list):
+        return policies
+    return [single for choice in policies for single in _singles(choice)]
+
+
+def _singles(choice: Any) -> list[Any]:
+    arguments = choice.get("arguments") if isinstance(choice, dict) else None
+    lists = {name: value for name, value in arguments.items() if isinstance(value, list)} if arguments else {}
+    if not lists or not isinstance(arguments, dict):
+        return [choice]
+    empty = [name for name, values in lists.items() if not values]
+    if empty:
+        raise ValueError(f"argument {empty[0]!r} of {choice.get('name')!r}: an empty list; give at least one value")
+    name = choice.get("label") or choice.get("name")
+    return [
+        {
+            **choice,
+            "arguments": arguments | dict(zip(lists, values, strict=True)),
+            "label": f"{name}({', '.join(f'{key}={value}' for key, value in zip(lists, values, strict=True))})",
+        }
+        for values in itertools.product(*lists.values())
+    ]
+
+
+class PolicyChoice(Strict):
+    """A policy by name, or ``package.module:Class``, with its arguments."""
+
+    name: str
+    arguments: dict[str, Scalar] = {}
+    label: str | None = None
+    """What tables call it; the name where absent."""
+
+    @property
+    def shown(self) -> str:
+        """What tables and figures call it."""
+        return self.label or self.name
+
+
+class ModelChoice(Strict):
+    """The model: a known shape by name or all its sizes; `path` is where the engine finds the weights."""
+
+    shape: Annotated[str | ModelShape, AfterValidator(_is_shape)]
+    dtype: DType | None = None
+    path: str | None = None
+    """Folder, hub id or GGUF file: for `kvsim measure` and `kvsim capture`; the simulation needs none."""
+
+
+class DecodedModel(ModelChoice):
+    """A model to decode with, its weights packed if so wanted."""
+
+    quantisation: Quantisation | None = None
+    """``8bit`` or ``4bit``: weights packed by bitsandbytes as they load. The profile must be of such weights, too."""
+
+
+class ProfileChoice(Strict):
+    """What things cost: a shipped profile by name, or a file."""
+
+    path: str
+    device_memory: SizeBytes | None = None
+    """Memory to plan for, where it is not the profile's own."""
+    allow_other_shape: bool = False
+    """Use a profile measured for another model shape. Its times are then those of the other shape."""
+
+
+class Extrapolation(Strict):
+    """Accesses beyond the trace: a generator fitted to it makes a longer context and another number of layers."""
+
+    context_tokens: PositiveInt
+    layers: Literal["relative-depth"] = "relative-depth"
+    """Layer l of L' takes the parameters of the trace's layer at the same relative depth, round(l (L-1) / (L'-1))."""
+    middle_growth: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the recent window's mass that goes to the middle at each doubling of the context."""
+
+
+class TraceChoice(Strict):
+    """What is accessed: a shipped capture by name, or a file; replayed untouched but where `extrapolate` is given."""
+
+    path: str
+    num_steps: PositiveInt | None = None
+    """Decode steps to replay; all that the trace has where absent (64 with `extrapolate`)."""
+    channel: Annotated[str, AfterValidator(_is_channel)] | None = None
+    """Score channel to select by in this trace, in place of the selector's; a measurement records the selector's."""
+    extrapolate: Extrapolation | None = None
+
+
+class Budget(Strict):
+    """Device pages for the KV cache of the whole batch, in one of three ways."""
+
+    pages_per_layer: PositiveInt | None = None
+    bytes: SizeBytes | None = None
+    context_frac: Fraction | None = None
+    """Share of all pages at the last step."""
+    partition: Partition = "shared"
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Budget:
+        given = [name for name in ("pages_per_layer", "bytes", "context_frac") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of pages_per_layer, bytes and context_frac, found {' and '.join(given) or 'none'}"
+            )
+        return self
+
+
+class SelectorChoice(Strict):
+    """Which pages attention reads, and by whose score."""
+
+    name: Literal["full", "top-k", "threshold"]
+    k_pages: PositiveInt | None = None
+    """``top-k``: pages chosen by score besides sinks, recent window and open page. ``threshold``: at most so many."""
+    threshold: Fraction | None = None
+    sink_pages: NonNegativeInt = 0
+    recent_pages: NonNegativeInt = 0
+    """Complete pages before the open one that are always read."""
+    channel: Annotated[str, AfterValidator(_is_channel)] = "mass"
+    """Score channel of the trace, one of `CHANNELS`; ``mass`` makes an oracle of the selector."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> SelectorChoice:
+        if self.name != "full" and self.k_pages is None:
+            raise ValueError(f"selector {self.name!r} needs k_pages")
+        if self.name == "threshold" and self.threshold is None:
+            raise ValueError("selector 'threshold' needs threshold, the share of the score to reach, as in 0.95")
+        if self.name != "threshold" and self.threshold is not None:
+            raise ValueError(f"threshold is for selector 'threshold', found selector {self.name!r}")
+        return self
+
+
+class Prefetch(Strict):
+    """How much may come early, and how it is handed to the copy engine."""
+
+    quota_pages: NonNegativeInt = 8
+    """Most pages that one decision may prefetch."""
+    chunk_pages: PositiveInt = 4
+    """Pages of one prefetch transfer."""
+    window_transfers: PositiveInt = 2
+    """Prefetch transfers issued and not done, where a link cannot reorder."""
+
+
+class RunChoice(Strict):
+    """How the experiment is run."""
+
+    policies: Annotated[
+        Listed[Annotated[PolicyChoice, BeforeValidator(_as_policy)]], BeforeValidator(_one_value_each)
+    ] = Field(min_length=1)
+    """An argument given as a list makes a policy of each of its values: ``lru(k=1)``, ``lru(k=2)``."""
+    batch: PositiveInt = 1
+    repetitions: PositiveInt = 1
+    warmup_steps: NonNegativeInt = 8
+    """First steps of every repetition that no figure counts."""
+    seed: NonNegativeInt = 0
+    prefill_chunk_tokens: PositiveInt = 512
+
+
+class Measure(Strict):
+    """How the experiment is run for real: `kvsim measure` and `kvsim crosscheck`; the simulation needs none of it."""
+
+    prompt_tokens: PositiveInt
+    """Tokens of context before the first step."""
+    text: str = "python-docs"
+    """What is read: ``python-docs`` (Python's own help topics), ``python-code``, or a UTF-8 text file."""
+    num_steps: PositiveInt = 40
+    repeats: PositiveInt = 3
+    """Uninstrumented runs of every cell; one instrumented run comes besides."""
+
+
+class Scenario(AnyScenario):
+    """One experiment in decode: a model's pages on a device that cannot hold them all."""
+
+    one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"),)
+    lists: ClassVar = ("run.policies", "exclude")
+    not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
+    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation")
+
+    kind: Literal["decode"] | None = None
+    model: DecodedModel
+    profile: ProfileChoice
+    trace: TraceChoice
+    page_tokens: Annotated[PositiveInt, AfterValidator(_is_whole_units)]
+    budget: Budget
+    selector: SelectorChoice
+    prefetch: Prefetch = Prefetch()
+    run: RunChoice
+    measure: Measure | None = None
+
+
+def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Return the decode scenario in the file `path`; see `kvsim.scenario.file.load`."""
+    return load(Scenario, path, overrides)
+
+
+def expand(scenario: Scenario) -> list[Scenario]:
+    """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
+    return expand_cells(scenario)

@@ -1,0 +1,167 @@
+"""Finds scenarios, profiles and captures: shipped ones by name (installed or in a checkout), others by path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from kvsim.errors import CalibrationError, KvsimError, ScenarioError, TraceError
+from kvsim.scenario.decode import Scenario
+from kvsim.scenario.toml import nearest, parse_toml, validate
+
+CAPTURE_SUFFIX = ".kvtrace"
+"""How the name of an access trace ends."""
+
+REQUESTS_SUFFIX = ".requests.jsonl.gz"
+"""How the name of a request trace that ships ends; others may be called anything."""
+
+TOKENS_SUFFIX = ".tokens.jsonl.gz"
+"""How the name of a token stream that ships ends; others may be called anything."""
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped_folder(kind: str) -> Path:
+    """Return the folder of the shipped ``scenarios``, ``profiles`` or ``captures``.
+
+    An installed package carries them inside itself; in a checkout they lie beside it.
+    """
+    installed = _PACKAGE / "_shipped" / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def shipped(kind: str, suffix: str) -> dict[str, Path]:
+    """Return what ships of one kind, by name, in the order of the names."""
+    return {path.name.removesuffix(suffix): path for path in sorted(shipped_folder(kind).glob(f"*{suffix}"))}
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """Return the scenarios that ship, by name."""
+    return shipped("scenarios", ".toml")
+
+
+def find_scenario(name_or_path: str) -> Path:
+    """Return the file of a shipped scenario, or of one given by path.
+
+    Raises
+    ------
+    ScenarioError
+        If there is none.
+    """
+    return _find(name_or_path, "scenario", ".toml", None, _raise_as(ScenarioError))
+
+
+def find_profile(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped profile, or of one given by path; `beside` as in `find_capture`.
+
+    Raises
+    ------
+    CalibrationError
+        If there is none.
+    """
+    return _find(name_or_path, "profile", ".toml", beside, _raise_as(CalibrationError))
+
+
+def find_capture(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped capture, or of one given by path.
+
+    A path is taken from the current folder and, failing that, from `beside`: the folder of the scenario that
+    names it.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    return _find(name_or_path, "capture", CAPTURE_SUFFIX, beside, TraceError)
+
+
+def find_requests(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped request trace, or of one given by path; `beside` as in `find_capture`.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    return _find_stream(name_or_path, "request trace", REQUESTS_SUFFIX, beside)
+
+
+def find_tokens(name_or_path: str, beside: Path | None = None) -> Path:
+    """Return the file of a shipped token stream, or of one given by path; `beside` as in `find_capture`.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    return _find_stream(name_or_path, "token stream", TOKENS_SUFFIX, beside)
+
+
+def _find_stream(name_or_path: str, kind: str, suffix: str, beside: Path | None) -> Path:
+    """Return a file that ships with the captures by its name, or any by its path."""
+    known = shipped("captures", suffix)
+    if name_or_path in known:
+        return known[name_or_path]
+    places = [Path(name_or_path), *([beside / name_or_path] if beside is not None else [])]
+    for place in places:
+        if _exists(place):
+            return place
+    hint = nearest(name_or_path, known) if "/" not in name_or_path else ""
+    raise TraceError(name_or_path, f"no such {kind}{hint}")
+
+
+def write_template(name: str) -> Path:
+    """Write a commented scenario called `name` to ``name.toml``, and return that file.
+
+    Raises
+    ------
+    ScenarioError
+        If the file is already there, cannot be written, or the name is none that a scenario can have.
+    """
+    path = Path(name if name.endswith(".toml") else f"{name}.toml")
+    text = (
+        Path(__file__).with_name("template.toml").read_text(encoding="utf-8").replace('"NAME"', json.dumps(path.stem))
+    )
+    validate(Scenario, parse_toml(text), where=str(path), error=ScenarioError)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ScenarioError(f"{path}: already there; choose another name, or remove it") from None
+    except OSError as problem:
+        raise ScenarioError(f"{path}: cannot write: {problem.strerror}") from None
+    return path
+
+
+def _raise_as(error: type[KvsimError]) -> Callable[[str, str], KvsimError]:
+    return lambda name, problem: error(f"{name}: {problem}")
+
+
+def _find(
+    name_or_path: str, noun: str, suffix: str, beside: Path | None, error: Callable[[str, str], KvsimError]
+) -> Path:
+    """Return the file that is meant: whatever has a folder or the suffix is a path, all else a shipped name."""
+    if "/" not in name_or_path and not name_or_path.endswith(suffix):
+        known = shipped(f"{noun}s", suffix)
+        if name_or_path in known:
+            return known[name_or_path]
+        hint = nearest(name_or_path, known)
+        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
+    places = [Path(name_or_path)]
+    if beside is not None:
+        places.append(beside / name_or_path)
+    for place in places:
+        if _exists(place):
+            return place
+    beside_too = "" if beside is None else f" here, nor in {beside}"
+    raise error(name_or_path, f"no such {noun} file{beside_too}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file has
+        return False

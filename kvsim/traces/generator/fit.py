@@ -1,0 +1,214 @@
+"""Fits the generator to a real trace: moments where they are plain, simulate and match for what ranks decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvsim.errors import TraceError
+from kvsim.traces.access.base import MASS, AccessSource
+from kvsim.traces.access.statistics import RECALL_GAP_STEPS, RECALL_PAGES, TraceStatistics, measure_statistics
+from kvsim.traces.generator.curves import MAX_ANGLE, MAX_SPREAD_NATS, RankCurves, rank_curves
+from kvsim.traces.generator.generate import SyntheticSource
+from kvsim.traces.generator.moments import Moments, measure_moments
+from kvsim.traces.generator.parameters import EstimateParameters, GeneratorParameters, LayerParameters
+from kvsim.types import FloatArray
+
+MIN_STEPS = 24
+"""Fewer steps say too little of what lasts."""
+_MAX_STEPS = 160
+"""Steps of the trace that are looked at: more cost time and change little."""
+_ROUNDS = 5
+_SEQUENCES = 3
+"""Sequences simulated in a round, so that one draw of the static weights does not lead."""
+_GAIN = 0.8
+"""Part of a difference that a round corrects; the whole of it overshoots on noise."""
+_SEED = 20_240_229
+_MAX_PERSISTENCE = 0.9995
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Knobs:
+    """What is turned until the statistics match, by layer: spreads in nats, correlations as angles (arc cosines)."""
+
+    spread: FloatArray
+    step: FloatArray
+    """Of a page's log-weight with the step before."""
+    gap: FloatArray
+    """Of a page's log-weight with 8 steps before."""
+    lasting: FloatArray
+    """Of a page's log-weight with the first steps: what never changes."""
+    layer: FloatArray
+    estimate_spread: FloatArray
+    estimate: FloatArray
+    """Of the estimate with the log-weight."""
+    estimate_step: FloatArray
+
+    def turned(self, wanted: _Knobs, found: _Knobs) -> _Knobs:
+        """Return these moved by what `found` lacks of `wanted`."""
+
+        def turn(name: str, most: float) -> FloatArray:
+            moved = getattr(self, name) + _GAIN * (getattr(wanted, name) - getattr(found, name))
+            turned: FloatArray = np.clip(moved, 0, most)
+            return turned
+
+        return _Knobs(
+            spread=turn("spread", MAX_SPREAD_NATS),
+            step=turn("step", MAX_ANGLE),
+            gap=turn("gap", MAX_ANGLE),
+            lasting=turn("lasting", MAX_ANGLE),
+            layer=turn("layer", MAX_ANGLE),
+            estimate_spread=turn("estimate_spread", MAX_SPREAD_NATS),
+            estimate=turn("estimate", MAX_ANGLE),
+            estimate_step=turn("estimate_step", MAX_ANGLE),
+        )
+
+
+def fit_generator(
+    source: AccessSource, page_tokens: int, channel: str | None = None, *, name: str = ""
+) -> GeneratorParameters:
+    """Return the parameters whose generated accesses have the statistics of `source`; the same at every call.
+
+    Shares, recency, phase shifts and bursts come from moments. Spreads, persistence, layer affinity and the estimate
+    come from the middle's best 8 pages: of two correlated normal fields, the share of them in common depends on the
+    correlation alone, and that curve is inverted. Then the generator runs, and each value moves by what its
+    statistic still lacks, a few times over.
+
+    Parameters
+    ----------
+    channel
+        The estimate to fit, as in ``estimate:quest``; None or ``mass`` fits the mass alone.
+    name
+        What the parameters say they were fitted to.
+
+    Raises
+    ------
+    TraceError
+        If the channel is not there for this page size, or the trace is too short to say anything.
+    """
+    channel = None if channel == MASS else channel
+    channels = () if channel is None else (channel,)
+    num_steps = min(source.num_steps, _MAX_STEPS)
+    real = measure_statistics(source, page_tokens, channels=channels, num_steps=num_steps)
+    _check(real, name)
+    moments = measure_moments(source, page_tokens, num_steps, real.middle_pages + 1)
+    curves = rank_curves(real.middle_pages)
+    context_tokens = int(source.context_tokens(0).max())
+    wanted = knobs = _knobs_seen(real, curves, channel)
+    for _ in range(_ROUNDS):
+        trial = SyntheticSource(
+            GeneratorParameters(
+                page_tokens=page_tokens,
+                context_tokens=context_tokens,
+                channel=channel,
+                layers=_layers(knobs, moments, real, channel),
+            ),
+            context_tokens=context_tokens,
+            num_steps=num_steps,
+            num_sequences=_SEQUENCES,
+            seed=_SEED,
+        )
+        found = _knobs_seen(measure_statistics(trial, page_tokens), curves, channel)
+        knobs = knobs.turned(wanted, found)
+    return GeneratorParameters(
+        fitted_to=name,
+        page_tokens=page_tokens,
+        context_tokens=context_tokens,
+        channel=channel,
+        layers=_layers(knobs, moments, real, channel),
+    )
+
+
+def _check(real: TraceStatistics, name: str) -> None:
+    if real.num_steps < MIN_STEPS:
+        raise TraceError(name or "trace", f"{real.num_steps} steps are too few to fit; at least {MIN_STEPS}")
+    if not np.isfinite(real.middle_step_recall_frac).all():
+        raise TraceError(
+            name or "trace",
+            f"the middle has {real.middle_pages} pages of {real.page_tokens} tokens, a fit needs more than "
+            f"{RECALL_PAGES}: take smaller pages or capture a longer context",
+        )
+
+
+def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) -> _Knobs:
+    nothing = np.full(seen.num_layers, np.nan)
+    name = channel or ""
+    return _Knobs(
+        spread=curves.spread_of(seen.middle_top_frac),
+        step=curves.angle_of(seen.middle_step_recall_frac),
+        gap=curves.angle_of(seen.middle_gap_recall_frac),
+        lasting=curves.angle_of(seen.middle_first_recall_frac),
+        layer=curves.angle_of(seen.middle_layer_recall_frac),
+        estimate_spread=curves.spread_of(seen.middle_channel_top_frac.get(name, nothing)),
+        estimate=curves.angle_of(seen.middle_channel_recall_frac.get(name, nothing)),
+        estimate_step=curves.angle_of(seen.middle_channel_step_recall_frac.get(name, nothing)),
+    )
+
+
+def _layers(knobs: _Knobs, moments: Moments, real: TraceStatistics, channel: str | None) -> tuple[LayerParameters, ...]:
+    step = np.cos(knobs.step)
+    lasting = np.minimum(np.cos(knobs.lasting), step)
+    gap = np.clip(np.cos(knobs.gap), lasting, step)
+    fades = ((gap - lasting) / np.maximum(step - lasting, 1e-9)) ** (1 / (RECALL_GAP_STEPS - 1))
+    per_step = np.clip(fades, 0, _MAX_PERSISTENCE)
+    dynamic = np.clip((step - lasting) / np.maximum(per_step, 1e-6), 0, 1 - lasting)
+    jitter = np.maximum(1 - lasting - dynamic, 0)
+    persistence, kept = _with_shifts((step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments)
+    total = real.sink_frac + real.recent_frac
+    scale = np.where(total > 1, 1 / total, 1.0) * (1 - 1e-9)
+    rows = []
+    for layer in range(real.num_layers):
+        spread = float(knobs.spread[layer])
+        affinity = float(np.cos(knobs.layer[layer])) if layer else 0.0
+        rows.append(
+            LayerParameters(
+                sink_frac=float(real.sink_frac[layer] * scale[layer]),
+                recent_frac=float(real.recent_frac[layer] * scale[layer]),
+                recency_exponent=float(moments.recency_exponent[layer]),
+                near_exponent=float(moments.near_exponent[layer]),
+                attraction_spread_nats=spread * float(lasting[layer]) ** 0.5,
+                dynamic_spread_nats=spread * float(dynamic[layer]) ** 0.5,
+                jitter_spread_nats=spread * float(jitter[layer]) ** 0.5,
+                persistence_per_step=float(persistence[layer]),
+                shift_rate_per_step=float(moments.shift_rate_per_step[layer]),
+                shift_redraw_frac=float(1 - kept[layer] ** 2),
+                burst_rate_per_step=float(moments.burst_rate_per_step[layer]),
+                burst_size_nats=float(moments.burst_size_nats[layer]),
+                burst_duration_steps=int(moments.burst_duration_steps[layer]),
+                layer_affinity_corr=min(max(affinity, 0.0), 1.0),
+                estimate=_estimate(knobs, layer, float(step[layer])) if channel else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _with_shifts(
+    average: FloatArray, jitter: FloatArray, dynamic: FloatArray, moments: Moments
+) -> tuple[FloatArray, FloatArray]:
+    """Return the persistence p of a step without a shift, and the part k of it that a shift keeps.
+
+    Two equations, with r the rate of shifts, R how much larger the mean square move is at one, and J the variance of
+    the jitter over that of the wandering weight: ``p (1 - r (1 - k)) = average`` and ``1 - p k + J = R (1 - p + J)``.
+    """
+    rate, more = moments.shift_rate_per_step, moments.shift_ratio - 1
+    part = jitter / np.maximum(dynamic, 1e-6)
+    average = np.clip(average, 0, _MAX_PERSISTENCE)
+    persistence = np.clip((average + rate * more * (1 + part)) / (1 + rate * more), average, _MAX_PERSISTENCE)
+    kept = 1 - (1 - average / np.maximum(persistence, 1e-9)) / np.where(rate > 0, rate, 1)
+    return persistence, np.clip(np.where(persistence > 0, kept, 1), 0, 1)
+
+
+def _estimate(knobs: _Knobs, layer: int, step_corr: float) -> EstimateParameters | None:
+    """Return what is left of the estimate's spread and persistence once the part that follows the mass is taken off."""
+    if not np.isfinite(knobs.estimate[layer]):
+        return None
+    corr = float(np.cos(knobs.estimate[layer]))
+    noise_frac = max(1 - corr**2, 1e-6)
+    spread = float(knobs.estimate_spread[layer])
+    persistence = (float(np.cos(knobs.estimate_step[layer])) - corr**2 * step_corr) / noise_frac
+    return EstimateParameters(
+        slope=min(corr * spread / max(float(knobs.spread[layer]), 1e-3), 20.0),
+        noise_spread_nats=spread * noise_frac**0.5,
+        noise_persistence_per_step=min(max(persistence, 0.0), _MAX_PERSISTENCE),
+    )

@@ -1,0 +1,41 @@
+"""The table of reference systems: every command in it is one that works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kvsim.cli import run_command
+
+DOCS = Path(__file__).parents[2] / "docs"
+COMMANDS = sorted(set(re.findall(r"`(kvsim [^`]+)`", (DOCS / "reference-systems.md").read_text(encoding="utf-8"))))
+SCENARIOS = [command for command in COMMANDS if command.split()[1] in ("run", "measure", "crosscheck")]
+
+
+@pytest.mark.parametrize("command", SCENARIOS)
+def test_the_scenario_of_every_row_is_shipped_and_valid(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, scenario, *options = shlex.split(command)
+    settings = [option for option in options if option != "--max-context"]
+    assert run_command(["check", scenario, *settings]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_known(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)
+    depth = 3 if words[1] in ("policy", "profile", "trace") else 2
+    assert run_command([*words[1:depth], "--help"]) == 0
+    known = capsys.readouterr().out
+    assert all(word in known for word in words if word.startswith("--"))
+
+
+def test_every_link_of_the_table_leads_somewhere() -> None:
+    text = (DOCS / "reference-systems.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        assert (DOCS / path).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (DOCS / path).read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings], target

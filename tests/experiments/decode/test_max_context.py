@@ -1,0 +1,273 @@
+"""The longest context: found where memory ends and not a page later, by what the engine really holds, never fatal."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+import torch
+
+from kvsim.calibration.machine import device_memory_bytes, free_memory_bytes
+from kvsim.cli import run_command
+from kvsim.engine.links.base import EmulatedLink
+from kvsim.engine.model.loading import read_shape
+from kvsim.engine.paged.decode import decoding, make_pool
+from kvsim.errors import ScenarioError
+from kvsim.experiments.decode import max_context
+from kvsim.experiments.decode.cells import cells_of
+from kvsim.experiments.decode.engine import probe as context_probe
+from kvsim.experiments.decode.engine.probe import ContextProbe, need_of
+from kvsim.experiments.decode.max_context import Record, find_longest, max_contexts
+from kvsim.experiments.decode.measure import decode_input
+from kvsim.experiments.decode.report.max_context import max_context_text
+from kvsim.profile.profile import write_profile
+from kvsim.scenario.decode import load_scenario
+from tests.accesses import make_profile
+
+PAGE_TOKENS = 16
+SCENARIO = """
+schema_version = 1
+name = "tiny"
+page_tokens = 16
+[model]
+{path}
+[model.shape]
+{shape}
+[profile]
+path = "p.toml"
+device_memory = "2 MB"
+[trace]
+path = "smollm2-docs"
+[budget]
+context_frac = 0.5
+[selector]
+name = "top-k"
+k_pages = 3
+sink_pages = 1
+recent_pages = 1
+channel = "estimate:quest"
+[prefetch]
+quota_pages = 2
+chunk_pages = 2
+[run]
+policies = ["resident", "lru", "sink-window"]
+warmup_steps = 2
+[measure]
+prompt_tokens = 150
+num_steps = 14
+"""
+
+
+def write_scenario(folder: Path, model: Path, *, path: Path | None, device: str = "cpu") -> Path:
+    shape = read_shape(model, "fp32")
+    profile = make_profile(synchronous=device == "cpu")
+    machine = profile.machine.model_copy(update={"num_threads": 1})
+    write_profile(profile.model_copy(update={"shape": shape, "machine": machine}), folder / "p.toml")
+    sizes = "\n".join(
+        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
+        for name, value in shape
+        if value is not None
+    )
+    file = folder / "tiny.toml"
+    file.write_text(SCENARIO.format(path=f'path = "{path}"' if path else "", shape=sizes))
+    return file
+
+
+@pytest.fixture(scope="module")
+def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenario(tmp_path_factory.mktemp("tiny"), tiny_model_path, path=tiny_model_path)
+
+
+def found(file: Path, *options: str) -> list[Record]:
+    return max_contexts(load_scenario(file, list(options)), beside=file.parent)
+
+
+@settings(max_examples=200)
+@given(
+    limit=st.integers(0, 10**7), first=st.integers(1, 10**6), grain=st.sampled_from([1, 16, 32]), close=st.booleans()
+)
+def test_the_search_ends_at_the_limit_after_few_tries(limit: int, first: int, grain: int, close: bool) -> None:
+    tried: list[int] = []
+
+    def ran_out(tokens: int) -> Any:
+        tried.append(tokens)
+        return "device memory" if tokens > limit else None
+
+    longest = find_longest(ran_out, first, grain=grain, close_frac=0.01 if close else 0.0)
+    assert longest.ran_out == "device memory"
+    assert all(tokens % grain == 0 for tokens in tried)
+    exact = limit // grain * grain
+    if exact == 0:
+        assert longest.tokens is None
+    else:
+        assert longest.tokens is not None
+        assert exact - (0.01 * exact if close else 0) - grain < longest.tokens <= exact
+    assert len(tried) <= 2 * math.log2(10**7) + 4
+
+
+def test_a_length_too_short_is_passed_by_on_the_way_to_one_that_works() -> None:
+    def ran_out(tokens: int) -> Any:
+        return "budget" if tokens < 300 else "device memory" if tokens > 400 else None
+
+    arguments: dict[str, Any] = {"first": 1600, "grain": 16, "close_frac": 0.0}
+    assert find_longest(ran_out, **arguments, too_short=lambda why: why == "budget").tokens == 400
+
+
+def test_each_policy_ends_a_page_before_the_device_is_full_and_is_decoded_to(scenario_file: Path) -> None:
+    records = found(scenario_file)
+    assert [record["policy"] for record in records] == ["resident", "lru", "sink-window"]
+    by_policy = {record["policy"]: record for record in records}
+    for cell, record in zip(cells_of(load_scenario(scenario_file), scenario_file.parent), records, strict=True):
+        assert record["ran_out"] == "device memory"
+        assert record["was_run"] is True
+        assert record["device_bytes"] <= 2_000_000
+        longer = decode_input(max_context._at(cell, record["max_context_tokens"] + PAGE_TOKENS))
+        need = need_of(longer, cell.shape, weights_bytes=record["weights_bytes"], keeps_host_pages=True)
+        assert need.device_bytes > 2_000_000
+    assert by_policy["lru"]["max_context_tokens"] > 1.5 * by_policy["resident"]["max_context_tokens"]
+    # What drops pages holds all of them when prefill ends; it saves the summaries, because it scores none.
+    assert by_policy["sink-window"]["max_context_tokens"] < 1.2 * by_policy["resident"]["max_context_tokens"]
+    assert by_policy["resident"]["host_bytes"] == 0 == by_policy["sink-window"]["host_bytes"]
+    kv_bytes = by_policy["lru"]["max_context_tokens"] * cell.page_bytes // PAGE_TOKENS * cell.shape.num_layers
+    assert by_policy["lru"]["host_bytes"] == kv_bytes
+
+
+@pytest.mark.parametrize("channel", ["estimate:quest", "estimate:mean", "estimate:cuboid-mean"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_counted_bytes_are_those_of_the_tensors_that_a_run_holds(
+    scenario_file: Path, tiny_model: Any, channel: str, batch: int
+) -> None:
+    options = [f'selector.channel="{channel}"', f"run.batch={batch}"]
+    options.append('run.policies=["lru", {name = "lru", label = "foretold", arguments = {prefetch = "speculation"}}]')
+    for cell in cells_of(load_scenario(scenario_file, options), scenario_file.parent):
+        input_ = decode_input(max_context._at(cell, 320))
+        need = need_of(input_, cell.shape, weights_bytes=0, keeps_host_pages=True)
+        probe = ContextProbe(tiny_model, cell.shape, mechanism="memcpy")
+        snapshot = probe._snapshot(input_, 318, keeps_host_pages=True)
+        with torch.inference_mode():
+            pool = make_pool(snapshot, input_, device="cpu")
+            with decoding(tiny_model, snapshot, input_, pool, EmulatedLink(pool, 1e12), None) as decoder:
+                scoring = decoder.run._scoring
+        assert scoring is not None
+        held = [tensor for one in scoring._all_summaries for tensor in vars(one).values()]
+        assert need.summary_bytes == sum(one.nbytes for one in held if isinstance(one, torch.Tensor))
+        assert need.slots_bytes == pool.slots.nbytes
+        assert need.host_bytes == pool.host_pages.nbytes
+
+
+def test_a_batch_of_two_reaches_half_as_far(scenario_file: Path) -> None:
+    records = found(scenario_file, "run.batch=[1, 2]", "run.policies=lru,sink-window")
+    one, two = ([record for record in records if record["run.batch"] == batch] for batch in (1, 2))
+    for short, long in zip(two, one, strict=True):
+        assert short["max_context_tokens"] == pytest.approx(long["max_context_tokens"] / 2, rel=0.1)
+        assert short["was_run"] is True
+
+
+def test_cells_that_differ_in_context_alone_are_one(scenario_file: Path) -> None:
+    assert len(found(scenario_file, "measure.prompt_tokens=[100, 150]", "run.policies=lru")) == 1
+
+
+def test_stream_reaches_further_the_less_it_keeps(scenario_file: Path) -> None:
+    records = found(scenario_file, "run.policies=stream", "budget.context_frac=[0.75, 0.9]")
+    assert [record["was_run"] for record in records] == [True, True]
+    assert records[0]["max_context_tokens"] > records[1]["max_context_tokens"]
+
+
+def test_what_runs_out_may_be_host_memory_or_the_budget(scenario_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record,) = found(scenario_file, "budget.context_frac=none", "budget.pages_per_layer=40", "run.policies=stream")
+    assert (record["ran_out"], record["max_context_tokens"]) == (
+        "budget",
+        928,
+    )  # two layers whole, a sink and two recent pages of the third
+    monkeypatch.setattr(max_context, "free_memory_bytes", lambda: 2_000_000)
+    (record,) = found(scenario_file, "run.policies=lru")
+    assert record["ran_out"] == "host memory"
+    taken = record["device_bytes"] + record["host_bytes"]
+    assert 0.95 * 1_800_000 < taken <= 1_800_000
+
+
+def test_no_length_works_where_the_weights_alone_do_not_fit(scenario_file: Path) -> None:
+    (record,) = found(scenario_file, 'profile.device_memory="100 KB"', "run.policies=lru")
+    assert record["max_context_tokens"] is None
+    assert (record["ran_out"], record["was_run"]) == ("device memory", False)
+    assert "none" in max_context_text([record])
+
+
+def test_random_weights_stand_in_for_a_model_that_is_not_named(tiny_model_path: Path, tmp_path: Path) -> None:
+    file = write_scenario(tmp_path, tiny_model_path, path=None)
+    (record,) = found(file, "run.policies=lru")
+    assert record["was_run"] is True
+
+
+def test_a_device_that_runs_out_in_a_trial_ends_the_search_and_nothing_else(
+    tiny_model_path: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU torch raises; here a decode that raises beyond 5,000 tokens stands in for it."""
+    file = write_scenario(tmp_path, tiny_model_path, path=tiny_model_path, device="cuda")
+    decode, tried = context_probe.decode, []
+
+    def limited(model: Any, snapshot: Any, given: Any, **options: Any) -> Any:
+        tried.append(snapshot.prompt_tokens + context_probe.NUM_STEPS)
+        if tried[-1] > 5000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return decode(model, snapshot, given, **options)
+
+    monkeypatch.setattr(context_probe, "decode", limited)
+    monkeypatch.setattr(max_context, "_model", lambda cell, beside: tiny_model)
+    (record,) = found(file, "run.policies=lru", 'profile.device_memory="1 GB"')
+    assert record["found_by"] == "trial"
+    assert record["ran_out"] == "device memory"
+    assert 4950 <= record["max_context_tokens"] <= 5000
+    assert tried[:6] == [176, 352, 704, 1408, 2816, 5632]
+    assert tried[-1] == record["max_context_tokens"]
+
+
+def test_a_fault_that_is_not_memory_is_not_taken_for_it(
+    scenario_file: Path, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(context_probe, "decode", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        found(scenario_file, "run.policies=lru")
+
+
+def test_what_needs_the_future_or_a_gpu_is_refused(scenario_file: Path) -> None:
+    with pytest.raises(ScenarioError, match="'belady' needs the future"):
+        found(scenario_file, "run.policies=belady")
+    with pytest.raises(ScenarioError, match="needs a CUDA device"):
+        found(scenario_file, "run.policies=hf-offloaded")
+
+
+def test_free_memory_is_some_and_less_than_there_is() -> None:
+    assert 0 < free_memory_bytes() < device_memory_bytes("cpu")
+
+
+def test_the_command_prints_a_table_or_json_and_keeps_a_result(
+    scenario_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["measure", str(scenario_file), "--max-context", "--set", "run.policies=resident,lru"]
+    assert run_command(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split() == ["policy", "tokens", "device", "host", "ran", "out"]
+    assert "2 of 2 were then decoded to" in printed
+    assert "The model was made to read 512 tokens" in printed
+    assert run_command([*command, "--json", "-o", str(tmp_path)]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [cell["policy"] for cell in cells] == ["resident", "lru"]
+    (folder,) = (tmp_path / "tiny-max-context").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", "summary.json", "table.txt"}
+
+
+def test_scenarios_of_other_kinds_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["measure", "kv_on_off", "--max-context"]) == 2
+    assert "--max-context is for scenarios of kind 'decode'" in capsys.readouterr().err
