@@ -79,6 +79,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
         name="tiny",
         quick=True,
         bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S,
+        cost_tables=COST_TABLES,
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     write_profile(profile, tmp_path / "tiny.toml")
