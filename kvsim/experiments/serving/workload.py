@@ -79,7 +79,7 @@ class OutputSegment(_Part):
 
 
 Segment: TypeAlias = tuple[Whole, Count] | tuple[Whole, Count, Whole] | OutputSegment
-"""``[seed, length]`` or ``[seed, length, start]`` (`kvsim.experiments.serving.tokens`), or another request's outputs."""
+"""``[seed, length]`` or ``[seed, length, start]``, see `kvsim.experiments.serving.tokens`; or another's outputs."""
 
 
 class WorkloadRequest(_Part):
@@ -108,14 +108,8 @@ class WorkloadRequest(_Part):
     @model_validator(mode="after")
     def _check_arrival(self) -> WorkloadRequest:
         if (self.arrival_step is None) == (self.after is None):
-            raise ValueError(
-                f"request {self.id!r} needs one of arrival_step and after"
-                + (
-                    ": a workload by wall clock can be replayed once it was recorded"
-                    if self.arrival_s is not None
-                    else ""
-                )
-            )
+            hint = " (recording adds it to a workload by wall clock)" if self.arrival_s is not None else ""
+            raise ValueError(f"request {self.id!r} needs one of arrival_step{hint} and after")
         return self
 
 

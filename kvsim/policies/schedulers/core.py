@@ -193,8 +193,8 @@ class PlainCore:
         sampling, work = self.state.begin(plan)
         if work.tokens > self.budget.tokens or len(self.state.running) > self.budget.sequences:
             raise PolicyError(
-                f"scheduler {type(self.scheduler).__name__}: {work.tokens} tokens with {len(self.state.running)} requests "
-                f"running, but a step has {self.budget.tokens} tokens and {self.budget.sequences} requests at most"
+                f"scheduler {type(self.scheduler).__name__}: {work.tokens} tokens, {len(self.state.running)} requests "
+                f"running; a step has {self.budget.tokens} tokens and {self.budget.sequences} requests at most"
             )
         step = PlainStep(plan, sampling, work, *self.state.blocks.take_events())
         self._in_flight.append(step)

@@ -31,13 +31,13 @@ class Vllm:
     chunked_prefill: bool = True
     """Whether a prompt may be split over steps (``enable_chunked_prefill``)."""
     long_prefill_tokens: int = 0
-    """Most tokens of one request in a step, 0 for no limit; a lone request has none (``long_prefill_token_threshold``)."""
+    """Most tokens of one request in a step, 0 for no limit (``long_prefill_token_threshold``); a lone one has none."""
     long_prefill_adaptive: bool = False
     """Whether that limit is at least the budget's fair share (``long_prefill_token_threshold_adaptive``)."""
     watermark_frac: float = 0.0
     """Share of the pool that admissions leave free while anything runs (``watermark``)."""
     reserve_full_prompt: bool = True
-    """Whether admission asks for room for all known tokens, not the first chunk only (``scheduler_reserve_full_isl``)."""
+    """Whether admission asks for room for all known tokens or the first chunk only (``scheduler_reserve_full_isl``)."""
 
     def __post_init__(self) -> None:
         if self.order not in ("fcfs", "priority"):
