@@ -35,7 +35,7 @@ def drive(core: Core, workload: Workload, replayable: Replayable) -> Iterator[Re
     Raises
     ------
     PolicyError
-        If the scheduler leaves all requests waiting for ever.
+        If the scheduler leaves all requests waiting for ever: nothing is scheduled, preempted or in flight.
     """
     arrivals, names = ArrivalsByStep(workload), _Names(workload, replayable)
     depth = 2 if workload.engine.async_scheduling else 1
@@ -45,7 +45,7 @@ def drive(core: Core, workload: Workload, replayable: Replayable) -> Iterator[Re
             core.add(place)
         step = core.schedule()
         num_in_flight += 1
-        if num_in_flight == 1 and not step.work.requests:
+        if num_in_flight == 1 and not step.work.requests and not step.preempted:
             raise PolicyError(f"step {num_steps}: nothing is scheduled while {core.num_unfinished} requests wait")
         preempted = [names.ids[place] for place in step.preempted]
         row: dict[str, Any] = {
