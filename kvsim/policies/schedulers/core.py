@@ -57,8 +57,8 @@ class Outcome(Protocol):
 class Core(Protocol):
     """Requests, blocks and a scheduler, driven from outside: ``add``, then ``schedule`` and ``update`` once a step.
 
-    An engine that schedules asynchronously calls ``schedule`` for step k + 1 before ``update`` for step k. A step may
-    be read until its ``update``.
+    An engine that schedules asynchronously calls ``schedule`` for step k + 1 before ``update`` for step k; more than
+    two steps are never in flight. A step may be read until its ``update``.
     """
 
     @property

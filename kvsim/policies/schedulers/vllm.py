@@ -100,13 +100,13 @@ class Vllm:
     def _schedule_waiting(
         self, state: EngineState, budget: StepBudget, plan: StepPlan, limit: int, tokens_left: int
     ) -> None:
-        """Admit requests in their order until one does not fit: nobody overtakes it."""
-        skipped = []
+        """Admit requests in their order until one does not fit: nobody overtakes it.
+
+        vLLM also skips a preempted request whose outputs are still to come. With two steps in flight there is none:
+        the step that preempts admits nobody, and before the next one those outputs are delivered.
+        """
         while tokens_left > 0 and len(state.waiting) and len(state.running) < budget.sequences:
             request = state.waiting.head()
-            if request.stale_tokens > 0:  # outputs of before its preemption are still to come
-                skipped.append(state.waiting.pop())
-                continue
             hits = state.blocks.lookup(request.index, request.num_tokens)
             hit_tokens = len(hits) * state.blocks.block_tokens
             tokens = min(request.num_tokens - hit_tokens, limit)
@@ -119,8 +119,6 @@ class Vllm:
             plan.admitted.append((request, state.admit(request, hits, tokens)))
             plan.scheduled[request] = tokens
             tokens_left -= tokens
-        for request in reversed(skipped):
-            state.waiting.put_back(request)
 
     def _fits(self, state: EngineState, request: Request, hits: Sequence[int], num_tokens: int) -> bool:
         """Return whether a request may be admitted with room for `num_tokens` tokens.

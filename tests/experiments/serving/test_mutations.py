@@ -10,6 +10,8 @@ from kvsim.caches.blocks import BlockPool, BlockTables, FreeQueue, PrefixIndex
 from kvsim.errors import PolicyError
 from kvsim.policies.schedulers.plan import StepPlan
 from kvsim.policies.schedulers.queues import FcfsQueue, PriorityQueue
+from kvsim.policies.schedulers.request import Request
+from kvsim.policies.schedulers.state import EngineState
 from kvsim.policies.schedulers.vllm import Vllm
 from tests.experiments.serving.recorded import NAMES, difference_with, load
 
@@ -302,6 +304,47 @@ def noticed_by(parts) -> str | None:
 @pytest.mark.parametrize("mutation", [*SECTION_13, *MORE])
 def test_a_recorded_schedule_notices_that(mutation):
     assert noticed_by((SECTION_13 | MORE)[mutation]) is not None
+
+
+ASYNCHRONOUS = [name for name in NAMES if name.startswith("async-")]
+
+
+def async_schedules_differ() -> bool:
+    return any(difference_with(load(name)) is not None for name in ASYNCHRONOUS)
+
+
+def test_asynchronous_schedules_notice_a_step_beyond_the_last_output(monkeypatch):
+    def tokens_to_compute(request, model_tokens):
+        waiting = request.num_tokens + request.placeholders - request.computed_tokens
+        return min(waiting, model_tokens - 1 - request.computed_tokens)
+
+    assert not async_schedules_differ()
+    monkeypatch.setattr(Request, "tokens_to_compute", tokens_to_compute)
+    assert async_schedules_differ()
+
+
+def test_asynchronous_schedules_notice_blocks_cached_before_their_tokens_are_known(monkeypatch):
+    extend = BlockTables.extend
+    monkeypatch.setattr(
+        BlockTables, "extend", lambda tables, owner, tokens, known: extend(tables, owner, tokens, tokens)
+    )
+    assert async_schedules_differ()
+
+
+def test_asynchronous_schedules_notice_a_last_block_that_is_never_cached(monkeypatch):
+    monkeypatch.setattr(BlockTables, "cache", lambda tables, owner, tokens: None)
+    assert async_schedules_differ()
+
+
+def test_asynchronous_schedules_notice_outputs_in_flight_that_count_twice(monkeypatch):
+    """A preempted request's outputs in flight are delivered, but its placeholders are gone already."""
+    append = EngineState._append
+
+    def append_as_if_never_preempted(state, request, *, is_stale):
+        append(state, request, is_stale=False)
+
+    monkeypatch.setattr(EngineState, "_append", append_as_if_never_preempted)
+    assert async_schedules_differ()
 
 
 @pytest.mark.parametrize("name", ["edges", "priority-ties", "watermark"])
