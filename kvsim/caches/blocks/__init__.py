@@ -6,10 +6,10 @@ invariants: tests call it after each operation. Sources: ``vllm/v1/core/block_po
 ``kv_cache_manager.py`` and ``single_type_kv_cache_manager.py`` of vLLM 0.32.0.
 """
 
-from kvsim.caches.blocks.chains import ChainKeys
+from kvsim.caches.blocks.chains import ChainKeys, ChainTable
 from kvsim.caches.blocks.free_queue import FreeQueue
 from kvsim.caches.blocks.index import PrefixIndex
 from kvsim.caches.blocks.pool import BlockPool
 from kvsim.caches.blocks.tables import BlockTables, Chains
 
-__all__ = ["BlockPool", "BlockTables", "ChainKeys", "Chains", "FreeQueue", "PrefixIndex"]
+__all__ = ["BlockPool", "BlockTables", "ChainKeys", "ChainTable", "Chains", "FreeQueue", "PrefixIndex"]

@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+
+from kvsim.types import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTable:
+    """The keys of the full blocks of many requests, in two arrays.
+
+    Examples
+    --------
+    >>> ChainTable.of([[0, 1], [], [0, 2]]).lists()
+    [[0, 1], [], [0, 2]]
+    """
+
+    keys: IntArray
+    """The keys of all requests, one request after another."""
+    starts: IntArray
+    """Where the keys of each request begin, and the last one's end, ``[num_requests + 1]``."""
+
+    @classmethod
+    def of(cls, chains: Sequence[Sequence[int]]) -> ChainTable:
+        """Return the table of these chains."""
+        starts = np.zeros(len(chains) + 1, dtype=np.int64)
+        np.cumsum([len(chain) for chain in chains], out=starts[1:])
+        keys = np.fromiter((key for chain in chains for key in chain), dtype=np.int64, count=starts[-1])
+        return cls(keys, starts)
+
+    def lists(self) -> list[list[int]]:
+        """Return each request's keys as a list."""
+        keys: list[int] = self.keys.tolist()
+        return [keys[start:end] for start, end in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
 
 class ChainKeys:

@@ -31,7 +31,7 @@ def first_difference(recorded: Workload, steps: Iterable[RecordedStep]) -> str |
     Blocks are compared by the tokens that they and their prefix stand for: one block has many names.
     """
     ids = {request.id: place for place, request in enumerate(recorded.requests)}
-    chains = prepare(recorded).chains
+    chains = prepare(recorded).chains.lists()
     views: dict[str, Callable[[Any], Any]] = {
         "evicted": lambda names: [chains[ids[name]][index] for name, index in names],
         "stored": lambda runs: [key for name, index, count in runs for key in chains[ids[name]][index : index + count]],

@@ -13,17 +13,18 @@ from kvsim.policies.schedulers import Core
 
 
 def replay(
-    workload: Workload, scheduler: str = "vllm", arguments: Mapping[str, Any] | None = None
+    workload: Workload, scheduler: str = "vllm", arguments: Mapping[str, Any] | None = None, *, compiled: bool = True
 ) -> Iterator[RecordedStep]:
     """Yield every step of a workload, one for each call of the scheduler.
 
     Parameters
     ----------
-    scheduler, arguments
+    scheduler, arguments, compiled
         As in `kvsim.experiments.serving.setup.make_core`.
     """
     replayable = prepare(workload)
-    yield from drive(make_core(workload.engine, replayable, scheduler, arguments), workload, replayable)
+    core = make_core(workload.engine, replayable, scheduler, arguments, compiled=compiled)
+    yield from drive(core, workload, replayable)
 
 
 def drive(core: Core, workload: Workload, replayable: Replayable) -> Iterator[RecordedStep]:

@@ -8,20 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.caches.blocks import BlockPool, BlockTables, ChainKeys
+from kvsim.caches.blocks import BlockPool, BlockTables, ChainKeys, ChainTable
 from kvsim.experiments.serving.tokens import output_ids, prompt_ids
 from kvsim.experiments.serving.workload import EngineKnobs, Workload
-from kvsim.policies.schedulers import Core, PlainCore, Request, StepBudget, make_scheduler
+from kvsim.policies.schedulers import Core, PlainCore, RequestTable, StepBudget, make_scheduler
+from kvsim.policies.schedulers.compiled import CompiledCore
+from kvsim.policies.schedulers.vllm import Vllm
+from kvsim.types import IntArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayable:
     """The requests of a workload with the identities of their tokens, as a core needs them."""
 
-    requests: list[Request]
+    requests: RequestTable
     outputs: list[list[int]]
     """Token ids that each request samples."""
-    chains: list[list[int]]
+    chains: ChainTable
     """Keys of the full blocks of each request's prompt and outputs."""
     key_names: list[tuple[int, int]]
     """The first request that had each key, and the block's place there."""
@@ -29,41 +32,36 @@ class Replayable:
 
 def prepare(workload: Workload) -> Replayable:
     """Return a workload's requests with their tokens, in the order of the file."""
-    places = {request.id: place for place, request in enumerate(workload.requests)}
-    ranks = {name: rank for rank, name in enumerate(sorted(places))}
+    names = [request.id for request in workload.requests]
+    places = {name: place for place, name in enumerate(names)}
     outputs = output_ids(workload)
+    prompts = [prompt_ids(request, outputs, places) for request in workload.requests]
     keys = ChainKeys(workload.engine.block_size)
-    chains, requests = [], []
-    arrivals = _arrival_places(workload)
-    for place, request in enumerate(workload.requests):
-        prompt = prompt_ids(request, outputs, places)
-        chains.append(keys.add(np.concatenate([prompt, outputs[place]])))
-        requests.append(
-            Request(
-                index=place,
-                prompt_tokens=len(prompt),
-                max_tokens=request.max_tokens,
-                stop_tokens=len(prompt) + len(outputs[place]),
-                priority=request.priority,
-                arrival=arrivals[place],
-                rank=ranks[request.id],
-            )
-        )
+    chains = [keys.add(np.concatenate(texts)) for texts in zip(prompts, outputs, strict=True)]
+    prompt_tokens, output_tokens = (np.array([len(ids) for ids in texts]) for texts in (prompts, outputs))
+    requests = RequestTable(
+        prompt_tokens=prompt_tokens,
+        max_tokens=np.array([request.max_tokens for request in workload.requests]),
+        stop_tokens=prompt_tokens + output_tokens,
+        priority=np.array([request.priority for request in workload.requests]),
+        arrival=_arrival_places(workload),
+        rank=np.argsort(np.argsort(np.array(names, dtype=object))),
+    )
     return Replayable(
         requests=requests,
         outputs=[ids.tolist() for ids in outputs],
-        chains=chains,
+        chains=ChainTable.of(chains),
         key_names=keys.first_seen,
     )
 
 
-def _arrival_places(workload: Workload) -> list[int]:
+def _arrival_places(workload: Workload) -> IntArray:
     """Return the place of each request in the order of arrival times, equal where these are equal."""
     times = [
         float(place) if request.arrival_time is None else request.arrival_time
         for place, request in enumerate(workload.requests)
     ]
-    places: list[int] = np.unique(times, return_inverse=True)[1].tolist()
+    places: IntArray = np.unique(times, return_inverse=True)[1]
     return places
 
 
@@ -83,6 +81,44 @@ def vllm_arguments(knobs: EngineKnobs) -> dict[str, Any]:
         "watermark_frac": knobs.watermark,
         "reserve_full_prompt": knobs.scheduler_reserve_full_isl,
     }
+
+
+def make_core(
+    knobs: EngineKnobs,
+    replayable: Replayable,
+    scheduler: str = "vllm",
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    compiled: bool = True,
+) -> Core:
+    """Return a core for these requests.
+
+    Parameters
+    ----------
+    scheduler
+        The name of a built-in scheduler, or ``package.module:Class``.
+    arguments
+        What the scheduler is made with; for `vllm` they override the workload's knobs.
+    compiled
+        Whether the compiled twin decides where the scheduler has one; its steps are the same.
+    """
+    made = make_scheduler(scheduler, {**(vllm_arguments(knobs) if scheduler == "vllm" else {}), **(arguments or {})})
+    budget, num_blocks, is_async = budget_of(knobs), knobs.num_gpu_blocks_override, knobs.async_scheduling
+    chains = replayable.chains if knobs.enable_prefix_caching else None
+    if compiled and type(made) is Vllm:
+        return CompiledCore(
+            made,
+            budget,
+            replayable.requests,
+            num_blocks=num_blocks,
+            block_tokens=knobs.block_size,
+            keys=chains.keys if chains else None,
+            key_starts=chains.starts if chains else None,
+            is_async=is_async,
+            records_keys=True,
+        )
+    blocks = BlockTables(BlockPool(num_blocks), knobs.block_size, chains.lists() if chains else None)
+    return PlainCore(made, budget, blocks, replayable.requests.requests(), is_async=is_async)
 
 
 def resolved(knobs: EngineKnobs) -> dict[str, Any]:
@@ -106,27 +142,3 @@ def resolved(knobs: EngineKnobs) -> dict[str, Any]:
         "watermark_blocks": int(knobs.watermark * knobs.num_gpu_blocks_override),
         "usable_blocks": knobs.num_gpu_blocks_override - 1,
     }
-
-
-def make_core(
-    knobs: EngineKnobs, replayable: Replayable, scheduler: str = "vllm", arguments: Mapping[str, Any] | None = None
-) -> Core:
-    """Return a core for these requests.
-
-    Parameters
-    ----------
-    scheduler
-        The name of a built-in scheduler, or ``package.module:Class``.
-    arguments
-        What the scheduler is made with; for `vllm` they override the workload's knobs.
-    """
-    chosen = {**(vllm_arguments(knobs) if scheduler == "vllm" else {}), **(arguments or {})}
-    chains = replayable.chains if knobs.enable_prefix_caching else None
-    blocks = BlockTables(BlockPool(knobs.num_gpu_blocks_override), knobs.block_size, chains)
-    return PlainCore(
-        make_scheduler(scheduler, chosen),
-        budget_of(knobs),
-        blocks,
-        replayable.requests,
-        is_async=knobs.async_scheduling,
-    )

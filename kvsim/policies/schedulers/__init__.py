@@ -13,6 +13,7 @@ from kvsim.policies.schedulers.queues import FcfsQueue, PriorityQueue, Waiting
 from kvsim.policies.schedulers.registry import SCHEDULERS, find_scheduler, make_scheduler
 from kvsim.policies.schedulers.request import Request
 from kvsim.policies.schedulers.state import Blocks, EngineState
+from kvsim.policies.schedulers.table import RequestTable
 
 __all__ = [
     "SCHEDULERS",
@@ -24,6 +25,7 @@ __all__ = [
     "PlainCore",
     "PriorityQueue",
     "Request",
+    "RequestTable",
     "Scheduler",
     "Step",
     "StepBudget",

@@ -29,12 +29,12 @@ def difference_with(
 ) -> str | None:
     """Return where a core of these parts leaves the recorded schedule."""
     knobs, replayable = workload.engine, prepare(workload)
-    chains = replayable.chains if knobs.enable_prefix_caching else None
+    chains = replayable.chains.lists() if knobs.enable_prefix_caching else None
     core = PlainCore(
         scheduler(**vllm_arguments(knobs)),
         budget_of(knobs),
         tables(pool(knobs.num_gpu_blocks_override), knobs.block_size, chains),
-        replayable.requests,
+        replayable.requests.requests(),
         is_async=knobs.async_scheduling,
     )
     return first_difference(workload, drive(core, workload, replayable))

@@ -32,11 +32,12 @@ def test_all_recorded_schedules_are_here():
     assert all(load(name).made_by["vllm"] == "0.32.0" for name in RECORDED_WITHOUT_A_MODEL)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_schedule_equals_vllm_s_in_every_step(name):
+def test_the_schedule_equals_vllm_s_in_every_step(name, compiled):
     workload = load(name)
     assert len(workload.steps) > 60
-    assert first_difference(workload, replay(workload)) is None
+    assert first_difference(workload, replay(workload, compiled=compiled)) is None
 
 
 class CheckedTables(BlockTables):

@@ -126,5 +126,5 @@ def test_outputs_are_invented_where_there_are_none_and_stop_at_the_model_s_lengt
 def test_requests_with_one_arrival_time_tie_and_others_keep_their_order():
     rows = [REQUEST | {"id": name, "arrival_time": time} for name, time in (("b", 2.5), ("a", 0.5), ("c", 2.5))]
     requests = prepare(Workload.model_validate_json(json.dumps(workload(*rows)))).requests
-    assert [request.arrival for request in requests] == [1, 0, 1]
-    assert [request.rank for request in requests] == [1, 0, 2]
+    assert requests.arrival.tolist() == [1, 0, 1]
+    assert requests.rank.tolist() == [1, 0, 2]
