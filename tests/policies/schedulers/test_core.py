@@ -1,5 +1,6 @@
 """What a core refuses of a scheduler that is plugged in, and what holds of every run."""
 
+import tracemalloc
 from dataclasses import dataclass
 
 import pytest
@@ -103,3 +104,17 @@ def test_every_request_gets_all_its_tokens_within_the_limits(
             assert set(outcome.finished) <= set(outcome.sampled)
     assert num_sampled == [outputs for _, outputs in lengths]
     assert core.num_free_blocks == core.state.blocks.num_blocks - 1
+
+
+def test_memory_does_not_grow_with_steps():
+    def peak_bytes(num_requests):
+        core = make_core(Vllm(), [(4, 50)] * num_requests, num_blocks=40, sequences=2)
+        tracemalloc.start()
+        while core.num_unfinished:
+            core.schedule()
+            core.update()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(100) < 2 * peak_bytes(10)
