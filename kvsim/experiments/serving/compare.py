@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from kvsim.experiments.serving.setup import prepare
+from kvsim.experiments.serving.prepare import prepare
 from kvsim.experiments.serving.workload import RecordedStep, Workload
 
 FIELDS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from kvsim.errors import PolicyError
 from kvsim.experiments.serving.arrivals import ArrivalsByStep
-from kvsim.experiments.serving.setup import Replayable, make_core, prepare
+from kvsim.experiments.serving.prepare import Replayable, make_core, prepare
 from kvsim.experiments.serving.workload import BlockName, RecordedStep, RequestTokens, Workload
 from kvsim.policies.schedulers import Core
 
@@ -20,7 +20,7 @@ def replay(
     Parameters
     ----------
     scheduler, arguments, compiled
-        As in `kvsim.experiments.serving.setup.make_core`.
+        As in `kvsim.experiments.serving.prepare.make_core`.
     """
     replayable = prepare(workload)
     core = make_core(workload.engine, replayable, scheduler, arguments, compiled=compiled)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from kvsim import __version__
+from kvsim.errors import ResultError
 from kvsim.experiments.serving.schedule import drive
-from kvsim.experiments.serving.setup import Replayable, make_core, prepare, resolved
+from kvsim.experiments.serving.prepare import Replayable, make_core, prepare, resolved
 from kvsim.experiments.serving.workload import RecordedStep, Workload
 
 _TOTALS = ("requests", "steps", "tokens", "hit_tokens", "admissions", "preemptions", "evictions")
@@ -27,7 +28,12 @@ def write_schedule(
     Parameters
     ----------
     scheduler, arguments
-        As in `kvsim.experiments.serving.setup.make_core`.
+        As in `kvsim.experiments.serving.prepare.make_core`.
+
+    Raises
+    ------
+    ResultError
+        If the file cannot be written.
     """
     replayable = prepare(workload)
     core = make_core(workload.engine, replayable, scheduler, arguments)
@@ -41,6 +47,8 @@ def write_schedule(
                 _count(totals, step)
             file.write(f'],"totals":{_compact(totals)}}}\n')
         partial.replace(path)
+    except OSError as problem:
+        raise ResultError(f"{path}: cannot be written: {problem.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
     return totals

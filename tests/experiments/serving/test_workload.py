@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvsim.errors import TraceError
-from kvsim.experiments.serving.setup import prepare
+from kvsim.experiments.serving.prepare import prepare
 from kvsim.experiments.serving.tokens import output_ids, prompt_ids, token_ids
 from kvsim.experiments.serving.workload import Workload, read_workload
 
