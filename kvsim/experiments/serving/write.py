@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from kvsim import __version__
 from kvsim.errors import ResultError
-from kvsim.experiments.serving.schedule import drive
 from kvsim.experiments.serving.prepare import Replayable, make_core, prepare, resolved
+from kvsim.experiments.serving.schedule import drive
 from kvsim.experiments.serving.workload import RecordedStep, Workload
 
 _TOTALS = ("requests", "steps", "tokens", "hit_tokens", "admissions", "preemptions", "evictions")

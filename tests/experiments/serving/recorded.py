@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kvsim.caches.blocks import BlockPool, BlockTables
 from kvsim.experiments.serving.compare import first_difference
-from kvsim.experiments.serving.schedule import drive
 from kvsim.experiments.serving.prepare import budget_of, prepare, vllm_arguments
+from kvsim.experiments.serving.schedule import drive
 from kvsim.experiments.serving.workload import Workload, read_workload
 from kvsim.policies.schedulers import PlainCore
 from kvsim.policies.schedulers.vllm import Vllm
