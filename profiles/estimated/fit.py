@@ -41,7 +41,7 @@ SOFT_FRAC = 0.1
 """Errors beyond this share count linearly, not by their square: tables have outliers."""
 SPAN = (0.05, 0.5, 0.95)
 
-Read = Callable[[Path], Rows | None]
+Read = Callable[[Path], Rows]
 KINDS: dict[str, tuple[Read, str]] = {
     "gemm_bf16": (lambda folder: gemm_rows(folder, "bfloat16"), "gemm/vllm gemm_perf, bfloat16"),
     "gemm_fp8": (lambda folder: gemm_rows(folder, "fp8"), "gemm/vllm gemm_perf, fp8"),
@@ -61,12 +61,17 @@ PACKED: dict[str, tuple[tuple[str, ...], str]] = {
     "gemm_int8": (("gemm/trtllm/1.0.0/gemm_perf.parquet", "gemm/sglang/0.5.6.post2/gemm_perf.parquet"), "int8_wo"),
     "gemm_int4": (("gemm/trtllm/1.0.0/gemm_perf.parquet",), "int4_wo"),
 }
-"""Weights expanded on the way: bf16's coefficients on fewer bytes, and how wrong that is on the few tables there are."""
+"""Weights expanded on the way: bf16's coefficients on fewer bytes, judged on the few tables that there are."""
 
 PACKED_READ_S = 20e-6
-"""Packed products are judged where reading the weights takes at least this long: the tables' launches are not vLLM's."""
+"""Packed products are judged where reading takes at least this long: the launches of those tables are not vLLM's."""
 
-LIKE = {"gemm_fp8": "gemm_bf16", "elementwise": "gemm_bf16", "experts_fp8": "experts_bf16", "experts_int4": "experts_bf16"}  # fmt: skip
+LIKE = {
+    "gemm_fp8": "gemm_bf16",
+    "elementwise": "gemm_bf16",
+    "experts_fp8": "experts_bf16",
+    "experts_int4": "experts_bf16",
+}
 """Whose error on another vendor's card stands in where that card has no table of a kind."""
 
 
@@ -74,20 +79,16 @@ def main(folder: Path) -> None:
     """Fit every kind and write the coefficients."""
     kinds: dict[str, Kind] = {}
     for name, (read, tables) in KINDS.items():
-        rows = read(folder)
-        if rows is None:
-            sys.exit(f"{folder}: no tables of {name}; is it the unpacked wheel of {PACKAGE}?")
-        kinds[name] = fit_kind(rows, tables, kinds.get(LIKE.get(name, "")))
+        kinds[name] = fit_kind(read(folder), tables, kinds.get(LIKE.get(name, "")))
         report(name, kinds[name])
     for name, (paths, number_format) in PACKED.items():
-        found = [rows for path in paths if (rows := gemm_rows(folder, number_format, path)) is not None]
-        kinds[name] = packed_kind(found, paths, kinds["gemm_bf16"])
+        kinds[name] = packed_kind(gemm_rows(folder, number_format, paths), paths, kinds["gemm_bf16"])
         report(name, kinds[name])
     unknown = HostTime(time_s=1e-9, low_frac=0.0, high_frac=0.0, source="not fitted yet")
     coefficients = Coefficients(
         schema_version=1,
         package=PACKAGE,
-        wheel_sha256=digest_of(folder),
+        wheel_record_sha256=digest_of(folder),
         date=DATE,
         command="python profiles/estimated/fit.py WHEEL",
         architectures=tuple(sorted({load_card(card).architecture for card in fitted_cards(kinds["gemm_bf16"])})),
@@ -131,9 +132,8 @@ def fit_kind(rows: Rows, tables: str, like: Kind | None) -> Kind:
     )
 
 
-def packed_kind(found: list[Rows], paths: tuple[str, ...], like: Kind) -> Kind:
+def packed_kind(rows: Rows, paths: tuple[str, ...], like: Kind) -> Kind:
     """Return bf16's coefficients with the residuals of tables of packed weights, which took no part in the fit."""
-    rows = Rows(**{name: np.concatenate([getattr(part, name) for part in found]) for name in Rows.__slots__})
     memory_s, compute_s = rows.moved_bytes / rows.bandwidth_bytes_per_s, rows.flop / rows.rate_flop_per_s
     rows = rows.where((memory_s > PACKED_READ_S) & (memory_s > 2 * compute_s))
     seen = quantiles(rows, residuals(like.roofline, rows))
@@ -170,11 +170,11 @@ def folds(shapes: Any) -> Any:
 
 def left_out(rows: Rows, group: Any) -> Residuals:
     """Return the residuals of each group of rows under a fit on all the others."""
-    found = np.empty(rows.time_s.size)
+    errors = np.empty(rows.time_s.size)
     for name in np.unique(group):
         out = group == name
-        found[out] = residuals(fit(rows.where(~out)), rows.where(out))
-    return quantiles(rows, found)
+        errors[out] = residuals(fit(rows.where(~out)), rows.where(out))
+    return quantiles(rows, errors)
 
 
 def fit(rows: Rows) -> Roofline:
@@ -192,8 +192,8 @@ def fit(rows: Rows) -> Roofline:
         return weights * np.log(times(roofline_of(names, np.exp(logs)), rows) / rows.time_s)
 
     start = np.log([START[name] for name in names])
-    found = np.exp(least_squares(errors, start, loss="soft_l1", f_scale=SOFT_FRAC).x)
-    return roofline_of(names, [float(f"{value:.4g}") for value in found])
+    values = np.exp(least_squares(errors, start, loss="soft_l1", f_scale=SOFT_FRAC).x)
+    return roofline_of(names, [float(f"{value:.4g}") for value in values])
 
 
 def roofline_of(names: list[str], values: Any) -> Roofline:
@@ -204,9 +204,7 @@ def roofline_of(names: list[str], values: Any) -> Roofline:
 def times(roofline: Roofline, rows: Rows) -> Any:
     """Return the estimated seconds of `rows`."""
     rate_flop_per_s = np.where(rows.rate_flop_per_s > 0, rows.rate_flop_per_s, 1.0)
-    return roofline.time_s(
-        rows.moved_bytes, rows.flop, rows.bandwidth_bytes_per_s, rate_flop_per_s, units=rows.units
-    )
+    return roofline.time_s(rows.moved_bytes, rows.flop, rows.bandwidth_bytes_per_s, rate_flop_per_s, units=rows.units)
 
 
 def residuals(roofline: Roofline, rows: Rows) -> Any:
@@ -221,11 +219,11 @@ def card_weights(rows: Rows) -> Any:
     return weights / weights.mean()
 
 
-def quantiles(rows: Rows, found: Any) -> Residuals:
+def quantiles(rows: Rows, errors: Any) -> Residuals:
     """Return the span of residuals, every card weighing the same."""
     weights = card_weights(rows)
-    low, middle, high = np.quantile(found, SPAN, weights=weights, method="inverted_cdf")
-    size = np.quantile(np.abs(found), 0.5, weights=weights, method="inverted_cdf")
+    low, middle, high = np.quantile(errors, SPAN, weights=weights, method="inverted_cdf")
+    size = np.quantile(np.abs(errors), 0.5, weights=weights, method="inverted_cdf")
     return Residuals(
         low_frac=round(float(low), 4),
         median_frac=round(float(middle), 4),
@@ -235,7 +233,7 @@ def quantiles(rows: Rows, found: Any) -> Residuals:
 
 
 def report(name: str, kind: Kind) -> None:
-    """Print one line of what was found."""
+    """Print one line about a kind."""
     roofline = kind.roofline
     spans = "  ".join(
         f"{what} {100 * part.low_frac:+.0f}..{100 * part.high_frac:+.0f}% (median {100 * part.median_error_frac:.1f}%)"
@@ -243,8 +241,8 @@ def report(name: str, kind: Kind) -> None:
                            ("vendor out", kind.vendor_out), ("shape out", kind.shape_out))
     )  # fmt: skip
     print(
-        f"{name:21} {roofline.overhead_s * 1e6:5.1f} us + {roofline.unit_s * 1e9:4.1f} ns a unit  {roofline.bandwidth_frac:.2f} of bandwidth  "
-        f"{roofline.rate_frac:.2f} of rate  {kind.num_rows} rows  {spans}"
+        f"{name:21} {roofline.overhead_s * 1e6:5.1f} us + {roofline.unit_s * 1e9:4.1f} ns a unit  "
+        f"{roofline.bandwidth_frac:.2f} of bandwidth  {roofline.rate_frac:.2f} of rate  {kind.num_rows} rows  {spans}"
     )
 
 

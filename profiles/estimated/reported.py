@@ -1,6 +1,6 @@
-"""Public figures of whole steps beside the estimate; prints the table of docs/estimates.md.
+"""Compares public figures of whole steps with the estimate; prints the table of docs/estimates.md.
 
-    python profiles/estimated/reported.py
+python profiles/estimated/reported.py
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def steps() -> list[Step]:
     """Return the public figures."""
     tables = tomllib.loads(DATA.read_text(encoding="utf-8"))
     shapes = {name: _shape(sizes) for name, sizes in tables["shapes"].items()}
-    found = []
+    rows = []
     for row in tables["steps"]["rows"]:
         values: dict[str, Any] = dict(zip(tables["steps"]["columns"], row, strict=True))
         time_s = values.pop("step_ms") * 1e-3
-        found.append(Step(**values, shape=shapes[values["model"]], time_s=time_s))
-    return found
+        rows.append(Step(**values, shape=shapes[values["model"]], time_s=time_s))
+    return rows
 
 
 def device_price(step: Step, coefficients: Coefficients) -> Price:
@@ -75,14 +75,11 @@ def host_times(coefficients: Coefficients) -> tuple[HostTime, HostTime]:
     What a model is too small to hide is the host's: of a graph, the step less its estimated kernels; of eager kernels,
     the step shared out over the layers.
     """
-    graph_s, most_s, layer_s = (
-        [rest(step) for step in steps() if step.use == use]
-        for use, rest in (
-            ("graph_step", lambda step: step.time_s - device_price(step, coefficients).time_s),
-            ("graph_step_most", lambda step: step.time_s - device_price(step, coefficients).time_s),
-            ("eager_layer", lambda step: step.time_s / step.shape.num_layers),
-        )
+    graph_s, most_s = (
+        [step.time_s - device_price(step, coefficients).time_s for step in steps() if step.use == use]
+        for use in ("graph_step", "graph_step_most")
     )
+    layer_s = [step.time_s / step.shape.num_layers for step in steps() if step.use == "eager_layer"]
     step_s, middle_s = statistics.median(graph_s), (min(layer_s) + max(layer_s)) / 2
     graph = HostTime(
         time_s=float(f"{step_s:.3g}"),
@@ -101,10 +98,10 @@ def host_times(coefficients: Coefficients) -> tuple[HostTime, HostTime]:
 
 
 def _origin(use: str) -> str:
-    found = [step for step in steps() if step.use == use]
+    chosen = [step for step in steps() if step.use == use]
     sources = tomllib.loads(DATA.read_text(encoding="utf-8"))["sources"]
-    names = ", ".join(f"{step.model.replace('_', '.')} on {step.card}" for step in found)
-    return f"{names} ({'; '.join(dict.fromkeys(sources[step.source] for step in found))})"
+    names = ", ".join(f"{step.model.replace('_', '.')} on {step.card}" for step in chosen)
+    return f"{names} ({'; '.join(dict.fromkeys(sources[step.source] for step in chosen))})"
 
 
 def estimated(step: Step, coefficients: Coefficients) -> Price:

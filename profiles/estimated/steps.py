@@ -1,4 +1,4 @@
-"""Whole decode steps put together from kernels, measured beside estimated, each card left out of the fit in turn.
+"""Whole decode steps put together from kernels, as measured and as estimated, each card left out of the fit in turn.
 
     python profiles/estimated/steps.py WHEEL
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from fit import fit, generation
-from tables import L2_MIB, SYSTEMS, Rows, attended_tokens, decode_attention_rows, gemm_rows, raw_table
+from tables import GEMM, L2_MIB, SYSTEMS, Rows, attended_tokens, decode_attention_rows, gemm_rows, raw_table
 
 from kvsim.profile.cards.load import load_card
 from kvsim.profile.estimate import kernels
@@ -29,7 +29,6 @@ from kvsim.scenario.shapes import SHAPES, ModelShape
 MODELS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "llama-3-70b")
 BATCHES = (1, 4, 16, 64)
 CONTEXTS = (1024, 4096, 16_384, 65_536)
-GEMM = "gemm/vllm/{version}/gemm_perf.parquet"
 ATTENTION = "attention/vllm/{version}/generation_attention_perf.parquet"
 
 
@@ -52,16 +51,13 @@ class Step:
 def main(folder: Path) -> None:
     """Print both tables."""
     gemm, attention = gemm_rows(folder, "bfloat16"), decode_attention_rows(folder, "bfloat16")
-    assert gemm is not None and attention is not None
     for title, group_of in (("card", lambda card: card), ("architecture", generation)):
-        found = [step for card in SYSTEMS for step in steps(folder, card, gemm, attention, group_of)]
+        taken = [step for card in SYSTEMS for step in steps(folder, card, gemm, attention, group_of)]
         print(f"\n{title} left out\n")
-        print("\n".join(lines(found)))
+        print("\n".join(lines(taken)))
 
 
-def steps(
-    folder: Path, card: str, gemm: Rows, attention: Rows, group_of: Callable[[str], str]
-) -> Iterator[Step]:
+def steps(folder: Path, card: str, gemm: Rows, attention: Rows, group_of: Callable[[str], str]) -> Iterator[Step]:
     """Yield the steps on `card` under fits on the cards of NVIDIA outside its group."""
     others = [other for other in SYSTEMS if group_of(other) != group_of(card) and load_card(other).vendor == "nvidia"]
     fits = {
@@ -76,9 +72,7 @@ def steps(
                     yield step
 
 
-def step_of(
-    folder: Path, card: str, model: str, batch: int, context: int, fits: dict[str, Roofline]
-) -> Step | None:
+def step_of(folder: Path, card: str, model: str, batch: int, context: int, fits: dict[str, Roofline]) -> Step | None:
     """Return one step; None where the tables of the card have no such attention."""
     shape = SHAPES[model]
     attention_s = measured_attention(folder, card).get(
@@ -94,9 +88,7 @@ def step_of(
         measured_s += count * measured_product(folder, card, batch)(width, depth)
     for kernel, count in work(shape, batch, context):
         rate = load_card(card).rate_flop_per_s("bf16")
-        time_s = count * fits[kernel.kind].time_s(
-            kernel.moved_bytes, kernel.flop, bandwidth, rate, units=kernel.units
-        )
+        time_s = count * fits[kernel.kind].time_s(kernel.moved_bytes, kernel.flop, bandwidth, rate, units=kernel.units)
         span = coefficients.kinds[kernel.kind].residuals_for(load_card(card), coefficients.architectures)
         estimated_s += time_s
         low_s += time_s * (1 + span.low_frac)
@@ -140,9 +132,7 @@ def work(shape: ModelShape, batch: int, context: int) -> Iterator[tuple[Kernel, 
 def measured_attention(folder: Path, card: str) -> dict[tuple[int, ...], float]:
     """Return seconds by batch, heads, KV heads, size of a head, and attended tokens (context times batch)."""
     columns = ("batch_size", "num_heads", "num_key_value_heads", "head_dim")
-    table = raw_table(
-        folder, card, ATTENTION, (*columns, "isl", "step", "window_size", "kv_cache_dtype", "latency")
-    )
+    table = raw_table(folder, card, ATTENTION, (*columns, "isl", "step", "window_size", "kv_cache_dtype", "latency"))
     assert table is not None
     keep = (table["kv_cache_dtype"] == "bfloat16") & (table.get("window_size", np.zeros(len(table["step"]))) == 0)
     keys = zip(*(table[name][keep].tolist() for name in columns), attended_tokens(table)[keep].tolist(), strict=True)
@@ -182,29 +172,31 @@ def _between(grid: list[int], value: int) -> list[tuple[int, float]]:
     return [(left, 1 - share), (right, share)]
 
 
-def lines(found: list[Step]) -> Iterator[str]:
+def lines(taken: list[Step]) -> Iterator[str]:
     """Yield the rows of a Markdown table, a card each and all cards of NVIDIA at the end."""
-    yield "| card | steps | median error | worst | worst, KV not in cache | in the interval | bytes / bandwidth: median | worst |"
+    yield (
+        "| card | steps | median error | worst | worst, KV not in cache | in the interval "
+        "| bytes / bandwidth: median | worst |"
+    )
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for card in SYSTEMS:
-        yield _line(card, [step for step in found if step.card == card])
-    yield _line("all of NVIDIA", [step for step in found if load_card(step.card).vendor == "nvidia"])
+        yield _line(card, [step for step in taken if step.card == card])
+    yield _line("all of NVIDIA", [step for step in taken if load_card(step.card).vendor == "nvidia"])
 
 
-def _line(name: str, found: list[Step]) -> str:
+def _line(name: str, taken: list[Step]) -> str:
     estimate, naive = (
-        np.array([getattr(step, which) / step.measured_s - 1 for step in found])
-        for which in ("estimated_s", "naive_s")
+        np.array([getattr(step, which) / step.measured_s - 1 for step in taken]) for which in ("estimated_s", "naive_s")
     )
-    in_memory = np.array([not step.cached for step in found])
+    in_memory = np.array([not step.cached for step in taken])
     cells = [
         float(np.median(np.abs(estimate))), _worst(estimate), _worst(estimate[in_memory]),
         float(np.median(np.abs(naive))), _worst(naive),
     ]  # fmt: skip
     signed = [f"{100 * cells[0]:.1f}%", *(f"{100 * cell:+.0f}%" for cell in cells[1:3])]
-    inside = np.mean([step.low_s <= step.measured_s <= step.high_s for step in found])
+    inside = np.mean([step.low_s <= step.measured_s <= step.high_s for step in taken])
     signed.append(f"{100 * inside:.0f}%")
-    return f"| {name} | {len(found)} | {' | '.join(signed)} | {100 * cells[3]:.1f}% | {100 * cells[4]:+.0f}% |"
+    return f"| {name} | {len(taken)} | {' | '.join(signed)} | {100 * cells[3]:.1f}% | {100 * cells[4]:+.0f}% |"
 
 
 def _worst(errors: Any) -> float:

@@ -7,6 +7,8 @@ it, and the seconds that it took. Rows that say nothing of a decode step are lef
 from __future__ import annotations
 
 import hashlib
+import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +40,13 @@ L2_MIB = {
     "a100-80gb": 40, "l40s": 96, "rtx-pro-6000": 128, "h100": 50, "h200": 50,
     "b200": 126, "b300": 126, "gb200": 126, "gb300": 126, "arc-pro-b60": 18,
 }  # fmt: skip
-"""Second-level cache, from the vendors' architecture papers. The tables repeat one kernel: what fits into it stays there.
+"""Second-level cache, from the vendors' papers. The tables repeat one kernel: what fits into it stays there.
 
 In a decode step the weights of all layers pass between two uses, so rows that were read from it are no guide.
 """
 ROTATED = 8
 """Copies of a weight that the GEMM benchmark goes round: on an L40S (96 MiB) times jump between 8 and 12 MiB."""
+GEMM = "gemm/vllm/{version}/gemm_perf.parquet"
 FEW_SECONDS = 1e-6
 """A KV cache that takes no longer than this to read: where it is read from does not matter."""
 
@@ -85,26 +88,26 @@ def raw_table(folder: Path, card: str, path: str, columns: tuple[str, ...]) -> d
     return {name: table[name].to_numpy(zero_copy_only=False) for name in present}
 
 
-def gemm_rows(folder: Path, number_format: str, path: str = "gemm/vllm/{version}/gemm_perf.parquet") -> Rows | None:
-    """Return products of at least 512 x 512 weights and up to 8,192 rows, their weights not in the second-level cache."""
+def gemm_rows(folder: Path, number_format: str, paths: tuple[str, ...] = (GEMM,)) -> Rows:
+    """Return products of at least 512 x 512 weights and up to 8,192 rows, weights not in the second-level cache."""
     weights = {"bfloat16": "bf16", "fp8": "fp8", "int8_wo": "int8", "int4_wo": "int4"}[number_format]
-    found = []
-    for name in SYSTEMS:
+    parts = []
+    for name, path in itertools.product(SYSTEMS, paths):
         table = raw_table(folder, name, path, ("gemm_dtype", "m", "n", "k", "latency"))
         card = load_card(name)
         if table is None or (weights == "fp8" and card.fp8_flop_per_s is None):
             continue
         m, n, k = (table[axis].astype(float) for axis in ("m", "n", "k"))
-        kernel = kernels.product(m, n, k, _formats(weights, card))  # type: ignore[arg-type]
+        kernel = kernels.product(m, n, k, _formats(weights, card))
         keep = (table["gemm_dtype"] == number_format) & (n >= 512) & (k >= 512) & (k <= 16_384) & (m <= 8192)
         keep &= n * k * kernels.WEIGHT_BYTES[weights] * ROTATED >= L2_MIB[name] * 2**20
-        found.append(_rows(card, kernel, table["latency"], n * 1e6 + k, keep))
-    return _joined(found)
+        parts.append(_rows(card, kernel, table["latency"], n * 1e6 + k, keep))
+    return _joined(parts)
 
 
-def decode_attention_rows(folder: Path, kv_format: str) -> Rows | None:
+def decode_attention_rows(folder: Path, kv_format: str) -> Rows:
     """Return attention of one step over heads of 64 and 128, KV caches in memory or too small to matter."""
-    found = []
+    parts = []
     columns = ("batch_size", "num_heads", "num_key_value_heads", "head_dim", "isl", "step", "window_size",
                "kv_cache_dtype", "latency")  # fmt: skip
     for name in SYSTEMS:
@@ -120,8 +123,8 @@ def decode_attention_rows(folder: Path, kv_format: str) -> Rows | None:
         keep &= (seconds < FEW_SECONDS) | (moved_bytes > 1.05 * L2_MIB[name] * 2**20)
         units = 1.0 * table["batch_size"] * kv_heads
         kernel = Kernel(kind="decode_attention", moved_bytes=moved_bytes, units=units)
-        found.append(_rows(card, kernel, table["latency"], heads * 1e6 + kv_heads * 1e3 + head_dim, keep))
-    return _joined(found)
+        parts.append(_rows(card, kernel, table["latency"], heads * 1e6 + kv_heads * 1e3 + head_dim, keep))
+    return _joined(parts)
 
 
 def attended_tokens(table: dict[str, Any]) -> Any:
@@ -129,9 +132,9 @@ def attended_tokens(table: dict[str, Any]) -> Any:
     return table["batch_size"] * (table["isl"] + table["step"])
 
 
-def prefill_attention_rows(folder: Path) -> Rows | None:
+def prefill_attention_rows(folder: Path) -> Rows:
     """Return causal attention over whole prompts of at least 64 tokens, heads of 64 and 128, at least 8 of them."""
-    found = []
+    parts = []
     columns = ("batch_size", "num_heads", "num_key_value_heads", "head_dim", "isl", "window_size", "kv_cache_dtype",
                "latency")  # fmt: skip
     for name in SYSTEMS:
@@ -142,20 +145,20 @@ def prefill_attention_rows(folder: Path) -> Rows | None:
         heads, kv_heads, head_dim = (table[axis].astype(float) for axis in columns[1:4])
         batch, tokens = table["batch_size"].astype(float), table["isl"].astype(float)
         shape = _shape_of(heads, kv_heads, head_dim)
-        one = kernels.prefill_attention(tokens, 0.0, shape, _formats("bf16", card))  # type: ignore[arg-type]
+        one = kernels.prefill_attention(tokens, 0.0, shape, _formats("bf16", card))
         kernel = Kernel(kind=one.kind, moved_bytes=one.moved_bytes * batch, flop=one.flop * batch)
         keep = (table["kv_cache_dtype"] == "bfloat16") & (table.get("window_size", np.zeros(len(heads))) == 0)
         keep &= np.isin(head_dim, (64, 128)) & (heads >= 8) & (heads <= 16 * kv_heads) & (batch <= 8) & (tokens >= 64)
-        found.append(_rows(card, kernel, table["latency"], heads * 1e6 + kv_heads * 1e3 + head_dim, keep))
-    return _joined(found)
+        parts.append(_rows(card, kernel, table["latency"], heads * 1e6 + kv_heads * 1e3 + head_dim, keep))
+    return _joined(parts)
 
 
-def elementwise_rows(folder: Path) -> Rows | None:
+def elementwise_rows(folder: Path) -> Rows:
     """Return conversions of a matrix from bf16 to fp8, which read two bytes a number and write one.
 
     Small ones, which show the floor, and those beyond the second-level cache, which show the bandwidth.
     """
-    found = []
+    parts = []
     for name in SYSTEMS:
         table = raw_table(folder, name, "quantize/vllm/{version}/scale_matrix_perf.parquet", ("m", "k", "latency"))
         if table is None:
@@ -165,16 +168,16 @@ def elementwise_rows(folder: Path) -> Rows | None:
         keep = (table["k"] >= 512) & (table["k"] <= 16_384)
         keep &= (moved_bytes < 1e6) | (moved_bytes > 2 * L2_MIB[name] * 2**20)
         kernel = Kernel(kind="elementwise", moved_bytes=moved_bytes)
-        found.append(_rows(card, kernel, table["latency"], table["k"].astype(float), keep))
-    return _joined(found)
+        parts.append(_rows(card, kernel, table["latency"], table["k"].astype(float), keep))
+    return _joined(parts)
 
 
-def expert_rows(folder: Path, number_format: str) -> Rows | None:
+def expert_rows(folder: Path, number_format: str) -> Rows:
     """Return routed experts on one GPU, tokens routed with a mild skew, up to 512 tokens."""
     weights = {"bfloat16": "bf16", "fp8": "fp8", "int4_wo": "int4"}[number_format]
     columns = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size",
                "moe_ep_size", "distribution", "latency")  # fmt: skip
-    found = []
+    parts = []
     for name in SYSTEMS:
         table = raw_table(folder, name, "moe/vllm/{version}/moe_perf.parquet", columns)
         card = load_card(name)
@@ -183,16 +186,16 @@ def expert_rows(folder: Path, number_format: str) -> Rows | None:
         tokens, hidden, inner, topk, num_experts = (table[axis].astype(float) for axis in columns[1:6])
         inner = inner / table["moe_tp_size"]
         formats = _formats(weights, card)
-        kernel = kernels.experts(tokens, num_experts, topk, inner, hidden, formats)  # type: ignore[arg-type]
+        kernel = kernels.experts(tokens, num_experts, topk, inner, hidden, formats)
         keep = (table["moe_dtype"] == number_format) & (table["moe_ep_size"] == 1) & (tokens <= 512)
         keep &= table["distribution"] == "power_law_1.01"
-        found.append(_rows(card, kernel, table["latency"], hidden * 1e6 + inner * 1e3 + num_experts + topk / 100, keep))
-    return _joined(found)
+        parts.append(_rows(card, kernel, table["latency"], hidden * 1e6 + inner * 1e3 + num_experts + topk / 100, keep))
+    return _joined(parts)
 
 
 def _formats(weights: str, card: Card) -> Formats:
     return Formats(
-        weights=weights,  # type: ignore[arg-type]
+        weights=weights,
         activations="bf16",
         kv_bytes=2,
         has_fp8=card.fp8_flop_per_s is not None,
@@ -201,7 +204,9 @@ def _formats(weights: str, card: Card) -> Formats:
 
 def _shape_of(heads: Any, kv_heads: Any, head_dim: Any) -> ModelShape:
     """Return a shape whose attention has these (arrays of) sizes; nothing else of it is read."""
-    return ModelShape.model_construct(num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
+    return ModelShape.model_construct(  # type: ignore[call-arg]
+        num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim
+    )
 
 
 def _rows(card: Card, kernel: Kernel, latency_ms: Any, shape: Any, keep: Any) -> Rows:
@@ -219,8 +224,7 @@ def _rows(card: Card, kernel: Kernel, latency_ms: Any, shape: Any, keep: Any) ->
     ).where(np.asarray(keep, dtype=bool) & (latency_ms > 0))
 
 
-def _joined(found: list[Rows]) -> Rows | None:
-    found = [rows for rows in found if rows.time_s.size]
-    if not found:
-        return None
-    return Rows(**{name: np.concatenate([getattr(rows, name) for rows in found]) for name in Rows.__slots__})
+def _joined(parts: list[Rows]) -> Rows:
+    if not parts:
+        sys.exit("no table of a kind that is fitted: is the folder the unpacked wheel of aiconfigurator-core 0.12.0?")
+    return Rows(**{name: np.concatenate([getattr(rows, name) for rows in parts]) for name in Rows.__slots__})

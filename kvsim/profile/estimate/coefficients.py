@@ -64,7 +64,7 @@ class Coefficients(Strict):
 
     schema_version: PositiveInt
     package: str
-    wheel_sha256: str
+    wheel_record_sha256: str
     date: str
     command: str
     architectures: Listed[str]
@@ -79,6 +79,4 @@ class Coefficients(Strict):
 @cache
 def load_coefficients() -> Coefficients:
     """Return the coefficients that ship."""
-    return validate(
-        Coefficients, read_toml(DATA, CalibrationError), where=DATA.name, error=CalibrationError
-    )
+    return validate(Coefficients, read_toml(DATA, CalibrationError), where=DATA.name, error=CalibrationError)

@@ -93,9 +93,7 @@ def estimate_profile(
     )
 
 
-def _segments(
-    pricing: Pricing, shape: ModelShape, formats: Formats, assumptions: Assumptions
-) -> dict[str, CostTable]:
+def _segments(pricing: Pricing, shape: ModelShape, formats: Formats, assumptions: Assumptions) -> dict[str, CostTable]:
     top = assumptions.top_k
     top_k = Price(time_s=top.time_s, low_frac=top.low_frac, high_frac=top.high_frac)
 
@@ -142,9 +140,7 @@ def _prefill(pricing: Pricing, shape: ModelShape, formats: Formats) -> CostTable
             kernels.prefill_attention(new_tokens, cached_tokens, shape, formats),
             *kernels.attention_output(new_tokens, shape, formats),
         ])  # fmt: skip
-        layers = Price(
-            time_s=layer.time_s * shape.num_layers, low_frac=layer.low_frac, high_frac=layer.high_frac
-        )
+        layers = Price(time_s=layer.time_s * shape.num_layers, low_frac=layer.low_frac, high_frac=layer.high_frac)
         return [layers, kernels.embedding(new_tokens, shape), *kernels.head(1.0, shape, formats)]
 
     source = (
@@ -179,7 +175,7 @@ def _sources(card: Card, assumptions: Assumptions, coefficients: Coefficients, r
     host = coefficients.graph_step if runtime == "graph" else coefficients.eager_layer
     memory = "cuda_memory_bytes" if card.cuda_memory_bytes else "memory_bytes"
     return {
-        "device_memory_bytes": card.sources.get(memory, "the card given"),
+        "device_memory_bytes": card.sources.get(memory, "the card's own file"),
         "sync_s": assumptions.sync.source,
         "runtime": host.source,
         "link.to_device.submit_s": assumptions.link.submit_source,

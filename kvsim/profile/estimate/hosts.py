@@ -30,9 +30,7 @@ def with_launches(
     eager, layer = assumptions.eager, coefficients.eager_layer
     per_layer = sum(eager.launches[name] for name in LAYER)
     return {
-        name: SegmentCost(
-            device=device, host=_launched(layer, eager.launches[name] / per_layer), tail_s=eager.tail_s
-        )
+        name: SegmentCost(device=device, host=_launched(layer, eager.launches[name] / per_layer), tail_s=eager.tail_s)
         for name, device in devices.items()
     }
 
@@ -60,14 +58,14 @@ def _launched(host: HostTime, share: float) -> CostTable:
     )
 
 
-def _decision(given: Decision) -> CostTable:
+def _decision(decision: Decision) -> CostTable:
     many = 10_000.0
     return CostTable(
         amount="pages",
         amounts=(0.0, many),
         batches=(1.0,),
-        time_s=((given.fixed_s,), (given.fixed_s + many * given.page_s,)),
-        residual_low_frac=given.low_frac,
-        residual_high_frac=given.high_frac,
-        source=given.source,
+        time_s=((decision.fixed_s,), (decision.fixed_s + many * decision.page_s,)),
+        residual_low_frac=decision.low_frac,
+        residual_high_frac=decision.high_frac,
+        source=decision.source,
     )
