@@ -195,7 +195,7 @@ def expert_rows(folder: Path, number_format: str) -> Rows:
 
 def _formats(weights: str, card: Card) -> Formats:
     return Formats(
-        weights=weights,
+        weights=weights,  # type: ignore[arg-type]
         activations="bf16",
         kv_bytes=2,
         has_fp8=card.fp8_flop_per_s is not None,
