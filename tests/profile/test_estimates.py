@@ -102,6 +102,14 @@ def test_the_farther_a_card_is_from_the_fitted_ones_the_wider_its_interval():
     assert widths[0] < widths[2]
 
 
+def test_a_card_of_ones_own_has_the_interval_of_its_architecture():
+    known = load_card("rtx-4090")
+    own = known.model_copy(update={"name": "mine", "vendor": "other", "sources": {}})
+    unknown = own.model_copy(update={"architecture": "unknown"})
+    attentions = [estimate_profile(card, LLAMA).segments["attention"].device for card in (known, own, unknown)]
+    assert attentions[0].residual_high_frac == attentions[1].residual_high_frac < attentions[2].residual_high_frac
+
+
 @pytest.mark.parametrize("runtime", ["graph", "eager"])
 def test_every_time_of_an_estimated_profile_has_an_interval_and_a_source(runtime):
     profile = estimate_profile(load_card("l4"), LLAMA, runtime=runtime)

@@ -45,9 +45,9 @@ class Kind(Strict):
 
     def residuals_for(self, card: Card, architectures: tuple[str, ...]) -> Residuals:
         """Return the residuals that hold for `card`: the farther it is from the fitted ones, the wider."""
-        if card.vendor != "nvidia":
-            return self.vendor_out
-        return self.card_out if card.architecture in architectures else self.architecture_out
+        if card.architecture in architectures:
+            return self.card_out
+        return self.architecture_out if card.architecture.startswith("sm_") else self.vendor_out
 
 
 class HostTime(Strict):

@@ -166,7 +166,7 @@ def _name(card: Card, formats: Formats, kv: str | None, runtime: str) -> str:
 
 
 def _notes(card: Card, coefficients: Coefficients) -> str:
-    near = card.vendor == "nvidia" and card.architecture in coefficients.architectures
+    near = card.architecture in coefficients.architectures
     known = "" if near else " No card of its architecture was among those fitted: intervals are wider."
     return f"Estimated from a data sheet: see docs/estimates.md for its error.{known} {card.notes}".strip()
 
