@@ -10,10 +10,10 @@ from typing import Any
 
 from kvsim.errors import ScenarioError
 from kvsim.shapes_new.families.table import FAMILIES, WRAPPERS, Family
-from kvsim.shapes_new.fields import Fields, Unsupported
+from kvsim.shapes_new.fields import Fields, UnsupportedError
 from kvsim.shapes_new.quantised import read_quantisation
 from kvsim.shapes_new.spec import ModelSpec
-from kvsim.strict import nearest
+from kvsim.shapes_new.suggest import suggestion
 
 MAX_FILE_BYTES = 4 * 2**20
 """No config.json is larger; a larger file is refused before it is parsed."""
@@ -79,8 +79,8 @@ def _read(config: Mapping[str, Any], name: str) -> ModelSpec:
     try:
         spec = _build(family, fields, name)
         quantisation = read_quantisation(config, keys, spec)
-    except Unsupported as problem:
-        raise Unsupported(f"{name}: kvsim cannot express {problem}") from None
+    except UnsupportedError as problem:
+        raise UnsupportedError(f"{name}: kvsim cannot express {problem}") from None
     return replace(
         spec,
         name=name,
@@ -102,14 +102,15 @@ def _model_type(config: Mapping[str, Any], keys: Mapping[str, Any], name: str) -
     if isinstance(outer, str) and outer in WRAPPERS:
         return WRAPPERS[outer]
     unknown = inner if isinstance(inner, str) else str(outer)
-    raise ScenarioError(f"{name}: unknown model_type {unknown[:60]!r}{nearest(unknown, FAMILIES)}")
+    hint = suggestion(unknown, FAMILIES, "families are read", examples=("llama", "qwen3", "deepseek_v3"))
+    raise ScenarioError(f"{name}: unknown model_type {unknown[:60]!r}{hint}")
 
 
 def _build(family: Family, fields: Fields, name: str) -> ModelSpec:
     """Return what the family reads; every missing or wrong key in one line."""
     try:
         spec = family.build(fields)
-    except Unsupported:
+    except UnsupportedError:
         if fields.problems:  # what is missing comes first: it may be why nothing fits
             raise ScenarioError(f"{name}: {'; '.join(fields.problems)}") from None
         raise

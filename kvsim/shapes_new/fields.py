@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvsim.errors import ScenarioError
+from kvsim.shapes_new.neutral_keys import is_neutral
 
 MAX_SIZE = 2**31
 """No size of a model is larger; one that is, is a mistake."""
@@ -13,24 +14,6 @@ MAX_SIZE = 2**31
 MAX_LAYERS = 4096
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
-
-_NEUTRAL_STARTS = ("rope_", "rotary", "summary_", "time_step_", "_attn_", "aux_loss", "router_", "attn_logit")
-_NEUTRAL_ENDS = (
-    *("_token_id", "_multiplier", "_multipliers", "_dropout", "_pdrop", "_eps", "_epsilon", "_softcapping", "_act"),
-    *("_activation", "_in_fp32", "_jitter_noise", "_limit", "_router_dtype"),
-)
-_NEUTRAL = frozenset(
-    "_name_or_path activation_function architectures auto_map block_dim cache_implementation chunk_size conv_dim "
-    "conv_dim_out dtype ep_size experts_per_token full_attn_mod id2label index_share_for_mtp_iteration "
-    "indexer_rope_interleave initial_context_length initializer_range interpolate_factor is_decoder is_llama_config "
-    "label2id length_penalty logit_scale logits_scaling mamba_chunk_size max_length model_type n_ctx n_group "
-    "norm_topk_prob num_beam_groups num_beams num_logits_to_keep num_return_sequences "
-    "original_max_position_embeddings partial_rotary_factor pretraining_tp qk_head_dim quantization_config "
-    "query_pre_attn_scalar repetition_penalty rescale_prenorm_residual return_dict routed_scaling_factor "
-    "scale_attn_weights scoring_func seq_aux task_specific_params temperature tokenizer_class top_k top_p topk_group "
-    "topk_method torch_dtype transformers_version typical_p use_cache use_mamba_kernels".split()
-)
-"""Keys that change no size in any family; all others that nobody reads are listed as unread."""
 
 
 class Fields:
@@ -86,7 +69,11 @@ class Fields:
             return default
         value = self._config[key]
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_SIZE:
-            self._wrong.append(f"{self._own_names.get(key, key)} should be a whole number from {least} to {MAX_SIZE}, is {value!r}"[:120])
+            self._wrong.append(
+                f"{self._own_names.get(key, key)} should be a whole number from {least} to {MAX_SIZE}, is {value!r}"[
+                    :120
+                ]
+            )
             return 1
         return value
 
@@ -131,7 +118,7 @@ class Fields:
     def translated(self, key: str, value: Any, known: Mapping[str, str]) -> str:
         """Return kvsim's word for a kind of layer that a key names."""
         if not isinstance(value, str) or value not in known:
-            raise Unsupported(f"{key}: layers of kind {str(value)[:40]!r}")
+            raise UnsupportedError(f"{key}: layers of kind {str(value)[:40]!r}")
         return known[value]
 
     def indices(self, key: str) -> list[int]:
@@ -150,7 +137,7 @@ class Fields:
         """Refuse a configuration in which a key asks for a feature that kvsim cannot express."""
         value = self.raw(key)
         if not any(value is harmless or value == harmless for harmless in unless):
-            raise Unsupported(f"{feature} ({key} = {value!r})"[:160])
+            raise UnsupportedError(f"{feature} ({key} = {value!r})"[:160])
 
     def shared(self, key: str) -> Any:
         """Return the value of a key that may stand outside the text part, such as the dtype."""
@@ -174,16 +161,15 @@ class Fields:
     def problems(self) -> list[str]:
         """What keeps the configuration from being read, missing keys in one line."""
         missing = [f"missing {', '.join(dict.fromkeys(self._missing))}"] if self._missing else []
-        return missing + self._wrong
+        return missing + list(dict.fromkeys(self._wrong))
 
     def unread(self) -> Iterator[str]:
         """Yield keys that are there, set to something, that nobody read and that are not known to change no size."""
         for key, value in self._config.items():
-            if key in self._read or key in _NEUTRAL or value in (None, False, [], {}):
-                continue
-            if not key.startswith(_NEUTRAL_STARTS) and not key.endswith(_NEUTRAL_ENDS):
+            is_set = value is not None and value is not False and value != [] and value != {}
+            if is_set and key not in self._read and not is_neutral(key):
                 yield self._own_names.get(key, key)
 
 
-class Unsupported(ScenarioError):
+class UnsupportedError(ScenarioError):
     """A configuration asks for something that `ModelSpec` cannot express; the message names it."""

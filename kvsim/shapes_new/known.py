@@ -12,7 +12,7 @@ from typing import Any
 from kvsim.errors import ScenarioError
 from kvsim.shapes_new.config import from_config
 from kvsim.shapes_new.spec import ModelSpec
-from kvsim.strict import nearest
+from kvsim.shapes_new.suggest import suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,5 +55,6 @@ def known_model(name: str) -> ModelSpec:
     key = name.lower()
     entry = models.get(key) or next((model for model in models.values() if model.hub.lower() == key), None)
     if entry is None:
-        raise ScenarioError(f"unknown model {name!r}{nearest(key, models)}")
+        hint = suggestion(key, models, "models ship", examples=("qwen3-8b", "gemma-3-4b"))
+        raise ScenarioError(f"unknown model {name!r}{hint}")
     return from_config(entry.config, name=entry.name)

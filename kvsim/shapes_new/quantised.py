@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvsim.shapes_new.fields import Unsupported
+from kvsim.shapes_new.fields import UnsupportedError
 from kvsim.shapes_new.formats import WEIGHT_FORMATS, Quantisation, WeightFormat, grouped
 from kvsim.shapes_new.spec import ModelSpec
 from kvsim.shapes_new.tensors import Part
@@ -17,20 +17,28 @@ def read_quantisation(config: Mapping[str, Any], keys: Mapping[str, Any], spec: 
 
     Raises
     ------
-    Unsupported
+    UnsupportedError
         If the format, or a layer that it leaves alone, is none that kvsim knows.
     """
     table = config.get("quantization_config") or keys.get("quantization_config")
     if not table:
         return None
     if not isinstance(table, Mapping):
-        raise Unsupported("a quantization_config that is no table")
+        raise UnsupportedError("a quantization_config that is no table")
     method = str(table.get("quant_method") or "")
     if method not in _READERS:
-        raise Unsupported(f"weights packed by {method or 'an unnamed method'!r}; it reads {', '.join(_READERS)}")
+        raise UnsupportedError(f"weights packed by {method or 'an unnamed method'!r}; it reads {', '.join(_READERS)}")
     form = _READERS[method](table)
-    ignored = [str(word) for key in _IGNORED_KEYS for word in table.get(key) or []]
+    ignored = [word for key in _IGNORED_KEYS for word in _words(table, key)]
     return _with_ignored(form, ignored, spec, only_experts=method == "mxfp4")
+
+
+def _words(table: Mapping[str, Any], key: str) -> list[str]:
+    """Return the entries of a list of modules; none where there is no list."""
+    value = table.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise UnsupportedError(f"quantised weights with {key} = {value!r}"[:120])
+    return value
 
 
 _IGNORED_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules")
@@ -51,7 +59,7 @@ def _fp8(table: Mapping[str, Any]) -> WeightFormat:
     if block is None:
         return WEIGHT_FORMATS["fp8"]
     if not isinstance(block, list) or len(block) != 2 or not all(isinstance(size, int) and size > 0 for size in block):
-        raise Unsupported(f"weight_block_size {block!r}"[:80])
+        raise UnsupportedError(f"weight_block_size {block!r}"[:80])
     return WeightFormat(name="fp8-block", bits=8, block_rows=block[0], block_columns=block[1], block_bytes=4)
 
 
@@ -64,7 +72,7 @@ def _bitsandbytes(table: Mapping[str, Any]) -> WeightFormat:
     if table.get("load_in_8bit"):
         return WEIGHT_FORMATS["int8"]
     if not table.get("load_in_4bit"):
-        raise Unsupported("a bitsandbytes table that asks for neither 4 nor 8 bits")
+        raise UnsupportedError("a bitsandbytes table that asks for neither 4 nor 8 bits")
     if table.get("bnb_4bit_use_double_quant"):
         # an 8-bit scale for 64 numbers, and a float32 one for 256 of those
         return WeightFormat(name="nf4-double", bits=4, block_columns=64, block_bytes=1 + 4 / 256)
@@ -75,16 +83,18 @@ def _modelopt(table: Mapping[str, Any]) -> WeightFormat:
     algorithm = str(table.get("quant_algo") or "").upper()
     formats = {"FP8": "fp8", "NVFP4": "nvfp4"}
     if algorithm not in formats:
-        raise Unsupported(f"weights packed by modelopt as {algorithm or 'nothing'!r}")
+        raise UnsupportedError(f"weights packed by modelopt as {algorithm or 'nothing'!r}")
     return WEIGHT_FORMATS[formats[algorithm]]
 
 
 def _compressed(table: Mapping[str, Any]) -> WeightFormat:
-    groups = table.get("config_groups") or {}
-    kinds = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, Mapping) else []
-    if len(kinds) != 1:
-        raise Unsupported(f"compressed tensors in {len(kinds)} groups")
-    weights = kinds[0]
+    groups = table.get("config_groups")
+    tables = list(groups.values()) if isinstance(groups, Mapping) else []
+    if len(tables) != 1:
+        raise UnsupportedError(f"compressed tensors in {len(tables)} groups")
+    weights = tables[0].get("weights") if isinstance(tables[0], Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise UnsupportedError("compressed tensors that do not say how weights are packed")
     bits, strategy = _whole(weights, "num_bits"), str(weights.get("strategy"))
     is_float = weights.get("type") == "float"
     if is_float and bits == 4:
@@ -94,7 +104,7 @@ def _compressed(table: Mapping[str, Any]) -> WeightFormat:
     if strategy == "tensor":
         return WEIGHT_FORMATS["fp8"]
     if strategy not in ("channel", "group"):
-        raise Unsupported(f"compressed tensors with the strategy {strategy!r}")
+        raise UnsupportedError(f"compressed tensors with the strategy {strategy!r}")
     group = _group(weights) if strategy == "group" else None
     name = f"{'fp' if is_float else 'int'}{bits}"
     return grouped(name, bits, group, zero_bits=0 if weights.get("symmetric", True) else bits)
@@ -114,7 +124,7 @@ _READERS = {
 def _whole(table: Mapping[str, Any], key: str) -> int:
     value = table.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 16:
-        raise Unsupported(f"quantised weights of {value!r} bits ({key})"[:80])
+        raise UnsupportedError(f"quantised weights of {value!r} bits ({key})"[:80])
     return value
 
 
@@ -124,7 +134,7 @@ def _group(table: Mapping[str, Any]) -> int | None:
     if value == -1:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise Unsupported(f"quantised weights in groups of {value!r} (group_size)"[:80])
+        raise UnsupportedError(f"quantised weights in groups of {value!r} (group_size)"[:80])
     return value
 
 
@@ -161,7 +171,7 @@ def _layers_of(word: str, num_layers: int) -> list[int] | None:
     """Return the layers that an entry of a list of modules is about; None for all."""
     plain = word.replace("\\", "")
     if re.search(r"layers\.[\[(]", plain):
-        raise Unsupported(f"quantised weights that leave out {word[:60]!r}")
+        raise UnsupportedError(f"quantised weights that leave out {word[:60]!r}")
     place = re.search(r"layers\.(\d+)(\*?)", plain)
     if place is None:
         return None
@@ -178,4 +188,4 @@ def _parts_of(word: str) -> frozenset[Part]:
             return parts
     if re.search(r"layers\.\d+$", tail):
         return _ALL_LAYERS
-    raise Unsupported(f"quantised weights that leave out {word[:60]!r}")
+    raise UnsupportedError(f"quantised weights that leave out {word[:60]!r}")

@@ -14,8 +14,8 @@ from kvsim.shapes_new.families.common import (
     layer_kinds,
     layers_of,
     mlp,
-    with_window,
     windowed,
+    with_window,
 )
 from kvsim.shapes_new.fields import Fields
 from kvsim.shapes_new.spec import ModelSpec

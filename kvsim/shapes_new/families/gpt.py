@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kvsim.shapes_new.attention import Attention
 from kvsim.shapes_new.blocks import Mlp
 from kvsim.shapes_new.families.common import alike, attention, decoder, layers_of, mlp, windowed
 from kvsim.shapes_new.fields import Fields
@@ -14,7 +15,7 @@ from kvsim.shapes_new.tensors import Tensor, linear, vector
 def gpt2(fields: Fields) -> ModelSpec:
     """GPT-2, and GPTBigCode (SantaCoder, StarCoder), whose heads may share one key and value (``multi_query``)."""
     fields.refuse("add_cross_attention", "cross attention")
-    mixer = attention(fields, qkv_bias=True, out_bias=True)
+    mixer = _every_head(fields, bias=True)
     if fields.flag("multi_query", default=False):
         mixer = replace(mixer, num_kv_heads=1)
     spec = decoder(
@@ -25,6 +26,20 @@ def gpt2(fields: Fields) -> ModelSpec:
         outer=_positions(fields, fields.size("max_position_embeddings")),
     )
     return replace(spec, has_position_limit=True)
+
+
+def _every_head(fields: Fields, *, bias: bool) -> Attention:
+    """Return attention in which every head has a key and a value, whatever other keys say."""
+    num_heads = fields.size("num_attention_heads")
+    width = max(fields.size("hidden_size") // num_heads, 1)
+    return Attention(
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=width,
+        value_dim=width,
+        qkv_bias=bias,
+        out_bias=bias,
+    )
 
 
 def _four_times(fields: Fields, *, bias: bool) -> Mlp:
@@ -39,22 +54,20 @@ def _positions(fields: Fields, num_rows: int) -> tuple[Tensor, ...]:
 
 def gptj(fields: Fields) -> ModelSpec:
     """GPT-J: attention and MLP read one norm; the head has a bias."""
-    layers = alike(fields, attention(fields), _four_times(fields, bias=True), num_norms=1, norm_bias=True)
+    layers = alike(fields, _every_head(fields, bias=False), _four_times(fields, bias=True), num_norms=1, norm_bias=True)
     return decoder(fields, layers, norm_bias=True, has_head_bias=True)
 
 
 def gpt_neox(fields: Fields) -> ModelSpec:
     """GPT-NeoX and Pythia."""
-    bias = fields.flag("attention_bias", default=True)
-    mixer = attention(fields, qkv_bias=bias, out_bias=bias)
-    return decoder(
-        fields, alike(fields, mixer, mlp(fields, bias=True, is_gated=False), norm_bias=True), norm_bias=True
-    )
+    mixer = _every_head(fields, bias=fields.flag("attention_bias", default=True))
+    part = mlp(fields, bias=True, is_gated=False)
+    return decoder(fields, alike(fields, mixer, part, norm_bias=True), norm_bias=True)
 
 
 def bloom(fields: Fields) -> ModelSpec:
     """BLOOM: no positions but slopes (ALiBi), a norm on the embeddings."""
-    mixer = attention(fields, qkv_bias=True, out_bias=True)
+    mixer = _every_head(fields, bias=True)
     layers = alike(fields, mixer, _four_times(fields, bias=True), norm_bias=True)
     embedding_norm = vector("norms", 2 * fields.size("hidden_size"))
     return decoder(fields, layers, tied=True, norm_bias=True, outer=embedding_norm)
@@ -65,7 +78,7 @@ def opt(fields: Fields) -> ModelSpec:
     if not fields.flag("layer_norm_elementwise_affine", default=True):
         fields.refuse("layer_norm_elementwise_affine", "layer norms without weights", unless=())
     bias = fields.flag("enable_bias", default=True)
-    mixer = attention(fields, qkv_bias=bias, out_bias=bias)
+    mixer = _every_head(fields, bias=bias)
     part = Mlp(intermediate_size=fields.size("ffn_dim"), is_gated=False, up_bias=bias, down_bias=bias)
     hidden, width = fields.size("hidden_size"), fields.optional_size("word_embed_proj_dim")
     is_narrow = width is not None and width != hidden
@@ -85,7 +98,7 @@ def opt(fields: Fields) -> ModelSpec:
 def falcon(fields: Fields) -> ModelSpec:
     """Falcon: one key and value for all heads (7B), or groups (40B, 180B), or none shared (RW)."""
     bias = fields.flag("bias", default=False)
-    mixer = attention(fields, qkv_bias=bias, out_bias=bias)
+    mixer = _every_head(fields, bias=bias)
     is_new = fields.flag("new_decoder_architecture", default=False)
     if is_new:
         mixer = replace(mixer, num_kv_heads=fields.size("num_kv_heads", default=mixer.num_heads))
@@ -95,9 +108,7 @@ def falcon(fields: Fields) -> ModelSpec:
     num_norms = fields.size("num_ln_in_parallel_attn", default=2 if is_new else 1) if is_parallel else 2
     width = fields.size("ffn_hidden_size", default=4 * fields.size("hidden_size"))
     part = Mlp(intermediate_size=width, is_gated=False, up_bias=bias, down_bias=bias)
-    return decoder(
-        fields, alike(fields, mixer, part, num_norms=num_norms, norm_bias=True), tied=True, norm_bias=True
-    )
+    return decoder(fields, alike(fields, mixer, part, num_norms=num_norms, norm_bias=True), tied=True, norm_bias=True)
 
 
 def starcoder2(fields: Fields) -> ModelSpec:
@@ -106,9 +117,7 @@ def starcoder2(fields: Fields) -> ModelSpec:
     kinds = ["sliding" if "sliding_window" in fields else "full"] * fields.num_layers()
     mixers = windowed(fields, attention(fields, qkv_bias=bias, out_bias=bias), kinds)
     parts = [mlp(fields, bias=bias, is_gated=False)] * len(kinds)
-    return decoder(
-        fields, layers_of(fields, mixers, parts, num_norms=2, norm_bias=True), tied=True, norm_bias=True
-    )
+    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2, norm_bias=True), tied=True, norm_bias=True)
 
 
 def phi(fields: Fields) -> ModelSpec:

@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from kvsim.shapes_new.attention import Attention
-from kvsim.shapes_new.blocks import Experts, Layer, Mlp, State
+from kvsim.shapes_new.blocks import Layer, Mlp, State
 from kvsim.shapes_new.families.common import attention, decoder, layers_of, mlp
-from kvsim.shapes_new.families.moe import corrected_experts, experts, shared_expert, sparse_or_dense
+from kvsim.shapes_new.families.moe import experts, shared_expert, sparse_or_dense
 from kvsim.shapes_new.fields import Fields
 from kvsim.shapes_new.spec import ModelSpec
 from kvsim.shapes_new.states import gated_delta, lightning, mamba, mamba2, short_convolution
@@ -50,17 +50,17 @@ def qwen3_next(fields: Fields) -> ModelSpec:
     mixers = _delta_mixers(fields)
     sparse = shared_expert(fields, experts(fields, width_key="moe_intermediate_size"))
     parts = sparse_or_dense(fields, sparse, len(mixers))
-    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2), state_dtype=_state_dtype(fields))
+    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2), state_dtype=state_dtype(fields))
 
 
 def qwen3_5(fields: Fields) -> ModelSpec:
     """Qwen3.5, dense."""
     mixers = _delta_mixers(fields)
     layers = layers_of(fields, mixers, [mlp(fields)] * len(mixers), num_norms=2)
-    return decoder(fields, layers, state_dtype=_state_dtype(fields))
+    return decoder(fields, layers, state_dtype=state_dtype(fields))
 
 
-def _state_dtype(fields: Fields) -> str | None:
+def state_dtype(fields: Fields) -> str | None:
     """Return the format of recurrent states that a configuration asks for."""
     dtypes = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
     return dtypes.get(fields.raw("mamba_ssm_cache_dtype") or fields.raw("mamba_ssm_dtype") or "")
@@ -163,109 +163,6 @@ def jamba(fields: Fields) -> ModelSpec:
 def _periodic(fields: Fields, prefix: str, num_layers: int) -> list[bool]:
     period, offset = fields.size(f"{prefix}_period"), fields.size(f"{prefix}_offset", least=0)
     return [index % period == offset for index in range(num_layers)]
-
-
-_BLOCKS = {"M": "state", "*": "full", "-": "mlp", "E": "moe"}
-_BLOCK_WORDS = {"mamba": "state", "linear_attention": "state", "attention": "full", "full_attention": "full"}
-_BLOCK_WORDS |= {"mlp": "mlp", "moe": "moe"}
-
-
-def nemotron_h(fields: Fields) -> ModelSpec:
-    """Nemotron-H and Nemotron 3: every layer is one block: Mamba-2, attention, an MLP or experts."""
-    fields.refuse("sliding_window", "a sliding window in a hybrid model", unless=(None,))
-    fields.ignore("expand", "intermediate_size", "mamba_proj_bias", "moe_shared_expert_overlap", "num_hidden_layers")
-    fields.ignore("mtp_hybrid_override_pattern", "mtp_layers_block_type", "norm_eps")
-    bias = fields.flag("mlp_bias", default=False)
-    blocks: dict[str, Layer] = {}
-    kinds = _nemotron_kinds(fields)
-    norm_numbers = fields.size("hidden_size")
-    for kind in dict.fromkeys(kinds):
-        if kind == "full":
-            blocks[kind] = Layer(mixers=(attention(fields),), norm_numbers=norm_numbers)
-        elif kind == "state":
-            blocks[kind] = Layer(mixers=(_nemotron_state(fields),), norm_numbers=norm_numbers)
-        elif kind == "mlp":
-            blocks[kind] = Layer(mlps=(mlp(fields, bias=bias, is_gated=False),), norm_numbers=norm_numbers)
-        else:
-            blocks[kind] = Layer(mlps=(_nemotron_experts(fields),), norm_numbers=norm_numbers)
-    return decoder(fields, tuple(blocks[kind] for kind in kinds), state_dtype=_state_dtype(fields))
-
-
-def _nemotron_kinds(fields: Fields) -> list[str]:
-    pattern = fields.raw("hybrid_override_pattern")
-    if isinstance(pattern, str):
-        return [fields.translated("hybrid_override_pattern", letter, _BLOCKS) for letter in pattern]
-    words = fields.raw("layers_block_type") or fields.raw("layer_types")
-    if not isinstance(words, list):
-        fields.size("hybrid_override_pattern")  # gathers it as missing
-        return []
-    return [fields.translated("layers_block_type", word, _BLOCK_WORDS) for word in words]
-
-
-def _nemotron_state(fields: Fields) -> State:
-    has_bias = fields.flag("use_bias", default=False)
-    return mamba2(
-        hidden_size=fields.size("hidden_size"),
-        num_heads=fields.size("mamba_num_heads"),
-        head_dim=fields.size("mamba_head_dim"),
-        num_groups=fields.size("n_groups"),
-        state_size=fields.size("ssm_state_size"),
-        kernel=fields.size("conv_kernel"),
-        conv_bias=fields.flag("use_conv_bias", default=True),
-        in_bias=has_bias,
-        out_bias=has_bias,
-        has_norm=True,
-    )
-
-
-def _nemotron_experts(fields: Fields) -> Experts:
-    sparse = corrected_experts(fields)
-    plain = replace(sparse.expert, is_gated=False)
-    width = fields.size("moe_shared_expert_intermediate_size")
-    return replace(
-        sparse,
-        expert=plain,
-        shared=replace(plain, intermediate_size=width),
-        expert_input_size=fields.optional_size("moe_latent_size"),
-    )
-
-
-def mamba1_model(fields: Fields) -> ModelSpec:
-    """Mamba and Falcon-Mamba."""
-    hidden = fields.size("hidden_size")
-    rank = math.ceil(hidden / 16) if fields.raw("time_step_rank", "auto") == "auto" else fields.size("time_step_rank")
-    mixer = mamba(
-        hidden_size=hidden,
-        inner_size=fields.size("intermediate_size", default=fields.size("expand", default=2) * hidden),
-        state_size=fields.size("state_size"),
-        step_rank=rank,
-        kernel=fields.size("conv_kernel"),
-        conv_bias=fields.flag("use_conv_bias", default=True),
-        has_bias=fields.flag("use_bias", default=False),
-        norm_numbers=0,
-    )
-    layer = Layer(mixers=(mixer,), norm_numbers=hidden)
-    return decoder(fields, (layer,) * fields.num_layers(), tied=True)
-
-
-def mamba2_model(fields: Fields) -> ModelSpec:
-    """Mamba-2 by itself."""
-    hidden = fields.size("hidden_size")
-    has_bias = fields.flag("use_bias", default=False)
-    mixer = mamba2(
-        hidden_size=hidden,
-        num_heads=fields.size("num_heads"),
-        head_dim=fields.size("head_dim"),
-        num_groups=fields.size("n_groups"),
-        state_size=fields.size("state_size"),
-        kernel=fields.size("conv_kernel"),
-        conv_bias=fields.flag("use_conv_bias", default=True),
-        in_bias=has_bias,
-        out_bias=has_bias,
-        has_norm=True,
-    )
-    layer = Layer(mixers=(mixer,), norm_numbers=hidden)
-    return decoder(fields, (layer,) * fields.num_layers())
 
 
 def lfm2(fields: Fields) -> ModelSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kvsim.shapes_new.families.common import (
+    ATTENTION_KINDS,
     QueryKeyNorm,
     alike,
     attention,
@@ -31,7 +32,7 @@ def smollm3(fields: Fields) -> ModelSpec:
     fields.refuse("use_sliding_window", "a sliding window that only some layers have")
     bias = fields.flag("attention_bias", default=False)
     mixer = attention(fields, qkv_bias=bias, out_bias=bias)
-    kinds = layer_kinds(fields, fields.num_layers(), lambda index: "full")
+    kinds = layer_kinds(fields, fields.num_layers(), full_every(1))
     part = mlp(fields, bias=fields.flag("mlp_bias", default=False))
     return decoder(
         fields, layers_of(fields, windowed(fields, mixer, kinds), [part] * len(kinds), num_norms=2), tied=True
@@ -47,8 +48,8 @@ def mistral(fields: Fields) -> ModelSpec:
 
 def ministral(fields: Fields) -> ModelSpec:
     """Ministral: layers named in `layer_types`, or all with a window."""
-    usual = "sliding" if "sliding_window" in fields else "full"
-    kinds = layer_kinds(fields, fields.num_layers(), lambda index: usual)
+    listed = fields.words("layer_types", fields.num_layers(), ATTENTION_KINDS)
+    kinds = listed if listed is not None else _same_window(fields)
     mixers = windowed(fields, attention(fields), kinds)
     return decoder(fields, layers_of(fields, mixers, [mlp(fields)] * len(kinds), num_norms=2))
 
@@ -163,7 +164,7 @@ def nemotron(fields: Fields) -> ModelSpec:
 def cohere(fields: Fields) -> ModelSpec:
     """Command R: attention and MLP read one norm; queries and keys may have norms, one for each head."""
     bias = fields.flag("attention_bias", default=False)
-    norm = "heads" if fields.flag("use_qk_norm", default=False) else None
+    norm: QueryKeyNorm | None = "heads" if fields.flag("use_qk_norm", default=False) else None
     mixer = attention(fields, qkv_bias=bias, out_bias=bias, norm=norm)
     return decoder(fields, alike(fields, mixer, mlp(fields), num_norms=1), tied=True)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kvsim.shapes_new.blocks import Experts, Mlp
 from kvsim.shapes_new.families.common import (
+    QueryKeyNorm,
     alike,
     attention,
     decoder,
@@ -131,14 +132,14 @@ def dense_first(fields: Fields, sparse: Experts, dense: Mlp, num_layers: int) ->
 def corrected_experts(fields: Fields) -> Experts:
     """Return DeepSeek's mixture: shared experts as one MLP, and a correction of the router."""
     sparse = experts(fields, width_key="moe_intermediate_size")
-    num_shared = fields.size("n_shared_experts", default=0, least=0)
+    num_shared = fields.size("n_shared_experts", least=0)
     shared = Mlp(intermediate_size=num_shared * sparse.expert.intermediate_size) if num_shared else None
     return replace(sparse, shared=shared, router_bias_numbers=sparse.num_experts)
 
 
 def glm4_moe(fields: Fields) -> ModelSpec:
     """GLM-4.5 and 4.6: the first layers dense, a shared expert, maybe norms of queries and keys."""
-    norm = "head" if fields.flag("use_qk_norm", default=False) else None
+    norm: QueryKeyNorm | None = "head" if fields.flag("use_qk_norm", default=False) else None
     mixer = attention(fields, qkv_bias=fields.flag("attention_bias", default=False), norm=norm)
     num_layers = fields.num_layers()
     parts = dense_first(fields, corrected_experts(fields), mlp(fields), num_layers)
@@ -162,9 +163,7 @@ def ernie_moe(fields: Fields) -> ModelSpec:
     first, period = fields.size("moe_layer_start_index", least=0), fields.size("moe_layer_interval", default=1)
     last = fields.size("moe_layer_end_index", default=-1, least=-1) % num_layers
     dense = mlp(fields, bias=bias)
-    parts = [
-        sparse if (index + 1) % period == 0 and first <= index <= last else dense for index in range(num_layers)
-    ]
+    parts = [sparse if (index + 1) % period == 0 and first <= index <= last else dense for index in range(num_layers)]
     mixer = attention(fields, qkv_bias=bias, out_bias=bias)
     return decoder(fields, layers_of(fields, [mixer] * num_layers, parts, num_norms=2), tied=True)
 
