@@ -96,8 +96,6 @@ class Indexer:
 
     num_heads: int
     head_dim: int
-    num_chosen_tokens: int
-    """Tokens that the attention behind it then reads."""
 
     def tensors(self, hidden_size: int, query_rank: int) -> tuple[Tensor, ...]:
         """Return the weights: queries from the queries' latent, one key a token with a layer norm, weights of heads."""
@@ -121,11 +119,8 @@ class Latent:
     nope_dim: int
     value_dim: int
     has_bias: bool = False
-    gate_numbers: int = 0
-    """Outputs of a gate on the attention's own output."""
     indexer: Indexer | None = None
-    reads_indexer: bool = False
-    """Reads the tokens that an earlier layer's indexer chose."""
+    """None too where the tokens are those that an earlier layer's indexer chose."""
     num_chosen_tokens: int | None = None
     """The most tokens that are read in a step; all are held."""
 
@@ -172,13 +167,11 @@ class Latent:
         else:
             down = linear("attention", self.query_rank, hidden_size, has_bias=self.has_bias)
             query = (*down, *vector("norms", self.query_rank), *linear("attention", queries, self.query_rank))
-        gate = linear("attention", self.gate_numbers, hidden_size) if self.gate_numbers else ()
         return (
             *query,
             *linear("attention", self.kv_rank + self.rope_dim, hidden_size, has_bias=self.has_bias),
             *vector("norms", self.kv_rank),
             *linear("attention", self.num_heads * (self.nope_dim + self.value_dim), self.kv_rank),
-            *gate,
             *linear("attention", hidden_size, self.num_heads * self.value_dim, has_bias=self.has_bias),
             *(self.indexer.tensors(hidden_size, self.query_rank or hidden_size) if self.indexer else ()),
         )

@@ -77,6 +77,17 @@ class Fields:
             return 1
         return value
 
+    def sizes(self, key: str, length: int) -> list[int]:
+        """Return one whole number for each layer, from a list or from one number for all."""
+        values = self.raw(key)
+        if not isinstance(values, list):
+            return [self.size(key)] * length
+        is_right = all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= MAX_SIZE for v in values)
+        if len(values) != length or not is_right:
+            self._wrong.append(f"{key} should be a whole number, or a list of {length}, one a layer")
+            return [1] * length
+        return values
+
     def num_layers(self, *keys: str) -> int:
         """Return the number of layers."""
         number = self.size(*(keys or ("num_hidden_layers",)))

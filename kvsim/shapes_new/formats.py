@@ -1,4 +1,4 @@
-"""Formats of weights and of the KV cache: bits of a number, what is stored beside them, and what stays unpacked."""
+"""Formats of weights and of the KV cache: bits of a number, scales, and what stays unpacked."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class WeightFormat:
     block_rows: int | None = 1
     block_columns: int | None = None
     block_bytes: float = 0.0
+    is_flat: bool = False
+    """Blocks run on from one output to the next."""
     column_bytes: int = 0
     """Bytes for each input besides, as an order of the inputs takes."""
     packs: frozenset[Part] = field(default=_LAYERS)
@@ -40,9 +42,12 @@ class WeightFormat:
         """Return the bytes of all copies of a matrix in this format."""
         if self.indivisible and self.block_columns and tensor.columns % self.block_columns:
             return self.indivisible.tensor_bytes(tensor)
+        numbers = tensor.rows * tensor.columns
         num_blocks = math.ceil(tensor.rows / (self.block_rows or tensor.rows))
         num_blocks *= math.ceil(tensor.columns / (self.block_columns or tensor.columns))
-        packed = math.ceil(tensor.rows * tensor.columns * self.bits / 8)
+        if self.is_flat and self.block_columns:
+            num_blocks = math.ceil(numbers / self.block_columns)
+        packed = math.ceil(numbers * self.bits / 8)
         return tensor.copies * (packed + math.ceil(num_blocks * self.block_bytes) + self.column_bytes * tensor.columns)
 
 
@@ -59,7 +64,7 @@ def grouped(name: str, bits: int, group: int | None, *, zero_bits: int = 0, orde
     group
         Inputs that share a scale; None is a whole row.
     order
-        Which group an input is of is stored beside, in 4 bytes an input (GPTQ's ``g_idx``).
+        Which group an input is of is stored too, in 4 bytes an input (GPTQ's ``g_idx``).
     """
     size_bytes = 2 + zero_bits / 8
     return WeightFormat(
@@ -100,7 +105,7 @@ WEIGHT_FORMATS: dict[str, WeightFormat] = {
     "int8": WeightFormat(name="int8", bits=8, block_bytes=4),
     "int4": grouped("int4", 4, 128, zero_bits=4),
     "gptq-int4": grouped("gptq-int4", 4, 128, zero_bits=4, order=True),
-    "nf4": WeightFormat(name="nf4", bits=4, block_columns=64, block_bytes=4),
+    "nf4": WeightFormat(name="nf4", bits=4, block_columns=64, block_bytes=4, is_flat=True),
     "mxfp4": WeightFormat(name="mxfp4", bits=4, block_columns=32, block_bytes=1),
     "nvfp4": WeightFormat(name="nvfp4", bits=4, block_columns=16, block_bytes=1),
     "q4_0": _file(_gguf("q4_0", 4, 32, 2)),

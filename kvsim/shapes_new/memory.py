@@ -141,7 +141,7 @@ def kv_pieces(spec: ModelSpec, kv: str = "bf16", *, state: str | None = None) ->
 def activation_bytes(spec: ModelSpec, step_tokens: int, num_logit_rows: int) -> int:
     r"""Return the most bytes of activations alive at once in a step, and its logits in float32.
 
-    Three tensors of the hidden size are alive in a layer (residual, normed input, output) beside those of its widest
+    Three tensors of the hidden size are alive in a layer (residual, normed input, output) and those of its widest
     block: in a gated MLP gate and up in one tensor and their product, so that a token takes
     :math:`2 \cdot (3 I + 3 H)` bytes. vLLM reported 2.07 GiB for Llama-3.1-8B and a step of 20,000 tokens (issue
     10517 of its repository), this formula 2.06; for other blocks than the gated MLP it is counted in the same way and

@@ -75,7 +75,7 @@ def _bitsandbytes(table: Mapping[str, Any]) -> WeightFormat:
         raise UnsupportedError("a bitsandbytes table that asks for neither 4 nor 8 bits")
     if table.get("bnb_4bit_use_double_quant"):
         # an 8-bit scale for 64 numbers, and a float32 one for 256 of those
-        return WeightFormat(name="nf4-double", bits=4, block_columns=64, block_bytes=1 + 4 / 256)
+        return WeightFormat(name="nf4-double", bits=4, block_columns=64, block_bytes=1 + 4 / 256, is_flat=True)
     return WEIGHT_FORMATS["nf4"]
 
 

@@ -54,9 +54,7 @@ def gemma3n(fields: Fields) -> ModelSpec:
     num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
     kinds = layer_kinds(fields, num_layers, full_every(5))
     mixers = _shared(windowed(fields, attention(fields, norm="head"), kinds), fields)
-    widths = fields.raw("intermediate_size")
-    if not isinstance(widths, list):
-        widths = [fields.size("intermediate_size")] * num_layers
+    widths = fields.sizes("intermediate_size", num_layers)
     streams, rank, width = (
         fields.size(key) for key in ("altup_num_inputs", "laurel_rank", "hidden_size_per_layer_input")
     )
@@ -96,7 +94,7 @@ def _per_layer_tables(fields: Fields, width: int) -> tuple[Tensor, ...]:
 
 
 def gemma4(fields: Fields) -> ModelSpec:
-    """Gemma 4: full layers with wider heads, maybe per-layer inputs, shared keys, experts beside a dense MLP."""
+    """Gemma 4: full layers with wider heads, maybe per-layer inputs, shared keys, experts next to a dense MLP."""
     fields.refuse("use_bidirectional_attention", "attention to tokens that come later", unless=(None, "vision"))
     num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
     kinds = layer_kinds(fields, num_layers, full_every(6))

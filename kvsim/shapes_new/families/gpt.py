@@ -1,4 +1,4 @@
-"""Models with layer norms that have biases and, mostly, plain MLPs: GPT-2 and what came before and beside Llama."""
+"""Models with layer norms that have biases and, mostly, plain MLPs: GPT-2 and other models from before Llama."""
 
 from __future__ import annotations
 

@@ -45,12 +45,10 @@ def indexed(fields: Fields) -> ModelSpec:
     """DeepSeek-V3.2 and GLM-5: an indexer chooses the tokens that are read; some layers take an earlier choice."""
     num_layers = fields.num_layers()
     chosen = fields.size("index_topk")
-    indexer = Indexer(
-        num_heads=fields.size("index_n_heads"), head_dim=fields.size("index_head_dim"), num_chosen_tokens=chosen
-    )
+    indexer = Indexer(num_heads=fields.size("index_n_heads"), head_dim=fields.size("index_head_dim"))
     reads = replace(latent(fields), num_chosen_tokens=chosen)
     chooses = replace(reads, indexer=indexer)
-    mixers = [chooses if kind == "full" else replace(reads, reads_indexer=True) for kind in _choices(fields)]
+    mixers = [chooses if kind == "full" else reads for kind in _choices(fields)]
     parts = dense_first(fields, corrected_experts(fields), mlp(fields), num_layers)
     return decoder(fields, layers_of(fields, mixers, parts, num_norms=2))
 
