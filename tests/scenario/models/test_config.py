@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.attention import Attention, Latent
-from kvsim.shapes_new.blocks import Mlp
-from kvsim.shapes_new.config import MAX_FILE_BYTES, from_config
-from kvsim.shapes_new.families.table import FAMILIES, WRAPPERS
-from kvsim.shapes_new.fields import UnsupportedError
-from kvsim.shapes_new.known import known_model
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.attention import Attention, Latent
+from kvsim.scenario.models.blocks import Mlp
+from kvsim.scenario.models.config import MAX_FILE_BYTES, from_config
+from kvsim.scenario.models.families.table import FAMILIES, WRAPPERS
+from kvsim.scenario.models.fields import UnsupportedError
+from kvsim.scenario.models.known import known_model
+from kvsim.scenario.models.spec import ModelSpec
 from tests.scenario.models.tiny_configs import TINY
 
 

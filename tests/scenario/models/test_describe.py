@@ -8,11 +8,11 @@ import json
 import pytest
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.describe import describe, kv_line, layer_rows
-from kvsim.shapes_new.known import known_model, known_models
-from kvsim.shapes_new.memory import kv_bytes
-from kvsim.shapes_new.uniform import uniform_attention
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.describe import describe, kv_line, layer_rows
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.memory import kv_bytes
+from kvsim.scenario.models.uniform import uniform_attention
 from tests.scenario.models.tiny_configs import TINY
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.find import cached_config, find_model, hub_cache
-from kvsim.shapes_new.known import known_model
+from kvsim.scenario.models.find import cached_config, find_model, hub_cache
+from kvsim.scenario.models.known import known_model
 from tests.scenario.models.tiny_configs import TINY
 
 FORMER_NAMES = (

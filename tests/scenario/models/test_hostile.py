@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.describe import describe
-from kvsim.shapes_new.known import known_models
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.describe import describe
+from kvsim.scenario.models.known import known_models
 from tests.scenario.models.tiny_configs import TINY
 
 ANY = st.recursive(

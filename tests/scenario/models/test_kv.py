@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.known import known_model, known_models
-from kvsim.shapes_new.memory import kv_bytes, kv_pieces
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.memory import kv_bytes, kv_pieces
 from tests.scenario.models.tiny_configs import TINY
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.shapes_new.families.table import FAMILIES
-from kvsim.shapes_new.known import known_model, known_models
+from kvsim.scenario.models.families.table import FAMILIES
+from kvsim.scenario.models.known import known_model, known_models
 
 PUBLISHED = {
     "command-r-35b": (35e9, "card of CohereLabs/c4ai-command-r-v01: 35 billion parameters"),

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.fields import UnsupportedError
-from kvsim.shapes_new.known import known_model
-from kvsim.shapes_new.memory import weight_bytes
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.fields import UnsupportedError
+from kvsim.scenario.models.known import known_model
+from kvsim.scenario.models.memory import weight_bytes
+from kvsim.scenario.models.spec import ModelSpec
 from tests.scenario.models.test_weights import LLAMA, MATRICES, OTHERS
 from tests.scenario.models.tiny_configs import TINY
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from kvsim.shapes_new.attention import Attention, Latent
-from kvsim.shapes_new.blocks import State
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.families.table import FAMILIES
-from kvsim.shapes_new.known import known_model, known_models
-from kvsim.shapes_new.memory import kv_bytes
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.attention import Attention, Latent
+from kvsim.scenario.models.blocks import State
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.families.table import FAMILIES
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.memory import kv_bytes
+from kvsim.scenario.models.spec import ModelSpec
 from tests.scenario.models.tiny_configs import TINY
 
 torch = pytest.importorskip("torch")

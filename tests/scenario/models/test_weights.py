@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.formats import WEIGHT_FORMATS
-from kvsim.shapes_new.known import known_model, known_models
-from kvsim.shapes_new.memory import packing_of, weight_bytes
-from kvsim.shapes_new.tensors import Tensor
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.formats import WEIGHT_FORMATS
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.memory import packing_of, weight_bytes
+from kvsim.scenario.models.tensors import Tensor
 from tests.scenario.models.tiny_configs import TINY
 
 LLAMA = {key: value for key, value in TINY["llama"].items() if key not in ("attention_bias", "mlp_bias")}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.known import known_model, known_models
-from kvsim.shapes_new.memory import activation_bytes, weight_bytes
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.work import attention_flop, expected_experts, step_weight_bytes, weights_flop
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.memory import activation_bytes, weight_bytes
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.work import attention_flop, expected_experts, step_weight_bytes, weights_flop
 from tests.scenario.models.tiny_configs import TINY
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from kvsim.shapes_new.families import gemma, gpt, hybrid, latent, llama, moe, state_space
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.families import gemma, gpt, hybrid, latent, llama, moe, state_space
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

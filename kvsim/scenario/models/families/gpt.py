@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvsim.shapes_new.attention import Attention
-from kvsim.shapes_new.blocks import Mlp
-from kvsim.shapes_new.families.common import alike, attention, decoder, layers_of, mlp, windowed
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import Tensor, linear, vector
+from kvsim.scenario.models.attention import Attention
+from kvsim.scenario.models.blocks import Mlp
+from kvsim.scenario.models.families.common import alike, attention, decoder, layers_of, mlp, windowed
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import Tensor, linear, vector
 
 
 def gpt2(fields: Fields) -> ModelSpec:

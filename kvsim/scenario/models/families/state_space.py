@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from kvsim.shapes_new.blocks import Experts, Layer, State
-from kvsim.shapes_new.families.common import attention, decoder, mlp
-from kvsim.shapes_new.families.hybrid import state_dtype
-from kvsim.shapes_new.families.moe import corrected_experts
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.states import mamba, mamba2
+from kvsim.scenario.models.blocks import Experts, Layer, State
+from kvsim.scenario.models.families.common import attention, decoder, mlp
+from kvsim.scenario.models.families.hybrid import state_dtype
+from kvsim.scenario.models.families.moe import corrected_experts
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.states import mamba, mamba2
 
 _BLOCKS = {"M": "state", "*": "full", "-": "mlp", "E": "moe"}
 _BLOCK_WORDS = {"mamba": "state", "linear_attention": "state", "attention": "full", "full_attention": "full"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kvsim.shapes_new.blocks import Experts, Mlp
-from kvsim.shapes_new.families.common import (
+from kvsim.scenario.models.blocks import Experts, Mlp
+from kvsim.scenario.models.families.common import (
     QueryKeyNorm,
     alike,
     attention,
@@ -17,9 +17,9 @@ from kvsim.shapes_new.families.common import (
     mlp,
     windowed,
 )
-from kvsim.shapes_new.families.llama import qwen_kinds
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.families.llama import qwen_kinds
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
 
 
 def experts(fields: Fields, *, width_key: str = "intermediate_size") -> Experts:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from kvsim.shapes_new.attention import Attention
-from kvsim.shapes_new.blocks import Layer, Mlp, State
-from kvsim.shapes_new.families.common import attention, decoder, layers_of, mlp
-from kvsim.shapes_new.families.moe import experts, shared_expert, sparse_or_dense
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.states import gated_delta, lightning, mamba, mamba2, short_convolution
+from kvsim.scenario.models.attention import Attention
+from kvsim.scenario.models.blocks import Layer, Mlp, State
+from kvsim.scenario.models.families.common import attention, decoder, layers_of, mlp
+from kvsim.scenario.models.families.moe import experts, shared_expert, sparse_or_dense
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.states import gated_delta, lightning, mamba, mamba2, short_convolution
 
 _KINDS = {
     "linear_attention": "state",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvsim.shapes_new.families.common import (
+from kvsim.scenario.models.families.common import (
     ATTENTION_KINDS,
     QueryKeyNorm,
     alike,
@@ -16,8 +16,8 @@ from kvsim.shapes_new.families.common import (
     mlp,
     windowed,
 )
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
 
 
 def llama(fields: Fields) -> ModelSpec:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.suggest import suggestion
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.suggest import suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

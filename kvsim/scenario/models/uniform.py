@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.attention import Attention
-from kvsim.shapes_new.blocks import Layer
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.attention import Attention
+from kvsim.scenario.models.blocks import Layer
+from kvsim.scenario.models.spec import ModelSpec
 
 
 def uniform_attention(spec: ModelSpec) -> Attention:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvsim.shapes_new.attention import Indexer, Latent
-from kvsim.shapes_new.families.common import decoder, layers_of, mlp
-from kvsim.shapes_new.families.moe import corrected_experts, dense_first
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
+from kvsim.scenario.models.attention import Indexer, Latent
+from kvsim.scenario.models.families.common import decoder, layers_of, mlp
+from kvsim.scenario.models.families.moe import corrected_experts, dense_first
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
 
 
 def latent(fields: Fields) -> Latent:

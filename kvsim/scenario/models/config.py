@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.families.table import FAMILIES, WRAPPERS, Family
-from kvsim.shapes_new.fields import Fields, UnsupportedError
-from kvsim.shapes_new.quantised import read_quantisation
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.suggest import suggestion
+from kvsim.scenario.models.families.table import FAMILIES, WRAPPERS, Family
+from kvsim.scenario.models.fields import Fields, UnsupportedError
+from kvsim.scenario.models.quantised import read_quantisation
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.suggest import suggestion
 
 MAX_FILE_BYTES = 4 * 2**20
 """No config.json is larger; a larger file is refused before it is parsed."""

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.config import from_config
-from kvsim.shapes_new.known import known_model, known_models
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.suggest import suggestion
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.suggest import suggestion
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z", re.ASCII)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kvsim.shapes_new.attention import Attention, Latent
-from kvsim.shapes_new.blocks import Experts, Layer, State
-from kvsim.shapes_new.memory import packed_layers, packing_of, tensor_bytes, weight_bytes
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import count
+from kvsim.scenario.models.attention import Attention, Latent
+from kvsim.scenario.models.blocks import Experts, Layer, State
+from kvsim.scenario.models.memory import packed_layers, packing_of, tensor_bytes, weight_bytes
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import count
 
 
 def weights_flop(spec: ModelSpec, *, with_head: bool = True) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.tensors import Part, Tensor
-from kvsim.strict import nearest
+from kvsim.scenario.models.tensors import Part, Tensor
+from kvsim.scenario.toml import nearest
 
 _LAYERS: frozenset[Part] = frozenset({"attention", "state", "mlp", "experts", "shared experts"})
 """Parts whose linear layers are packed; embeddings, head, router, norms, biases and convolutions are not."""

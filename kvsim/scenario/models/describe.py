@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvsim.shapes_new.attention import Attention, Latent
-from kvsim.shapes_new.blocks import Experts, Layer, Mixer, Mlp, State
-from kvsim.shapes_new.formats import KV_FORMATS, WEIGHT_FORMATS, kv_format
-from kvsim.shapes_new.memory import KVPiece, kv_bytes, kv_pieces, layer_state_bytes, layer_token_bytes, weight_bytes
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import Part, count
+from kvsim.scenario.models.attention import Attention, Latent
+from kvsim.scenario.models.blocks import Experts, Layer, Mixer, Mlp, State
+from kvsim.scenario.models.formats import KV_FORMATS, WEIGHT_FORMATS, kv_format
+from kvsim.scenario.models.memory import (
+    KVPiece,
+    kv_bytes,
+    kv_pieces,
+    layer_state_bytes,
+    layer_token_bytes,
+    weight_bytes,
+)
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import Part, count
 
 CONTEXTS_TOKENS = (8192, 32_768, 131_072)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from kvsim.shapes_new.attention import Attention, Latent, LayerKind
-from kvsim.shapes_new.tensors import Part, Tensor, linear, vector
+from kvsim.scenario.models.attention import Attention, Latent, LayerKind
+from kvsim.scenario.models.tensors import Part, Tensor, linear, vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvsim.shapes_new.attention import Attention
-from kvsim.shapes_new.blocks import Experts, Layer, Mlp
-from kvsim.shapes_new.families.common import (
+from kvsim.scenario.models.attention import Attention
+from kvsim.scenario.models.blocks import Experts, Layer, Mlp
+from kvsim.scenario.models.families.common import (
     alike,
     attention,
     decoder,
@@ -17,9 +17,9 @@ from kvsim.shapes_new.families.common import (
     windowed,
     with_window,
 )
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import Tensor, linear, vector
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import Tensor, linear, vector
 
 
 def gemma(fields: Fields) -> ModelSpec:

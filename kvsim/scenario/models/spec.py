@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvsim.shapes_new.blocks import Experts, Layer
-from kvsim.shapes_new.formats import Quantisation
-from kvsim.shapes_new.tensors import Part, Tensor, vector
+from kvsim.scenario.models.blocks import Experts, Layer
+from kvsim.scenario.models.formats import Quantisation
+from kvsim.scenario.models.tensors import Part, Tensor, vector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.attention import Attention, Latent
-from kvsim.shapes_new.blocks import Layer, State
-from kvsim.shapes_new.formats import KVFormat, Quantisation, WeightFormat, kv_format, weight_format
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import Tensor
+from kvsim.scenario.models.attention import Attention, Latent
+from kvsim.scenario.models.blocks import Layer, State
+from kvsim.scenario.models.formats import KVFormat, Quantisation, WeightFormat, kv_format, weight_format
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import Tensor
 
 ACTIVATION_BYTES = 2
 """Bytes of one number of the activations: engines compute in 16 bits whatever the format of the weights."""

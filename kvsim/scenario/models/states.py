@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvsim.shapes_new.blocks import State
-from kvsim.shapes_new.tensors import linear, vector
+from kvsim.scenario.models.blocks import State
+from kvsim.scenario.models.tensors import linear, vector
 
 
 def mamba2(

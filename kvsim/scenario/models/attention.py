@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from kvsim.shapes_new.tensors import Tensor, linear, vector
+from kvsim.scenario.models.tensors import Tensor, linear, vector
 
 LayerKind: TypeAlias = Literal["full", "sliding", "chunked", "shared", "latent", "state", "none"]
 """How a layer remembers: every token, the last of them, those of the current chunk, in an earlier layer's keys and

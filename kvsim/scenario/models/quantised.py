@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvsim.shapes_new.fields import UnsupportedError
-from kvsim.shapes_new.formats import WEIGHT_FORMATS, Quantisation, WeightFormat, grouped
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import Part
+from kvsim.scenario.models.fields import UnsupportedError
+from kvsim.scenario.models.formats import WEIGHT_FORMATS, Quantisation, WeightFormat, grouped
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import Part
 
 
 def read_quantisation(config: Mapping[str, Any], keys: Mapping[str, Any], spec: ModelSpec) -> Quantisation | None:

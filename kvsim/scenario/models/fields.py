@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvsim.errors import ScenarioError
-from kvsim.shapes_new.neutral_keys import is_neutral
+from kvsim.scenario.models.neutral_keys import is_neutral
 
 MAX_SIZE = 2**31
 """No size of a model is larger; one that is, is a mistake."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from kvsim.shapes_new.attention import Attention
-from kvsim.shapes_new.blocks import Experts, Layer, Mixer, Mlp
-from kvsim.shapes_new.fields import Fields
-from kvsim.shapes_new.spec import ModelSpec
-from kvsim.shapes_new.tensors import Tensor, vector
+from kvsim.scenario.models.attention import Attention
+from kvsim.scenario.models.blocks import Experts, Layer, Mixer, Mlp
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.tensors import Tensor, vector
 
 ATTENTION_KINDS = {"full_attention": "full", "sliding_attention": "sliding"}
 """transformers' words for kinds of layers in kvsim's."""

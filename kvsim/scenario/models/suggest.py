@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kvsim.strict import nearest
+from kvsim.scenario.toml import nearest
 
 
 def suggestion(name: str, known: Collection[str], what: str, *, examples: tuple[str, ...]) -> str:
