@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
+from kvsim.scenario.whole_files import temporary_name, write_whole
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -56,7 +56,7 @@ def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] |
         If it cannot be written (a full disk, no permission); nothing of it is then left.
     """
     target = folder / str(result.summary["scenario"]) / str(result.manifest["run_id"])
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = temporary_name(target)
     try:
         partial.mkdir(parents=True)
         _write_files(result, partial, figures or {})
@@ -64,7 +64,7 @@ def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] |
     except OSError as problem:
         _remove(partial)
         reason = problem.strerror or str(problem)
-        raise ResultError(f"{target}: cannot write the result: {reason}; nothing was kept") from None
+        raise ResultError(f"{target}: cannot write the result: {reason}") from None
     except BaseException:
         _remove(partial)
         raise
@@ -100,7 +100,7 @@ def load_result(path: Path) -> RunResult:
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:
-    """Write one picture that belongs to no run, and return its file.
+    """Write one picture or file that belongs to no run, whole or not at all, and return it.
 
     Raises
     ------
@@ -109,10 +109,9 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_whole(path, content)
     except OSError as problem:
-        raise ResultError(f"{path}: cannot write the picture: {problem.strerror}") from None
+        raise ResultError(f"{path}: cannot be written: {problem.strerror}") from None
     return path
 
 
