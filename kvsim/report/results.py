@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
+from kvsim.scenario.regular_files import check_regular, read_text
 from kvsim.scenario.whole_files import temporary_name, write_whole
 
 SUMMARY_SCHEMA_VERSION = 1
@@ -29,7 +30,6 @@ MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
 
 _DECODE_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
 """Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) tell their cell."""
-_MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +191,7 @@ def _remove(partial: Path) -> None:
 
 
 def _digest(path: Path) -> str:
+    check_regular(path)
     return digest_of(path.read_bytes())
 
 
@@ -210,9 +211,7 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ResultError(f"{path}: damaged: larger than any result's")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as problem:
         raise ResultError(f"{path}: {problem.strerror}") from None
     except (ValueError, RecursionError):

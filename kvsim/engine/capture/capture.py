@@ -17,6 +17,7 @@ from kvsim.engine.capture.recorder import QUEST, StepRecorder, parse_channel, re
 from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.loading import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
+from kvsim.scenario.regular_files import read_text as read_file
 from kvsim.scenario.shapes import DType, ModelShape
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.traces.access.file import TraceWriter
@@ -140,7 +141,7 @@ def capture_file(
         If the text or the model cannot be read, and as `capture` does.
     """
     try:
-        content = text.read_bytes().decode()
+        content = read_file(text)
     except OSError as problem:
         raise KvsimError(f"{text}: cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError as problem:
