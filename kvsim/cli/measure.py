@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from kvsim.cli.outputs import kept, named, output_folder
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ Overrides = Annotated[
 ]
 ScenarioName = Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")]
 Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."),
 ]
 
 
@@ -50,20 +52,20 @@ def measure(
         _tell_max_contexts(name, path, experiment, output, as_json=as_json)
         return
     from kvsim.experiments import simulated_kind
-    from kvsim.report.results import summary_json
+    from kvsim.report.results import summary_json, write_result
 
-    result, folder = _measure(name, path, experiment, output)
-    if as_json:
-        typer.echo(summary_json(result.summary), nl=False)
-    else:
-        typer.echo(f"{simulated_kind(name).show(result.summary)}\n\nmeasured: {folder}")
+    result, files = _measure(name, path, experiment, output)
+    text = summary_json(result.summary) if as_json else simulated_kind(name).show(result.summary)
+    written = kept(lambda: write_result(result, output or Path(experiment.output.folder), files), text)
+    typer.echo(text if as_json else f"{text}\n\nmeasured: {written}", nl=not as_json)
 
 
 def compare(
     simulated: Annotated[Path, typer.Argument(help="The folder that `kvsim run` wrote.")],
     measured: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` wrote.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for cells as CSV and a picture.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for cells as CSV and a picture."),
     ] = None,
     outside: Annotated[
         bool, typer.Option("--out-of-sample", help="Simulated on other accesses: counts have an error, too.")
@@ -74,6 +76,8 @@ def compare(
     from kvsim.experiments import compare_out_of_sample, compare_results
     from kvsim.report.results import load_result
 
+    if output is not None:
+        output_folder(output)
     compare_both = compare_out_of_sample if outside else compare_results
     _tell([compare_both(load_result(simulated), load_result(measured))], [output], as_json=as_json)
 
@@ -101,13 +105,13 @@ def crosscheck(
     """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
     name, path, experiment = _load(scenario, overrides)
-    from kvsim.experiments import DECODE, check_accesses, compare_out_of_sample, compare_results
+    from kvsim.experiments import DECODE, check_accesses, compare_out_of_sample, compare_results, simulated_kind
     from kvsim.experiments.decode.cells import refuse_peers
-    from kvsim.report.results import load_result
+    from kvsim.report.results import load_result, write_result
 
     if name == DECODE:
         refuse_peers(cast("Scenario", experiment))
-    folder = output or Path(experiment.output.folder)
+    folder = output_folder(output or Path(experiment.output.folder), experiment.name)
     if trace_from is not None:
         check_accesses(name, experiment, trace_from)  # before anything takes minutes
     if measured is None:
@@ -115,7 +119,8 @@ def crosscheck(
             profile = _fresh_profile(cast("Scenario", experiment), path, folder, recalibrate)
             if profile is not None:
                 name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
-        _, measured = _measure(name, path, experiment, output)
+        result, files = _measure(name, path, experiment, output)
+        measured = kept(lambda: write_result(result, folder, files), simulated_kind(name).show(result.summary))
     real = load_result(measured)
     result, simulated = _simulate(name, path, experiment, measured, folder)
     found, folders = [compare_results(result, real)], [simulated]
@@ -134,7 +139,9 @@ def experiment(
     result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, instead of the result's."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for JSON and picture, instead of the result's."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
 ) -> None:
@@ -145,14 +152,13 @@ def experiment(
     from kvsim.report.style import png
 
     found = experiment_of(load_result(result))
+    folder = output_folder(output or result)
     contents = summary_json(experiment_summary(found))
-    folder = output or result
-    written = write_picture(contents.encode(), folder, "experiment_summary.json")
-    picture = write_picture(png(experiment_figure(found)), folder, "kv_cache_comparison.png")
-    if as_json:
-        typer.echo(contents, nl=False)
-    else:
-        typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
+    text = contents if as_json else experiment_text(found)
+    written = kept(lambda: write_picture(contents.encode(), folder, "experiment_summary.json"), text)
+    figure = png(experiment_figure(found))
+    picture = kept(lambda: write_picture(figure, folder, "kv_cache_comparison.png"), text)
+    typer.echo(text if as_json else f"{text}\n\nsummary: {written}\npicture: {picture}", nl=not as_json)
 
 
 def _tell_max_contexts(name: str, path: Path, experiment: AnyScenario, output: Path | None, *, as_json: bool) -> None:
@@ -166,6 +172,8 @@ def _tell_max_contexts(name: str, path: Path, experiment: AnyScenario, output: P
     if name != DECODE:
         raise ScenarioError(f"{path}: --max-context is for scenarios of kind {DECODE!r}; this one is of kind {name!r}")
     scenario = cast("Scenario", experiment)
+    if output is not None:
+        output_folder(output, scenario.name)
     with bar(f"longest contexts of {scenario.name}") as shown:
         records = max_contexts(scenario, beside=path.parent, progress=shown.advance)
     result = result_of(scenario, records, text=path.read_text(encoding="utf-8"), command=command_text())
@@ -184,10 +192,11 @@ def _load(scenario: str, overrides: list[str] | None) -> tuple[str, Path, AnySce
     return name, path, experiment
 
 
-def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None) -> tuple[RunResult, Path]:
+def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None) -> tuple[RunResult, dict[str, bytes]]:
+    """Return the measured result and the files recorded on the way, to be written to `output` or the scenario's."""
     from kvsim.experiments import Job, measured_kind
-    from kvsim.report.results import write_result
 
+    output_folder(output or Path(experiment.output.folder), experiment.name)
     with bar(f"measuring {experiment.name}") as shown:
         job = Job(
             text=path.read_text(encoding="utf-8"),
@@ -195,8 +204,7 @@ def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None
             beside=path.parent,
             progress=shown.advance,
         )
-        result, files = measured_kind(name).measure(experiment, job)
-    return result, write_result(result, output or Path(experiment.output.folder), files)
+        return measured_kind(name).measure(experiment, job)
 
 
 def _fresh_profile(experiment: Scenario, path: Path, folder: Path, recalibrate: bool | None) -> Path | None:
@@ -239,9 +247,14 @@ def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json:
     from kvsim.report.results import summary_json, write_picture
 
     contents: dict[str, Any] = {}
-    for compared, folder in zip(found, folders, strict=True):
+    for compared in found:
         contents |= compared.contents
-        if folder is not None:
-            for file, content in compared.files.items():
-                write_picture(content, folder, file)
-    typer.echo(summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found), nl=not as_json)
+    text = summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found)
+
+    def write() -> None:
+        for compared, folder in zip(found, folders, strict=True):
+            for file, content in compared.files.items() if folder is not None else ():
+                write_picture(content, cast("Path", folder), file)
+
+    kept(write, text)
+    typer.echo(text, nl=not as_json)
