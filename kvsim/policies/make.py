@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvsim.errors import ScenarioError
+from kvsim.policies.attribution import construct
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS
 from kvsim.policies.composed import Paged
+from kvsim.policies.plug_ins import PlugIn
 from kvsim.policies.registry import ADMISSIONS, POLICIES, PREFETCHERS, Entry, find_entry, load_class
 from kvsim.scenario.toml import nearest
 
@@ -20,6 +22,13 @@ PARTS = {
     "admission": ("touch", "first_out", "left"),
 }
 """What a class must have to be a policy, or a part of one."""
+
+STATED_VALUES: dict[str, tuple[str | bool, ...]] = {
+    "attends": ("selection", "everything", "resident"),
+    "holds": ("budget", "everything"),
+    "reads_selection": (True, False),
+}
+"""What a policy class may state of itself."""
 
 NONE, ALWAYS = "none", "always"
 
@@ -43,6 +52,10 @@ def find_policy(name: str) -> type[Policy]:
     if _is_evictor(found):
         return Paged
     _check_shape(found, WHOLE, f"policy {name!r}: not a policy class")
+    for stated, values in STATED_VALUES.items():
+        if getattr(found, stated) not in values:
+            known = ", ".join(map(repr, values))
+            raise ScenarioError(f"policy {name!r}: {stated} is {getattr(found, stated)!r}; it should be one of {known}")
     return found
 
 
@@ -68,7 +81,7 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     if not _is_evictor(found):
         _check_shape(found, WHOLE, f"{what}: not a policy class")
         _check_known(chosen, _arguments_of(found), what)
-        policy: Policy = _make(found, setting, chosen, what)
+        policy: Policy = _make(found, setting, chosen, what, is_own=entry is not None)
         return policy
     prefetch = _taken(chosen, "prefetch", NONE, what)
     admission = _taken(chosen, "admission", ALWAYS, what)
@@ -78,7 +91,11 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
         "admission": _part(ADMISSIONS, admission, "admission", is_compiled=is_compiled),
     }
     given = _share_out(chosen, parts, what)
-    made = {role: _make(part, setting, given[role], what) for role, part in parts.items()}
+    names = {"evict": what, "prefetch": f"prefetcher {prefetch!r}", "admission": f"admission {admission!r}"}
+    made = {
+        role: _make(part, setting, given[role], names[role], is_own=":" not in names[role])
+        for role, part in parts.items()
+    }
     return Paged(setting, made["evict"], made["prefetch"], made["admission"])
 
 
@@ -167,7 +184,9 @@ def _check_known(arguments: Any, known: list[str], what: str) -> None:
             raise ScenarioError(f"{what}: unknown argument {argument!r}{nearest(argument, known)}")
 
 
-def _make(found: type[Any], setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
+def _make(found: type[Any], setting: Setting, arguments: Mapping[str, Any], what: str, *, is_own: bool) -> Any:
+    if not is_own:
+        return PlugIn(construct(what, found, setting, **arguments), what, setting)
     try:
         return found(setting, **arguments)
     except (TypeError, ValueError) as problem:
