@@ -57,6 +57,11 @@ def construct(what: str, kind: type[Any], *arguments: Any, **options: Any) -> An
         sys.stdout = printed_to
 
 
+def is_own(kind: type[Any]) -> bool:
+    """Return whether a class is kvsim's own."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 def account_of(problem: BaseException, where: str, module_name: str, *, verb: str = " raised") -> str:
     """Return what a plug-in raised in a line, and the lines of its own code that led there.
 

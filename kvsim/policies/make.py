@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvsim.errors import ScenarioError
-from kvsim.policies.attribution import construct
+from kvsim.policies.attribution import construct, is_own
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS
 from kvsim.policies.composed import Paged
@@ -81,7 +81,7 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     if not _is_evictor(found):
         _check_shape(found, WHOLE, f"{what}: not a policy class")
         _check_known(chosen, _arguments_of(found), what)
-        policy: Policy = _make(found, setting, chosen, what, is_own=entry is not None)
+        policy: Policy = _make(found, setting, chosen, what)
         return policy
     prefetch = _taken(chosen, "prefetch", NONE, what)
     admission = _taken(chosen, "admission", ALWAYS, what)
@@ -92,10 +92,7 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     }
     given = _share_out(chosen, parts, what)
     names = {"evict": what, "prefetch": f"prefetcher {prefetch!r}", "admission": f"admission {admission!r}"}
-    made = {
-        role: _make(part, setting, given[role], names[role], is_own=":" not in names[role])
-        for role, part in parts.items()
-    }
+    made = {role: _make(part, setting, given[role], names[role]) for role, part in parts.items()}
     return Paged(setting, made["evict"], made["prefetch"], made["admission"])
 
 
@@ -184,8 +181,8 @@ def _check_known(arguments: Any, known: list[str], what: str) -> None:
             raise ScenarioError(f"{what}: unknown argument {argument!r}{nearest(argument, known)}")
 
 
-def _make(found: type[Any], setting: Setting, arguments: Mapping[str, Any], what: str, *, is_own: bool) -> Any:
-    if not is_own:
+def _make(found: type[Any], setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
+    if not is_own(found):
         return PlugIn(construct(what, found, setting, **arguments), what, setting)
     try:
         return found(setting, **arguments)

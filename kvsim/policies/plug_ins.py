@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,46 +31,30 @@ STATED = ("attends", "holds", "reads_selection", "reads_speculation", "is_oracle
 """What a policy or a part of one states of itself."""
 
 
-class PlugIn:
-    """A policy, or a part of one, that is not kvsim's own, called with care; it has all of its attributes.
+class CalledWithCare:
+    """An object that is not kvsim's own, some methods of which are called with care; it has all of its attributes.
 
     Parameters
     ----------
     what
         What error messages call it, as in ``policy 'my_package:Mine'``.
+    methods
+        Those to call with care, each with what checks its result: called with it and the arguments, it returns it.
     """
 
-    def __init__(self, own: Any, what: str, setting: Setting) -> None:
+    def __init__(self, own: Any, what: str, methods: Mapping[str, Callable[..., Any] | None]) -> None:
         self._own = own
         self.shown_name = what
-        self._setting = setting
-        self._pools = Pools(setting)
         self._moment = ""
-        checks: dict[str, Callable[..., Any]] = {
-            "decide": self._plan,
-            "victims": self._victims,
-            "first_out": self._first_out,
-            "wanted": self._wanted,
-            "spared": self._spared,
-        }
-        for name in CALLED:
+        for name, check in methods.items():
             if callable(getattr(own, name, None)):
-                setattr(self, name, self._careful(name, checks.get(name)))
-        for name in STATED:
-            if hasattr(own, name):
-                setattr(self, name, getattr(own, name))
+                setattr(self, name, self._careful(name, check))
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the plug-in itself."""
+        """Return an attribute of the object itself."""
         if name.startswith("__") or name == "_own":  # while a copy is being made
             raise AttributeError(name)
         return getattr(self._own, name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PlugIn:
-        """Return the same around a copy of the plug-in."""
-        copied = PlugIn(copy.deepcopy(self._own, memo), self.shown_name, self._setting)
-        copied._moment = self._moment
-        return copied
 
     def _careful(self, name: str, check: Callable[..., Any] | None) -> Callable[..., Any]:
         method = getattr(self._own, name)
@@ -94,6 +78,31 @@ class PlugIn:
 
     def _refused(self, problem: str) -> PolicyError:
         return PolicyError(f"{self.shown_name}: {self._moment}{problem}")
+
+
+class PlugIn(CalledWithCare):
+    """A policy, or a part of one, that is not kvsim's own."""
+
+    def __init__(self, own: Any, what: str, setting: Setting) -> None:
+        self._setting = setting
+        self._pools = Pools(setting)
+        checks: dict[str, Callable[..., Any]] = {
+            "decide": self._plan,
+            "victims": self._victims,
+            "first_out": self._first_out,
+            "wanted": self._wanted,
+            "spared": self._spared,
+        }
+        super().__init__(own, what, {name: checks.get(name) for name in CALLED})
+        for name in STATED:
+            if hasattr(own, name):
+                setattr(self, name, getattr(own, name))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PlugIn:
+        """Return the same around a copy of the plug-in."""
+        copied = PlugIn(copy.deepcopy(self._own, memo), self.shown_name, self._setting)
+        copied._moment = self._moment
+        return copied
 
     def _plan(self, plan: Any, view: View) -> Plan:
         if not (hasattr(plan, "victims") and hasattr(plan, "prefetches")):
