@@ -129,11 +129,7 @@ def check_config(config: Any, name: Path | str) -> None:
     KvsimError
         Saying what kvsim reads.
     """
-    if config.model_type not in FAMILIES:
-        raise KvsimError(
-            f"{name}: model type {config.model_type!r} is neither Llama-like nor GPT-2-like; "
-            f"kvsim reads {', '.join(FAMILIES)}"
-        )
+    check_model_type(config.model_type, name)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or (config.model_type == "mistral" and config.sliding_window is not None):
         raise KvsimError(f"{name}: some layers attend to a sliding window; kvsim reads models with full attention only")
@@ -141,6 +137,25 @@ def check_config(config: Any, name: Path | str) -> None:
         config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights
     ):
         raise KvsimError(f"{name}: a GPT-2 with cross attention or its own scaling; kvsim reads 1/sqrt(head_dim) only")
+
+
+def check_model_type(model_type: str, name: Path | str) -> None:
+    """Refuse models of a type that is not in `FAMILIES`.
+
+    Raises
+    ------
+    KvsimError
+        Saying what kvsim reads.
+    """
+    if model_type not in FAMILIES:
+        raise KvsimError(
+            f"{name}: model type {model_type!r} is neither Llama-like nor GPT-2-like; kvsim reads {', '.join(FAMILIES)}"
+        )
+
+
+def layers_name(model: Any) -> str:
+    """Return what the tensors of decoder layers begin with, below the model without its head: ``layers`` or ``h``."""
+    return _family(model).layers.rpartition(".")[2]
 
 
 def _family(model: Any) -> Family:
