@@ -154,7 +154,8 @@ def without(part):
     [
         (
             lambda tensors: {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()},
-            r"lack lm_head\.weight, model\.embed_tokens\.weight, .* and \d+ more; it has _orig_mod\.model\..* and \d+ more instead\Z",
+            r"lack lm_head\.weight, model\.embed_tokens\.weight, .* and \d+ more; "
+            r"it has _orig_mod\.model\..* and \d+ more instead\Z",
         ),
         (without("layers.1.mlp.up"), r"lack model\.layers\.1\.mlp\.up_proj\.weight\Z"),
         (without("model.norm"), r"lack model\.norm\.weight\Z"),

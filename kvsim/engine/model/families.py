@@ -83,8 +83,10 @@ def shape_of(model: Any) -> ModelShape:
     Raises
     ------
     KvsimError
-        If kvsim does not read such models, or the weights are in a dtype that it has no name for.
+        If it is no causal LM with its head, kvsim does not read such models, or the weights are in a dtype that it has
+        no name for.
     """
+    check_model(model)
     config = model.config
     check_config(config, config.name_or_path or "model")
     names: dict[torch.dtype, DType] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -137,6 +139,28 @@ def check_config(config: Any, name: Path | str) -> None:
         config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights
     ):
         raise KvsimError(f"{name}: a GPT-2 with cross attention or its own scaling; kvsim reads 1/sqrt(head_dim) only")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no causal language model of transformers with its head.
+
+    Raises
+    ------
+    KvsimError
+        Saying how to load one.
+    """
+    how = "load one with kvsim.engine.model.loading.load_model, or AutoModelForCausalLM.from_pretrained"
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise KvsimError(f"a model of transformers is needed, found a {type(model).__name__}; {how}")
+    check_config(model.config, type(model).__name__)
+    try:
+        model.get_submodule(_family(model).layers)
+        whole: Any = model
+        has_head = whole.get_output_embeddings() is not None
+    except AttributeError:
+        has_head = False
+    if not has_head:
+        raise KvsimError(f"{type(model).__name__}: a model with its LM head is needed, this has none; {how}")
 
 
 def check_model_type(model_type: str, name: Path | str) -> None:
