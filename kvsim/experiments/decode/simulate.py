@@ -16,6 +16,7 @@ from kvsim.experiments.decode.cell_runs import Progress, Rows, cell_entry, ignor
 from kvsim.experiments.decode.cells import Cell, cell_at, cells_of, check_budget, compare_to_resident, summarise
 from kvsim.experiments.decode.outside_profile import beyond_profile, tell_ranges
 from kvsim.experiments.decode.sources import BatchSources
+from kvsim.experiments.decode.workers import in_worker
 from kvsim.profile.profile import Profile
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
@@ -193,7 +194,8 @@ def _simulate_all(cells: list[Cell], sources: BatchSources, progress: Progress) 
                 sources.fit(cells[number].scenario)
         fresh = sources.unopened()
         shared = joblib.Parallel(n_jobs=num_workers, return_as="generator_unordered")(
-            joblib.delayed(_simulate_piece)([(number, cells[number]) for number in piece], fresh) for piece in pieces
+            joblib.delayed(in_worker)(os.getpid(), _simulate_piece, [(one, cells[one]) for one in piece], fresh)
+            for piece in pieces
         )
         done = {}
         for piece_rows in shared:

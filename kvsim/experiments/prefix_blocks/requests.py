@@ -83,9 +83,7 @@ def _tokens(choice: RequestsChoice, requests: list[Request], beside: Path | None
     if choice.tokenizer in (None, "bytes"):
         return [np.frombuffer(prompt.encode(), dtype=np.uint8).astype(np.int64) for prompt in prompts]
     if importlib.util.find_spec("tokenizers") is None:
-        raise KvsimError(
-            'trace.tokenizer: a model\'s tokenizer needs the package tokenizers: pip install "kvsim[torch]"'
-        )
+        raise KvsimError("trace.tokenizer: a model's tokenizer needs the package tokenizers: pip install tokenizers")
     folder = Path(near(str(choice.tokenizer), beside))
     found: list[NDArray[np.int64]] = importlib.import_module("kvsim.traces.tokens.text").tokens_of(prompts, folder)
     return found

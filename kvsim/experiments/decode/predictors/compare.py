@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.predictors.accuracy import Accuracy, measure_accuracy
+from kvsim.experiments.decode.workers import in_worker
 from kvsim.policies import Setting, make_policy
 from kvsim.policies.selectors import TopK
 from kvsim.profile.profile import SPECULATE, Profile, SegmentCost, load_profile
@@ -110,7 +112,7 @@ def compare_predictors(contest: Contest, progress: Callable[[float], None] | Non
     for capture in contest.captures:
         _replay(capture, contest.k_pages)
     tasks = [
-        joblib.delayed(_judge)(contest, capture, predictor, budget_pages, moved_frac)
+        joblib.delayed(in_worker)(os.getpid(), _judge, contest, capture, predictor, budget_pages, moved_frac)
         for capture in contest.captures
         for budget_pages, moved_frac in contest.budgets
         for predictor in PREDICTORS

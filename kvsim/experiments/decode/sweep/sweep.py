@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -21,9 +23,12 @@ from kvsim.experiments.decode.sources import BatchSources
 from kvsim.experiments.decode.sweep.finished import KeptCell, has_cell, make_folder, parse_cell, read_cell, write_cell
 from kvsim.experiments.decode.sweep.keys import cell_keys
 from kvsim.experiments.decode.sweep.pieces import Piece, pieces_of, simulate_piece
+from kvsim.experiments.decode.workers import in_worker
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.scenario.decode import Scenario
+
+_CONNECT_S = 5.0
 
 CELLS_FOLDER = "cells"
 """Beside the results of a scenario: its finished cells, by key."""
@@ -150,12 +155,22 @@ def _shared_out(pieces: list[Piece], num_workers: int, scheduler: str | None, fo
     try:
         with _backend(scheduler, min(num_workers, len(pieces))):
             parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="3*n_jobs")
-            yield from parallel(joblib.delayed(simulate_piece)(piece) for piece in pieces)
+            if scheduler is not None:  # whose workers are nobody's children
+                yield from parallel(joblib.delayed(simulate_piece)(piece) for piece in pieces)
+            else:
+                yield from parallel(joblib.delayed(in_worker)(os.getpid(), simulate_piece, piece) for piece in pieces)
     except TerminatedWorkerError:
         raise KvsimError(
             f"a worker process was killed, probably for lack of memory; the finished cells are kept in {folder}: "
             "run the same command again with fewer --workers"
         ) from None
+    except KvsimError:
+        raise
+    except Exception as problem:
+        if scheduler is None:
+            raise
+        reason = " ".join(f"{type(problem).__name__}: {problem}".split())
+        raise KvsimError(f"--dask {scheduler}: {reason}; the finished cells are kept in {folder}") from None
 
 
 def _backend(scheduler: str | None, num_workers: int) -> AbstractContextManager[Any]:
@@ -163,10 +178,34 @@ def _backend(scheduler: str | None, num_workers: int) -> AbstractContextManager[
     chosen: dict[str, Any] = {"backend": "loky", "n_jobs": num_workers, "inner_max_num_threads": 1}
     if scheduler is not None:  # whose workers keep to one thread by themselves
         if importlib.util.find_spec("distributed") is None:
-            raise KvsimError('--dask needs the package distributed: pip install "kvsim[dask]"')
+            raise KvsimError("--dask needs the package distributed: pip install distributed")
+        _check_listens(scheduler)
         chosen = {"backend": "dask", "n_jobs": -1, "scheduler_host": scheduler}
     backend: AbstractContextManager[Any] = joblib.parallel_config(**chosen)
     return backend
+
+
+def _check_listens(scheduler: str) -> None:
+    """Refuse an address where nobody listens: dask itself tries for half a minute, and ends in a traceback.
+
+    Raises
+    ------
+    KvsimError
+        Saying what an address looks like, or why nobody answers there.
+    """
+    addressing = importlib.import_module("distributed.comm.addressing")
+    try:
+        protocol, place = addressing.parse_address(scheduler)
+        host, port = addressing.parse_host_port(place)
+    except ValueError:
+        raise KvsimError(f"--dask {scheduler!r}: no address of a scheduler, as in tcp://10.0.0.1:8786") from None
+    if protocol not in ("tcp", "tls"):
+        return  # not for a plain socket to try
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise KvsimError(f"--dask {scheduler}: no scheduler listens there: {reason}") from None
 
 
 def _gather(
