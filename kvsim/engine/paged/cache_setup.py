@@ -14,7 +14,7 @@ from kvsim.errors import KvsimError, ScenarioError
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.profile.profile import load_profile
-from kvsim.scenario.decode import PolicyChoice, Scenario, expand, load_scenario
+from kvsim.scenario.decode import PolicyChoice, Scenario, load_scenario
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_profile, find_scenario
 from kvsim.scenario.toml import nearest
@@ -30,7 +30,7 @@ def concrete_scenario(scenario: Scenario | Path | str, overrides: Sequence[str])
         scenario = load_scenario(path, overrides)
     elif overrides:
         raise ScenarioError(f"{scenario.name}: overrides are for a scenario given by file or name")
-    cells = expand(scenario)
+    cells = scenario.cells
     if len(cells) > 1:
         raise ScenarioError(
             f"{scenario.name}: sweeps {', '.join(scenario.sweep)}; a cache has one value of each: "

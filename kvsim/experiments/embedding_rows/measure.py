@@ -12,13 +12,14 @@ from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model
 from kvsim.engine.model.loading import shape_of as shape_of_model
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.embedding_rows.calibrate import row_tables
 from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, calls_of, episodes
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import KIND, RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
 from kvsim.traces.tokens.stream import stream_bytes
 from kvsim.types import FloatArray, IntArray
@@ -36,8 +37,8 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     """
     cells = [cell for cell, _ in cells_of(scenario)]
     _check(scenario)
-    profile = profile_of(scenario, job.beside)
-    model, _ = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
+    profile = profile_of(scenario, job.base_dir)
+    model, _ = load_model(model_path_of(scenario, job.base_dir), shape_of(scenario).dtype, profile.device)
     if shape_of_model(model) != shape_of(scenario):
         raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
     plans, requests = [], np.zeros(0, dtype=np.int64)
@@ -68,7 +69,6 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     result = make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries),
@@ -125,3 +125,6 @@ def _check_length(model: Any, cell: EmbeddingRows) -> None:
     each = cell.run.prompt_tokens + cell.run.new_tokens
     if limit is not None and each > limit:
         raise ScenarioError(f"{cell.name}: run.prompt_tokens and run.new_tokens make {each}, the model reads {limit}")
+
+
+MEASUREMENT: Measurement[EmbeddingRows] = Measurement(measure=measure, cost_tables=row_tables)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
 from kvsim.experiments.prefix_blocks.simulate import prefill_times_s
+from kvsim.experiments.registry import load_experiment
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile
+from tests.experiments.tiny import load_named
 
 ROWS = [
     {"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [0, 1]},
@@ -102,8 +104,8 @@ def test_a_radix_tree_and_a_block_index_hit_alike_where_nothing_leaves(trace, tm
 def test_more_hits_never_take_longer() -> None:
     path = Path("scenarios/prefix_blocks.toml")
     overrides = ["trace.num_requests=200", "cache.policy=lru", "cache.budget_frac=[0.01, 0.1, 1.0]"]
-    _, scenario = load_scenario(Path(__file__).parents[3] / path, overrides)
-    kind = simulated_kind("prefix-blocks")
+    _, scenario = load_named(Path(__file__).parents[3] / path, overrides)
+    kind = load_experiment("prefix-blocks")
     cells = kind.simulate(scenario, Job()).summary["cells"]
     assert [cell["hit_blocks"] for cell in cells] == sorted(cell["hit_blocks"] for cell in cells)
     assert [cell["ttft_mean_s"] for cell in cells] == sorted((cell["ttft_mean_s"] for cell in cells), reverse=True)

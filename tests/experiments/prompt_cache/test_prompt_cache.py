@@ -12,16 +12,17 @@ import pytest
 from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
 from kvsim.experiments.prompt_cache.prompts import prompts_of
 from kvsim.experiments.prompt_cache.report import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
+from kvsim.experiments.registry import load_experiment
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.traces.requests.base import gather
 from kvsim.traces.requests.full_blocks import read_full_blocks
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream
-from tests.experiments.tiny import forward_table, write_tiny
+from tests.experiments.tiny import forward_table, load_named, write_tiny
 
 WEIGHTS_S, TOKEN_S, CACHED_S = 1e-3, 1e-5, 1e-7
 BANDWIDTH_BYTES_PER_S = 2e9
@@ -70,8 +71,8 @@ def scenario(tiny_model_path, tmp_path) -> Path:
 
 
 def run(path: Path, *overrides: str):
-    _, found = load_scenario(path, overrides)
-    return simulated_kind("prompt-cache").simulate(found, Job(beside=path.parent))
+    _, found = load_named(path, overrides)
+    return load_experiment("prompt-cache").simulate(found, Job(base_dir=path.parent))
 
 
 def test_a_prompt_takes_its_transfer_and_the_computing_of_what_it_did_not_share(scenario) -> None:
