@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from kvsim.errors import ScenarioError
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.toml import Listed, Strict, faults_of, leaves_at, nearest, parse_toml, read_toml, validate, value_at
 from kvsim.units import parse_bytes
 
@@ -94,7 +94,7 @@ class AnyScenario(Strict):
             if not table[last]:
                 del table[last]
         text = json.dumps(tables, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return content_digest(text)
 
 
 ScenarioT = TypeVar("ScenarioT", bound=AnyScenario)

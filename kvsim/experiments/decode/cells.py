@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from kvsim.policies.selectors import Selector
 from kvsim.profile.profile import SEGMENTS, Profile, load_profile
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario, expand
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.shapes import SHAPES, ModelShape
 from kvsim.scenario.shipped import find_profile
 from kvsim.scenario.toml import nearest
@@ -150,7 +150,7 @@ def measure_of(scenario: Scenario) -> Measure:
 def trace_name(scenario: Scenario) -> str:
     """Return the file name of the recorded trace that all policies and budgets of one context share."""
     measure = measure_of(scenario)
-    selector = hashlib.blake2b(scenario.selector.model_dump_json().encode(), digest_size=3).hexdigest()
+    selector = content_digest(scenario.selector.model_dump_json(), num_bytes=3)
     packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
     return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}.kvtrace"
 

@@ -10,8 +10,8 @@ from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, check_budget
 from kvsim.policies.base import reads_speculation
 from kvsim.profile.profile import SPECULATE
-from kvsim.report.results import digest_of
 from kvsim.scenario.decode import Scenario
+from kvsim.scenario.digest import file_digest
 from kvsim.scenario.shipped import find_capture
 from kvsim.sim import Replay
 from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
@@ -73,7 +73,7 @@ class BatchSources:
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each trace that was opened, by file name: what a result says it replayed."""
-        return {path.name: digest_of(path.read_bytes()) for path in self._files}
+        return {path.name: file_digest(path) for path in self._files}
 
     def texts(self) -> list[str]:
         """Return what was read where the opened traces were recorded, each text once."""
