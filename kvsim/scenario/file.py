@@ -19,7 +19,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from kvsim.errors import ScenarioError
 from kvsim.scenario.digest import content_digest
-from kvsim.scenario.toml import Listed, Strict, faults_of, leaves_at, nearest, parse_toml, read_toml, validate, value_at
+from kvsim.scenario.overrides import parse_override, set_at
+from kvsim.scenario.toml import Listed, Strict, faults_of, leaves_at, nearest, read_toml, validate, value_at
 from kvsim.units import parse_bytes
 
 SCHEMA_VERSION = 1
@@ -201,16 +202,9 @@ def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequ
 
 
 def _override(tree: type[AnyScenario], tables: dict[str, Any], override: str) -> None:
-    key, sign, text = (part.strip() for part in override.partition("="))
-    if not sign or not key:
-        raise ScenarioError(f"--set {override!r}: write KEY=VALUE, as in --set budget.pages_per_layer=64")
-    value: Any = text
-    try:
-        parsed = parse_toml(f"value = {text}")
-        value = parsed["value"] if set(parsed) == {"value"} else text
-    except (ValueError, RecursionError):
-        if key in tree.lists and key != "exclude":
-            value = [name.strip() for name in text.strip("[]").split(",")]
+    key, value = parse_override(override)
+    if key in tree.lists and key != "exclude" and value == override.partition("=")[2].strip():  # names without quotes
+        value = [name.strip() for name in value.strip("[]").split(",")]
     sweep = tables.setdefault("sweep", {})
     if isinstance(sweep, dict):
         sweep.pop(key, None)
@@ -228,14 +222,7 @@ def _alternatives(tree: type[AnyScenario], dotted: str) -> list[str]:
 
 
 def _set(tree: type[AnyScenario], tables: dict[str, Any], dotted: str, value: Any) -> None:
-    *outer, last = dotted.split(".")
-    if outer and outer[0] == "sweep":
-        outer, last = ["sweep"], dotted.removeprefix("sweep.")
-    current = tables
-    for part in outer:
-        if not isinstance(current.setdefault(part, {}), dict):
-            raise ScenarioError(f"{dotted}: {part} is no table, so {last!r} cannot be set in it")
-        current = current[part]
+    path = ["sweep", dotted.removeprefix("sweep.")] if dotted.startswith("sweep.") else dotted.split(".")
+    set_at(tables, path, value)
     for other in _alternatives(tree, dotted):
-        current.pop(other.rpartition(".")[2], None)
-    current[last] = value
+        value_at(tables, ".".join(path[:-1])).pop(other.rpartition(".")[2], None)
