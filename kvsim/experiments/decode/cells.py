@@ -19,7 +19,7 @@ from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS, HfOffloaded
 from kvsim.policies.budget import budget_pages, make_selector, make_setting
 from kvsim.policies.selectors import Selector
-from kvsim.profile.profile import SEGMENTS, Profile, load_profile
+from kvsim.profile.profile import SEGMENTS, Profile, check_made_for, load_profile
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario, expand
 from kvsim.scenario.digest import content_digest
@@ -91,7 +91,8 @@ def cells_of(scenario: Scenario, beside: Path | None = None) -> list[Cell]:
         if path not in profiles:
             profiles[path] = load_profile(path)
         shape = resolve_shape(concrete)
-        _check_profile(concrete, shape, profiles[path])
+        if not concrete.profile.allow_other_shape:
+            check_made_for(profiles[path], shape, concrete.model.quantisation, where=concrete.name)
         swept = {key: _value_at(concrete, key) for key in scenario.sweep}
         cells += [
             Cell(
@@ -304,21 +305,6 @@ def compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Cel
     for summary, cell in zip(summaries, cells, strict=True):
         base_s = resident_s.get(tuple(cell.swept.values()))
         summary["speed_vs_resident"] = None if base_s is None else base_s / summary["tpot_p50_s"]
-
-
-def _check_profile(scenario: Scenario, shape: ModelShape, profile: Profile) -> None:
-    if profile.shape != shape and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
-            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
-            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
-        )
-    if profile.quantisation != scenario.model.quantisation and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
-            f"model.quantisation is {scenario.model.quantisation or 'not given'}; calibrate such weights with "
-            "--quantisation, or set profile.allow_other_shape = true"
-        )
 
 
 def _value_at(scenario: Scenario, key: str) -> Any:
