@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ScenarioError
 from kvsim.experiments.types import Job
-from kvsim.profile.profile import Profile, load_profile
+from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
 from kvsim.scenario.decode import ModelChoice, ProfileChoice
@@ -49,13 +49,8 @@ def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
         If it was made for another model shape and the scenario does not allow that.
     """
     profile = load_profile(find_profile(scenario.profile.path, beside))
-    shape = shape_of(scenario)
-    if profile.shape != shape and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
-            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
-            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
-        )
+    if not scenario.profile.allow_other_shape:
+        check_made_for(profile, shape_of(scenario), where=scenario.name)
     return profile
 
 

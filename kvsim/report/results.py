@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
+from kvsim.scenario.digest import file_digest
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -116,11 +116,6 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     return path
 
 
-def digest_of(content: bytes) -> str:
-    """Return the digest by which manifests know a file."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
 def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     """Return a Parquet file with a row for each record and a column for each name; null where a record lacks it.
 
@@ -170,7 +165,7 @@ def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) 
     for name, content in figures.items():
         (folder / name).write_bytes(content)
     own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)
-    digests = {name: _digest(folder / name) for name in (*own, *figures)}
+    digests = {name: file_digest(folder / name) for name in (*own, *figures)}
     (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
 
 
@@ -191,10 +186,6 @@ def _remove(partial: Path) -> None:
         partial.parent.rmdir()
 
 
-def _digest(path: Path) -> str:
-    return digest_of(path.read_bytes())
-
-
 def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     written = manifest.get("files")
     if not isinstance(written, dict):
@@ -202,7 +193,7 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     for name in (SUMMARY, ROWS) if ROWS in written else (SUMMARY,):
         expected = written.get(name)
         try:
-            found = _digest(path / name)
+            found = file_digest(path / name)
         except OSError as problem:
             raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
         if found != expected:

@@ -8,7 +8,6 @@ What a scenario of one experiment may contain is its tree, derived from `AnyScen
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 import math
@@ -22,7 +21,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from kvsim.errors import ScenarioError
-from kvsim.scenario.toml import Listed, Strict, leaves_at, nearest, parse_toml, parsed, read_text, tables_of, value_at
+from kvsim.scenario.digest import content_digest
+from kvsim.scenario.overrides import parse_override, set_at
+from kvsim.scenario.toml import Listed, Strict, leaves_at, nearest, parsed, read_text, tables_of, value_at
 from kvsim.units import parse_bytes
 
 SCHEMA_VERSION = 1
@@ -100,7 +101,7 @@ class AnyScenario(Strict):
             if not table[last]:
                 del table[last]
         text = json.dumps(tables, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return content_digest(text)
 
     @cached_property
     def cells(self) -> tuple[Self, ...]:
@@ -177,8 +178,7 @@ def parse_scenario(
     own: dict[str, Any] = copy.deepcopy(dict(tables))
     if isinstance(own.get("sweep"), dict):
         own["sweep"] = dict(leaves_at(own["sweep"]))
-    pairs = overrides.items() if isinstance(overrides, Mapping) else [parse_override(tree, text) for text in overrides]
-    for key, value in pairs:
+    for key, value in _pairs(tree, overrides):
         _override(tree, own, key, value)
     scenario, faults = parsed(tree, own)
     cells, more = _swept(tree, own, known=faults)
@@ -190,24 +190,16 @@ def parse_scenario(
     return scenario
 
 
-def parse_override(tree: type[AnyScenario], text: str) -> tuple[str, Any]:
-    """Return the dotted field and the value of a ``KEY=VALUE``.
-
-    Raises
-    ------
-    ScenarioError
-        If it is none.
-    """
-    key, sign, value = (part.strip() for part in text.partition("="))
-    if not sign or not key:
-        raise ScenarioError(f"--set {text!r}: write KEY=VALUE, as in --set budget.pages_per_layer=64")
-    try:
-        tables = parse_toml(f"value = {value}")
-        return key, tables["value"] if set(tables) == {"value"} else value
-    except (ValueError, RecursionError):
-        if key in tree.lists and key != "exclude":
-            return key, [name.strip() for name in value.strip("[]").split(",")]
-    return key, value
+def _pairs(tree: type[AnyScenario], overrides: Overrides) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted field and the value of each override."""
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for text in overrides:
+        key, value = parse_override(text)
+        if key in tree.lists and key != "exclude" and value == text.partition("=")[2].strip():  # names without quotes
+            value = [name.strip() for name in value.strip("[]").split(",")]
+        yield key, value
 
 
 def _cells(
@@ -307,17 +299,10 @@ def _alternatives(tree: type[AnyScenario], dotted: str) -> list[str]:
 
 
 def _set(tree: type[AnyScenario], tables: dict[str, Any], dotted: str, value: Any) -> None:
-    *outer, last = dotted.split(".")
-    if outer and outer[0] == "sweep":
-        outer, last = ["sweep"], dotted.removeprefix("sweep.")
-    current = tables
-    for part in outer:
-        if not isinstance(current.setdefault(part, {}), dict):
-            raise ScenarioError(f"{dotted}: {part} is no table, so {last!r} cannot be set in it")
-        current = current[part]
+    path = ["sweep", dotted.removeprefix("sweep.")] if dotted.startswith("sweep.") else dotted.split(".")
+    set_at(tables, path, value)
     for other in _alternatives(tree, dotted):
-        current.pop(other.rpartition(".")[2], None)
-    current[last] = value
+        value_at(tables, ".".join(path[:-1])).pop(other.rpartition(".")[2], None)
 
 
 def _value_of(scenario: AnyScenario, dotted: str) -> Any:

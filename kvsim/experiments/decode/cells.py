@@ -20,7 +20,7 @@ from kvsim.policies.baselines import PEERS
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.policies.registry import NO_PLUG_INS, PlugIns
 from kvsim.policies.selectors import Selector
-from kvsim.profile.profile import Profile, load_profile
+from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario
 from kvsim.scenario.shapes import SHAPES, ModelShape
 from kvsim.scenario.shipped import find_profile
@@ -163,7 +163,8 @@ def cells_of(
             try:
                 shape, policy = resolve_shape(adapted), find_policy(choice.name, plug_ins)
                 profile = profile_of(adapted)
-                _check_profile(adapted, shape, profile)
+                if not adapted.profile.allow_other_shape:
+                    check_made_for(profile, shape, adapted.model.quantisation, where=adapted.name)
                 is_for_length = True
                 extent = extent_of(adapted, shape)
             except KvsimError as problem:
@@ -268,18 +269,3 @@ def _setting(scenario: Scenario, shape: ModelShape, policy: type[Policy], extent
     )
     tokens = extent.context_tokens
     return make_setting(scenario, shape, policy, grid, context_tokens=tokens, seed=scenario.run.seed)
-
-
-def _check_profile(scenario: Scenario, shape: ModelShape, profile: Profile) -> None:
-    if profile.shape != shape and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
-            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
-            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
-        )
-    if profile.quantisation != scenario.model.quantisation and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
-            f"model.quantisation is {scenario.model.quantisation or 'not given'}; calibrate such weights with "
-            "--quantisation, or set profile.allow_other_shape = true"
-        )

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from kvsim.calibration.machine import free_memory_bytes
 from kvsim.calibration.random_inputs import random_model
-from kvsim.engine.model.loading import load_model, shape_of
+from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import CapacityError, ScenarioError
 from kvsim.experiments.base import near
 from kvsim.experiments.decode.cells import Cell, Extent, cells_of, measured_extent, resolve
@@ -278,7 +278,5 @@ def _model(cell: Cell, base_dir: Path | None) -> Any:
     if scenario.model.path is None:
         return random_model(cell.shape, cell.shape.num_layers, device)
     path = near(scenario.model.path, base_dir)
-    model, _ = load_model(path, cell.shape.dtype, device, quantisation=scenario.model.quantisation)
-    if shape_of(model) != cell.shape:
-        raise ScenarioError(f"{scenario.name}: the model in {path} has another shape than model.shape")
-    return model
+    packing = scenario.model.quantisation
+    return load_model_of(cell.shape, path, device, quantisation=packing, where=scenario.name)[0]

@@ -29,6 +29,7 @@ from kvsim.policies.base import reads_speculation
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.report.timeline import TimedRun
+from kvsim.scenario.checks import check_shape
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import Quantisation
 from kvsim.sim.ledger import HOST_TIMES, TIMES
@@ -151,8 +152,7 @@ def _bench(cell: Cell, base_dir: Path | None) -> Bench:
         mechanism=profile.link.to_device.mechanism,
         quantisation=scenario.model.quantisation,
     )
-    if bench.shape != cell.shape:
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    check_shape(bench.shape, cell.shape, where=f"{scenario.name}: the model in {scenario.model.path}")
     return bench
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from kvsim.policies import Residency
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.future import is_oracle
 from kvsim.scenario.decode import Scenario
+from kvsim.scenario.digest import content_digest
 from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
 from kvsim.traces import open_trace
@@ -23,7 +23,7 @@ from kvsim.types import FloatArray
 def trace_name(scenario: Scenario) -> str:
     """Return the file name of the recorded trace that all policies and budgets of one context share."""
     measure = measure_of(scenario)
-    selector = hashlib.blake2b(scenario.selector.model_dump_json().encode(), digest_size=3).hexdigest()
+    selector = content_digest(scenario.selector.model_dump_json(), num_bytes=3)
     packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
     return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}.kvtrace"
 

@@ -9,8 +9,8 @@ from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, Extent
 from kvsim.policies.base import reads_speculation
 from kvsim.profile.profile import SPECULATE
-from kvsim.report.results import digest_of
 from kvsim.scenario.decode import Scenario
+from kvsim.scenario.digest import file_digest
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_capture
 from kvsim.sim import Replay
@@ -100,7 +100,7 @@ class Sources:
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each trace that was opened, by file name: what a result says it replayed."""
-        return {path.name: digest_of(path.read_bytes()) for path in self._files}
+        return {path.name: file_digest(path) for path in self._files}
 
     def texts(self) -> list[str]:
         """Return what was read where the opened traces were recorded, each text once."""

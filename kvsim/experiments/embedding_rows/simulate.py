@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from kvsim.profile.profile import Profile
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
+from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
 
@@ -185,7 +185,7 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
 
 def digest_of(requests: IntArray) -> str:
     """Return what tells requests apart."""
-    return hashlib.blake2b(np.ascontiguousarray(requests).tobytes(), digest_size=8).hexdigest()
+    return content_digest(requests)
 
 
 def show(summary: Mapping[str, Any]) -> str:

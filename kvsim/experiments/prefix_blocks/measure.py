@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prefix import PrefixCache, Replayed, hash_blocks, make_eviction
 from kvsim.caches.prefix.evictions import next_uses
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
@@ -22,6 +22,7 @@ from kvsim.experiments.prefix_blocks.scenario import PrefixBlocks, RealRequests
 from kvsim.experiments.prefix_blocks.simulate import RECORDED, budget_of, cell_of, rows_of
 from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
+from kvsim.scenario.checks import check_length
 from kvsim.traces.requests.base import Request, RequestBlocks, gather
 from kvsim.traces.requests.full_blocks import full_blocks_text
 
@@ -37,10 +38,10 @@ def measure(scenario: PrefixBlocks, job: Job) -> tuple[RunResult, dict[str, byte
     cells = cells_of(scenario)
     real = _checked(scenario, [cell for cell, _ in cells])
     profile = profile_of(scenario, job.base_dir)
-    model, tokenizer = load_model(model_path_of(scenario, job.base_dir), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    path = model_path_of(scenario, job.base_dir)
+    model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     prompts = make_prompts(real, _token_ids(scenario, tokenizer, real, near(real.text, job.base_dir)))
+    check_length(max(map(len, prompts)), context_limit_of(model), where=f"{scenario.name}: the longest prompt")
     sent = [_request(prompt, scenario.trace.tokens_of_block) for prompt in prompts]
     requests = gather(sent, block_tokens=scenario.trace.tokens_of_block, source=scenario.name)
     use_threads(profile.machine.num_threads)

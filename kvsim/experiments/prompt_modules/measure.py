@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from kvsim.engine.links.states import StateLink, make_link
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
-from kvsim.errors import ScenarioError
+from kvsim.engine.model.loading import load_model_of
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleBooks
-from kvsim.experiments.prompt_modules.case import Case, Source, case_of, source_of
+from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_context, source_of
 from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.engine.divergence import Divergence, divergence_of
 from kvsim.experiments.prompt_modules.engine.run import Answered, ModuleRunner, ModuleStore
@@ -83,7 +82,7 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
     source, profile = source_of(scenario, job.base_dir), profile_of(scenario, job.base_dir)
     bench = _bench(scenario, job, source, profile)
     cases = [case_of(cell, source, bench.length_of) for cell in cells]
-    _check_positions(scenario, bench.model, cases)
+    check_context(scenario, cases[0].assemblies, context_limit_of(bench.model))
     use_threads(profile.machine.num_threads)
     try:
         runs = []
@@ -100,25 +99,14 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
 
 
 def _bench(scenario: PromptModules, job: Job, source: Source, profile: Profile) -> _Bench:
-    model, tokenizer = load_model(model_path_of(scenario, job.base_dir), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    path = model_path_of(scenario, job.base_dir)
+    model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     texts = texts_of(scenario, source)
     encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     ids = {text: list(found) for text, found in zip(texts, encoded, strict=True)}
     check_lengths(scenario, {text: len(found) for text, found in ids.items()}, job.base_dir)
     link = make_link(model.device, profile.link.stated_bandwidth_bytes_per_s or math.inf)
     return _Bench(model, tokenizer, ids, link)
-
-
-def _check_positions(scenario: PromptModules, model: Any, cases: Sequence[Case]) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for assembly in cases[0].assemblies:
-        if limit is not None and assembly.end + scenario.measure.answer_tokens > limit:
-            raise ScenarioError(
-                f"{scenario.name}: prompt {assembly.name!r} ends at position {assembly.end} and answers "
-                f"{scenario.measure.answer_tokens} tokens; the model has {limit} positions"
-            )
 
 
 def _serve(bench: _Bench, cell: PromptModules, case: Case) -> list[Answered]:

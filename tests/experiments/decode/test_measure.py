@@ -289,7 +289,7 @@ def test_packed_weights_are_loaded_as_the_scenario_says_and_need_a_profile_of_su
     monkeypatch.setattr(runs, "load_model", load_model)
     options = ['run.policies=["resident"]', "budget.context_frac=1.0", "run.batch=1", "measure.repeats=1"]
     packed = [*options, 'model.quantisation=["4bit", "8bit"]']
-    with pytest.raises(ScenarioError, match=r"made with unpacked weights, model.quantisation is 4bit; calibrate"):
+    with pytest.raises(ScenarioError, match=r"made with unpacked weights, the scenario has 4bit ones; calibrate"):
         measure(load_scenario(scenario_file, packed), scenario_file)
     measured = measure(load_scenario(scenario_file, [*packed, "profile.allow_other_shape=true"]), scenario_file)
     assert loaded == ["4bit", "8bit"]

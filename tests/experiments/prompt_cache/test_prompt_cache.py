@@ -195,7 +195,8 @@ def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
 def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_measured(scenario, capsys) -> None:
     words = ["--set", "prompts.document_tokens=600", "--set", "prompts.num_requests=2"]
     assert run_command(["measure", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
-    assert "a prompt has 608 tokens, the model reads 512; cut them: prompts.max_tokens" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the longest prompt (prompts.max_tokens cuts them): 608 tokens, the model reads 512" in err
 
 
 def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_pay(scenario, capsys) -> None:

@@ -296,7 +296,7 @@ def test_table_and_pictures_show_every_cell_and_prompt(simulated, measured) -> N
 
 
 def test_a_prompt_beyond_the_models_positions_is_refused(scenario_file: Path) -> None:
-    with pytest.raises(ScenarioError, match="the model has 512 positions"):
+    with pytest.raises(ScenarioError, match=r"and measure.answer_tokens: 678 tokens, the model reads 512"):
         load_measurement("prompt-modules").measure(
             loaded(scenario_file, "measure.answer_tokens=500"), Job(base_dir=scenario_file.parent)
         )
