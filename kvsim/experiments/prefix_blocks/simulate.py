@@ -54,7 +54,7 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         requests = traces[cell.trace]
         done = cases.of(requests, cell.cache)
         full_s, _ = prefill_times_s(profile, requests.input_tokens, 0, cell.prefill_chunk_tokens)
-        cached = cached_tokens(requests, done.hits)
+        cached = hit_tokens(requests, done.hits)
         ttft_s, is_outside = prefill_times_s(profile, requests.input_tokens - cached, cached, cell.prefill_chunk_tokens)
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
         unlimited = cases.of(requests, cell.cache, policy="lru")
@@ -104,7 +104,9 @@ def run_cache(
 ) -> Replayed:
     """Return what one cache does with a trace."""
     if index == "radix":
-        return replay_radix(requests.blocks, requests.starts, policy=policy, budget_blocks=budget)
+        return replay_radix(
+            requests.blocks, requests.starts, policy=policy, budget_blocks=budget, most_hits=requests.most_hits
+        )
     return replay(
         requests.blocks,
         requests.starts,
@@ -113,6 +115,7 @@ def run_cache(
         budget_blocks=budget,
         admission=admission,
         in_flight=in_flight,
+        most_hits=requests.most_hits,
     )
 
 
@@ -124,15 +127,8 @@ def budget_of(cache: BlockCache, requests: RequestBlocks) -> int | None:
 
 
 def hit_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
-    """Return the tokens that each request's hits hold: a partial last block holds fewer than others."""
-    tokens: IntArray = np.minimum(hits * requests.block_tokens, requests.input_tokens)
-    return tokens
-
-
-def cached_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
-    """Return the tokens that need no prefill: all that were hit but the last token, which gives the first logits."""
-    tokens: IntArray = np.minimum(hit_tokens(requests, hits), np.maximum(requests.input_tokens - 1, 0))
-    return tokens
+    """Return the tokens of each request that need no prefill: its hits are full blocks and leave out its last token."""
+    return hits * requests.block_tokens
 
 
 def prefill_times_s(
