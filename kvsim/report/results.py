@@ -109,9 +109,7 @@ def load_result(path: Path) -> RunResult:
     try:
         return RunResult(summary=summary, rows=rows, manifest=manifest)
     except RangeError as problem:
-        raise ResultError(
-            f"{path}: damaged, or made by a kvsim with an error: {problem.figure}; run it again"
-        ) from None
+        raise ResultError(f"{path}: damaged: {problem.figure}; run it again") from None
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:
