@@ -20,6 +20,7 @@ from kvsim.policies.baselines import PEERS
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.policies.registry import NO_PLUG_INS, PlugIns
 from kvsim.policies.selectors import Selector
+from kvsim.profile.other_shape import adapted
 from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario
 from kvsim.scenario.shapes import SHAPES, ModelShape
@@ -155,30 +156,32 @@ def cells_of(
             profiles[path] = change_profile(loaded) if change_profile else loaded
         return profiles[path]
 
-    for concrete in scenario.cells:
-        swept = concrete.swept_values(scenario.sweep)
-        adapted = adapt(concrete) if adapt else concrete
-        for choice in adapted.run.policies:
+    for own in scenario.cells:
+        swept = own.swept_values(scenario.sweep)
+        concrete = adapt(own) if adapt else own
+        for choice in concrete.run.policies:
             is_for_length = False
             try:
-                shape, policy = resolve_shape(adapted), find_policy(choice.name, plug_ins)
-                profile = profile_of(adapted)
-                if not adapted.profile.allow_other_shape:
-                    check_made_for(profile, shape, adapted.model.quantisation, where=adapted.name)
+                shape, policy = resolve_shape(concrete), find_policy(choice.name, plug_ins)
+                profile = profile_of(concrete)
+                packing, scale = concrete.model.quantisation, concrete.profile.scale
+                if not (concrete.profile.allow_other_shape or scale):
+                    check_made_for(profile, shape, packing, where=concrete.name)
+                profile = adapted(profile, shape, packing, scale=scale)
                 is_for_length = True
-                extent = extent_of(adapted, shape)
+                extent = extent_of(concrete, shape)
             except KvsimError as problem:
                 yield Refused(choice=choice, swept=swept, error=problem, is_for_length=is_for_length)
                 continue
             yield Cell(
-                scenario=adapted,
+                scenario=concrete,
                 choice=choice,
                 policy=policy,
                 shape=shape,
                 profile=profile,
                 extent=extent,
-                setting=_setting(adapted, shape, policy, extent),
-                selector=None if adapted.selector.name == "full" else make_selector(adapted.selector),
+                setting=_setting(concrete, shape, policy, extent),
+                selector=None if concrete.selector.name == "full" else make_selector(concrete.selector),
                 swept=swept,
                 plug_ins=plug_ins,
             )

@@ -32,7 +32,7 @@ def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     sizes = {
         "kv_device_bytes": held * cell.page_bytes,
         "weights_bytes": shape.packed_weights_bytes(scenario.model.quantisation),
-        "activation_bytes": shape.activation_bytes(batch, scenario.run.prefill_chunk_tokens),
+        "activation_bytes": shape.activation_bytes(max(batch, scenario.run.prefill_chunk_tokens), batch),
         "summary_bytes": shape.summary_bytes(total_pages) if summarised else 0,
     }
     device_bytes = sum(sizes.values())
@@ -92,7 +92,7 @@ def simulated_entry(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, A
 
 def simulated_summary(scenario: Scenario, cells: Sequence[Cell], entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return ``summary.json`` of a simulated scenario, with the costs that were extrapolated."""
-    return with_extrapolated(summarise(scenario, cells, entries), beyond_profile(cells))
+    return with_extrapolated(summarise(scenario, cells, entries), beyond_profile(cells), cells)
 
 
 def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleBooks
-from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_context, source_of
+from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_positions, source_of
 from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.engine.divergence import Divergence, divergence_of
 from kvsim.experiments.prompt_modules.engine.run import Answered, ModuleRunner, ModuleStore
@@ -82,7 +82,7 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
     source, profile = source_of(scenario, job.base_dir), profile_of(scenario, job.base_dir)
     bench = _bench(scenario, job, source, profile)
     cases = [case_of(cell, source, bench.length_of) for cell in cells]
-    check_context(scenario, cases[0].assemblies, context_limit_of(bench.model))
+    check_positions(scenario, cases[0].assemblies, context_limit_of(bench.model))
     use_threads(profile.machine.num_threads)
     try:
         runs = []

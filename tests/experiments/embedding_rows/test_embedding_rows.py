@@ -20,7 +20,8 @@ from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import RunResult
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream, zipf_tokens
-from tests.experiments.tiny import forward_table, load_named, write_tiny
+from tests.experiments.named import load_named
+from tests.experiments.tiny import forward_table, write_tiny
 
 SCENARIO = """
 schema_version = 1

@@ -20,7 +20,8 @@ from kvsim.experiments.registry import compare_results, load_experiment, load_me
 from kvsim.experiments.types import Job
 from kvsim.report.results import RunResult
 from kvsim.scenario.shipped import find_scenario
-from tests.experiments.tiny import load_named, write_tiny
+from tests.experiments.named import load_named
+from tests.experiments.tiny import write_tiny
 
 SCENARIO = """
 schema_version = 1

@@ -25,7 +25,8 @@ from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import RunResult
 from kvsim.scenario.shipped import shipped_folder
-from tests.experiments.tiny import forward_table, load_named, write_tiny
+from tests.experiments.named import load_named
+from tests.experiments.tiny import forward_table, write_tiny
 
 SCHEMA = """<schema name="trip">
   You plan trips for people who like trains and walks.
