@@ -12,6 +12,7 @@ import typer
 from kvsim import __version__
 from kvsim.cli.measure import add_commands
 from kvsim.cli.mrc import add_caches
+from kvsim.cli.outputs import as_argument, kept, named, output_file, output_folder
 from kvsim.cli.policy import add_policy, policy_app
 from kvsim.cli.predictors import add_predictors
 from kvsim.cli.search import add_search
@@ -59,7 +60,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")]
-Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the picture.")]
+Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for the picture.")]
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")]
 PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a page.")]
 
@@ -97,7 +98,9 @@ def run(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."
+        ),
     ] = None,
     figures: Figures = True,
 ) -> None:
@@ -106,6 +109,7 @@ def run(
     from kvsim.scenario.shipped import find_scenario
 
     loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
+    folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
     from kvsim.experiments.registry import load_experiment
     from kvsim.experiments.types import Job
     from kvsim.report.results import summary_json, write_result
@@ -121,13 +125,11 @@ def run(
         )
         result = experiment.simulate(loaded.scenario, job)
     drawn = experiment.figures(result) if figures and loaded.scenario.output.figures else {}
-    folder = write_result(result, output or Path(loaded.scenario.output.folder), drawn)
-    if as_json:
-        typer.echo(summary_json(result.summary), nl=False)
-        return
-    typer.echo(f"{experiment.show(result.summary)}\n\nresult: {folder}")
-    for picture in sorted(drawn):
-        typer.echo(f"  {folder / picture}")
+    text = summary_json(result.summary) if as_json else experiment.show(result.summary)
+    written = kept(lambda: write_result(result, folder, drawn), text)
+    typer.echo(text, nl=not as_json)
+    if not as_json:
+        typer.echo("\n".join([f"\nresult: {written}", *(f"  {written / picture}" for picture in sorted(drawn))]))
 
 
 @app.command()
@@ -185,7 +187,9 @@ def init(name: Annotated[str, typer.Argument(help="Name of the scenario, or the 
 def capture(
     model: Annotated[str, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")],
     text: Annotated[Path, typer.Option(metavar="FILE", help="The text that the model reads, UTF-8.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The trace to write, *.kvtrace.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The trace to write, *.kvtrace.")
+    ],
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens read before decoding begins.")] = 4096,
     decode_tokens: Annotated[int, typer.Option(metavar="N", help="Decode steps to record.")] = 256,
     channel: Annotated[
@@ -212,6 +216,7 @@ def capture(
         seed=seed,
     )
 
+    output_file(output, ".kvtrace")
     with bar("loading") as shown:
 
         def announce(memory_bytes: int, file_bytes: int) -> None:
@@ -229,12 +234,14 @@ def capture(
             announce=announce,
             progress=shown.stage,
         )
-    typer.echo(f"{output}: written; see `kvsim trace info {output}`")
+    typer.echo(f"{output}: written; see `kvsim trace info {as_argument(output, '.kvtrace')}`")
 
 
 @app.command()
 def calibrate(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The profile to write, *.toml.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The profile to write, *.toml.")
+    ],
     model: Annotated[str | None, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="NAME", help="Or a known shape, as in llama-3-8b, with random weights.")
@@ -257,9 +264,11 @@ def calibrate(
     from kvsim.calibration import calibrate
     from kvsim.experiments.registry import all_cost_tables
     from kvsim.profile.profile import write_profile
+    from kvsim.report.profile_table import profile_text
     from kvsim.units import parse_bytes
 
-    bandwidth_bytes_per_s = parse_bytes(bandwidth) if bandwidth else None
+    bandwidth_bytes_per_s = parse_bytes(bandwidth.removesuffix("/s")) if bandwidth else None
+    output_file(output, ".toml")
     with bar("loading") as shown:
         profile = calibrate(
             model,
@@ -274,8 +283,8 @@ def calibrate(
             progress=shown.stage,
             cost_tables=all_cost_tables(),
         )
-    write_profile(profile, output)
-    typer.echo(f"{output}: written; see `kvsim profile show {output}`")
+    kept(lambda: write_profile(profile, output), profile_text(profile))
+    typer.echo(f"{output}: written; see `kvsim profile show {as_argument(output, '.toml')}`")
 
 
 @profile_app.command("show")
@@ -289,6 +298,8 @@ def profile_show(
     from kvsim.scenario.shipped import find_profile
 
     profile = load_profile(find_profile(file))
+    if figures:
+        output_folder(output)
     from kvsim.report.profile_figures import profile_figure
     from kvsim.report.profile_table import profile_text
 
@@ -313,6 +324,8 @@ def trace_info(
 
     path = find_capture(file)
     trace = open_trace(path)
+    if figures:
+        output_folder(output)
     statistics = measure_statistics(trace, page_tokens)
     typer.echo(f"{path}\n{trace_text(statistics, trace.header)}")
     if figures:
@@ -322,7 +335,9 @@ def trace_info(
 @trace_app.command("fit")
 def trace_fit(
     file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The parameters to write, *.toml.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The parameters to write, *.toml.")
+    ],
     page_tokens: PageTokens = 32,
     channel: Annotated[
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
@@ -339,12 +354,13 @@ def trace_fit(
 
     path = find_capture(file)
     trace = open_trace(path)
+    output_file(output, ".toml")
     parameters = fit_generator(trace, page_tokens, channel, name=path.stem)
-    write_parameters(parameters, output)
     context_tokens = int(trace.context_tokens(0).max())
     made = SyntheticSource(parameters, context_tokens=context_tokens, num_steps=trace.num_steps, seed=1)
-    typer.echo(fit_text(measure_statistics(trace, page_tokens), measure_statistics(made, page_tokens)))
-    typer.echo(f"\n{output}: written")
+    text = fit_text(measure_statistics(trace, page_tokens), measure_statistics(made, page_tokens))
+    kept(lambda: write_parameters(parameters, output), text)
+    typer.echo(f"{text}\n\n{output}: written")
 
 
 def _draw(figure: Any, folder: Path, name: str) -> None:

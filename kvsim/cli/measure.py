@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvsim.cli.outputs import kept, named, output_folder
 from kvsim.cli.terminal import Bar, bar, command_text, need_torch
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ Overrides = Annotated[
 ]
 ScenarioName = Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")]
 Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."),
 ]
 
 
@@ -49,20 +51,20 @@ def measure(
         _find_max_contexts(loaded, output, as_json=as_json)
         return
     from kvsim.experiments.registry import load_experiment
-    from kvsim.report.results import summary_json
+    from kvsim.report.results import summary_json, write_result
 
-    result, folder = _measure(loaded, output)
-    if as_json:
-        typer.echo(summary_json(result.summary), nl=False)
-    else:
-        typer.echo(f"{load_experiment(loaded.experiment).show(result.summary)}\n\nmeasured: {folder}")
+    result, files = _measure(loaded, output)
+    text = summary_json(result.summary) if as_json else load_experiment(loaded.experiment).show(result.summary)
+    written = kept(lambda: write_result(result, output or Path(loaded.scenario.output.folder), files), text)
+    typer.echo(text if as_json else f"{text}\n\nmeasured: {written}", nl=not as_json)
 
 
 def compare(
     simulated: Annotated[Path, typer.Argument(help="The folder that `kvsim run` wrote.")],
     measured: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` wrote.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for cells as CSV and a picture.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for cells as CSV and a picture."),
     ] = None,
     outside: Annotated[
         bool, typer.Option("--out-of-sample", help="Simulated on other accesses: counts have an error, too.")
@@ -73,6 +75,8 @@ def compare(
     from kvsim.experiments.registry import compare_out_of_sample, compare_results
     from kvsim.report.results import load_result
 
+    if output is not None:
+        output_folder(output)
     compare_both = compare_out_of_sample if outside else compare_results
     _tell([compare_both(load_result(simulated), load_result(measured))], [output], as_json=as_json)
 
@@ -101,19 +105,20 @@ def crosscheck(
     need_torch("crosscheck")
     loaded = _load(scenario, overrides)
     from kvsim.experiments.registry import check_accesses, compare_out_of_sample, compare_results, load_experiment
-    from kvsim.report.results import load_result
+    from kvsim.report.results import load_result, write_result
 
-    check_simulated = load_experiment(loaded.experiment).check_simulated
-    if check_simulated is not None:
-        check_simulated(loaded.scenario)
-    folder = output or Path(loaded.scenario.output.folder)
+    experiment = load_experiment(loaded.experiment)
+    if experiment.check_simulated is not None:
+        experiment.check_simulated(loaded.scenario)
+    folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
     if trace_from is not None:
         check_accesses(loaded.experiment, loaded.scenario, trace_from)  # before anything takes minutes
     if measured is None:
         profile = _fresh_profile(loaded, folder, recalibrate)
         if profile is not None:
             loaded = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
-        _, measured = _measure(loaded, output)
+        result, files = _measure(loaded, output)
+        measured = kept(lambda: write_result(result, folder, files), experiment.show(result.summary))
     real = load_result(measured)
     result, simulated = _simulate(loaded, measured, folder)
     compared, folders = [compare_results(result, real)], [simulated]
@@ -132,7 +137,9 @@ def experiment(
     result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, instead of the result's."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for JSON and picture, instead of the result's."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
 ) -> None:
@@ -143,14 +150,13 @@ def experiment(
     from kvsim.report.style import png
 
     found = experiment_of(load_result(result))
+    folder = output_folder(output or result)
     contents = summary_json(experiment_summary(found))
-    folder = output or result
-    written = write_picture(contents.encode(), folder, "experiment_summary.json")
-    picture = write_picture(png(experiment_figure(found)), folder, "kv_cache_comparison.png")
-    if as_json:
-        typer.echo(contents, nl=False)
-    else:
-        typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
+    text = contents if as_json else experiment_text(found)
+    written = kept(lambda: write_picture(contents.encode(), folder, "experiment_summary.json"), text)
+    figure = png(experiment_figure(found))
+    picture = kept(lambda: write_picture(figure, folder, "kv_cache_comparison.png"), text)
+    typer.echo(text if as_json else f"{text}\n\nsummary: {written}\npicture: {picture}", nl=not as_json)
 
 
 def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: bool) -> None:
@@ -165,6 +171,8 @@ def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: 
             f"{loaded.source.path}: --max-context is for scenarios of kind 'decode'; this one is of kind "
             f"{loaded.experiment!r}"
         )
+    if output is not None:
+        output_folder(output, loaded.scenario.name)
     with bar(f"longest contexts of {loaded.scenario.name}") as shown:
         result, files = max_contexts(loaded.scenario, _job(loaded, shown))
     typer.echo(summary_json(result.summary) if as_json else files["table.txt"].decode(), nl=False)
@@ -191,13 +199,13 @@ def _job(loaded: LoadedScenario, shown: Bar, recorded: Path | None = None) -> Jo
     )
 
 
-def _measure(loaded: LoadedScenario, output: Path | None) -> tuple[RunResult, Path]:
+def _measure(loaded: LoadedScenario, output: Path | None) -> tuple[RunResult, dict[str, bytes]]:
+    """Return the measured result and the files recorded on the way, to be written to `output` or the scenario's."""
     from kvsim.experiments.registry import load_measurement
-    from kvsim.report.results import write_result
 
+    output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
     with bar(f"measuring {loaded.scenario.name}") as shown:
-        result, files = load_measurement(loaded.experiment).measure(loaded.scenario, _job(loaded, shown))
-    return result, write_result(result, output or Path(loaded.scenario.output.folder), files)
+        return load_measurement(loaded.experiment).measure(loaded.scenario, _job(loaded, shown))
 
 
 def _fresh_profile(loaded: LoadedScenario, folder: Path, recalibrate: bool | None) -> Path | None:
@@ -234,9 +242,15 @@ def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json:
     from kvsim.report.results import summary_json, write_picture
 
     contents: dict[str, Any] = {}
-    for compared, folder in zip(found, folders, strict=True):
+    for compared in found:
         contents |= compared.contents
-        if folder is not None:
-            for file, content in compared.files.items():
-                write_picture(content, folder, file)
-    typer.echo(summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found), nl=not as_json)
+    text = summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found)
+
+    def write() -> None:
+        for compared, folder in zip(found, folders, strict=True):
+            if folder is not None:
+                for file, content in compared.files.items():
+                    write_picture(content, folder, file)
+
+    kept(write, text)
+    typer.echo(text, nl=not as_json)

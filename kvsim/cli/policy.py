@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import bar
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def policy_time(
         str | None, typer.Option(metavar="FILE", help="A profile of this machine to add the cost to.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The profile to write, *.toml.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The profile to write, *.toml.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Four points of the grid instead of all.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the cost table as JSON.")] = False,
@@ -88,6 +89,8 @@ def policy_time(
     if (profile is None) != (output is None):
         raise CalibrationError("--profile and --output go together: the profile to add to, and the one to write")
     known = load_profile(find_profile(profile)) if profile else None
+    if output is not None:
+        output_file(output, ".toml")
     with bar(f"timing {name}") as shown:
         called, table = time_decisions(name, _parsed(arguments), quick=quick, progress=shown.advance)
     if as_json:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kvsim.cli.outputs import named, output_folder
 from kvsim.cli.terminal import bar, command_text
 
 
@@ -32,7 +33,8 @@ def predictors(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write the result there, with a picture.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=named, help="Write the result there, with a picture."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
 ) -> None:
@@ -44,6 +46,8 @@ def predictors(
     from kvsim.report.results import summary_json, write_result
     from kvsim.report.style import png
 
+    if output is not None:
+        output_folder(output)
     contest = dataclasses.replace(Contest(), k_pages=k_pages)
     if captures:
         contest = dataclasses.replace(contest, captures=tuple(captures))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvsim.cli.outputs import kept, named, output_folder
 from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ def sweep(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for cells and results, instead of the scenario's."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=named,
+            help="Folder for cells and results, instead of the scenario's.",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes; one for each processor where absent.")
@@ -55,7 +62,7 @@ def sweep(
     from kvsim.experiments.decode.sweep.sweep import sweep as run_sweep
     from kvsim.experiments.types import Job
 
-    folder = output or Path(experiment.output.folder)
+    folder = output_folder(output or Path(experiment.output.folder), experiment.name)
     try:
         with bar(f"sweeping {experiment.name}") as shown:
             job = Job(text=loaded.source.text, command=command_text(), base_dir=loaded.base_dir, progress=shown.advance)
@@ -86,7 +93,14 @@ def whatif(
         str | None, typer.Option(metavar="KEY=LOW:HIGH", help="The field to search for --reach, and its bounds.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the changed result.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=named,
+            help="Folder for the changed result; beside RESULT where absent.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -106,15 +120,21 @@ def whatif(
     from kvsim.experiments.decode.sweep.whatif import whatif as simulate_again
     from kvsim.report.results import summary_json, write_result
 
+    name = str(base.summary["scenario"])
+    folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
         found = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
     pairs = [(pair.policy, pair.swept, pair.before, pair.after) for pair in found.pairs]
-    folder = write_result(found.result, output or result.resolve().parent.parent)
-    if as_json:
-        typer.echo(summary_json(whatif_contents(found.changes, pairs)), nl=False)
-        return
-    typer.echo(whatif_text(found.changes, pairs, found.result.summary))
-    typer.echo(f"\nresult: {folder}")
+    contents = summary_json(whatif_contents(found.changes, pairs))
+    text = contents if as_json else whatif_text(found.changes, pairs, found.result.summary)
+    written = kept(lambda: write_result(found.result, folder), text)
+    typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
+
+
+def _folder_of(result: Path, scenario: str) -> Path:
+    """Return the folder of results that puts another result of a scenario beside `result`."""
+    folder = result.resolve().parent
+    return folder.parent if folder.name == scenario else folder
 
 
 def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_json: bool) -> None:
@@ -147,6 +167,7 @@ def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_jso
 
 def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
     """Write the result, and print what it comes to."""
+    from kvsim.errors import ResultError
     from kvsim.experiments.decode.report.sweep_figures import sweep_figures
     from kvsim.experiments.decode.report.sweep_tables import front_of, sweep_text
     from kvsim.report.results import records_parquet, summary_json, write_result
@@ -158,11 +179,14 @@ def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_js
     tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]
     if tracebacks:
         files["failed.txt"] = "\n".join(tracebacks).encode()
-    written = write_result(found.result, folder, files)
+    text = summary_json(summary) if as_json else sweep_text(summary)
+    try:
+        written = kept(lambda: write_result(found.result, folder, files), text)
+    except ResultError as problem:
+        raise ResultError(f"{problem}; the finished cells are kept in {found.folder}") from None
+    typer.echo(text, nl=not as_json)
     if as_json:
-        typer.echo(summary_json(summary), nl=False)
         return
-    typer.echo(sweep_text(summary))
     typer.echo(f"\n{found.num_simulated} cells simulated, {found.num_found} found finished in {found.folder}")
     typer.echo(f"result: {written}")
     for name in sorted(files):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def add_timeline(app: typer.Typer) -> None:
 
 def timeline(
     scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The timeline to write, *.json.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The timeline to write, *.json.")
+    ],
     cell: Annotated[int, typer.Option(metavar="N", min=0, help="Which cell, as in a result's rows.")] = 0,
     steps: Annotated[
         str | None,
@@ -49,6 +52,7 @@ def timeline(
 
     warmup = experiment.run.warmup_steps
     shown_steps = parse_steps(steps or f"{warmup}:{warmup + 2}")
+    output_file(output, ".json")
     runs: list[TimedRun] = []
     with bar(f"timing {experiment.name}") as shown:
         job = Job(base_dir=loaded.base_dir, progress=shown.advance)

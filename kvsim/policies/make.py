@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from kvsim.errors import ScenarioError
+from kvsim.errors import PolicyError, ScenarioError
+from kvsim.policies.attribution import construct, is_own
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS
 from kvsim.policies.composed import Paged
+from kvsim.policies.plug_ins import PlugIn
 from kvsim.policies.registry import (
     ADMISSIONS,
     NO_PLUG_INS,
@@ -34,6 +36,13 @@ PARTS = {
     "admission": ("touch", "first_out", "left"),
 }
 """What a class must have to be a policy, or a part of one."""
+
+STATED_VALUES: dict[str, tuple[str | bool, ...]] = {
+    "attends": ("selection", "everything", "resident"),
+    "holds": ("budget", "everything"),
+    "reads_selection": (True, False),
+}
+"""What a policy class may state of itself."""
 
 NONE, ALWAYS = "none", "always"
 
@@ -58,6 +67,10 @@ def find_policy(name: str, plug_ins: PlugIns = NO_PLUG_INS) -> type[Policy]:
     if _is_evictor(found):
         return Paged
     _check_shape(found, WHOLE, f"policy {name!r}: not a policy class")
+    for stated, values in STATED_VALUES.items():
+        if getattr(found, stated) not in values:
+            known = ", ".join(map(repr, values))
+            raise ScenarioError(f"policy {name!r}: {stated} is {getattr(found, stated)!r}; it should be one of {known}")
     return found
 
 
@@ -93,7 +106,8 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any], plug_
         "admission": _part(ADMISSIONS, admission, "admission", plug_ins, is_compiled=is_compiled),
     }
     given = _share_out(chosen, parts, what)
-    made = {role: _make(part, setting, given[role], what) for role, part in parts.items()}
+    names = {"evict": what, "prefetch": f"prefetcher {prefetch!r}", "admission": f"admission {admission!r}"}
+    made = {role: _make(part, setting, given[role], names[role]) for role, part in parts.items()}
     return Paged(setting, made["evict"], made["prefetch"], made["admission"])
 
 
@@ -189,11 +203,22 @@ def _check_known(arguments: Any, known: list[str], what: str) -> None:
 
 def _make(found: Any, setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
     if not isinstance(found, type):
-        made = copy.deepcopy(found)
-        if hasattr(made, "prepare"):
-            made.prepare(setting)
-        return made
+        return _prepared(found, setting, what)
+    if not is_own(found):
+        return PlugIn(construct(what, found, setting, **arguments), what, setting)
     try:
         return found(setting, **arguments)
     except (TypeError, ValueError) as problem:
         raise ScenarioError(f"{what}: {problem}") from None
+
+
+def _prepared(template: Any, setting: Setting, what: str) -> PlugIn:
+    """Return a copy of an instance that learned the sizes of its run."""
+    try:
+        own = copy.deepcopy(template)
+    except Exception as problem:
+        raise PolicyError(f"{what}: every run needs a copy of it, and it cannot be copied: {problem}") from None
+    plug_in = PlugIn(own, what, setting)
+    if hasattr(own, "prepare"):
+        plug_in.prepare(setting)
+    return plug_in

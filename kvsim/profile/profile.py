@@ -17,6 +17,7 @@ from kvsim.profile.tables import CostTable, Row
 from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.toml import Strict, read_toml, validate
+from kvsim.scenario.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -270,11 +271,7 @@ def check_made_for(
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` as TOML, whole or not at all."""
     text = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text.encode())
     except OSError as problem:
-        partial.unlink(missing_ok=True)
         raise CalibrationError(f"{path}: cannot write the profile: {problem.strerror}") from None

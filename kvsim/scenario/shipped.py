@@ -9,6 +9,7 @@ from pathlib import Path
 from kvsim.errors import CalibrationError, KvsimError, ScenarioError, TraceError
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.toml import nearest, parse_toml, validate
+from kvsim.scenario.whole_files import write_whole
 
 CAPTURE_SUFFIX = ".kvtrace"
 """How the name of an access trace ends."""
@@ -125,12 +126,10 @@ def write_template(name: str) -> Path:
         Path(__file__).with_name("template.toml").read_text(encoding="utf-8").replace('"NAME"', json.dumps(path.stem))
     )
     validate(Scenario, parse_toml(text), where=str(path), error=ScenarioError)
+    if _exists(path):
+        raise ScenarioError(f"{path}: already there; choose another name, or remove it")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ScenarioError(f"{path}: already there; choose another name, or remove it") from None
+        write_whole(path, text.encode())
     except OSError as problem:
         raise ScenarioError(f"{path}: cannot write: {problem.strerror}") from None
     return path

@@ -14,9 +14,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kvsim.errors import KvsimError
-
-MAX_FILE_BYTES = 64 * 2**20
-"""No scenario or profile is larger; a larger file is refused before it is parsed."""
+from kvsim.scenario.regular_files import read_text as read_file
 
 
 class Strict(BaseModel):
@@ -45,13 +43,9 @@ def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
 def read_text(path: Path, error: type[KvsimError]) -> str:
     """Return the text of a file; anything unreadable is raised as `error` in one line."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise error(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB, which no file of this kind is")
-        return path.read_text(encoding="utf-8")
+        return read_file(path)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise error(f"{path}: a folder, where a TOML file is wanted") from None
     except OSError as problem:
         raise error(f"{path}: {problem.strerror}") from None
     except UnicodeDecodeError:

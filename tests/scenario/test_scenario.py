@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import ScenarioError
 from kvsim.scenario.decode import MAX_CELLS, Scenario, load_scenario
+from kvsim.scenario.shipped import find_scenario
 
 GOOD = """\
 schema_version = 1
@@ -201,9 +203,11 @@ def test_a_shape_given_by_hand_is_told_only_its_own_faults(faults: Callable[...,
     ("make", "problem"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "a folder, where a TOML file is wanted"),
+        (lambda path: path.mkdir(), "a folder, not a file"),
         (lambda path: path.write_bytes(b"name = '\xff'"), "not UTF-8 text"),
         (lambda path: path.write_text("a = " + "[" * 100_000), "not valid TOML: "),
+        (os.mkfifo, "a named pipe, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device, not a file"),
         (lambda path: path.write_text("#" * (2**26 + 1)), "larger than 64 MiB, which no file of this kind is"),
     ],
 )
@@ -214,6 +218,12 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, make: Callable[
         load_scenario(path)
     assert len(lines(caught)) == 1
     assert lines(caught)[0].startswith(f"{path}: {problem}")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + find_scenario("smollm2_cpu").read_bytes())
+    assert load_scenario(path) == load_scenario(find_scenario("smollm2_cpu"))
 
 
 def test_expand_makes_every_combination_in_the_order_of_the_file(load: Load) -> None:

@@ -19,6 +19,7 @@ from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.loading import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
 from kvsim.scenario.checks import check_length
+from kvsim.scenario.regular_files import read_text as read_file
 from kvsim.scenario.shapes import DType, ModelShape
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.traces.access.file import TraceWriter
@@ -138,7 +139,7 @@ def capture_file(
         If the text or the model cannot be read, and as `capture` does.
     """
     try:
-        content = text.read_bytes().decode()
+        content = read_file(text)
     except OSError as problem:
         raise KvsimError(f"{text}: cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError as problem:

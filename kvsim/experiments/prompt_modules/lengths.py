@@ -15,7 +15,7 @@ from kvsim.experiments.prompt_modules.case import Source
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import LengthOf, assemble, lay_out
 from kvsim.scenario.digest import content_digest
-from kvsim.scenario.toml import MAX_FILE_BYTES
+from kvsim.scenario.regular_files import read_text
 
 
 def texts_of(scenario: PromptModules, source: Source) -> list[str]:
@@ -100,9 +100,7 @@ def _recorded_lengths(file: Path) -> LengthOf:
 
 def _read_lengths(file: Path) -> dict[str, int]:
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ScenarioError(f"{file}: larger than {MAX_FILE_BYTES // 2**20} MiB, which no file of lengths is")
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(file))
     except OSError as problem:
         raise ScenarioError(f"{file}: cannot read the file of lengths: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:

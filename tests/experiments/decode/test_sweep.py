@@ -155,7 +155,9 @@ def test_a_policy_that_breaks_leaves_its_traceback(tmp_path: Path, monkeypatch: 
     (tmp_path / "my_failing_policy.py").write_text(FAILING_POLICY, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = swept(tmp_path, *SMALL, 'run.policies=["lru", "my_failing_policy:Failing"]')
-    assert {cell.fault for cell in found.failed} == {"RuntimeError: no such luck"}
+    assert {cell.fault for cell in found.failed} == {
+        "policy 'my_failing_policy:Failing': __init__ raised RuntimeError: no such luck (my_failing_policy.py, line 6)"
+    }
     assert "my_failing_policy.py" in str(found.failed[0].traceback)
     assert found.num_simulated == 4
     assert swept(tmp_path, *SMALL, 'run.policies=["lru", "my_failing_policy:Failing"]').num_simulated == 2

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from kvsim.errors import ResultError
 from kvsim.report.results import summary_json
 from kvsim.scenario.digest import content_digest
+from kvsim.scenario.whole_files import SUFFIX, replacing
 
 _SUFFIX = ".json"
 _STALE_AFTER_S = 3600.0
@@ -73,14 +72,8 @@ def write_cell(folder: Path, key: str, text: str) -> None:
         If it cannot be written (a full disk); nothing of it is then left.
     """
     path = folder / f"{key}{_SUFFIX}"
-    partial = folder / f".{key}.{os.getpid()}.partial"
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def make_folder(folder: Path) -> None:
@@ -93,7 +86,7 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".*.partial"):
+        for partial in folder.glob(f".*{SUFFIX}"):
             if time.time() - partial.stat().st_mtime > _STALE_AFTER_S:
                 partial.unlink(missing_ok=True)
     except OSError as problem:

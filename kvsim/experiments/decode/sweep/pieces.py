@@ -90,7 +90,10 @@ def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
         rows = simulate_cell(cell, sources, ignore)
         return [KeptCell(entry=simulated_entry(other, rows), fault=None) for _, other in run]
     except KvsimError as problem:
-        return [KeptCell(entry=None, fault="; ".join(str(problem).splitlines()))] * len(run)
+        lines = str(problem).splitlines()
+        fault = "; ".join(line for line in lines if not line.startswith(" "))  # others are code: of a plug-in
+        code = str(problem) if any(line.startswith(" ") for line in lines) else None
+        return [KeptCell(entry=None, fault=fault, traceback=code)] * len(run)
     except Exception as problem:
         fault = f"{type(problem).__name__}: {problem}".splitlines()[0]
         return [KeptCell(entry=None, fault=fault, traceback=traceback.format_exc())] * len(run)
