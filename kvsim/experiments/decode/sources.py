@@ -14,8 +14,9 @@ from kvsim.report.results import digest_of
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import find_capture
 from kvsim.sim import Replay
-from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
-from kvsim.traces.access.base import NEXT_LAYER, AccessSource
+from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator
+from kvsim.traces.access.base import NEXT_LAYER, AccessSource, RecordedAccesses
+from kvsim.traces.access.registry import open_accesses
 from kvsim.traces.access.repeated import Repeated
 from kvsim.types import PageGrid, pages_of
 
@@ -29,7 +30,7 @@ class BatchSources:
     def __init__(self, beside: Path | None, recorded: Callable[[Scenario], Path] | None) -> None:
         self._beside = beside
         self._recorded = recorded
-        self._files: dict[Path, TraceFile] = {}
+        self._files: dict[Path, RecordedAccesses] = {}
         self._fits: dict[tuple[Path, int, str], GeneratorParameters] = {}
         self._kept: tuple[Any, Replay] | None = None
 
@@ -77,7 +78,7 @@ class BatchSources:
 
     def texts(self) -> list[str]:
         """Return what was read where the opened traces were recorded, each text once."""
-        return sorted({file.header.text for file in self._files.values()})
+        return sorted({file.text for file in self._files.values()})
 
     def unopened(self) -> BatchSources:
         """Return the same without anything open, for another process; generators stay fitted."""
@@ -122,9 +123,9 @@ class BatchSources:
     def _path(self, scenario: Scenario) -> Path:
         return self._recorded(scenario) if self._recorded else find_capture(scenario.trace.path, self._beside)
 
-    def _open(self, path: Path) -> TraceFile:
+    def _open(self, path: Path) -> RecordedAccesses:
         if path not in self._files:
-            self._files[path] = open_trace(path)
+            self._files[path] = open_accesses(path)
         return self._files[path]
 
     def _make(self, cell: Cell, path: Path, seed: int) -> AccessSource:
@@ -147,7 +148,7 @@ class BatchSources:
         return Repeated(file, scenario.run.batch)
 
 
-def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
+def _check_speculation(scenario: Scenario, file: AccessSource) -> None:
     if scenario.trace.extrapolate is not None and scenario.selector.channel != NEXT_LAYER:
         raise ScenarioError(
             f"{scenario.name}: a policy reads {NEXT_LAYER}, which [trace.extrapolate] does not generate; replay a "
@@ -156,7 +157,7 @@ def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
     file.scores(0, 0, NEXT_LAYER, scenario.page_tokens)
 
 
-def _check_layers(cell: Cell, file: TraceFile) -> None:
+def _check_layers(cell: Cell, file: AccessSource) -> None:
     if file.num_layers != cell.shape.num_layers:
         raise ScenarioError(
             f"{cell.scenario.name}: trace {cell.scenario.trace.path} has {file.num_layers} layers, the model shape "

@@ -74,7 +74,10 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=scenario.trace.shared_tokens is not None),
         profile=profile,
-        extra={"requests_digest": "-".join(digest_of(requests) for requests in traces.values())},
+        extra={
+            "requests_digest": "-".join(digest_of(requests) for requests in traces.values()),
+            "trace_reading": list(dict.fromkeys(requests.reading for requests in traces.values())),
+        },
     )
 
 
@@ -265,7 +268,9 @@ def show(summary: Mapping[str, Any]) -> str:
     profile = summary["profile"]
     how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
     table = cells_text(summary["cells"], COLUMNS)
-    return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
+    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
+    head = "\n".join([f"{summary['scenario']}: {how}", *readings])
+    return "\n\n".join([head, f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
 
 
 def figures(result: RunResult) -> dict[str, bytes]:
