@@ -27,13 +27,13 @@ class Row:
     """The values of one row by name, and where it stands. A missing value is None."""
 
     values: dict[str, Any]
-    source: Path | str
+    source: str
     line: int | None
 
     @property
     def place(self) -> str:
-        """File and line, for an error that is noticed later."""
-        return str(self.source) if self.line is None else f"{self.source}:{self.line}"
+        """File and line."""
+        return self.source if self.line is None else f"{self.source}:{self.line}"
 
     def error(self, problem: str) -> TraceError:
         """Return an error about this row."""
@@ -50,9 +50,9 @@ class Row:
         value = self.values.get(name)
         if type(value) is float and value.is_integer():
             value = int(value)
-        if type(value) is not int or not at_least <= value < MAX_COUNT:
-            raise self.error(f"{name} should be a whole number from {at_least} on, found {self._shown(name)}")
-        return value
+        if type(value) is int and at_least <= value < MAX_COUNT:
+            return value
+        raise self.error(f"{name} should be a whole number from {at_least} on, found {self._shown(name)}")
 
     def seconds(self, name: str, unit_s: float) -> float | None:
         """Return a time in seconds, None where the row has none.
@@ -102,7 +102,7 @@ class Row:
         """
         values = self.values.get(name)
         is_list = isinstance(values, list) and set(map(type, values)) <= {int}
-        if not isinstance(values, list) or not is_list or (values and not (min(values) >= 0 and max(values) < below)):
+        if not isinstance(values, list) or not is_list or (values and (min(values) < 0 or max(values) >= below)):
             raise self.error(f"{name} should be a list of whole numbers from 0 on")
         return values
 
@@ -129,16 +129,17 @@ def rows_of(path: Path, part: str | None = None) -> Iterator[Row]:
         return
     if part is not None:
         raise TraceError(path, f"is no archive, so it has no part {part!r}; leave part out")
-    lines = lines_of(path)
+    lines, source = lines_of(path), str(path)
     for first, marked in lines:
         text = marked.removeprefix("\ufeff")
         if text.startswith("["):
             yield from _array_rows(path, [text, *(following for _, following in lines)])
         elif text.startswith("{"):
-            yield Row(object_of(text, path, first), path, first)
-            yield from (Row(object_of(following, path, line), path, line) for line, following in lines)
+            yield Row(object_of(text, source, first), source, first)
+            for line, following in lines:
+                yield Row(object_of(following, source, line), source, line)
         else:
-            yield from _csv_rows(path, _columns_of(text, path, first), lines)
+            yield from _csv_rows(source, _columns_of(text, source, first), lines)
 
 
 def _array_rows(path: Path, lines: list[str]) -> Iterator[Row]:
@@ -152,26 +153,26 @@ def _array_rows(path: Path, lines: list[str]) -> Iterator[Row]:
         yield Row(element, f"{path}[{place}]", None)
 
 
-def _columns_of(text: str, path: Path, line: int) -> list[str]:
-    columns = [name.strip() for name in _cells_of(text, path, line)]
+def _columns_of(text: str, source: str, line: int) -> list[str]:
+    columns = [name.strip() for name in _cells_of(text, source, line)]
     if len(set(columns)) < len(columns):
-        raise TraceError(path, "the first line should name the columns, each once", line=line)
+        raise TraceError(source, "the first line should name the columns, each once", line=line)
     return columns
 
 
-def _csv_rows(path: Path, columns: list[str], lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
+def _csv_rows(source: str, columns: list[str], lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
     for line, text in lines:
-        values = _cells_of(text, path, line)
+        values = _cells_of(text, source, line)
         if len(values) != len(columns):
-            raise TraceError(path, f"{len(values)} values for {len(columns)} columns", line=line)
-        yield Row({name: _value_of(value.strip()) for name, value in zip(columns, values, strict=True)}, path, line)
+            raise TraceError(source, f"{len(values)} values for {len(columns)} columns", line=line)
+        yield Row({name: _value_of(value.strip()) for name, value in zip(columns, values, strict=True)}, source, line)
 
 
-def _cells_of(text: str, path: Path, line: int) -> list[str]:
+def _cells_of(text: str, source: str, line: int) -> list[str]:
     try:
         return next(csv.reader([text]))
     except csv.Error as problem:
-        raise TraceError(path, f"not valid CSV: {problem}", line=line) from None
+        raise TraceError(source, f"not valid CSV: {problem}", line=line) from None
 
 
 def _value_of(text: str) -> int | float | str | None:

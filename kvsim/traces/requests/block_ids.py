@@ -52,7 +52,7 @@ def block_ids_in(row: Row) -> tuple[int, ...]:
         If they are no list of whole numbers that 63 bits hold, nor one of texts.
     """
     ids = row.values.get("hash_ids")
-    if isinstance(ids, list) and ids and set(map(type, ids)) == {str}:
+    if isinstance(ids, list) and ids and type(ids[0]) is str and set(map(type, ids)) == {str}:
         return tuple(map(_number_of, ids))
     return tuple(row.whole_numbers("hash_ids", below=2**63))
 

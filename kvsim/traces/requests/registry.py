@@ -107,9 +107,10 @@ def open_requests(
     if name is None:
         sample = list(islice(rows, _SAMPLE_ROWS))
         chosen, block_tokens = infer_format(sample, path, block_tokens)
-        rows = chain(sample, rows)
     else:
         chosen = find_format(name)
+        sample = list(islice(rows, 1))
+        _check_fields(sample, chosen)
     if time_unit is not None and chosen.time_unit is None:
         raise ScenarioError(f"format {chosen.name!r} has no unit of time to choose; leave time_unit out")
     unit = time_unit or chosen.time_unit
@@ -120,7 +121,7 @@ def open_requests(
         block_tokens=options.block_tokens,
         reading=f"{chosen.name}{' (inferred)' if name is None else ''}, blocks of {options.block_tokens} tokens"
         + (f", times in {unit}" if unit else ""),
-        requests=chosen.read(_checked(rows, chosen), options),
+        requests=chosen.read(chain(sample, rows), options),
     )
 
 
@@ -152,13 +153,12 @@ def infer_format(
     )
 
 
-def _checked(rows: Iterator[Row], chosen: RequestFormat) -> Iterator[Row]:
-    """Yield `rows`; refuse a first one that has not the format's fields."""
-    for number, row in enumerate(rows):
+def _check_fields(sample: Sequence[Row], chosen: RequestFormat) -> None:
+    """Refuse a first row that has not the format's fields."""
+    for row in sample:
         missing = [field for field in chosen.fields if field not in row.values]
-        if number == 0 and missing:
+        if missing:
             raise row.error(f"no field {', '.join(missing)}; rows of format {chosen.name} have {_fields_of(chosen)}")
-        yield row
 
 
 def _fields_text() -> str:
