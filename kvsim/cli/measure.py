@@ -1,4 +1,4 @@
-"""The commands that run the real model and judge what it did: measure, compare, crosscheck, experiment."""
+"""The commands that run the real model and judge what it did: measure, compare, crosscheck."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(measure)
     app.command()(compare)
     app.command()(crosscheck)
-    app.command()(experiment)
 
 
 def measure(
@@ -128,31 +127,6 @@ def crosscheck(
         typer.echo(f"\nmeasured:  {measured}")
         for written in folders:
             typer.echo(f"simulated: {written}")
-
-
-def experiment(
-    result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, instead of the result's."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
-) -> None:
-    """Compare paging with keeping everything, in the tables of a prefetching experiment."""
-    from kvsim.experiments.decode.report.experiment import experiment_of, experiment_summary
-    from kvsim.experiments.decode.report.experiment_tables import experiment_figure, experiment_text
-    from kvsim.report.results import load_result, summary_json, write_picture
-    from kvsim.report.style import png
-
-    found = experiment_of(load_result(result))
-    contents = summary_json(experiment_summary(found))
-    folder = output or result
-    written = write_picture(contents.encode(), folder, "experiment_summary.json")
-    picture = write_picture(png(experiment_figure(found)), folder, "kv_cache_comparison.png")
-    if as_json:
-        typer.echo(contents, nl=False)
-    else:
-        typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
 
 
 def _tell_max_contexts(name: str, path: Path, experiment: AnyScenario, output: Path | None, *, as_json: bool) -> None:

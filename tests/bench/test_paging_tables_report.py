@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from paging_tables_parts.modes import Experiment, experiment_of, experiment_summary, outcomes, pooled
+from paging_tables_parts.tables import experiment_figure, experiment_text
 
 from kvsim.errors import ResultError
-from kvsim.experiments.decode.report.experiment import Experiment, experiment_of, experiment_summary, outcomes, pooled
-from kvsim.experiments.decode.report.experiment_tables import experiment_figure, experiment_text
 from kvsim.report.results import RunResult
 from kvsim.report.style import png
 

@@ -1,4 +1,4 @@
-"""How well prefetchers foretell what attention reads next, and what that is worth at equal bytes over the link."""
+"""How well prefetchers predict what attention reads next, and what that is worth at equal bytes over the link."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.predictors.accuracy import Accuracy, measure_accuracy
 from kvsim.policies import Setting, make_policy
 from kvsim.policies.selectors import TopK
 from kvsim.profile.profile import SPECULATE, Profile, SegmentCost, load_profile
@@ -22,13 +21,14 @@ from kvsim.report.results import RunResult, digest_of, summary_json
 from kvsim.scenario.shipped import find_capture, find_profile
 from kvsim.sim import Replay, SimulationInput, simulate_decode
 from kvsim.traces import open_trace
+from predictors_parts.accuracy import Accuracy, measure_accuracy
 
 Record: TypeAlias = dict[str, Any]
 
 PAGE_TOKENS = 32
 CHANNEL = "estimate:quest"
 SINK_PAGES, RECENT_PAGES = 1, 4
-"""Never fetched: the first 32 tokens and the last 128. What is foretold is the middle between them."""
+"""Never fetched: the first 32 tokens and the last 128. What is predicted is the middle between them."""
 WARMUP_STEPS = 8
 QUOTA_PAGES = 64
 CHUNK_PAGES, WINDOW_TRANSFERS = 8, 8
@@ -41,7 +41,7 @@ _NEAR_FRAC = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
-    """A prefetcher beside an eviction, and the argument that says how many pages it fetches."""
+    """A prefetcher with an eviction, and the argument that says how many pages it fetches."""
 
     name: str
     prefetch: str
@@ -61,7 +61,7 @@ class Predictor:
 
 
 ALONE = "lru"
-"""What every other is set beside: the same eviction, and no prefetching."""
+"""What every other is compared with: the same eviction, and no prefetching."""
 
 PREDICTORS = (
     Predictor(name=ALONE, prefetch="none"),
@@ -84,7 +84,7 @@ PREDICTORS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class Comparison:
     """What the predictors are compared on."""
 
     captures: tuple[str, ...] = ("smollm2-docs", "smollm2-code", "smollm2-agent")
@@ -97,7 +97,7 @@ class Contest:
     """The capture that defaults were set on."""
 
 
-def compare_predictors(contest: Contest, progress: Callable[[float], None] | None = None) -> list[Record]:
+def compare_predictors(comparison: Comparison, progress: Callable[[float], None] | None = None) -> list[Record]:
     """Return a record for each capture, budget and predictor; captures and predictors are shared out to processes.
 
     Raises
@@ -105,14 +105,14 @@ def compare_predictors(contest: Contest, progress: Callable[[float], None] | Non
     KvsimError
         If a capture or a profile is missing, or holds not what the table needs.
     """
-    for profile in contest.profiles:
+    for profile in comparison.profiles:
         load_profile(find_profile(profile, None))
-    for capture in contest.captures:
-        _replay(capture, contest.k_pages)
+    for capture in comparison.captures:
+        _replay(capture, comparison.k_pages)
     tasks = [
-        joblib.delayed(_judge)(contest, capture, predictor, budget_pages, moved_frac)
-        for capture in contest.captures
-        for budget_pages, moved_frac in contest.budgets
+        joblib.delayed(_judge)(comparison, capture, predictor, budget_pages, moved_frac)
+        for capture in comparison.captures
+        for budget_pages, moved_frac in comparison.budgets
         for predictor in PREDICTORS
     ]
     records = []
@@ -120,7 +120,7 @@ def compare_predictors(contest: Contest, progress: Callable[[float], None] | Non
         records.append(record)
         if progress is not None:
             progress(1 / len(tasks))
-    return _beside_alone(records)
+    return _against_alone(records)
 
 
 def parse_budget(text: str) -> tuple[int, float]:
@@ -143,15 +143,15 @@ def parse_budget(text: str) -> tuple[int, float]:
     return budget_pages, moved_frac
 
 
-def result_of(contest: Contest, records: Sequence[Record], *, verdict: Sequence[str], command: str) -> RunResult:
+def result_of(comparison: Comparison, records: Sequence[Record], *, verdict: Sequence[str], command: str) -> RunResult:
     """Return the table as a result that a folder can hold: a cell for each record."""
-    about = dataclasses.asdict(contest)
+    about = dataclasses.asdict(comparison)
     text = summary_json({"contest": about, "predictors": [dataclasses.asdict(predictor) for predictor in PREDICTORS]})
     summary = {
         "schema_version": 1,
         "kind": "predictors",
         "scenario": "predictors",
-        "question": "Which prefetcher foretells best what attention reads next, and what is it worth at equal bytes?",
+        "question": "Which prefetcher predicts best what attention reads next, and what is it worth at equal bytes?",
         "contest": about,
         "cells": list(records),
         "verdict": list(verdict),
@@ -160,7 +160,7 @@ def result_of(contest: Contest, records: Sequence[Record], *, verdict: Sequence[
     return RunResult(summary=summary, rows={}, manifest=manifest)
 
 
-def _beside_alone(records: Sequence[Record]) -> list[Record]:
+def _against_alone(records: Sequence[Record]) -> list[Record]:
     """Add to each record what it avoids of the misses and stalls of no prefetching."""
     alone = {(r["capture"], r["budget_pages"]): r for r in records if r["predictor"] == ALONE}
     finished = []
@@ -174,12 +174,12 @@ def _beside_alone(records: Sequence[Record]) -> list[Record]:
     return finished
 
 
-def _judge(contest: Contest, capture: str, predictor: Predictor, budget_pages: int, moved_frac: float) -> Record:
+def _judge(comparison: Comparison, capture: str, predictor: Predictor, budget_pages: int, moved_frac: float) -> Record:
     """Return how one predictor fares on one capture with one budget."""
-    replay = _replay(capture, contest.k_pages)
-    loaded = {name: load_profile(find_profile(name, None)) for name in contest.profiles}
+    replay = _replay(capture, comparison.k_pages)
+    loaded = {name: load_profile(find_profile(name, None)) for name in comparison.profiles}
     profiles = {name: with_speculation(profile) for name, profile in loaded.items()}
-    first = profiles[contest.profiles[0]]
+    first = profiles[comparison.profiles[0]]
     knob = None
     if predictor.knob is not None:
         alone = _run(replay, budget_pages, PREDICTORS[0], None, first)
@@ -187,9 +187,9 @@ def _judge(contest: Contest, capture: str, predictor: Predictor, budget_pages: i
     figures = _run(replay, budget_pages, predictor, knob, first)
     record: Record = {
         "capture": capture,
-        "is_tuned_on": capture == contest.tuned_on,
+        "is_tuned_on": capture == comparison.tuned_on,
         "budget_pages": budget_pages,
-        "k_pages": contest.k_pages,
+        "k_pages": comparison.k_pages,
         "predictor": predictor.name,
         "eviction": predictor.eviction,
         "knob": predictor.knob,
@@ -249,7 +249,7 @@ def _run(replay: Replay, budget_pages: int, predictor: Predictor, knob: float | 
 
 
 def _accuracy(replay: Replay, predictor: Predictor) -> Record:
-    """Return recall and precision of the next selection, where as many pages are foretold as are read."""
+    """Return recall and precision of the next selection, where as many pages are predicted as are read."""
     if predictor.prefetch == "none":
         return {"selection_recall_frac": float("nan"), "selection_precision_frac": float("nan")}
     arguments = _arguments(predictor, predictor.many if predictor.knob else None)
@@ -290,7 +290,7 @@ def _replay(capture: str, k_pages: int) -> Replay:
 
 
 def with_speculation(profile: Profile) -> Profile:
-    """Return the profile with a cost of foretelling the next layer's scores.
+    """Return the profile with a cost of predicting the next layer's scores.
 
     Where it was not measured, scoring pages and all of the attention input together stand in: an upper bound, because
     the speculation projects the query alone.

@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kvsim.experiments.decode.report.experiment import Cell, Experiment, outcomes, pooled, saved_frac
 from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
+from paging_tables_parts.modes import Cell, Experiment, outcomes, pooled, saved_frac
 
 _MS, _MB = 1e3, 1e-6
 

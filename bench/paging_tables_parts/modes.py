@@ -1,6 +1,6 @@
 """The baseline, reactive and predictive modes of one result, in the names that prefetching experiments use.
 
-Milliseconds and percentages exist here and in `experiment_tables` only, made where they are written down.
+Milliseconds and percentages exist here and in `tables` only, made where they are written down.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def experiment_summary(experiment: Experiment) -> dict[str, Any]:
 
 
 def _analysis(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Return ``mode_summaries`` and ``comparative_analysis`` of some cells, each paged one beside its baseline."""
+    """Return ``mode_summaries`` and ``comparative_analysis`` of some cells, each paged one against its baseline."""
     figures = {mode: pooled([cell for cell in cells if cell["policy"] == mode]) for mode in experiment.modes}
     base: dict[str, Any] = figures[experiment.baseline]
     return {

@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from paging_tables import main
+
 from kvsim.cli import run_command
 from kvsim.engine.model.loading import read_shape
 from kvsim.profile.profile import write_profile
@@ -54,7 +56,7 @@ def test_the_shipped_experiment_runs_on_a_tiny_model_from_measurement_to_tables(
     capsys.readouterr()
     folder = next((tmp_path / "out" / "kv_prefetch").iterdir())
 
-    assert run_command(["experiment", str(folder), "--json"]) == 0
+    assert main([str(folder), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((folder / "experiment_summary.json").read_text())
     assert printed["experiment_summary"]["measured"]
@@ -66,7 +68,7 @@ def test_the_shipped_experiment_runs_on_a_tiny_model_from_measurement_to_tables(
     assert full["by_context_tokens"]["40"]["mode_summaries"]["reactive"]["average_cache_hit_rate"] == 1
     assert full["by_context_tokens"]["150"]["mode_summaries"]["reactive"]["average_cache_hit_rate"] < 1
 
-    assert run_command(["experiment", str(folder), "-o", "elsewhere"]) == 0
+    assert main([str(folder), "-o", "elsewhere"]) == 0
     assert "selector full, 5 pages per layer: 40, 150 tokens" in capsys.readouterr().out
     assert {path.name for path in Path("elsewhere").iterdir()} == {"experiment_summary.json", "kv_cache_comparison.png"}
 
@@ -83,5 +85,5 @@ def test_unmeasured_it_selects_by_what_the_capture_has_and_is_no_experiment(
     assert {cell["selector"] for cell in cells} == {"full", "top-k by mass"}
 
     folder = next((tmp_path / "out" / "kv_prefetch").iterdir())
-    assert run_command(["experiment", str(folder)]) == 2
+    assert main([str(folder)]) == 2
     assert "one trace was replayed for every context" in capsys.readouterr().err

@@ -8,19 +8,20 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-
-from kvsim.cli import run_command
-from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.predictors import compare as predictors
-from kvsim.experiments.decode.predictors.compare import (
-    Contest,
+from predictors import main
+from predictors_parts import compare as predictors
+from predictors_parts.compare import (
+    Comparison,
     Record,
     compare_predictors,
     parse_budget,
     result_of,
     with_speculation,
 )
-from kvsim.experiments.decode.report.predictors import predictors_text, predictors_verdict
+from predictors_parts.report import predictors_text, predictors_verdict
+
+from kvsim.cli import run_command
+from kvsim.errors import ScenarioError
 from kvsim.policies.selectors import TopK, middle_of
 from kvsim.report.results import load_result, write_result
 from kvsim.scenario.shipped import find_capture
@@ -45,18 +46,18 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def contest(capture: Path) -> Contest:
-    return Contest(
+def comparison(capture: Path) -> Comparison:
+    return Comparison(
         captures=(str(capture),), profiles=("cpu-smollm2-135m",), budgets=((12, 1.25),), tuned_on="smollm2-docs"
     )
 
 
 @pytest.fixture(scope="module")
-def records(contest: Contest) -> list[Record]:
+def records(comparison: Comparison) -> list[Record]:
     chosen = tuple(one for one in predictors.PREDICTORS if one.name in JUDGED)
     with pytest.MonkeyPatch.context() as patch, joblib.parallel_config(backend="sequential"):
         patch.setattr(predictors, "PREDICTORS", chosen)
-        return compare_predictors(contest)
+        return compare_predictors(comparison)
 
 
 def _of(records: list[Record], name: str) -> Record:
@@ -103,7 +104,7 @@ def test_recall_of_the_previous_step_is_the_share_of_a_selection_that_was_in_the
     assert recall_frac == pytest.approx(float(np.mean(found)), abs=0.01)
 
 
-def test_foretelling_with_corrected_speculation_finds_more_and_stalls_less(records: list[Record]) -> None:
+def test_predicting_with_corrected_speculation_finds_more_and_stalls_less(records: list[Record]) -> None:
     ours, base = _of(records, "corrected"), _of(records, "previous-step")
     assert ours["selection_recall_frac"] > base["selection_recall_frac"]
     assert ours["misses_avoided_frac"] > base["misses_avoided_frac"]
@@ -111,8 +112,10 @@ def test_foretelling_with_corrected_speculation_finds_more_and_stalls_less(recor
     assert ours["select_s@cpu-smollm2-135m"] > base["select_s@cpu-smollm2-135m"]
 
 
-def test_the_table_is_a_result_that_a_folder_holds(records: list[Record], contest: Contest, tmp_path: Path) -> None:
-    result = result_of(contest, records, verdict=predictors_verdict(records), command="kvsim policy predictors")
+def test_the_table_is_a_result_that_a_folder_holds(
+    records: list[Record], comparison: Comparison, tmp_path: Path
+) -> None:
+    result = result_of(comparison, records, verdict=predictors_verdict(records), command="python bench/predictors.py")
     read = load_result(write_result(result, tmp_path))
     assert read.summary["verdict"] == predictors_verdict(records)
     assert [cell["predictor"] for cell in read.summary["cells"]] == list(JUDGED)
@@ -132,7 +135,7 @@ def test_a_capture_too_short_for_the_warm_up_is_refused(capture: Path, tmp_path:
         for step in range(predictors.WARMUP_STEPS + 1):
             writer.append(file.context_tokens(step).tolist(), dict(file.record(step)))
     with pytest.raises(ScenarioError, match="has 9 steps; the table needs more than 9"):
-        compare_predictors(Contest(captures=(str(path),)))
+        compare_predictors(Comparison(captures=(str(path),)))
 
 
 def test_where_speculation_was_not_measured_scoring_and_attention_input_stand_in() -> None:
@@ -152,7 +155,7 @@ def test_the_command_prints_the_records_and_writes_table_and_picture(
     monkeypatch.setattr(predictors, "PREDICTORS", predictors.PREDICTORS[:2])
     arguments = ["--capture", str(capture), "--budget", "12:1.25", "-o", str(tmp_path), "--json"]
     with joblib.parallel_config(backend="sequential"):
-        assert run_command(["policy", "predictors", *arguments]) == 0
+        assert main(arguments) == 0
     summary = json.loads(capsys.readouterr().out)
     assert [cell["predictor"] for cell in summary["cells"]] == ["lru", "previous-step"]
     (folder,) = (tmp_path / "predictors").iterdir()

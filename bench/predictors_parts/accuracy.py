@@ -1,4 +1,4 @@
-"""How much of the next selection a prefetcher foretells, with no cache in play: every page of the middle is missing."""
+"""How much of the next selection a prefetcher predicts, with no cache in play: every page of the middle is missing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Accuracy:
     """Of the pages of the middle that a layer reads next, over all layers and steps that count."""
 
     recall_frac: float
-    """Share of the pages read that were foretold."""
+    """Share of the pages read that were predicted."""
     precision_frac: float
-    """Share of the pages foretold that were read; the recall where always as many were foretold as were read."""
+    """Share of the pages predicted that were read; the recall where always as many were predicted as were read."""
 
 
 def measure_accuracy(
     prefetcher: Prefetcher, replay: Replay, *, sink_pages: int, recent_pages: int, warmup_steps: int
 ) -> Accuracy:
-    """Return how well `prefetcher` foretells each layer's selection of the middle from the decision just before it.
+    """Return how well `prefetcher` predicts each layer's selection of the middle from the decision just before it.
 
     It sees a device that holds sinks, window and open pages only, so that it wants all that it expects. Of what it
     wants of the coming layer, the first count, as many as that layer then reads of its middle.
@@ -38,7 +38,7 @@ def measure_accuracy(
     if isinstance(prefetcher, Oracle):
         prefetcher.foresee(ReplayFuture(replay, everything=False))
     prefetcher.start(NO_PAGES)
-    foretold, read, found = 0, 0, 0
+    predicted, read, found = 0, 0, 0
     guess: PageIds = NO_PAGES
     for step in range(replay.num_steps):
         for layer in range(grid.num_layers):
@@ -47,7 +47,7 @@ def measure_accuracy(
             middle = reading.selected[missing[reading.selected]]
             if step >= warmup_steps:
                 mine = guess[grid.layer_of(guess) == layer][: middle.size]
-                foretold += mine.size
+                predicted += mine.size
                 read += middle.size
                 found += int(np.intersect1d(mine, middle).size)
             missing[middle] = False
@@ -67,7 +67,7 @@ def measure_accuracy(
             guess = prefetcher.wanted(view)
     return Accuracy(
         recall_frac=found / read if read else float("nan"),
-        precision_frac=found / foretold if foretold else float("nan"),
+        precision_frac=found / predicted if predicted else float("nan"),
     )
 
 

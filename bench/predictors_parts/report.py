@@ -1,4 +1,4 @@
-"""The predictors' table: what each prefetcher foretells and what that is worth, as frame, text, verdict, picture."""
+"""The predictors' table: what each prefetcher predicts and what that is worth, as frame, text, verdict, picture."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kvsim.report.style import PALETTE, STYLE, add_panels, legend_above, new_fig
 
 BASE, ALONE, BOUNDS = "previous-step", "lru", ("belady", "oracle-prefetch")
 MIN_GAIN_POINTS, MAX_STALL_FRAC = 10.0, 0.5
-"""What a predictor should reach beside `BASE`: so much more recall, at most such a share of its stall."""
+"""What a predictor should reach against `BASE`: so much more recall, at most such a share of its stall."""
 
 LEGEND = (
     "Means over the texts that nothing was tuned on; the middle of the context only. recall: share of a layer's next "
-    "selection that is among as many foretold pages (precision is the same number). moved: pages over the link, "
+    "selection that is among as many predicted pages (precision is the same number). moved: pages over the link, "
     "demand and prefetch, in multiples of what no prefetching moves. avoided: share of its demand misses. used: "
     "share of prefetched pages that were read before they left. of misses: used / (used + missed). "
     "stall, step: milliseconds a token, simulated; decisions cost what those of lru do."
@@ -84,7 +84,7 @@ def _aligned(table: Sequence[Sequence[str]], *, markdown: bool) -> list[str]:
 
 
 def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the table says against its targets: recall over previous-step, stall beside it, the whole step."""
+    """Return what the table says against its targets: recall over previous-step, stall against it, the whole step."""
     frame = predictors_frame(records)
     profiles = [name.split("@")[1] for name in frame.columns if name.startswith("stall_s@")]
     lines, is_reached = [], []
@@ -97,7 +97,7 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
         ours, base = real[best], real[BASE]
         gain = 100 * (ours["selection_recall_frac"] - base["selection_recall_frac"])
         lines.append(
-            f"{budget_pages} pages a layer: {best} foretells best, {gain:.1f} points of recall above {BASE}. At "
+            f"{budget_pages} pages a layer: {best} predicts best, {gain:.1f} points of recall above {BASE}. At "
             f"{ours['moved_vs_lru_frac']:.2f} times the bytes of no prefetching it avoids "
             f"{_percent(ours['misses_avoided_frac'])} of the misses; {BASE}, at {base['moved_vs_lru_frac']:.2f} times, "
             f"{_percent(base['misses_avoided_frac'])}."
@@ -119,7 +119,7 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
             + ("reached throughout." if all(is_reached) else "missed." if not any(is_reached) else "reached in part.")
         )
     lines += [
-        f"{name}: the profile has no measured cost of foretelling the next layer's scores. Scoring pages and all of "
+        f"{name}: the profile has no measured cost of predicting the next layer's scores. Scoring pages and all of "
         "the attention input together stand in, an upper bound: steps with speculation are at most so long."
         for name in profiles
         if records[0].get(f"is_speculation_assumed@{name}")
@@ -128,7 +128,7 @@ def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def predictors_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return the picture: recall of the next selection by text, and stall and step beside no prefetching.
+    """Return the picture: recall of the next selection by text, and stall and step against no prefetching.
 
     Dots are texts, bars their mean; what is above the dashed line is worse than not prefetching.
     """
@@ -138,7 +138,7 @@ def predictors_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     budgets = sorted(set(frame["budget_pages"]))
     figure = new_figure(
         3.2 + 3.4 * len(profiles),
-        "Foretelling what attention reads next, and what it is worth at equal bytes",
+        "Predicting what attention reads next, and what it is worth at equal bytes",
         f"Middle of the context, best {int(frame['k_pages'].iloc[0])} pages a layer by estimate. Simulated. Bars: mean "
         "over texts; dots: texts.",
     )
@@ -153,7 +153,7 @@ def predictors_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
                 _bars(row[0], frame, "misses_avoided_frac", order, looks)
                 row[0].set_xlabel("demand misses avoided, %")
             for axis, part in zip(row[1:], ("stall_s", "step_s"), strict=True):
-                shown = frame.assign(ratio=_beside_none(frame, f"{part}@{profile}"))
+                shown = frame.assign(ratio=_against_none(frame, f"{part}@{profile}"))
                 _bars(axis, shown, "ratio", order, looks)
                 axis.axvline(100, color="black", linestyle="--", linewidth=1)
                 axis.set_yticklabels([])
@@ -165,7 +165,7 @@ def predictors_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _beside_none(frame: pd.DataFrame, name: str) -> Any:
+def _against_none(frame: pd.DataFrame, name: str) -> Any:
     alone = frame[frame["predictor"] == ALONE].set_index(["capture", "budget_pages"])[name]
     keys = pd.MultiIndex.from_frame(frame[["capture", "budget_pages"]])
     return pd.Series(frame[name].to_numpy() / alone.reindex(keys).to_numpy(), index=frame.index)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from kvsim.experiments.decode.report.predictors import predictors_frame, predictors_verdict
+from predictors_parts.report import predictors_frame, predictors_verdict
 
 
 def _record(predictor: str, *, capture: str = "held-out", tuned: bool = False, **figures: float) -> dict[str, Any]:
