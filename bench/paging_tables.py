@@ -1,6 +1,8 @@
 """Compares paging with keeping every page on the device, in the tables of a published prefetching experiment.
 
-python bench/paging_tables.py results/kv_prefetch/RUN   # of `kvsim measure kv_prefetch`; docs/kv-prefetch.md
+    python bench/paging_tables.py results/kv_prefetch/RUN
+
+The folder is a result of `kvsim measure kv_prefetch`; docs/kv-prefetch.md shows the tables.
 """
 
 from __future__ import annotations
