@@ -1,4 +1,4 @@
-"""Plain-Python references of the simpler policies: what the kernels are tested against, access by access.
+"""Plain versions of the compiled cache policies: short enough to be believed, and what the kernels are tested against.
 
 ``access(key)`` returns whether it hit, whether the key is in afterwards, and the key that left, or None.
 """
@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
 HIT = Outcome(True, True, None)
 
 
-class PlainFifo:
+class Fifo:
     """The key that came first leaves."""
 
     def __init__(self, capacity: int) -> None:
@@ -37,7 +37,7 @@ class PlainFifo:
         return Outcome(False, True, victim)
 
 
-class PlainLru(PlainFifo):
+class Lru(Fifo):
     """The key accessed longest ago leaves."""
 
     def access(self, key: int) -> Outcome:
@@ -47,7 +47,7 @@ class PlainLru(PlainFifo):
         return outcome
 
 
-class PlainSecondTouch(PlainLru):
+class SecondTouch(Lru):
     """LRU that a key enters when it is met for the second time, however long ago the first was."""
 
     def __init__(self, capacity: int) -> None:
@@ -62,7 +62,7 @@ class PlainSecondTouch(PlainLru):
         return super().access(key)
 
 
-class PlainLfu:
+class Lfu:
     """The key with the fewest accesses since it came leaves, among equals the one accessed longest ago."""
 
     def __init__(self, capacity: int) -> None:
@@ -84,7 +84,7 @@ class PlainLfu:
         return Outcome(False, True, victim)
 
 
-class PlainRandom:
+class Random:
     """A key drawn uniformly leaves; its slot is the newcomer's."""
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
@@ -112,7 +112,7 @@ class PlainRandom:
         return mixed ^ (mixed >> 31)
 
 
-class PlainBelady:
+class Belady:
     """The key needed again last leaves; of those never needed again, the one accessed latest."""
 
     def __init__(self, capacity: int, future: Sequence[int]) -> None:
@@ -122,7 +122,7 @@ class PlainBelady:
         self.now = 0
 
     def access(self, key: int) -> Outcome:
-        """Access one key, the next of the foretold."""
+        """Access one key, the next of the future."""
         hit = key in self.last
         victim = None
         if not hit and len(self.last) == self.capacity:

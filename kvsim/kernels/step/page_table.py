@@ -1,4 +1,4 @@
-"""The books of a compiled run: `kvsim.policies.residency` and the counts and the digest of `kvsim.sim.ledger`."""
+"""The page table of a compiled run, as in `kvsim.policies.residency`, and counts and digest as in `kvsim.sim.ledger`."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def is_sound(run, victims, prefetches):
 
 @compiled
 def carry_out(run, selected, misses, victims, prefetches):
-    """Enter a sound plan in the books; return whether every page has a slot."""
+    """Enter a sound plan in the page table; return whether every page has a slot."""
     counts, flags, free = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE)
     was_evictable = masks(run, WAS_EVICTABLE)[0]
     shares, layer = free.size == 1, counts[LAYER]

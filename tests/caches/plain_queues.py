@@ -1,13 +1,13 @@
-"""Plain-Python references of the policies made of several queues: SIEVE, ARC, S3-FIFO."""
+"""Plain versions of the policies made of several queues: SIEVE, ARC, S3-FIFO."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from kvsim.caches.plain import HIT, Outcome
+from tests.caches.plain import HIT, Outcome
 
 
-class PlainSieve:
+class Sieve:
     """SIEVE (NSDI 2024): a hand goes from the oldest to the newest and lets go of the first that was not visited."""
 
     def __init__(self, capacity: int) -> None:
@@ -37,7 +37,7 @@ class PlainSieve:
         return victim
 
 
-class PlainArc:
+class Arc:
     """ARC as figure 4 of the paper has it (FAST 2003), with a real target."""
 
     def __init__(self, capacity: int) -> None:
@@ -94,8 +94,8 @@ class PlainArc:
         return victim
 
 
-class PlainS3Fifo:
-    """S3-FIFO (SOSP 2023), algorithm 1, with ghosts told by their turn as section 4.2 does."""
+class S3Fifo:
+    """S3-FIFO (SOSP 2023), algorithm 1, with ghosts known by their turn as section 4.2 does."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
