@@ -13,8 +13,7 @@ from kvsim import __version__
 from kvsim.cli.measure import add_commands
 from kvsim.cli.mrc import add_caches
 from kvsim.cli.outputs import as_argument, kept, named, output_file, output_folder
-from kvsim.cli.policy import add_policy, policy_app
-from kvsim.cli.predictors import add_predictors
+from kvsim.cli.policy import add_policy
 from kvsim.cli.search import add_search
 from kvsim.cli.serving import add_serving
 from kvsim.cli.terminal import bar, command_text, exit_code, need_torch
@@ -375,5 +374,4 @@ add_timeline(app)
 add_serving(app)
 add_search(app)
 add_policy(app)
-add_predictors(policy_app)
 add_caches(app)

@@ -1,4 +1,4 @@
-"""The commands that run the real model and judge what it did: measure, compare, crosscheck, experiment."""
+"""The commands that run the real model and judge what it did: measure, compare, crosscheck."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(measure)
     app.command()(compare)
     app.command()(crosscheck)
-    app.command()(experiment)
 
 
 def measure(
@@ -131,32 +130,6 @@ def crosscheck(
         typer.echo(f"\nmeasured:  {measured}")
         for written in folders:
             typer.echo(f"simulated: {written}")
-
-
-def experiment(
-    result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", parser=named, help="Folder for JSON and picture, instead of the result's."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
-) -> None:
-    """Compare paging with keeping everything, in the tables of a prefetching experiment."""
-    from kvsim.experiments.decode.report.experiment import experiment_of, experiment_summary
-    from kvsim.experiments.decode.report.experiment_tables import experiment_figure, experiment_text
-    from kvsim.report.results import load_result, summary_json, write_picture
-    from kvsim.report.style import png
-
-    found = experiment_of(load_result(result))
-    folder = output_folder(output or result)
-    contents = summary_json(experiment_summary(found))
-    text = contents if as_json else experiment_text(found)
-    written = kept(lambda: write_picture(contents.encode(), folder, "experiment_summary.json"), text)
-    figure = png(experiment_figure(found))
-    picture = kept(lambda: write_picture(figure, folder, "kv_cache_comparison.png"), text)
-    typer.echo(text if as_json else f"{text}\n\nsummary: {written}\npicture: {picture}", nl=not as_json)
 
 
 def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: bool) -> None:

@@ -84,6 +84,9 @@ PREFETCHERS: dict[str, Entry] = {
     "previous-step": Entry(
         "kvsim.policies.prefetchers.previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
     ),
+    "next-step": Entry(
+        "kvsim.policies.prefetchers.next_step:NextStep", "prefetch", "FreeKV, arXiv 2505.13109, over a window"
+    ),
     "window-union": Entry(
         "kvsim.policies.prefetchers.window_union:WindowUnion", "prefetch", "SparseServe, arXiv 2509.24626"
     ),

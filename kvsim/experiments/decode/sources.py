@@ -14,8 +14,9 @@ from kvsim.scenario.digest import file_digest
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_capture
 from kvsim.sim import Replay
-from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
-from kvsim.traces.access.base import NEXT_LAYER, AccessSource
+from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator
+from kvsim.traces.access.base import NEXT_LAYER, AccessSource, RecordedAccesses
+from kvsim.traces.access.registry import open_accesses
 from kvsim.traces.access.repeated import Repeated
 
 EXTRAPOLATED_STEPS = 64
@@ -36,7 +37,7 @@ class Sources:
     def __init__(self, base_dir: Path | None, find: Callable[[Scenario], Path] | None = None) -> None:
         self._base_dir = base_dir
         self._find = find
-        self._files: dict[Path, TraceFile] = {}
+        self._files: dict[Path, RecordedAccesses] = {}
         self._fits: dict[tuple[Path, int, str], GeneratorParameters] = {}
         self._latest: tuple[Hashable, Replay] | None = None
 
@@ -104,7 +105,7 @@ class Sources:
 
     def texts(self) -> list[str]:
         """Return what was read where the opened traces were recorded, each text once."""
-        return sorted({file.header.text for file in self._files.values()})
+        return sorted({file.text for file in self._files.values()})
 
     def unopened(self) -> Sources:
         """Return the same without anything open, for another process; generators stay fitted."""
@@ -123,9 +124,9 @@ class Sources:
     def _path(self, scenario: Scenario) -> Path:
         return self._find(scenario) if self._find else find_capture(scenario.trace.path, self._base_dir)
 
-    def _open(self, path: Path) -> TraceFile:
+    def _open(self, path: Path) -> RecordedAccesses:
         if path not in self._files:
-            self._files[path] = open_trace(path)
+            self._files[path] = open_accesses(path)
         return self._files[path]
 
     def _make(self, cell: Cell, seed: int) -> AccessSource:
@@ -158,7 +159,7 @@ def num_steps_of(scenario: Scenario, available: int) -> int:
     return steps
 
 
-def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
+def _check_speculation(scenario: Scenario, file: AccessSource) -> None:
     if scenario.trace.extrapolate is not None and scenario.selector.channel != NEXT_LAYER:
         raise ScenarioError(
             f"{scenario.name}: a policy reads {NEXT_LAYER}, which [trace.extrapolate] does not generate; replay a "
@@ -167,7 +168,7 @@ def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
     file.scores(0, 0, NEXT_LAYER, scenario.page_tokens)
 
 
-def _check_layers(scenario: Scenario, shape: ModelShape, file: TraceFile) -> None:
+def _check_layers(scenario: Scenario, shape: ModelShape, file: AccessSource) -> None:
     if file.num_layers != shape.num_layers:
         raise ScenarioError(
             f"{scenario.name}: trace {scenario.trace.path} has {file.num_layers} layers, the model shape "

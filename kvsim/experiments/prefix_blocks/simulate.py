@@ -93,7 +93,10 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
             *dict.fromkeys(line for line in notes if line is not None),
         ],
         profile=profile,
-        extra={"requests_digest": "-".join(digest_of(requests) for requests in traces.values())},
+        extra={
+            "requests_digest": "-".join(digest_of(requests) for requests in traces.values()),
+            "trace_reading": list(dict.fromkeys(requests.reading for requests in traces.values())),
+        },
     )
 
 
@@ -304,7 +307,9 @@ def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells and the verdict."""
     how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     table = cells_text(summary["cells"], COLUMNS)
-    return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
+    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
+    head = "\n".join([f"{summary['scenario']}: {how}", *readings])
+    return "\n\n".join([head, f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
 
 
 def figures(result: RunResult) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from kvsim.experiments.prompt_cache.scenario import PromptsChoice
 from kvsim.scenario.digest import content_digest
 from kvsim.scenario.shipped import find_requests, find_tokens
 from kvsim.traces.requests.base import Request
-from kvsim.traces.requests.full_blocks import read_full_blocks
+from kvsim.traces.requests.registry import open_requests
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import IntArray
 
@@ -68,7 +68,7 @@ def _of_stream(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntAr
 
 def _of_trace(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntArray]:
     """Return tokens for the blocks of each request: a block's are the same wherever it occurs; tails are their own."""
-    rows = (request for request in read_full_blocks(path, block_tokens=BLOCK_TOKENS) if request.input_tokens)
+    rows = (request for request in open_requests(path, "full-blocks").requests if request.input_tokens)
     first = itertools.islice(rows, choice.num_requests)
     prompts = [_stand_ins(request, number, vocab_size) for number, request in enumerate(first)]
     if len(prompts) < choice.num_requests:

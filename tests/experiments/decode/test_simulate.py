@@ -83,7 +83,10 @@ def test_budget_below_the_minimum_names_it_and_the_minimum_runs() -> None:
         check(scenario, base_dir)
     least = int(str(caught.value).rsplit(" ", 1)[-1])
     fitting, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={least}")
-    assert simulate(fitting, Job(base_dir=base_dir)).summary["cells"][0]["moved_bytes"] > 0
+    roomier, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={2 * least}")
+    few, more = (simulate(cell, Job(base_dir=base_dir)).summary["cells"][0] for cell in (fitting, roomier))
+    assert few["misses"] + few["prefetched"] > more["misses"] + more["prefetched"] > 0
+    assert few["hits"] + few["misses"] == more["hits"] + more["misses"] > 0
     short, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={least - 1}")
     with pytest.raises(CapacityError):
         simulate(short, Job(base_dir=base_dir))

@@ -67,7 +67,7 @@ def test_a_lying_row_stops_the_command_with_file_and_line(trace, tmp_path, capsy
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
-        (["trace.format=azure"], "say what to assume: shared_tokens = 0"),
+        (["trace.format=azure"], "state what to assume: shared_tokens = 0"),
         (["trace.format=sessions"], "tokenizer should be 'bytes' or the folder of a model"),
         (["cache.policy=lur"], "did you mean 'lru'?"),
         (["cache.index=radix", "cache.policy=arc"], "ranks leaves by lru, fifo or lfu"),

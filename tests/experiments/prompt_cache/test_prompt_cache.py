@@ -20,7 +20,7 @@ from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.traces.requests.base import gather
-from kvsim.traces.requests.full_blocks import read_full_blocks
+from kvsim.traces.requests.registry import open_requests
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream
 from tests.experiments.named import load_named
 from tests.experiments.tiny import forward_table, write_tiny
@@ -140,7 +140,7 @@ def test_tokens_that_stand_in_for_blocks_are_shared_as_the_blocks_are() -> None:
     books = PromptBooks(1, [TierBudget(tier="device")])
     reused = np.array([books.request(prompt)[0].shared_tokens for prompt in prompts])
     path = Path(__file__).parents[3] / "captures" / "agent-sessions.requests.jsonl.gz"
-    rows = [row for row in read_full_blocks(path) if row.input_tokens][:300]
+    rows = [row for row in open_requests(path, "full-blocks").requests if row.input_tokens][:300]
     blocks = gather(rows, block_tokens=16, source=path)
     hits = replay(blocks.blocks, blocks.starts, blocks.parents, policy="lru", budget_blocks=None).hits
     assert [prompt.size for prompt in prompts] == [row.input_tokens for row in rows]
