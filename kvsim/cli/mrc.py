@@ -17,11 +17,16 @@ def add_caches(app: typer.Typer) -> None:
 
 def mrc(
     file: Annotated[
-        str, typer.Argument(help="An access trace or a shipped capture, *.jsonl with hash_ids, *.npy, or *.txt.")
+        str,
+        typer.Argument(
+            help="A shipped capture or request trace by name, or a file: an access trace, requests, or keys."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="page_tokens, selector.k_pages, block_tokens... Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="page_tokens, selector.k_pages, format, block_tokens... Repeatable."
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for the picture.")
@@ -30,12 +35,17 @@ def mrc(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table, and no picture.")] = False,
 ) -> None:
     """Print the exact miss ratio of LRU at every budget, from one pass over a trace, and where its knee is."""
-    from kvsim.experiments.decode.miss_curve import curve_of, parse_settings, shown_budgets, summary_of
+    from kvsim.experiments.decode.miss_curve import (
+        curve_of,
+        find_accesses,
+        parse_settings,
+        shown_budgets,
+        summary_of,
+    )
     from kvsim.report.results import summary_json, write_picture
-    from kvsim.scenario.shipped import find_capture
 
     settings = parse_settings(overrides or ())
-    path = Path(file) if Path(file).suffix and not file.endswith(".kvtrace") else find_capture(file)
+    path = find_accesses(file)
     if figures and not as_json:
         output_folder(output)
     curve, keys = curve_of(path, settings)

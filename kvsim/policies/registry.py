@@ -21,6 +21,15 @@ prefetcher and any admission beside it.
 """
 
 
+PlugIns: TypeAlias = Mapping[str, Any]
+"""Policies and parts of policies by ``module:Class``, for those that cannot be imported by it, as from a notebook.
+
+A value is a class, or an instance: a template of which every run gets a deep copy (`kvsim.policies.make`).
+"""
+
+NO_PLUG_INS: PlugIns = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One built-in class: where it is and where its idea comes from."""
@@ -74,6 +83,9 @@ PREFETCHERS: dict[str, Entry] = {
     "none": Entry("kvsim.policies.prefetchers.none:NoPrefetch", "prefetch", "on demand only"),
     "previous-step": Entry(
         "kvsim.policies.prefetchers.previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
+    ),
+    "next-step": Entry(
+        "kvsim.policies.prefetchers.next_step:NextStep", "prefetch", "FreeKV, arXiv 2505.13109, over a window"
     ),
     "window-union": Entry(
         "kvsim.policies.prefetchers.window_union:WindowUnion", "prefetch", "SparseServe, arXiv 2509.24626"

@@ -12,8 +12,9 @@ from typing import Literal
 import tomli_w
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from kvsim.errors import CalibrationError
+from kvsim.errors import CalibrationError, ScenarioError
 from kvsim.profile.tables import CostTable, Row
+from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.toml import Strict, read_toml, validate
 from kvsim.scenario.whole_files import write_whole
@@ -112,6 +113,8 @@ class Profile(Strict):
     shape: ModelShape
     quantisation: Quantisation | None = None
     """How the weights were packed that were measured."""
+    scaled_from: str | None = None
+    """The model that the tables were measured for, where they were scaled to this shape by rule; never in a file."""
     machine: Machine
     segments: dict[str, SegmentCost]
     sync_s: NonNegativeFloat
@@ -168,7 +171,7 @@ class Profile(Strict):
         if cost is None:
             raise CalibrationError(
                 f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
-                "calibrate again"
+                f"{self.advice}"
             )
         return cost
 
@@ -182,8 +185,15 @@ class Profile(Strict):
         """
         if name not in self.caches:
             known = ", ".join(sorted(self.caches)) or "none of the other caches"
-            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
+            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; {self.advice}")
         return self.caches[name]
+
+    @property
+    def advice(self) -> str:
+        """What to do where it lacks a cost: only what was measured can be measured again."""
+        if self.kind == "measured":
+            return "calibrate again"
+        return f"it is {self.kind}, not measured: take one that `kvsim calibrate` wrote"
 
     def decision_cost(self, policy: str) -> str:
         """Return the name in `policies` of the table that stands for decisions of `policy`.
@@ -233,6 +243,29 @@ def load_profile(path: Path) -> Profile:
             f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; calibrate again"
         )
     return validate(Profile, tables, where=str(path), error=CalibrationError)
+
+
+def check_made_for(
+    profile: Profile, shape: ModelShape, quantisation: Quantisation | None = None, *, where: str
+) -> None:
+    """Refuse a profile of another model shape, or of weights packed otherwise.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the fields that differ.
+    """
+    way_out = "or set profile.allow_other_shape = true"
+    if profile.shape != shape:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made for another model shape than the scenario's, in these fields: "
+            f"{differing_fields(profile.shape, shape)}; calibrate this shape, {way_out}"
+        )
+    if profile.quantisation != quantisation:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
+            f"the scenario has {quantisation or 'unpacked'} ones; calibrate such weights with --quantisation, {way_out}"
+        )
 
 
 def write_profile(profile: Profile, path: Path) -> None:

@@ -142,19 +142,20 @@ def _raise_as(error: type[KvsimError]) -> Callable[[str, str], KvsimError]:
 def _find(
     name_or_path: str, noun: str, suffix: str, beside: Path | None, error: Callable[[str, str], KvsimError]
 ) -> Path:
-    """Return the file that is meant: whatever has a folder or the suffix is a path, all else a shipped name."""
-    if "/" not in name_or_path and not name_or_path.endswith(suffix):
-        known = shipped(f"{noun}s", suffix)
-        if name_or_path in known:
-            return known[name_or_path]
-        hint = nearest(name_or_path, known)
-        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
+    """Return the file that is meant: a shipped one of this name, else that of this path."""
+    is_name = "/" not in name_or_path and not name_or_path.endswith(suffix)
+    known = shipped(f"{noun}s", suffix) if is_name else {}
+    if name_or_path in known:
+        return known[name_or_path]
     places = [Path(name_or_path)]
     if beside is not None:
         places.append(beside / name_or_path)
     for place in places:
-        if _exists(place):
+        if _exists(place) and (place.is_file() or not is_name):
             return place
+    if is_name:
+        hint = nearest(name_or_path, known)
+        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
     beside_too = "" if beside is None else f" here, nor in {beside}"
     raise error(name_or_path, f"no such {noun} file{beside_too}")
 

@@ -25,10 +25,8 @@ FOLDERS = {
     "measure": ["measure", "crosscheck_quick"],
     "measure --max-context": ["measure", "crosscheck_quick", "--max-context"],
     "crosscheck": ["crosscheck", "crosscheck_quick", "--no-calibrate"],
-    "predictors": ["policy", "predictors"],
     "whatif": ["whatif", "RESULT", "--set", "page_tokens=64"],
     "compare": ["compare", "RESULT", "RESULT"],
-    "experiment": ["experiment", "RESULT"],
     "mrc": ["mrc", "smollm2-docs"],
     "profile show": ["profile", "show", "h200-llama-3-8b-published"],
     "trace info": ["trace", "info", "smollm2-docs"],
@@ -46,12 +44,11 @@ FILES = {
 """Commands that write one file."""
 
 WORK = (
-    *(f"kvsim.cli.{name}bar" for name in ("", "measure.", "policy.", "predictors.", "search.", "timeline.")),
+    *(f"kvsim.cli.{name}bar" for name in ("", "measure.", "policy.", "search.", "timeline.")),
     "kvsim.traces.generator.fit.fit_generator",
     "kvsim.traces.access.statistics.measure_statistics",
     "kvsim.experiments.decode.miss_curve.curve_of",
-    "kvsim.experiments.compare_results",
-    "kvsim.experiments.decode.report.experiment.experiment_summary",
+    "kvsim.experiments.registry.compare_results",
     "kvsim.report.profile_figures.profile_figure",
     "kvsim.experiments.serving.write.write_schedule",
 )
@@ -192,7 +189,6 @@ def full_disk(*arguments: Any, **options: Any) -> Any:
         (["run", "smollm2_cpu"], "kvsim.report.results.write_result"),
         (["sweep", "smollm2_cpu", "--workers", "1"], "kvsim.report.results.write_result"),
         (["whatif", "RESULT"], "kvsim.report.results.write_result"),
-        (["experiment", "RESULT"], "kvsim.report.results.write_picture"),
     ],
 )
 def test_what_was_worked_out_is_printed_where_writing_fails(
@@ -200,8 +196,7 @@ def test_what_was_worked_out_is_printed_where_writing_fails(
 ):
     monkeypatch.chdir(tmp_path)
     command = [str(result) if word == "RESULT" else word for word in command]
-    if command[0] != "experiment":
-        command += ["--set", "budget.pages_per_layer=32"]
+    command += ["--set", "budget.pages_per_layer=32"]
     if command[0] in ("run", "sweep"):
         command += ["--set", "run.policies=resident,lru", "--set", "trace.num_steps=16", "--no-figures"]
     monkeypatch.setattr(writer, full_disk)

@@ -178,6 +178,11 @@ class TraceFile:
         return open_trace, (self.path, False)
 
     @property
+    def text(self) -> str:
+        """What was read, in words."""
+        return self.header.text
+
+    @property
     def num_layers(self) -> int:
         """Layers recorded."""
         return self.header.num_layers
