@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.limits import Count
 from kvsim.scenario.toml import Strict
 
 
@@ -17,7 +18,7 @@ class Generation(Strict):
     """False: every step runs the whole context through the model again."""
     batch: PositiveInt = 1
     prompt_tokens: PositiveInt = 128
-    new_tokens: PositiveInt = 128
+    new_tokens: Count = 128
     text: str = "python-docs"
     """What is read: ``python-docs``, ``python-code``, or a UTF-8 text file; generation is greedy."""
     repeats: PositiveInt = 1
