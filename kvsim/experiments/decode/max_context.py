@@ -16,6 +16,7 @@ from kvsim.experiments.base import near
 from kvsim.experiments.decode.cells import Cell, Extent, cells_of, measured_extent, resolve
 from kvsim.experiments.decode.engine.inputs import check_peer, decode_input
 from kvsim.experiments.decode.engine.probe import NUM_STEPS, ContextProbe, Need, need_of
+from kvsim.experiments.decode.needs import check_needs
 from kvsim.experiments.decode.report.max_context import max_context_text
 from kvsim.experiments.types import Files, Job
 from kvsim.policies.future import is_oracle
@@ -140,6 +141,7 @@ def _distinct(cells: list[Cell]) -> list[Cell]:
 def _check(cell: Cell) -> None:
     scenario = cell.scenario
     cell.check_budget()
+    check_needs(cell, is_measured=True)
     if scenario.model.path is None and (scenario.model.quantisation or cell.shape.learned_positions):
         raise ScenarioError(
             f"{scenario.name}: no model.path; random weights stand in for a Llama-like model's, not packed, alone"

@@ -25,8 +25,8 @@ MAX_RUN_S = 12 * 3600.0
 """A cell that would take longer is refused: nobody meant it."""
 
 
-def check_needs(cell: Cell) -> None:
-    """Refuse a cell that no machine like this one can simulate.
+def check_needs(cell: Cell, *, is_measured: bool = False) -> None:
+    """Refuse a cell that no machine like this one can simulate, or measure: then keys and values take memory, too.
 
     Raises
     ------
@@ -34,9 +34,11 @@ def check_needs(cell: Cell) -> None:
         With the memory and the time that it would take.
     """
     grid, scenario = cell.setting.grid, cell.scenario
-    num_steps = cell.extent.num_steps * scenario.run.repetitions
+    repeats = scenario.measure.repeats if is_measured and scenario.measure is not None else scenario.run.repetitions
+    num_steps = cell.extent.num_steps * repeats
     prefetches = grid.num_layers * cell.setting.prefetch_quota_pages
-    memory_bytes = grid.num_pages * PAGE_ID_BYTES + prefetches * PREFETCH_BYTES
+    page_bytes = PAGE_ID_BYTES + (cell.page_bytes if is_measured else 0)
+    memory_bytes = grid.num_pages * page_bytes + prefetches * PREFETCH_BYTES
     run_s = grid.num_pages * num_steps * PAGE_STEP_S
     available_bytes = physical_memory_bytes()
     if grid.num_pages <= MAX_PAGES and memory_bytes <= available_bytes and run_s <= MAX_RUN_S:
@@ -44,8 +46,8 @@ def check_needs(cell: Cell) -> None:
     raise CapacityError(
         f"{scenario.name}: {grid.num_pages:,} pages ({grid.num_sequences:,} sequences of {grid.num_layers:,} layers of "
         f"{grid.pages_per_layer:,} pages) for {num_steps:,} steps would take about {format_bytes(memory_bytes)} of "
-        f"memory and {_hours(run_s)} to simulate; this machine has {format_bytes(available_bytes)}, and the limit is "
-        f"{_hours(MAX_RUN_S)}: lower the context, run.batch, the steps or the layers, or raise page_tokens"
+        f"memory and {_hours(run_s)} to {'measure' if is_measured else 'simulate'}; this machine has "
+        f"{format_bytes(available_bytes)}, and the limit is {_hours(MAX_RUN_S)}: lower the context, run.batch, the steps or the layers, or raise page_tokens"
     )
 
 

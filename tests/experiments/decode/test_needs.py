@@ -67,6 +67,32 @@ def test_a_cell_of_the_memory_of_this_machine_is_at_the_limit(capsys, tmp_path, 
     assert "3,870 pages (1 sequences of 30 layers of 129 pages)" in line
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "measure.prompt_tokens=1000000000",
+        "run.batch=1000000",
+        "measure.num_steps=1000000000",
+        "measure.repeats=1000000000",
+    ],
+)
+@pytest.mark.parametrize("command", [["measure"], ["measure", "--max-context"]])
+def test_what_cannot_be_measured_is_refused_before_the_model_loads(capsys, tmp_path, monkeypatch, command, change):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("kvsim.engine.model.loading.load_model", None)
+    assert run_command([*command, "crosscheck_quick", "--set", change, "-o", str(tmp_path)]) == 2
+    assert " hours to measure; this machine has " in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_sweep_refuses_the_cells_that_cannot_be_run_and_runs_the_others(capsys, tmp_path):
+    words = ["--set", "run.batch=[1, 1000000]", "--set", "trace.num_steps=12", "--set", "run.policies=lru"]
+    words += ["--set", "budget.context_frac=0.3", "--workers", "1", "--no-figures", "-o", str(tmp_path)]
+    assert run_command(["sweep", "smollm2_cpu", *words]) == 2
+    printed = capsys.readouterr().out
+    assert "1 cells simulated" in printed or "2 cells simulated" in printed
+    assert "1,000,000 sequences of 30 layers" in printed
+
+
 MEASURED = """
 import sys
 from pathlib import Path

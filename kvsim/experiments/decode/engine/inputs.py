@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, cells_of, measured_extent, resolve
+from kvsim.experiments.decode.needs import check_needs
 from kvsim.experiments.decode.recorded import check_dropping
 from kvsim.experiments.types import Job
 from kvsim.scenario.decode import Scenario
@@ -21,6 +22,7 @@ def resolve_measured(scenario: Scenario, job: Job) -> list[Cell]:
 
     def check(cell: Cell) -> None:
         cell.check_budget()
+        check_needs(cell, is_measured=True)
         if cell.is_peer:
             check_peer(cell)
         check_dropping(cell)

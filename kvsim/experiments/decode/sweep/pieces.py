@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from kvsim.errors import KvsimError, ResultError
 from kvsim.experiments.decode.cells import Cell
+from kvsim.experiments.decode.needs import check_needs
 from kvsim.experiments.decode.outside_profile import beyond_profile
 from kvsim.experiments.decode.simulate import same_run, simulate_cell
 from kvsim.experiments.decode.sources import Sources
@@ -86,6 +87,7 @@ def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
         cell = run[0][1]
         for _, other in run:
             other.check_budget()
+            check_needs(other)
             beyond_profile([other])
         rows = simulate_cell(cell, sources, ignore)
         return [KeptCell(entry=simulated_entry(other, rows), fault=None) for _, other in run]
