@@ -47,7 +47,8 @@ def check_needs(cell: Cell, *, is_measured: bool = False) -> None:
         f"{scenario.name}: {grid.num_pages:,} pages ({grid.num_sequences:,} sequences of {grid.num_layers:,} layers of "
         f"{grid.pages_per_layer:,} pages) for {num_steps:,} steps would take about {format_bytes(memory_bytes)} of "
         f"memory and {_hours(run_s)} to {'measure' if is_measured else 'simulate'}; this machine has "
-        f"{format_bytes(available_bytes)}, and the limit is {_hours(MAX_RUN_S)}: lower the context, run.batch, the steps or the layers, or raise page_tokens"
+        f"{format_bytes(available_bytes)}, and the limit is {_hours(MAX_RUN_S)}: lower the context, run.batch, the "
+        "steps or the layers, or raise page_tokens"
     )
 
 
