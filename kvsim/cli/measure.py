@@ -161,15 +161,7 @@ def _load(scenario: str, overrides: list[str] | None) -> LoadedScenario:
 
 
 def _job(loaded: LoadedScenario, shown: Bar, recorded: Path | None = None) -> Job:
-    from kvsim.experiments.types import Job
-
-    return Job(
-        text=loaded.source.text,
-        command=command_text(),
-        base_dir=loaded.base_dir,
-        progress=shown.advance,
-        recorded=recorded,
-    )
+    return loaded.job(command=command_text(), progress=shown.advance, recorded=recorded)
 
 
 def _measure(loaded: LoadedScenario, output: Path | None) -> tuple[RunResult, dict[str, bytes]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 from kvsim.policies.registry import PlugIns
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, ScenarioT
+from kvsim.traces.access.arrays import Trace
 
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
@@ -38,6 +39,8 @@ class Job:
 
     text: str = ""
     """The scenario file as it was read, for the manifest."""
+    overrides: tuple[str, ...] = ()
+    """``KEY=VALUE`` texts that changed the file's fields, for the manifest; the scenario has them already."""
     command: str = ""
     """The command line, for the manifest."""
     base_dir: Path | None = None
@@ -46,6 +49,8 @@ class Job:
     """Called with the share of the work done since the last call."""
     recorded: Path | None = None
     """A measured result, or other accesses, to replay in place of those that the scenario names."""
+    accesses: Trace | None = None
+    """Accesses in memory to replay in place of those that the scenario names."""
     plug_ins: PlugIns = field(default_factory=dict)
     """Policy classes and instances that cannot be imported by the names that the scenario gives them."""
 

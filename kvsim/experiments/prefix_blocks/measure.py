@@ -14,7 +14,7 @@ from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
+from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.engine.run import Answered, answer, use_threads
 from kvsim.experiments.prefix_blocks.engine.store import BlockStore
 from kvsim.experiments.prefix_blocks.report import verdict_of
@@ -24,6 +24,7 @@ from kvsim.experiments.prefix_blocks.simulate import RECORDED, budget_of, cell_o
 from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
 from kvsim.scenario.checks import check_length
+from kvsim.scenario.shipped import near
 from kvsim.traces.requests.base import Request, RequestBlocks, gather
 from kvsim.traces.requests.full_blocks import full_blocks_text
 
