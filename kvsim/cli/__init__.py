@@ -253,8 +253,7 @@ def calibrate(
 ) -> None:
     """Measure what each segment of a decode step and each copy costs on this machine."""
     need_torch("calibrate")
-    from kvsim.calibration import calibrate
-    from kvsim.experiments.registry import all_cost_tables
+    from kvsim.experiments.calibrate import calibrate
     from kvsim.profile.profile import write_profile
     from kvsim.report.profile_table import profile_text
     from kvsim.units import parse_bytes
@@ -273,7 +272,6 @@ def calibrate(
             bandwidth_bytes_per_s=bandwidth_bytes_per_s,
             command=command_text(),
             progress=shown.stage,
-            cost_tables=all_cost_tables(),
         )
     kept(lambda: write_profile(profile, output), profile_text(profile))
     typer.echo(f"{output}: written; see `kvsim profile show {as_argument(output, '.toml')}`")

@@ -141,7 +141,7 @@ def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: 
     max_contexts = load_measurement(loaded.experiment).max_contexts
     if max_contexts is None:
         raise ScenarioError(
-            f"{loaded.source.path}: --max-context is for scenarios of kind 'decode'; this one is of kind "
+            f"{loaded.where}: --max-context is for scenarios of kind 'decode'; this one is of kind "
             f"{loaded.experiment!r}"
         )
     if output is not None:

@@ -49,21 +49,27 @@ class LoadedScenario:
     experiment: str
     """A name in `EXPERIMENTS`."""
     scenario: AnyScenario
-    source: ScenarioText
+    source: ScenarioText | None
+    """None where it was made in Python."""
     overrides: tuple[str, ...]
     """As ``KEY=VALUE``."""
 
     @property
-    def base_dir(self) -> Path:
+    def base_dir(self) -> Path | None:
         """Where relative paths of the scenario start, if not here: the folder of its file."""
-        return self.source.path.parent
+        return None if self.source is None else self.source.path.parent
+
+    @property
+    def where(self) -> str:
+        """What messages call it: its file, or else its name."""
+        return self.scenario.name if self.source is None else str(self.source.path)
 
     def job(
         self, *, command: str = "", progress: Callable[[float], None] = ignore, recorded: Path | None = None
     ) -> Job:
         """Return what a run of the scenario needs besides it."""
         return Job(
-            text=self.source.text,
+            text="" if self.source is None else self.source.text,
             overrides=self.overrides,
             command=command,
             base_dir=self.base_dir,
@@ -81,7 +87,7 @@ class LoadedScenario:
         """
         if not isinstance(self.scenario, tree):
             raise ScenarioError(
-                f"{self.source.path}: kind: {command} is for scenarios of kind {_name_of(tree)!r}, found "
+                f"{self.where}: kind: {command} is for scenarios of kind {_name_of(tree)!r}, found "
                 f"{self.experiment!r}: use `kvsim run`"
             )
         return self.scenario

@@ -15,6 +15,7 @@ from kvsim.traces.access.arrays import Trace
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
     from kvsim.calibration.measure import Progress as StageProgress
+    from kvsim.report.frames import Frame
 
 ScenarioT_contra = TypeVar("ScenarioT_contra", bound=AnyScenario, contravariant=True)
 
@@ -83,6 +84,8 @@ class Experiment(Generic[ScenarioT]):
     """Return the pictures of a result by file name, as PNG."""
     compare: Callable[[RunResult, RunResult], Compared]
     """Compare a simulated result with a measured one of the same scenario."""
+    cells_frame: Callable[[Mapping[str, Any]], Frame] | None = None
+    """Return a data frame with a row for each cell of a summary; `kvsim.report.frames.cells_frame` where None."""
     warnings: Callable[[ScenarioT, Path | None], list[str]] = no_warnings
     """Return what to know of a scenario that `check` accepts, a line each."""
     check_accesses: Callable[[ScenarioT, Path], None] | None = None

@@ -14,7 +14,7 @@ from kvsim.experiments.decode.report.compare_tables import cells_csv, compare_fi
 from kvsim.experiments.decode.report.figures import figures_of
 from kvsim.experiments.decode.report.out_of_sample import compare_out_of_sample as out_of_sample
 from kvsim.experiments.decode.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
-from kvsim.experiments.decode.report.table import text_table, verdict_text
+from kvsim.experiments.decode.report.table import cells_frame, text_table, verdict_text
 from kvsim.experiments.decode.simulate import check, simulate, warnings
 from kvsim.experiments.types import Compared, Experiment
 from kvsim.policies.baselines import PEERS
@@ -100,6 +100,7 @@ EXPERIMENT: Experiment[Scenario] = Experiment(
     warnings=warnings,
     simulate=simulate,
     show=show,
+    cells_frame=cells_frame,
     figures=figures_of,
     compare=compare,
     check_simulated=check_simulated,
