@@ -15,6 +15,7 @@ from kvsim.cli.mrc import add_caches
 from kvsim.cli.policy import add_policy, policy_app
 from kvsim.cli.predictors import add_predictors
 from kvsim.cli.search import add_search
+from kvsim.cli.serving import add_serving
 from kvsim.cli.terminal import bar, command_text, exit_code, need_torch
 from kvsim.cli.timeline import add_timeline
 
@@ -353,6 +354,7 @@ def _draw(figure: Any, folder: Path, name: str) -> None:
 
 add_commands(app)
 add_timeline(app)
+add_serving(app)
 add_search(app)
 add_policy(app)
 add_predictors(policy_app)

@@ -1,0 +1,58 @@
+"""The benchmark of the serving loop runs on small files in the layouts of the public traces."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    path = Path(__file__).parents[2] / "bench" / "serving.py"
+    spec = importlib.util.spec_from_file_location("bench_serving", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    lines += [f"2023-11-16 18:15:{second:02d}.6805900,{100 + 37 * second},{1 + second}" for second in range(40)]
+    lines.append("2023-11-16 18:16:00.6805900,5000,1")
+    (tmp_path / "azure-2023").mkdir()
+    with gzip.open(tmp_path / "azure-2023" / "AzureLLMInferenceTrace_conv.csv.gz", "wt") as file:
+        file.write("\n".join(lines))
+    rows = [
+        {"timestamp": 500 * turn, "input_length": 700 + turn, "output_length": 20, "hash_ids": [0, 1 + turn]}
+        for turn in range(30)
+    ]
+    (tmp_path / "mooncake").mkdir()
+    with gzip.open(tmp_path / "mooncake" / "conversation_trace.jsonl.gz", "wt") as file:
+        file.write("\n".join(json.dumps(row) for row in rows))
+    return tmp_path
+
+
+def test_both_cores_take_the_same_steps_and_shared_prefixes_are_not_computed_again(
+    bench: ModuleType, traces: Path
+) -> None:
+    rows = bench.run(traces, 1)["rows"]
+    assert [(row["trace"], row["core"]) for row in rows] == [
+        ("azure-conversation", "compiled"),
+        ("azure-conversation", "plain"),
+        ("mooncake-conversation", "compiled"),
+    ]
+    same = ("requests", "steps", "tokens", "simulated_s")
+    assert [rows[0][name] for name in same] == [rows[1][name] for name in same]
+    assert rows[0]["requests"] == 40
+    assert rows[0]["tokens"] == sum(100 + 37 * second + second for second in range(40))
+    assert rows[2]["tokens"] == sum(700 + turn + 19 for turn in range(30)) - 29 * 512
+    assert len(bench.table_text(rows).splitlines()) == 4

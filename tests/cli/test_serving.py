@@ -1,0 +1,67 @@
+"""``kvsim serving`` as it is typed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from kvsim.cli import run_command
+from kvsim.experiments.serving.workload import read_workload
+
+RECORDED = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "edges.json.gz"
+
+
+def test_a_recorded_schedule_is_made_again_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "again.json.gz"
+    assert run_command(["serving", "schedule", str(RECORDED), "-o", str(output), "--compare"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{output}: 23 requests, 243 steps, 2,245 tokens, 1,344 hit tokens")
+    assert second == f"equal to {RECORDED} in all steps"
+    assert len(read_workload(output).steps or ()) == 243
+
+
+def test_another_scheduler_makes_another_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["-o", str(tmp_path / "static.json"), "--scheduler", "static", "--compare"]
+    assert run_command(["serving", "schedule", str(RECORDED), *arguments]) == 1
+    assert "step 0: admitted: recorded" in capsys.readouterr().out
+
+
+def bare_workload(path: Path) -> Path:
+    recorded = json.loads(gzip.decompress(RECORDED.read_bytes()))
+    path.write_text(json.dumps({name: recorded[name] for name in ("engine", "requests")}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.json", "-o", "out.json"], "none.json: cannot be read"),
+        (["bare.json", "-o", "out.json", "--compare"], "no steps to compare with"),
+        (["bare.json", "-o", "no/such/out.json"], "no/such/out.json: cannot be written"),
+        (["bare.json", "-o", "out.json", "--scheduler", "vlm"], "did you mean 'vllm'"),
+        (["bare.json"], "Missing option"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bare_workload(tmp_path / "bare.json")
+    assert run_command(["serving", "schedule", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_workload_without_outputs_is_scheduled_too(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    assert run_command(["serving", "schedule", str(bare_workload(tmp_path / "bare.json")), "-o", str(output)]) == 0
+    assert len(read_workload(output).steps or ()) == 243
