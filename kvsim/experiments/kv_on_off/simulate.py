@@ -83,9 +83,9 @@ def step_times_s(scenario: KvOnOff, profile: Profile) -> NDArray[np.float64]:
     table = profile.cache_cost(_cost_name(scenario))
     steps = range(run.new_tokens)
     if run.use_cache:
-        later = [table.at_s(1, run.prompt_tokens + step) for step in steps[1:]]
-        return np.array([table.at_s(run.prompt_tokens, 0), *later])
-    return np.array([table.at_s(run.prompt_tokens + step, 0) for step in steps])
+        later = [table.at_s(1, cached_tokens=run.prompt_tokens + step) for step in steps[1:]]
+        return np.array([table.at_s(run.prompt_tokens, cached_tokens=0), *later])
+    return np.array([table.at_s(run.prompt_tokens + step, cached_tokens=0) for step in steps])
 
 
 def kv_bytes(scenario: KvOnOff, shape: ModelShape) -> int:

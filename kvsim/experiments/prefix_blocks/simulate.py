@@ -144,8 +144,8 @@ def prefill_times_s(
     times_s, is_outside = np.zeros(left.size), np.zeros(left.size, dtype=bool)
     while (busy := np.flatnonzero(left > 0)).size:
         chunk = np.minimum(left[busy], chunk_tokens)
-        times_s[busy] += _at_s(table, chunk, done[busy])
-        is_outside[busy] |= (chunk > table.amounts[-1]) | (done[busy] > table.batches[-1])
+        times_s[busy] += table.times_s(chunk, cached_tokens=done[busy])
+        is_outside[busy] |= (chunk > table.amounts[-1]) | (done[busy] > table.columns[-1])
         left[busy] -= chunk
         done[busy] += chunk
     return times_s, is_outside
@@ -155,27 +155,6 @@ def _prefill_of(profile: Profile) -> CostTable:
     if profile.prefill is None:
         raise CalibrationError(f"profile {profile.name}: no cost of prefill, which prefix blocks save; calibrate again")
     return profile.prefill
-
-
-def _at_s(table: CostTable, amounts: IntArray, batches: IntArray) -> FloatArray:
-    """Return `CostTable.at_s` of many."""
-    rows, row_frac = _places(table.amounts, amounts)
-    columns, column_frac = _places(table.batches, batches)
-    time_s = np.array(table.time_s)
-    below, beside = np.minimum(rows + 1, len(table.amounts) - 1), np.minimum(columns + 1, len(table.batches) - 1)
-    left = time_s[rows, columns] + row_frac * (time_s[below, columns] - time_s[rows, columns])
-    right = time_s[rows, beside] + row_frac * (time_s[below, beside] - time_s[rows, beside])
-    found: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
-    return found
-
-
-def _places(grid: tuple[float, ...], values: IntArray) -> tuple[IntArray, FloatArray]:
-    if len(grid) == 1:
-        return np.zeros(values.size, dtype=np.int64), np.zeros(values.size)
-    points = np.array(grid)
-    left = np.clip(np.searchsorted(points, values, side="right") - 1, 0, len(grid) - 2)
-    frac = np.maximum((values - points[left]) / (points[left + 1] - points[left]), 0.0)
-    return left, frac
 
 
 def cell_of(

@@ -38,7 +38,7 @@ class PromptCosts:
         time_s = 0.0
         while new_tokens > 0:
             chunk = min(new_tokens, self._chunk_tokens)
-            time_s += self._table(chunk, cached_tokens).at_s(chunk, cached_tokens)
+            time_s += self._table(chunk, cached_tokens).at_s(chunk, cached_tokens=cached_tokens)
             new_tokens, cached_tokens = new_tokens - chunk, cached_tokens + chunk
         return time_s
 
@@ -47,15 +47,15 @@ class PromptCosts:
         if reuse.tier is None:
             return 0.0
         slower_s = self._slower_s * reuse.tokens if reuse.tier == "host" else 0.0
-        return self._restore[reuse.tier].at_s(reuse.tokens, 1) + slower_s
+        return self._restore[reuse.tier].at_s(reuse.tokens) + slower_s
 
     def keep_s(self, kept: Keeping, num_tokens: int) -> float:
         """Return the time to keep a prompt and to move what leaves the device for the host."""
         moved = [move.tokens for move in kept.moves if move.to == "host"]
         if kept.tier == "host":
             moved.append(num_tokens)
-        time_s = self._store["device"].at_s(num_tokens, 1) if kept.tier == "device" else 0.0
-        return time_s + sum(self._store["host"].at_s(tokens, 1) + self._slower_s * tokens for tokens in moved)
+        time_s = self._store["device"].at_s(num_tokens) if kept.tier == "device" else 0.0
+        return time_s + sum(self._store["host"].at_s(tokens) + self._slower_s * tokens for tokens in moved)
 
     def is_outside(self, num_tokens: int, reuse: Reuse) -> bool:
         """Return whether a prompt asks for more than the profile measured."""
@@ -70,8 +70,8 @@ class PromptCosts:
         return self._forward if is_few or _reaches(self._forward, new_tokens, cached_tokens) else self._prefill
 
 
-def _reaches(table: CostTable, amount: int, batch: int) -> bool:
-    return amount <= table.amounts[-1] and batch <= table.batches[-1]
+def _reaches(table: CostTable, amount: int, cached_tokens: int) -> bool:
+    return amount <= table.amounts[-1] and cached_tokens <= table.columns[-1]
 
 
 def slower_s(profile: Profile, cell: PromptCacheScenario) -> float:

@@ -48,7 +48,10 @@ class Costs:
         table = self.profile.prefill
         assert table is not None
         starts = range(0, new_tokens, self.chunk_tokens)
-        return sum(table.at_s(min(self.chunk_tokens, new_tokens - start), cached_tokens + start) for start in starts)
+        return sum(
+            table.at_s(min(self.chunk_tokens, new_tokens - start), cached_tokens=cached_tokens + start)
+            for start in starts
+        )
 
     def full_s(self, assembly: Assembly) -> float:
         """Return the time to first token under full attention, without a store."""
@@ -72,13 +75,13 @@ class Costs:
         longest = max(assembly.num_tokens - self.chunk_tokens, assembly.reused_tokens)
         largest = min(self.chunk_tokens, assembly.num_tokens)
         return (
-            longest > prefill.batches[-1]
+            longest > prefill.columns[-1]
             or largest > prefill.amounts[-1]
             or assembly.reused_tokens > restore.amounts[-1]
         )
 
     def _at_s(self, name: str, tokens: int) -> float:
-        return self.profile.cache_cost(name).at_s(tokens, 1) if tokens else 0.0
+        return self.profile.cache_cost(name).at_s(tokens) if tokens else 0.0
 
 
 def all_stored(assembly: Assembly) -> Served:

@@ -47,7 +47,7 @@ EACH_S = dict(zip(COSTS, (1e-6, 2e-6, 1e-6, 3e-6, 20e-6, 2e-6, 1e-7, 4e-6, 1e-6)
 def row_table(row_s: float) -> CostTable:
     """Return a cost that is linear in rows, whatever their bytes."""
     amounts = (0.0, 1000.0)
-    return CostTable(amount="rows", amounts=amounts, batches=(256.0,), time_s=tuple((row_s * n,) for n in amounts))
+    return CostTable(amount="rows", amounts=amounts, time_s=tuple((row_s * n,) for n in amounts))
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,10 @@ def test_prefill_of_many_is_the_profiles_cost_chunk_by_chunk() -> None:
     profile = load_profile(find_profile("cpu-smollm2-135m"))
     new, cached = np.array([10, 700, 1500, 0]), np.array([0, 300, 6000, 64])
     times_s, is_outside = prefill_times_s(profile, new, cached, 512)
-    at_s = profile.prefill.at_s
+
+    def at_s(amount: int, cached_tokens: int) -> float:
+        return profile.prefill.at_s(amount, cached_tokens=cached_tokens)
+
     known_s = [
         at_s(10, 0),
         at_s(512, 300) + at_s(188, 812),

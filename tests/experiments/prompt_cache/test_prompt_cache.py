@@ -29,9 +29,7 @@ BANDWIDTH_BYTES_PER_S = 2e9
 
 def line(fixed_s: float, token_s: float) -> CostTable:
     amounts = (0.0, 1000.0)
-    return CostTable(
-        amount="tokens", amounts=amounts, batches=(1.0,), time_s=tuple((fixed_s + token_s * n,) for n in amounts)
-    )
+    return CostTable(amount="tokens", amounts=amounts, time_s=tuple((fixed_s + token_s * n,) for n in amounts))
 
 
 TABLES = {

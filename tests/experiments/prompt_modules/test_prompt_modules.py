@@ -67,7 +67,7 @@ answer_tokens = 3
 
 
 def table(time_s: float) -> CostTable:
-    return CostTable(amount="tokens", amounts=(1.0, 201.0), batches=(1.0,), time_s=((time_s,), (2 * time_s,)))
+    return CostTable(amount="tokens", amounts=(1.0, 201.0), time_s=((time_s,), (2 * time_s,)))
 
 
 TABLES = {"restore.device": table(1e-4), "restore.host": table(3e-3), "store.device": table(2e-4)}
@@ -166,13 +166,13 @@ def test_times_are_those_of_the_tables(scenario_file: Path) -> None:
     for assembly, ttft_s, full_s in zip(case.assemblies, rows["ttft_s"], rows["ttft_full_s"], strict=True):
         new = [case.layout.units[unit].num_tokens for unit in assembly.units if unit not in seen]
         stored = sum(part.stop - part.start for part in assembly.parts if part.unit in seen)
-        expected_s = sum(forward.at_s(tokens, 0) + store.at_s(tokens, 1) for tokens in new)
-        expected_s += restore.at_s(stored, 1) if stored else 0.0
+        expected_s = sum(forward.at_s(tokens, cached_tokens=0) + store.at_s(tokens) for tokens in new)
+        expected_s += restore.at_s(stored) if stored else 0.0
         is_joined = len(assembly.parts) > 1 and stored < assembly.reused_tokens
-        expected_s += store.at_s(assembly.reused_tokens, 1) if is_joined else 0.0
-        expected_s += forward.at_s(assembly.fresh_tokens, assembly.reused_tokens)
+        expected_s += store.at_s(assembly.reused_tokens) if is_joined else 0.0
+        expected_s += forward.at_s(assembly.fresh_tokens, cached_tokens=assembly.reused_tokens)
         assert ttft_s == pytest.approx(expected_s, rel=1e-12)
-        assert full_s == pytest.approx(forward.at_s(assembly.num_tokens, 0), rel=1e-12)
+        assert full_s == pytest.approx(forward.at_s(assembly.num_tokens, cached_tokens=0), rel=1e-12)
         seen |= set(assembly.units)
 
 
