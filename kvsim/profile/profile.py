@@ -114,6 +114,8 @@ class Profile(Strict):
     shape: ModelShape
     quantisation: Quantisation | None = None
     """How the weights were packed that were measured."""
+    scaled_from: str | None = None
+    """The model that the tables were measured for, where they were scaled to this shape by rule; never in a file."""
     machine: Machine
     segments: dict[str, SegmentCost]
     sync_s: NonNegativeFloat
@@ -172,7 +174,7 @@ class Profile(Strict):
         if cost is None:
             raise CalibrationError(
                 f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
-                "calibrate again"
+                f"{self.advice}"
             )
         return cost
 
@@ -186,8 +188,15 @@ class Profile(Strict):
         """
         if name not in self.caches:
             known = ", ".join(sorted(self.caches)) or "none of the other caches"
-            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
+            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; {self.advice}")
         return self.caches[name]
+
+    @property
+    def advice(self) -> str:
+        """What to do where it lacks a cost: only what was measured can be measured again."""
+        if self.kind == "measured":
+            return "calibrate again"
+        return f"it is {self.kind}, not measured: take one that `kvsim calibrate` wrote"
 
     def decision_cost(self, policy: str) -> str:
         """Return the name in `policies` of the table that stands for decisions of `policy`.

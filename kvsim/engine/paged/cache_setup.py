@@ -16,7 +16,7 @@ from kvsim.policies import find_policy, make_policy
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.checks import check_length
-from kvsim.scenario.decode import PolicyChoice, Scenario, expand, load_scenario
+from kvsim.scenario.decode import PolicyChoice, Scenario, load_scenario
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_profile, find_scenario
 from kvsim.scenario.toml import nearest
@@ -32,7 +32,7 @@ def concrete_scenario(scenario: Scenario | Path | str, overrides: Sequence[str])
         scenario = load_scenario(path, overrides)
     elif overrides:
         raise ScenarioError(f"{scenario.name}: overrides are for a scenario given by file or name")
-    cells = expand(scenario)
+    cells = scenario.cells
     if len(cells) > 1:
         raise ScenarioError(
             f"{scenario.name}: sweeps {', '.join(scenario.sweep)}; a cache has one value of each: "

@@ -12,13 +12,14 @@ from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.embedding_rows.calibrate import row_tables
 from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, calls_of, episodes
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import KIND, RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
 from kvsim.scenario.checks import check_length
 from kvsim.traces.tokens.stream import stream_bytes
@@ -37,8 +38,8 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     """
     cells = [cell for cell, _ in cells_of(scenario)]
     _check(scenario)
-    profile = profile_of(scenario, job.beside)
-    path = model_path_of(scenario, job.beside)
+    profile = profile_of(scenario, job.base_dir)
+    path = model_path_of(scenario, job.base_dir)
     model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     plans, requests = [], np.zeros(0, dtype=np.int64)
     for cell in cells:
@@ -69,7 +70,6 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     result = make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries),
@@ -119,3 +119,6 @@ def _check(scenario: EmbeddingRows) -> None:
     fixed = ("stream", "measure", "model", "profile", "run.prompt_tokens", "run.new_tokens", "run.batch")
     if any(key.startswith(fixed) for key in scenario.sweep):
         raise ScenarioError(f"{scenario.name}: a measurement sweeps run.mode, cache and prefetch: all cells read alike")
+
+
+MEASUREMENT: Measurement[EmbeddingRows] = Measurement(measure=measure, cost_tables=row_tables)

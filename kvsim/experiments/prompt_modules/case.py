@@ -26,6 +26,7 @@ from kvsim.experiments.prompt_modules.schema import (
 )
 from kvsim.experiments.prompt_modules.schema.markup import read_markup
 from kvsim.scenario.checks import check_length
+from kvsim.scenario.shapes import check_context
 from kvsim.types import IntArray
 
 
@@ -107,7 +108,8 @@ def case_of(cell: PromptModules, source: Source, length_of: LengthOf) -> Case:
     )
     shape = shape_of(cell)
     token_bytes = shape.num_layers * shape.page_bytes(1)
-    check_context(cell, assemblies, shape.learned_positions)
+    for assembly in assemblies:
+        check_context(shape, assembly.end + cell.measure.answer_tokens, f"{cell.name}: prompt {assembly.name!r}")
     units = [layout.units[unit] for unit in sorted({unit for found in assemblies for unit in found.units})]
     largest_bytes = token_bytes * max((unit.num_tokens for unit in units), default=1)
     return Case(
@@ -131,7 +133,7 @@ def requests_of(stream: Stream, num_prompts: int) -> IntArray:
     return drawn.astype(np.int64)
 
 
-def check_context(cell: PromptModules, assemblies: Iterable[Assembly], limit_tokens: int | None) -> None:
+def check_positions(cell: PromptModules, assemblies: Iterable[Assembly], limit_tokens: int | None) -> None:
     """Refuse a prompt that, with its answer, ends behind the last position that a model reads."""
     for assembly in assemblies:
         where = f"{cell.name}: prompt {assembly.name!r}, which ends at {assembly.end}, and measure.answer_tokens"

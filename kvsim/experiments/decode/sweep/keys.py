@@ -25,7 +25,7 @@ _NOT_READ = {"schema_version", "name", "question", "output", "sweep", "exclude",
 """Fields that the simulation of a cell does not read, the files it names apart."""
 
 
-def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
+def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
     """Return the key of each cell, 32 hexadecimal digits.
 
     A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, the file of a
@@ -34,7 +34,7 @@ def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
 
     Parameters
     ----------
-    beside
+    base_dir
         Where relative paths of the scenario start, if not here.
 
     Raises
@@ -54,8 +54,8 @@ def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
         scenario = cell.scenario
         said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
         said["run"].pop("policies")
-        said["profile"]["path"] = content(find_profile(scenario.profile.path, beside))
-        said["trace"]["path"] = content(find_capture(scenario.trace.path, beside))
+        said["profile"]["path"] = content(find_profile(scenario.profile.path, base_dir))
+        said["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
         said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
         said |= {"code": _own_code(), "versions": _versions(), "policy_code": _policy_code(cell, content)}
         keys.append(content_digest(json.dumps(said, sort_keys=True), num_bytes=16))
