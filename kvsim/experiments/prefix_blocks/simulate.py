@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
-from kvsim.errors import CalibrationError, ResultError
-from kvsim.experiments.base import call_problem_of, cells_of, make_result, profile_of, shape_of
+from kvsim.errors import ResultError
+from kvsim.experiments.base import cells_of, make_result, prefill_or_reason, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.report import COLUMNS, LEGEND, hit_figure, verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
 from kvsim.experiments.types import Compared, Job
+from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
-from kvsim.profile.tables import CostTable
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
 from kvsim.report.tables import costs_text
 from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
-from kvsim.types import BoolArray, FloatArray, IntArray
+from kvsim.types import FloatArray, IntArray
 
 KEYS = ("policy", "budget_blocks")
 FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
@@ -48,7 +48,8 @@ def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
     told = []
     for cell, _ in cells_of(scenario):
         requests = requests_of(cell.trace, beside)
-        told += [_unknown(profile_of(cell, beside), cell, requests), backward_of(requests)]
+        prefill = prefill_of(cell, profile_of(cell, beside), requests)
+        told += [prefill if isinstance(prefill, str) else None, backward_of(requests)]
     return list(dict.fromkeys(line for line in told if line is not None))
 
 
@@ -65,21 +66,23 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         requests = traces[cell.trace]
         check_context(shape_of(cell), int(requests.input_tokens.max()), cell.name)
         done = cases.of(requests, cell.cache)
-        unknown = _unknown(profile, cell, requests)
-        cached, chunk_tokens = hit_tokens(requests, done.hits), cell.prefill_chunk_tokens
-        if unknown is None:
-            full_s, _ = prefill_times_s(profile, requests.input_tokens, 0, chunk_tokens)
-            ttft_s, is_outside = prefill_times_s(profile, requests.input_tokens - cached, cached, chunk_tokens)
-        else:
+        prefill, cached = prefill_of(cell, profile, requests), hit_tokens(requests, done.hits)
+        outside_frac = None
+        if isinstance(prefill, str):
             full_s, ttft_s = (np.full(requests.num_requests, np.nan) for _ in range(2))
-        notes += [unknown, backward_of(requests)]
+            notes.append(prefill)
+        else:
+            full_s, _ = prefill.times_s(requests.input_tokens, 0)
+            ttft_s, is_outside = prefill.times_s(requests.input_tokens - cached, cached)
+            outside_frac = float(is_outside.mean())
+        notes.append(backward_of(requests))
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
         unlimited = cases.of(requests, cell.cache, policy="lru")
         bound = cases.of(requests, cell.cache, policy="belady", is_limited=True)
         num_blocks = requests.blocks.size
         entry["bound_block_hit_frac"] = _ratio(int(bound.hits.sum()), num_blocks)
         entry["unlimited_block_hit_frac"] = _ratio(int(unlimited.hits.sum()), num_blocks)
-        entry["ttft_outside_frac"] = float(is_outside.mean()) if unknown is None else None
+        entry["ttft_outside_frac"] = outside_frac
         entries.append(entry | swept)
         tables.append(rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s))
         job.progress(1 / len(found))
@@ -150,37 +153,11 @@ def hit_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
     return hits * requests.block_tokens
 
 
-def prefill_times_s(
-    profile: Profile, new_tokens: IntArray, cached: IntArray | int, chunk_tokens: int
-) -> tuple[FloatArray, BoolArray]:
-    """Return the seconds to prefill each request in chunks, and whether a chunk lies outside what was measured."""
-    table = _prefill_of(profile)
-    left, done = new_tokens.copy(), np.zeros_like(new_tokens) + cached
-    times_s, is_outside = np.zeros(left.size), np.zeros(left.size, dtype=bool)
-    while (busy := np.flatnonzero(left > 0)).size:
-        chunk = np.minimum(left[busy], chunk_tokens)
-        times_s[busy] += table.times_s(chunk, cached_tokens=done[busy])
-        is_outside[busy] |= (chunk > table.amounts[-1]) | (done[busy] > table.columns[-1])
-        left[busy] -= chunk
-        done[busy] += chunk
-    return times_s, is_outside
-
-
-def _prefill_of(profile: Profile) -> CostTable:
-    if profile.prefill is None:
-        raise CalibrationError(
-            f"profile {profile.name}: no cost of prefill, which prefix blocks save; {profile.advice}"
-        )
-    return profile.prefill
-
-
-def _unknown(profile: Profile, cell: PrefixBlocks, requests: RequestBlocks) -> str | None:
-    """Return why times are not known; None where they are. Hits follow without them."""
-    if profile.prefill is None:
-        return f"Times are not known: profile {profile.name} has no cost of prefill; {profile.advice}."
+def prefill_of(cell: PrefixBlocks, profile: Profile, requests: RequestBlocks) -> PrefillCost | str:
+    """Return the cost of a cell's prefill, or a line on why times are not known. Hits follow without them."""
     longest = int(requests.input_tokens.max())
-    problem = call_problem_of(cell, profile, profile.prefill, [(min(cell.prefill_chunk_tokens, longest), 0)])
-    return None if problem is None else f"Times are not known: {problem}."
+    found = prefill_or_reason(cell, profile, chunk_tokens=cell.prefill_chunk_tokens, longest_tokens=longest)
+    return f"Times are not known: {found}." if isinstance(found, str) else found
 
 
 def backward_of(requests: RequestBlocks) -> str | None:

@@ -32,7 +32,7 @@ from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
 from kvsim.report.tables import costs_text
 from kvsim.scenario.shapes import check_context
-from kvsim.types import FloatArray, IntArray
+from kvsim.types import BoolArray, FloatArray, IntArray
 
 KEYS = ("tier", "policy", "shared_tokens", "budget_bytes", "link_bytes_per_s")
 FIGURES = ("ttft_mean_s", "ttft_hit_s", "ttft_hit_full_s", "keep_mean_s")
@@ -96,30 +96,32 @@ def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
         prompts = streams.of(cell)
         costs = PromptCosts(profile, cell, longest_of(cell, prompts))
         unknown.append(costs.unknown)
-        sent = _send(cell, prompts, costs)
-        entry = cell_of(cell, prompts, sent)
-        outside = [costs.is_outside(prompt.size, reuse) for prompt, reuse in zip(prompts, sent.reuses, strict=True)]
-        entries.append(entry | {"ttft_outside_frac": None if costs.unknown else float(np.mean(outside))})
+        sent, is_outside = _send(cell, prompts, costs)
+        outside_frac = None if costs.unknown else float(is_outside.mean())
+        entries.append(cell_of(cell, prompts, sent) | {"ttft_outside_frac": outside_frac})
         tables.append(rows_of(number, prompts, sent))
         job.progress(1 / len(found))
     return result_of(scenario, job, entries, tables, streams, profile=profile, unknown=unknown)
 
 
-def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> Sent:
+def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> tuple[Sent, BoolArray]:
+    """Return what happened to the prompts, and which of them ask for more than the profile measured."""
     books = books_of(cell, prompts)
     reuses, keepings = zip(*(books.request(prompt) for prompt in prompts), strict=True)
     restore_s = np.array([costs.restore_s(reuse) for reuse in reuses])
-    pairs = list(zip(prompts, reuses, strict=True))
-    computed_s = [costs.compute_s(prompt.size - reuse.tokens, reuse.tokens) for prompt, reuse in pairs]
-    return Sent(
+    sizes = np.array([prompt.size for prompt in prompts])
+    reused = np.array([reuse.tokens for reuse in reuses])
+    computed_s, is_outside = costs.compute_s(sizes - reused, reused)
+    sent = Sent(
         reuses=reuses,
         keepings=keepings,
-        ttft_s=restore_s + np.array(computed_s),
-        full_s=np.array([costs.compute_s(prompt.size, 0) for prompt in prompts]),
+        ttft_s=restore_s + computed_s,
+        full_s=costs.compute_s(sizes, 0)[0],
         restore_s=restore_s,
         keep_s=np.array([costs.keep_s(kept, prompt.size) for prompt, kept in zip(prompts, keepings, strict=True)]),
         kept_bytes=books.used_bytes("device") + books.used_bytes("host"),
     )
+    return sent, is_outside | np.array([costs.is_restored_outside(reuse) for reuse in reuses])
 
 
 class Streams:

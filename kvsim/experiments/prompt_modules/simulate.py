@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import ResultError
-from kvsim.experiments.base import cells_of, check_calls, make_result, profile_of
-from kvsim.experiments.prompt_modules.case import Case, case_of, source_of
-from kvsim.experiments.prompt_modules.costs import COUNTED, Costs, all_stored, cell_of, counts_of, prompt_of, rows_of
+from kvsim.experiments.base import cells_of, make_result, profile_of
+from kvsim.experiments.prompt_modules.case import case_of, source_of
+from kvsim.experiments.prompt_modules.costs import COUNTED, all_stored, cell_of, costs_of, counts_of, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.lengths import lengths_of
 from kvsim.experiments.prompt_modules.report import (
     COLUMNS,
@@ -23,7 +23,6 @@ from kvsim.experiments.prompt_modules.report import (
 )
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.types import Compared, Job
-from kvsim.profile.profile import Profile
 from kvsim.report.pairs import Pairs, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
@@ -46,18 +45,8 @@ def check(scenario: PromptModules, base_dir: Path | None) -> int:
     for cell in cells:
         case = case_of(cell, source, length_of)
         case.books(cell)
-        _costs_of(cell, case, profile_of(cell, base_dir))
+        costs_of(cell, case, profile_of(cell, base_dir))
     return len(cells)
-
-
-def _costs_of(cell: PromptModules, case: Case, profile: Profile) -> Costs:
-    """Return the costs of a cell, refusing a profile that lacks one or whose times cannot be."""
-    costs = Costs(profile=profile, chunk_tokens=cell.prefill_chunk_tokens)
-    costs.check((cell.cache.tier,))
-    longest = max(assembly.num_tokens for assembly in case.assemblies)
-    assert profile.prefill is not None  # checked
-    check_calls(cell, profile, profile.prefill, [(min(costs.chunk_tokens, longest), 0)])
-    return costs
 
 
 def simulate(scenario: PromptModules, job: Job) -> RunResult:
@@ -71,7 +60,7 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
     for number, (cell, swept) in enumerate(found):
         case = case_of(cell, source, length_of)
         profile = profile_of(cell, job.base_dir)
-        costs = _costs_of(cell, case, profile)
+        costs = costs_of(cell, case, profile)
         served, counts = counts_of(case, cell)
         arrived = [case.assemblies[request] for request in case.requests]
         ttft_s = np.array(

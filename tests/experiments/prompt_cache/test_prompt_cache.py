@@ -171,14 +171,21 @@ def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, faul
 
 
 @pytest.mark.parametrize(
-    ("missing", "tier"), [("restore.host", "host"), ("store.device", "both"), ("forward@1", "host")]
+    ("missing", "tier", "name"),
+    [
+        ("restore.host", "host", "restore.host"),
+        ("store.device", "both", "store.device"),
+        ("forward@1", "host", "of prefill"),
+    ],
 )
-def test_a_profile_without_a_cost_says_which_and_still_counts(tiny_model_path, scenario, missing, tier, capsys) -> None:
+def test_a_profile_without_a_cost_says_which_and_still_counts(
+    tiny_model_path, scenario, missing, tier, name, capsys
+) -> None:
     whole = run(scenario, f"cache.tier={tier}").summary["cells"][0]
     write_tiny(tiny_model_path, scenario.parent, {name: table for name, table in TABLES.items() if name != missing})
     assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 0
     told = capsys.readouterr().out
-    assert f"no cost {missing}" in told and "calibrate again" in told
+    assert f"no cost {name}" in told and "calibrate again" in told
     summary = run(scenario, f"cache.tier={tier}").summary
     (cell,) = summary["cells"]
     assert [cell[name] for name in ("hits", "reused_tokens", "kept_bytes")] == [3, 120, whole["kept_bytes"]]
