@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvsim.errors import ResultError, ScenarioError
-from kvsim.experiments.types import Compared, Experiment, Measurement
+from kvsim.experiments.types import Experiment, Measurement
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, Overrides, ScenarioT, ScenarioText, parse_scenario, read_scenario
 from kvsim.scenario.toml import nearest
 
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
+    from kvsim.report.comparison import Compared
 
 DECODE = "decode"
 """The experiment of a scenario file without a `kind`."""

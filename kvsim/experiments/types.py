@@ -14,6 +14,7 @@ from kvsim.scenario.file import AnyScenario, ScenarioT
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
     from kvsim.calibration.measure import Progress as StageProgress
+    from kvsim.report.comparison import Compared
 
 ScenarioT_contra = TypeVar("ScenarioT_contra", bound=AnyScenario, contravariant=True)
 
@@ -48,17 +49,6 @@ class Job:
     """A measured result, or other accesses, to replay in place of those that the scenario names."""
     plug_ins: PlugIns = field(default_factory=dict)
     """Policy classes and instances that cannot be imported by the names that the scenario gives them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Simulated beside measured, as a command shows and keeps it."""
-
-    contents: Mapping[str, Any]
-    """What ``--json`` prints."""
-    text: str
-    files: Mapping[str, bytes]
-    """Files for a folder, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

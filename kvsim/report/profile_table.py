@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import Column, CostTable
+from kvsim.report.tables import aligned
 from kvsim.units import format_bytes, format_seconds
 
 _TITLES = ("cost", "range", "time", "90% of samples", "median +-", "samples")
@@ -22,13 +23,10 @@ _FOOT = (
 def profile_text(profile: Profile, *, width: int = 120) -> str:
     """Return the costs of `profile` as plain text; of a published one, the source of every number too."""
     rows = [_TITLES, *(_row(name, table) for name, table in profile.tables().items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
-    lines = ["  ".join(text.ljust(size) for text, size in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * size for size in widths))
     parts = [
         *textwrap.wrap(_caption(profile), width),
         "",
-        *lines,
+        *aligned(rows, left=(0, 1, 2)),
         "",
         *textwrap.wrap(_FOOT, width),
         "",

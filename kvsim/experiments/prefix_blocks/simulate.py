@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,17 @@ from numpy.typing import NDArray
 from kvsim.caches.prefix import Replayed, replay, replay_radix
 from kvsim.errors import ResultError
 from kvsim.experiments.base import cells_of, make_result, prefill_or_reason, profile_of, shape_of
-from kvsim.experiments.prefix_blocks.report import COLUMNS, LEGEND, hit_figure, verdict_of
+from kvsim.experiments.prefix_blocks.report import verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
-from kvsim.experiments.types import Compared, Job
+from kvsim.experiments.types import Job
 from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
-from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
-from kvsim.report.results import RunResult, summary_json
-from kvsim.report.style import png
-from kvsim.report.tables import costs_text
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.types import FloatArray, IntArray
 
-KEYS = ("policy", "budget_blocks")
-FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
-COUNTS = ("hit_blocks", "hit_tokens", "evicted_blocks")
 RECORDED = "requests.jsonl"
 """File of a measured result with the blocks of what was sent."""
 
@@ -254,54 +247,3 @@ def _requests(cell: PrefixBlocks, job: Job) -> RequestBlocks:
 def measured_block_tokens(cell: PrefixBlocks) -> int:
     """Return the tokens of a block of the requests that are really sent."""
     return cell.trace.tokens_of_block
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """Return the table of the cells and the verdict."""
-    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
-    table = cells_text(summary["cells"], COLUMNS)
-    return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
-
-
-def figures(result: RunResult) -> dict[str, bytes]:
-    """Return the hit rate and the time to first token over the budget."""
-    return {"prefix_blocks.png": png(hit_figure(result.summary))}
-
-
-def compare(simulated: RunResult, measured: RunResult) -> Compared:
-    """Compare hits and evictions, which must be equal, and the time to first token, cell by cell and by request."""
-    pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
-    if simulated.summary["requests_digest"] != measured.summary["requests_digest"]:
-        raise ResultError(
-            "the results are of different requests; replay the measured ones: kvsim run SCENARIO --trace MEASURED"
-        )
-    errors = simulated.rows["ttft_s"] / measured.rows["ttft_s"] - 1
-    processor_errors = simulated.rows["ttft_s"] / measured.rows["processor_s"] - 1
-    by_request = {
-        "requests_equal": bool(np.array_equal(simulated.rows["hit_blocks"], measured.rows["hit_blocks"])),
-        "request_ttft_median_error_frac": float(np.median(np.abs(errors))),
-        "request_ttft_worst_error_frac": float(errors[np.argmax(np.abs(errors))]),
-        "request_processor_median_error_frac": float(np.median(np.abs(processor_errors))),
-        "next_token_agreement_frac": min(cell["next_token_agreement_frac"] for cell in measured.summary["cells"]),
-        "max_logit_difference": max(cell["max_logit_difference"] for cell in measured.summary["cells"]),
-    }
-    contents = pairs.summary() | by_request
-    lines = [
-        pairs_text(pairs, COLUMNS),
-        f"hits of every request equal: {'yes' if by_request['requests_equal'] else 'NO'}",
-        f"time to first token of a request: median error {100 * by_request['request_ttft_median_error_frac']:.1f}%, "
-        f"worst {100 * by_request['request_ttft_worst_error_frac']:+.1f}%",
-        "  against the processor time of the same requests, which others on the machine do not lengthen: median error "
-        f"{100 * by_request['request_processor_median_error_frac']:.1f}% (on a CPU and one thread only)",
-        f"against no cache: same next token in {100 * by_request['next_token_agreement_frac']:.0f}% of the requests, "
-        f"logits at most {by_request['max_logit_difference']:.3g} apart",
-    ]
-    return Compared(
-        contents=contents,
-        text="\n".join(lines),
-        files={
-            "compare.png": png(pairs_figure(pairs, by="policy")),
-            "compare.csv": pairs_csv(pairs).encode(),
-            "compare.json": summary_json(contents).encode(),
-        },
-    )

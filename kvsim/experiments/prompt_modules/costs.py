@@ -104,6 +104,9 @@ def counts_of(case: Case, cell: PromptModules) -> tuple[list[Served], dict[str, 
     return served, counts_table(rows)
 
 
+PROMPT_KEYS = ("prompt", "tier", "scaffolds", "seen")
+"""Fields that say which prompt it is, of which cells."""
+
 COUNTED = ("hits", "misses", "evictions", "hit_tokens", "encoded_tokens", "held_bytes")
 """Counts of a request: units found, encoded and evicted, tokens of those found and encoded, bytes held afterwards."""
 

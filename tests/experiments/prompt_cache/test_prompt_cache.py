@@ -13,7 +13,7 @@ from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
 from kvsim.cli import run_command
 from kvsim.experiments.prompt_cache.prompts import prompts_of
-from kvsim.experiments.prompt_cache.report import break_evens, crossing
+from kvsim.experiments.prompt_cache.report.break_even import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
 from kvsim.experiments.registry import load_experiment
 from kvsim.experiments.types import Job
@@ -231,7 +231,7 @@ def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_
     words = ["--set", 'cache.tier=["device","host"]', "--set", "prompts.document_tokens=[8,32,128]"]
     assert run_command(["run", str(scenario), *words, "-o", str(folder)]) == 0
     text = capsys.readouterr().out
-    assert text.count("  host  ") + text.count("\n  host") >= 3
+    assert [text.count(f"\n{tier} ") for tier in ("device", "host")] == [4, 4]  # three cells and a break-even
     assert "loading beats computing" in text
     (picture,) = folder.rglob("prompt_cache.png")
     assert run_command(["show", str(picture.parent)]) == 0

@@ -111,7 +111,7 @@ def test_counts_of_the_engine_are_those_of_the_simulator(simulated, measured) ->
     assert len(compared.contents["cells"]) == 8
     assert len(compared.contents["prompts"]) == 3 * 2 * 2  # prompts, tiers, with and without scaffolds
     assert "counts equal: yes" in compared.text and "KL" in compared.text
-    assert {"compare.csv", "compare.json", "compare.png"} == set(compared.files)
+    assert {f"compare.{kind}" for kind in ("csv", "json", "parquet", "png")} == set(compared.files)
     assert any(cell["evictions"] for cell in measured[0].summary["cells"])
 
 
@@ -290,7 +290,9 @@ def test_table_and_pictures_show_every_cell_and_prompt(simulated, measured) -> N
     kind = load_experiment("prompt-modules")
     for result in (simulated, measured[0]):
         text = kind.show(result.summary)
-        assert text.count("\n  ") + text.count("\ndevice") > 8
+        starts = [line.partition(" ")[0] for line in text.splitlines()]
+        assert [starts.count(tier) for tier in ("device", "host")] == [4, 4]
+        assert starts.count("where") == 4
         assert all(name in text for name in ("where", "alone", "host", "scaf-"))
         assert kind.figures(result)["prompt_modules.png"].startswith(b"\x89PNG")
     assert "The price" in kind.show(measured[0].summary) and "The price" not in kind.show(simulated.summary)
