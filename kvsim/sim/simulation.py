@@ -18,9 +18,10 @@ from kvsim.policies.residency import Decision
 from kvsim.profile.profile import SHOWN_AS, SPECULATE
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
-from kvsim.sim.copies import Copies, Transfer
+from kvsim.sim.copies import Copies
 from kvsim.sim.inputs import SimulationInput
 from kvsim.sim.ledger import Ledger
+from kvsim.sim.link import Transfer
 from kvsim.sim.replay import Reading
 from kvsim.sim.timeline import Place, Timeline
 from kvsim.sim.whole_step import WholeSteps, can_run
