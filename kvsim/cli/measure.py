@@ -13,7 +13,8 @@ from kvsim.cli.terminal import Bar, bar, command_text, need_torch
 
 if TYPE_CHECKING:
     from kvsim.experiments.registry import LoadedScenario
-    from kvsim.experiments.types import Compared, Job
+    from kvsim.experiments.types import Job
+    from kvsim.report.comparison import Compared
     from kvsim.report.results import RunResult
 
 Overrides = Annotated[
