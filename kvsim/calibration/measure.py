@@ -108,7 +108,7 @@ def calibrate(
         _need_cuda()
     if bandwidth_bytes_per_s is not None and bandwidth_bytes_per_s <= 0:
         raise CalibrationError(f"bandwidth of the emulated link: {bandwidth_bytes_per_s:g} bytes a second; give more")
-    plan = QUICK if quick else FULL
+    full_plan = QUICK if quick else FULL
     if quantisation is not None and model is None:
         raise CalibrationError("packed weights are those of a model: give --model with --quantisation, not a shape")
     num_layers = 2 if quick else _FEW_LAYERS
@@ -117,7 +117,8 @@ def calibrate(
         model=loaded,
         shape=full_shape,
         quantisation=quantisation,
-        plan=plan,
+        plan=full_plan.within(full_shape.learned_positions),
+        memory_tokens=full_plan.max_context_tokens,
         progress=progress or _silent,
         name=name or f"{device}-{_stem(model, shape)}",
         command=command,
@@ -135,6 +136,8 @@ class _Given:
     shape: ModelShape
     quantisation: Quantisation | None
     plan: Plan
+    memory_tokens: int
+    """Tokens of random keys and values in each layer: what the largest transfers take their pages from, too."""
     progress: Progress
     name: str
     command: str
@@ -160,7 +163,7 @@ class _Given:
 def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     neighbours = Neighbours()
     plan = given.plan
-    tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cpu")
+    tokens = random_tokens(given.shape, given.num_layers, given.memory_tokens, device="cpu")
     bench = Bench(
         model=given.model,
         shape=given.shape,
@@ -204,7 +207,7 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
 
 def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
     plan = given.plan
-    tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cuda")
+    tokens = random_tokens(given.shape, given.num_layers, given.memory_tokens, device="cuda")
     link = cuda.cuda_link_samples(tokens, plan, slowed_bytes_per_s)
     bench = Bench(
         model=given.model,
