@@ -315,7 +315,7 @@ def with_speculation(profile: Profile) -> Profile:
 
 def _sum(scoring: CostTable, entry: CostTable) -> CostTable:
     rows = tuple(
-        tuple(time_s + entry.at_s(1, batch) for time_s, batch in zip(row, scoring.batches, strict=True))
+        tuple(time_s + entry.at_s(1, sequences=batch) for time_s, batch in zip(row, scoring.columns, strict=True))
         for row in scoring.time_s
     )
     return scoring.model_copy(update={"time_s": rows})

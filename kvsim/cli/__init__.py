@@ -110,18 +110,11 @@ def run(
     loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
     folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
     from kvsim.experiments.registry import load_experiment
-    from kvsim.experiments.types import Job
     from kvsim.report.results import summary_json, write_result
 
     experiment = load_experiment(loaded.experiment)
     with bar(f"simulating {loaded.scenario.name}") as shown:
-        job = Job(
-            text=loaded.source.text,
-            command=command_text(),
-            base_dir=loaded.base_dir,
-            progress=shown.advance,
-            recorded=trace,
-        )
+        job = loaded.job(command=command_text(), progress=shown.advance, recorded=trace)
         result = experiment.simulate(loaded.scenario, job)
     drawn = experiment.figures(result) if figures and loaded.scenario.output.figures else {}
     text = summary_json(result.summary) if as_json else experiment.show(result.summary)
@@ -260,8 +253,7 @@ def calibrate(
 ) -> None:
     """Measure what each segment of a decode step and each copy costs on this machine."""
     need_torch("calibrate")
-    from kvsim.calibration import calibrate
-    from kvsim.experiments.registry import all_cost_tables
+    from kvsim.experiments.calibrate import calibrate
     from kvsim.profile.profile import write_profile
     from kvsim.report.profile_table import profile_text
     from kvsim.units import parse_bytes
@@ -280,7 +272,6 @@ def calibrate(
             bandwidth_bytes_per_s=bandwidth_bytes_per_s,
             command=command_text(),
             progress=shown.stage,
-            cost_tables=all_cost_tables(),
         )
     kept(lambda: write_profile(profile, output), profile_text(profile))
     typer.echo(f"{output}: written; see `kvsim profile show {as_argument(output, '.toml')}`")

@@ -13,7 +13,8 @@ from kvsim.cli.terminal import Bar, bar, command_text, need_torch, printable
 
 if TYPE_CHECKING:
     from kvsim.experiments.registry import LoadedScenario
-    from kvsim.experiments.types import Compared, Job
+    from kvsim.experiments.types import Job
+    from kvsim.report.comparison import Compared
     from kvsim.report.results import RunResult
 
 Overrides = Annotated[
@@ -141,7 +142,7 @@ def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: 
     max_contexts = load_measurement(loaded.experiment).max_contexts
     if max_contexts is None:
         raise ScenarioError(
-            f"{loaded.source.path}: --max-context is for scenarios of kind 'decode'; this one is of kind "
+            f"{loaded.where}: --max-context is for scenarios of kind 'decode'; this one is of kind "
             f"{loaded.experiment!r}"
         )
     if output is not None:
@@ -161,15 +162,7 @@ def _load(scenario: str, overrides: list[str] | None) -> LoadedScenario:
 
 
 def _job(loaded: LoadedScenario, shown: Bar, recorded: Path | None = None) -> Job:
-    from kvsim.experiments.types import Job
-
-    return Job(
-        text=loaded.source.text,
-        command=command_text(),
-        base_dir=loaded.base_dir,
-        progress=shown.advance,
-        recorded=recorded,
-    )
+    return loaded.job(command=command_text(), progress=shown.advance, recorded=recorded)
 
 
 def _measure(loaded: LoadedScenario, output: Path | None) -> tuple[RunResult, dict[str, bytes]]:

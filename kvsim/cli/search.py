@@ -60,12 +60,11 @@ def sweep(
     loaded = load_scenario(find_scenario(scenario), overrides or ())
     experiment = loaded.of_type(Scenario, "sweep")
     from kvsim.experiments.decode.sweep.sweep import sweep as run_sweep
-    from kvsim.experiments.types import Job
 
     folder = output_folder(output or Path(experiment.output.folder), experiment.name)
     try:
         with bar(f"sweeping {experiment.name}") as shown:
-            job = Job(text=loaded.source.text, command=command_text(), base_dir=loaded.base_dir, progress=shown.advance)
+            job = loaded.job(command=command_text(), progress=shown.advance)
             found = run_sweep(experiment, folder, job, num_workers=workers, scheduler=dask, fresh=not resume)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command goes on from them", err=True)
@@ -117,9 +116,11 @@ def whatif(
         _reach(base, reach, over, overrides or [], as_json=as_json)
         return
     from kvsim.experiments.decode.report.whatif_tables import whatif_contents, whatif_text
+    from kvsim.experiments.decode.sweep.whatif import origin_of
     from kvsim.experiments.decode.sweep.whatif import whatif as simulate_again
     from kvsim.report.results import summary_json, write_result
 
+    origin_of(base)  # refuses before a folder is made
     name = str(base.summary["scenario"])
     folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
@@ -142,7 +143,7 @@ def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_jso
 
     from kvsim.errors import ScenarioError
     from kvsim.experiments.decode.report.whatif_tables import reach_text
-    from kvsim.experiments.decode.sweep.whatif import reach as search
+    from kvsim.experiments.decode.sweep.reach import reach as search
     from kvsim.report.results import summary_json
 
     figure, sign, most = (part.strip() for part in reach.partition("<="))
@@ -161,8 +162,7 @@ def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_jso
     if as_json:
         typer.echo(summary_json({"figure": figure, "most": limits[0], "key": key, "found": [*map(asdict, found)]}))
         return
-    told = [(one.policy, one.tried, one.reached, one.missed) for one in found]
-    typer.echo(reach_text(figure, limits[0], key, limits[1:], told))
+    typer.echo(reach_text(figure, limits[0], key, (limits[1], limits[2]), found))
 
 
 def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:

@@ -46,7 +46,6 @@ def timeline(
 
     loaded = load_scenario(find_scenario(scenario), overrides or ())
     experiment = loaded.of_type(Scenario, "timeline")
-    from kvsim.experiments.types import Job
     from kvsim.report.results import write_picture
     from kvsim.report.timeline import parse_steps, timeline_json
 
@@ -55,7 +54,7 @@ def timeline(
     output_file(output, ".json")
     runs: list[TimedRun] = []
     with bar(f"timing {experiment.name}") as shown:
-        job = Job(base_dir=loaded.base_dir, progress=shown.advance)
+        job = loaded.job(progress=shown.advance)
         if measured:
             from kvsim.experiments.decode.measure import measure_timeline
 

@@ -9,22 +9,24 @@ from typing import Any, ClassVar, TypeVar
 from numpy.typing import NDArray
 
 from kvsim.errors import CalibrationError, ScenarioError
+from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.profile.other_shape import adapted, call_problem, times_of, whose_times, with_times_of
+from kvsim.profile.prefill import PrefillCost, prefill_cost
 from kvsim.profile.profile import Profile, check_made_for, load_profile
-from kvsim.profile.provenance import make_manifest
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
 from kvsim.scenario.decode import ModelChoice, ProfileChoice
-from kvsim.scenario.file import AnyScenario
+from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shapes import SHAPES, ModelShape
-from kvsim.scenario.shipped import find_profile
+from kvsim.scenario.shipped import find_profile, near
 
 
 class CacheScenario(AnyScenario):
     """A scenario of a cache other than that of decode: it names a model and what that costs somewhere."""
 
     younger: ClassVar[tuple[str, ...]] = ("exclude", "profile.scale")
+    inputs: ClassVar[dict[str, Role]] = {"profile.path": "profile", "model.path": "model"}
 
     kind: str
     """The experiment; each tree allows its own name only."""
@@ -77,6 +79,24 @@ def call_problem_of(
     return None
 
 
+def prefill_or_reason(
+    scenario: CacheScenario, profile: Profile, *, chunk_tokens: int, longest_tokens: int
+) -> PrefillCost | str:
+    """Return the cost of prefill in chunks, or why times to first token are not known.
+
+    Parameters
+    ----------
+    longest_tokens
+        Of the prompts.
+    """
+    cost = prefill_cost(profile, chunk_tokens)
+    if cost is None:
+        return f"profile {profile.name} has no cost of prefill; {profile.advice}"
+    call = (min(chunk_tokens, longest_tokens), 0)
+    problems = (call_problem_of(scenario, profile, table, [call]) for table in (cost.calls, cost.chunks))
+    return next(filter(None, problems), cost)
+
+
 def check_calls(
     scenario: CacheScenario, profile: Profile, table: CostTable, calls: Iterable[tuple[int, int]], *, batch: int = 1
 ) -> None:
@@ -109,13 +129,6 @@ def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
     if path is None:
         raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
     return near(path, beside)
-
-
-def near(path: str, beside: Path | None) -> str:
-    """Return `path`, or the same beside the scenario where only that is there."""
-    if beside is not None and not Path(path).exists() and (beside / path).exists():
-        return str(beside / path)
-    return path
 
 
 def make_result(
@@ -151,7 +164,7 @@ def make_result(
             summary = _with_times_of(scenario, job.base_dir, summary)
     if is_measured:
         summary["is_measured"] = True
-    manifest = make_manifest(scenario_text=job.text, scenario_hash=scenario.hash, seed=seed, command=job.command)
+    manifest = manifest_of(scenario, job, seed=seed, is_measured=is_measured)
     return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest)
 
 

@@ -7,19 +7,22 @@ is needed, `MEASUREMENT` in `measure`. Only the tree loads where a file is merel
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvsim.errors import ResultError, ScenarioError
-from kvsim.experiments.types import Compared, Experiment, Measurement
+from kvsim.experiments.provenance import check_same_profile, compared_with_notes
+from kvsim.experiments.types import Experiment, Job, Measurement, ignore
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, Overrides, ScenarioT, ScenarioText, parse_scenario, read_scenario
+from kvsim.scenario.overrides import override_texts
 from kvsim.scenario.toml import nearest
 
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
+    from kvsim.report.comparison import Compared
 
 DECODE = "decode"
 """The experiment of a scenario file without a `kind`."""
@@ -47,12 +50,33 @@ class LoadedScenario:
     experiment: str
     """A name in `EXPERIMENTS`."""
     scenario: AnyScenario
-    source: ScenarioText
+    source: ScenarioText | None
+    """None where it was made in Python."""
+    overrides: tuple[str, ...]
+    """As ``KEY=VALUE``."""
 
     @property
-    def base_dir(self) -> Path:
+    def base_dir(self) -> Path | None:
         """Where relative paths of the scenario start, if not here: the folder of its file."""
-        return self.source.path.parent
+        return None if self.source is None else self.source.path.parent
+
+    @property
+    def where(self) -> str:
+        """What messages call it: its file, or else its name."""
+        return self.scenario.name if self.source is None else str(self.source.path)
+
+    def job(
+        self, *, command: str = "", progress: Callable[[float], None] = ignore, recorded: Path | None = None
+    ) -> Job:
+        """Return what a run of the scenario needs besides it."""
+        return Job(
+            text="" if self.source is None else self.source.text,
+            overrides=self.overrides,
+            command=command,
+            base_dir=self.base_dir,
+            progress=progress,
+            recorded=recorded,
+        )
 
     def of_type(self, tree: type[ScenarioT], command: str) -> ScenarioT:
         """Return the scenario for a command that takes those of one experiment only.
@@ -64,7 +88,7 @@ class LoadedScenario:
         """
         if not isinstance(self.scenario, tree):
             raise ScenarioError(
-                f"{self.source.path}: kind: {command} is for scenarios of kind {_name_of(tree)!r}, found "
+                f"{self.where}: kind: {command} is for scenarios of kind {_name_of(tree)!r}, found "
                 f"{self.experiment!r}: use `kvsim run`"
             )
         return self.scenario
@@ -84,7 +108,8 @@ def load_scenario(path: Path, overrides: Overrides = ()) -> LoadedScenario:
         near = nearest(name, EXPERIMENTS) if isinstance(name, str) else f"; known are {', '.join(EXPERIMENTS)}"
         raise ScenarioError(f"{path}: kind: unknown experiment {name!r}{near}")
     scenario = parse_scenario(load_tree(name), source.tables, overrides, where=str(path))
-    return LoadedScenario(experiment=name, scenario=scenario, source=source)
+    texts = tuple(override_texts(overrides))
+    return LoadedScenario(experiment=name, scenario=scenario, source=source, overrides=texts)
 
 
 def load_tree(name: str) -> type[AnyScenario]:
@@ -148,7 +173,9 @@ def compare_results(simulated: RunResult, measured: RunResult) -> Compared:
     ResultError
         If the two are not of one scenario, or not one of each.
     """
-    return load_experiment(_experiment_of_both(simulated, measured)).compare(simulated, measured)
+    experiment = load_experiment(_experiment_of_both(simulated, measured))
+    check_same_profile(simulated, measured)
+    return compared_with_notes(simulated, measured, experiment.compare(simulated, measured))
 
 
 def compare_out_of_sample(
@@ -171,7 +198,8 @@ def compare_out_of_sample(
     compare = load_experiment(name).compare_out_of_sample
     if compare is None:
         raise ResultError(f"results of {name} are compared in sample only: leave out --out-of-sample")
-    return compare(simulated, measured, in_sample)
+    check_same_profile(simulated, measured)
+    return compared_with_notes(simulated, measured, compare(simulated, measured, in_sample))
 
 
 def check_accesses(name: str, scenario: AnyScenario, place: Path) -> None:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 from kvsim.policies.registry import PlugIns
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, ScenarioT
+from kvsim.traces.access.arrays import Trace
 
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
     from kvsim.calibration.measure import Progress as StageProgress
+    from kvsim.report.comparison import Compared
+    from kvsim.report.frames import Frame
 
 ScenarioT_contra = TypeVar("ScenarioT_contra", bound=AnyScenario, contravariant=True)
 
@@ -38,6 +41,8 @@ class Job:
 
     text: str = ""
     """The scenario file as it was read, for the manifest."""
+    overrides: tuple[str, ...] = ()
+    """``KEY=VALUE`` texts that changed the file's fields, for the manifest; the scenario has them already."""
     command: str = ""
     """The command line, for the manifest."""
     base_dir: Path | None = None
@@ -46,19 +51,10 @@ class Job:
     """Called with the share of the work done since the last call."""
     recorded: Path | None = None
     """A measured result, or other accesses, to replay in place of those that the scenario names."""
+    accesses: Trace | None = None
+    """Accesses in memory to replay in place of those that the scenario names."""
     plug_ins: PlugIns = field(default_factory=dict)
     """Policy classes and instances that cannot be imported by the names that the scenario gives them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Simulated beside measured, as a command shows and keeps it."""
-
-    contents: Mapping[str, Any]
-    """What ``--json`` prints."""
-    text: str
-    files: Mapping[str, bytes]
-    """Files for a folder, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +74,8 @@ class Experiment(Generic[ScenarioT]):
     """Return the pictures of a result by file name, as PNG."""
     compare: Callable[[RunResult, RunResult], Compared]
     """Compare a simulated result with a measured one of the same scenario."""
+    cells_frame: Callable[[Mapping[str, Any]], Frame] | None = None
+    """Return a data frame with a row for each cell of a summary; `kvsim.report.frames.cells_frame` where None."""
     warnings: Callable[[ScenarioT, Path | None], list[str]] = no_warnings
     """Return what to know of a scenario that `check` accepts, a line each."""
     check_accesses: Callable[[ScenarioT, Path], None] | None = None

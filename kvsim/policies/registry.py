@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
+from kvsim._moved.policies import NEW_PLACES
 from kvsim.errors import ScenarioError
 from kvsim.policies.attribution import careful_import
 from kvsim.scenario.toml import nearest
@@ -114,6 +115,7 @@ def load_class(path: str, what: str) -> type[Any]:
         If the module cannot be imported or has no such class.
     """
     module_name, _, class_name = path.partition(":")
+    module_name = NEW_PLACES.get(module_name, module_name)
     if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
         raise ScenarioError(f"{what}: names no class; write package.module:Class")
     with careful_import(what, module_name):

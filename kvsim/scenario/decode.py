@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Overrides, Scalar, SizeBytes, load
+from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Overrides, Role, Scalar, SizeBytes, load
 from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
 from kvsim.scenario.toml import Listed, Strict, nearest
 from kvsim.types import UNIT_TOKENS, Partition
@@ -231,6 +231,13 @@ class Scenario(AnyScenario):
     lists: ClassVar = ("run.policies", "exclude")
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
     younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation", "profile.scale")
+
+    inputs: ClassVar[dict[str, Role]] = {
+        "profile.path": "profile",
+        "trace.path": "trace",
+        "model.path": "model",
+        "measure.text": "text",
+    }
 
     kind: Literal["decode"] | None = None
     model: DecodedModel

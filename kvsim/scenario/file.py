@@ -63,6 +63,10 @@ Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """``KEY=VALUE`` texts as the command line has them, or values by dotted field. A list sweeps its field."""
 
 
+Role: TypeAlias = Literal["profile", "trace", "requests", "tokens", "file", "model", "text"]
+"""What a field names that a run reads: costs; accesses; requests; token streams; any file; weights; a text."""
+
+
 class Output(Strict):
     """Where results go."""
 
@@ -81,6 +85,9 @@ class AnyScenario(Strict):
     """Fields that cannot be swept, each with the reason, besides those of every experiment."""
     younger: ClassVar[tuple[str, ...]] = ("exclude",)
     """Dotted fields added after the first results: where unset they are left out of `hash`, which stays what it was."""
+
+    inputs: ClassVar[dict[str, Role]] = {}
+    """Dotted fields that name what a run reads: a result records the digest of each."""
 
     schema_version: Literal[1]
     name: Annotated[str, AfterValidator(_is_name)]
@@ -125,7 +132,14 @@ class AnyScenario(Strict):
 
     def swept_values(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of dotted fields, as those that vary have them in one cell."""
-        return {key: _value_of(self, key) for key in keys}
+        return {key: self.value_at(key) for key in keys}
+
+    def value_at(self, dotted: str) -> Any:
+        """Return the value of a dotted field; None where a table on the way is absent."""
+        value: Any = self
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+        return value
 
 
 ScenarioT = TypeVar("ScenarioT", bound=AnyScenario)
@@ -303,10 +317,3 @@ def _set(tree: type[AnyScenario], tables: dict[str, Any], dotted: str, value: An
     set_at(tables, path, value)
     for other in _alternatives(tree, dotted):
         value_at(tables, ".".join(path[:-1])).pop(other.rpartition(".")[2], None)
-
-
-def _value_of(scenario: AnyScenario, dotted: str) -> Any:
-    value: Any = scenario
-    for part in dotted.split("."):
-        value = value[part] if isinstance(value, dict) else getattr(value, part)
-    return value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvsim.errors import ScenarioError
@@ -46,3 +47,24 @@ def set_at(tables: dict[str, Any], path: Sequence[str], value: Any) -> None:
             raise ScenarioError(f"{'.'.join(path)}: {part} is no table, so {last!r} cannot be set in it")
         tables = tables[part]
     tables[last] = value
+
+
+def override_texts(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Return overrides as ``KEY=VALUE`` texts that `parse_override` reads back.
+
+    Examples
+    --------
+    >>> override_texts({"run.policies": ["lru", {"name": "arc", "label": "a"}], "output.figures": False})
+    ['run.policies=["lru", {"name" = "arc", "label" = "a"}]', 'output.figures=false']
+    """
+    if isinstance(overrides, Mapping):
+        return [f"{key}={_toml(value)}" for key, value in overrides.items()]
+    return list(overrides)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(str(key))} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else str(value)

@@ -113,6 +113,13 @@ def _find_stream(name_or_path: str, kind: str, suffix: str, beside: Path | None)
     raise TraceError(name_or_path, f"no such {kind}{hint}")
 
 
+def near(path: str, base_dir: Path | None) -> str:
+    """Return `path`, or the same relative to `base_dir` where only that exists."""
+    if base_dir is not None and not Path(path).exists() and (base_dir / path).exists():
+        return str(base_dir / path)
+    return path
+
+
 def write_template(name: str) -> Path:
     """Write a commented scenario called `name` to ``name.toml``, and return that file.
 

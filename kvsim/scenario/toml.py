@@ -230,7 +230,18 @@ def _unknown(model: type[BaseModel], key: Key) -> tuple[str, Key]:
     close = _closest(name, known)
     if close:
         return f"{line}; did you mean {close!r}?", (*key[:-1], close)
+    if len(key) == 1:
+        return f"{line}; the nearest are {', '.join(_nearest_paths(model, name))}", ()
     return line + nearest(name, known), ()
+
+
+def _nearest_paths(model: type[BaseModel], name: str) -> list[str]:
+    """Return the full keys of three fields whose own names are nearest."""
+    by_name: dict[str, str] = {}
+    for path in _paths(model):
+        by_name.setdefault(path[-1], _shown_key(path))
+    close = difflib.get_close_matches(name[:200], by_name, n=3, cutoff=0.0)
+    return [by_name[one] for one in close]
 
 
 def _told(faults: list[Any]) -> str:
@@ -294,6 +305,37 @@ def _paths(model: type[BaseModel]) -> Iterator[Key]:
         yield (name,)
         for inner in _models_in(field.annotation):
             yield from ((name, *rest) for rest in _paths(inner))
+
+
+def field_types(model: type[BaseModel], dotted: str) -> set[type]:
+    """Return the plain types that a dotted field takes; none where there is no such field.
+
+    Examples
+    --------
+    >>> class Room(Strict):
+    ...     size: int | None = None
+    >>> sorted(kind.__name__ for kind in field_types(Room, "size"))
+    ['NoneType', 'int']
+    >>> field_types(Room, "door.size")
+    set()
+    """
+    *outer, last = dotted.split(".")
+    models = [model]
+    for part in outer:
+        models = [
+            inner
+            for one in models
+            if part in one.model_fields
+            for inner in _models_in(one.model_fields[part].annotation)
+        ]
+    annotations = [one.model_fields[last].annotation for one in models if last in one.model_fields]
+    return {kind for annotation in annotations for kind in _types_in(annotation)}
+
+
+def _types_in(annotation: Any) -> set[type]:
+    if isinstance(annotation, type):
+        return {annotation}
+    return {kind for argument in typing.get_args(annotation) for kind in _types_in(argument)}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

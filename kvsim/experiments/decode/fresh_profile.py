@@ -9,12 +9,11 @@ from kvsim.calibration import calibrate
 from kvsim.calibration.measure import CostTables, Progress
 from kvsim.calibration.staleness import judge, reasons_here
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import near
 from kvsim.experiments.decode.cells import resolve_shape
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile, load_profile, write_profile
 from kvsim.scenario.decode import Scenario
-from kvsim.scenario.shipped import find_profile
+from kvsim.scenario.shipped import find_profile, near
 
 
 def fresh_profile(

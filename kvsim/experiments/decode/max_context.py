@@ -12,18 +12,18 @@ from kvsim.calibration.machine import free_memory_bytes
 from kvsim.calibration.random_inputs import random_model
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import CapacityError, ScenarioError
-from kvsim.experiments.base import near
 from kvsim.experiments.decode.cells import Cell, Extent, cells_of, measured_extent, resolve
 from kvsim.experiments.decode.engine.inputs import check_peer, decode_input
 from kvsim.experiments.decode.engine.probe import NUM_STEPS, ContextProbe, Need, need_of
 from kvsim.experiments.decode.needs import check_needs
 from kvsim.experiments.decode.report.max_context import max_context_text
+from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Files, Job
 from kvsim.policies.future import is_oracle
-from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import ModelShape, Quantisation
+from kvsim.scenario.shipped import near
 
 Record: TypeAlias = dict[str, Any]
 Outcome: TypeAlias = Literal["budget", "device memory", "host memory", "positions"]
@@ -99,9 +99,7 @@ def max_contexts(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
         "question": "How long may the context grow before memory runs out?",
         "cells": records,
     }
-    manifest = make_manifest(
-        scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
-    )
+    manifest = manifest_of(scenario, job, seed=scenario.run.seed, is_measured=True)
     table = {"table.txt": (max_context_text(records) + "\n").encode()}
     return RunResult(summary=summary, rows={}, manifest=manifest), table
 

@@ -15,23 +15,24 @@ from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.paged.decode import DecodeResult
 from kvsim.engine.paged.timeline import spans_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import near
 from kvsim.experiments.decode.cells import Cell, measure_of, only
 from kvsim.experiments.decode.engine.bench import Bench, Recording
 from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measured
 from kvsim.experiments.decode.fresh_profile import fresh_profile
 from kvsim.experiments.decode.max_context import max_contexts
+from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.recorded import hand_over, kept_mass_frac, replay_of, trace_name
 from kvsim.experiments.decode.simulate import Rows, joined, simulate_timeline
 from kvsim.experiments.decode.summarise import entry_of, summarise
+from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Files, Job, Measurement
 from kvsim.policies.base import reads_speculation
-from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.checks import check_shape
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import Quantisation
+from kvsim.scenario.shipped import near
 from kvsim.sim.ledger import HOST_TIMES, TIMES
 
 COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
@@ -76,9 +77,7 @@ def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
             tables[number] = _table(number, cells[number], runs[number], recording)
             extras[number] = _extras(cells[number], tables[number], recording)
     entries = [entry_of(cell, by_step(tables[number])) | extras[number] for number, cell in enumerate(cells)]
-    manifest = make_manifest(
-        scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
-    )
+    manifest = manifest_of(scenario, job, seed=scenario.run.seed, is_measured=True, more=own_inputs(cells, None))
     result = RunResult(
         summary=summarise(scenario, cells, entries) | {"is_measured": True},
         rows=joined([tables[number] for number in range(len(cells))]),

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from kvsim.experiments.decode.cells import Cell, Refused, cells_of, only, resolve
 from kvsim.experiments.decode.crosscheck import accesses_in
 from kvsim.experiments.decode.outside_profile import beyond_profile
+from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.sources import Sources
 from kvsim.experiments.decode.summarise import simulated_entry, simulated_summary
 from kvsim.experiments.decode.workers import in_worker
+from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
-from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.decode import Scenario
@@ -53,9 +54,7 @@ def simulate(scenario: Scenario, job: Job, *, change_profile: Callable[[Profile]
     return RunResult(
         summary=simulated_summary(scenario, cells, entries),
         rows=joined([_named(number, cell, rows_of[number]) for number, cell in enumerate(cells)]),
-        manifest=make_manifest(
-            scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
-        )
+        manifest=manifest_of(scenario, job, seed=scenario.run.seed, more=own_inputs(cells, job.accesses))
         | {"accesses": sources.digests(), "texts": sources.texts()},
     )
 
@@ -101,7 +100,7 @@ def warnings(scenario: Scenario, base_dir: Path | None = None) -> list[str]:
 
 def sources_of(job: Job) -> Sources:
     """Return what the batches of a run read: the traces of the scenario, or what a measured result recorded."""
-    return Sources(job.base_dir, accesses_in(job.recorded) if job.recorded else None)
+    return Sources(job.base_dir, accesses_in(job.recorded) if job.recorded else None, job.accesses)
 
 
 def build_cells(

@@ -16,6 +16,7 @@ from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_capture
 from kvsim.sim import Replay
 from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator
+from kvsim.traces.access.arrays import NAME, Trace
 from kvsim.traces.access.base import NEXT_LAYER, AccessSource, RecordedAccesses
 from kvsim.traces.access.registry import open_accesses
 from kvsim.traces.access.repeated import Repeated
@@ -33,11 +34,19 @@ class Sources:
         Where relative paths of the scenario start, if not here.
     find
         The trace to replay for a concrete scenario, in place of the one it names.
+    accesses
+        Accesses in memory, in place of all traces.
     """
 
-    def __init__(self, base_dir: Path | None, find: Callable[[Scenario], Path] | None = None) -> None:
+    def __init__(
+        self,
+        base_dir: Path | None,
+        find: Callable[[Scenario], Path] | None = None,
+        accesses: Trace | None = None,
+    ) -> None:
         self._base_dir = base_dir
         self._find = find
+        self.accesses = accesses
         self._files: dict[Path, RecordedAccesses] = {}
         self._fits: dict[tuple[Path, int, str], GeneratorParameters] = {}
         self._latest: tuple[Hashable, Replay] | None = None
@@ -51,7 +60,7 @@ class Sources:
             If its trace cannot be read, is of another depth or has too few steps.
         """
         trace = scenario.trace
-        file = self._open(self._path(scenario))
+        file = self._open(scenario)
         if trace.extrapolate is not None:
             num_steps = num_steps_of(scenario, EXTRAPOLATED_STEPS)
             return Extent(context_tokens=trace.extrapolate.context_tokens + num_steps - 1, num_steps=num_steps)
@@ -94,7 +103,7 @@ class Sources:
         policy = cell.make_policy()
         if cell.selector is None:
             return
-        file = self._open(self._path(scenario))
+        file = self._open(scenario)
         file.scores(0, 0, scenario.selector.channel, scenario.page_tokens)
         if reads_speculation(policy):
             _check_speculation(scenario, file)
@@ -103,15 +112,18 @@ class Sources:
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each trace that was opened, by file name: what a result says it replayed."""
+        if self.accesses is not None:
+            return {NAME: self.accesses.digest}
         return {path.name: file_digest(path) for path in self._files}
 
     def texts(self) -> list[str]:
         """Return what was read where the opened traces were recorded, each text once."""
-        return sorted({file.text for file in self._files.values()})
+        files = self._files.values() if self.accesses is None else [self.accesses]
+        return sorted({file.text for file in files})
 
     def unopened(self) -> Sources:
         """Return the same without anything open, for another process; generators stay fitted."""
-        fresh = Sources(self._base_dir, self._find)
+        fresh = Sources(self._base_dir, self._find, self.accesses)
         fresh._fits = self._fits
         return fresh
 
@@ -120,20 +132,25 @@ class Sources:
         path = self._path(scenario)
         key = (path, scenario.page_tokens, scenario.selector.channel)
         if key not in self._fits:
-            self._fits[key] = fit_generator(self._open(path), scenario.page_tokens, scenario.selector.channel)
+            self._fits[key] = fit_generator(self._open(scenario), scenario.page_tokens, scenario.selector.channel)
         return self._fits[key]
 
     def _path(self, scenario: Scenario) -> Path:
+        if self.accesses is not None:
+            return Path(NAME)
         return self._find(scenario) if self._find else find_capture(scenario.trace.path, self._base_dir)
 
-    def _open(self, path: Path) -> RecordedAccesses:
+    def _open(self, scenario: Scenario) -> RecordedAccesses:
+        if self.accesses is not None:
+            return self.accesses
+        path = self._path(scenario)
         if path not in self._files:
             self._files[path] = open_accesses(path)
         return self._files[path]
 
     def _make(self, cell: Cell, seed: int) -> AccessSource:
         scenario, trace = cell.scenario, cell.scenario.trace
-        file = self._open(self._path(scenario))
+        file = self._open(scenario)
         if trace.extrapolate is not None:
             return SyntheticSource(
                 self.fit(scenario),

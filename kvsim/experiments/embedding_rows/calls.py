@@ -15,11 +15,11 @@ import numpy as np
 from kvsim.caches import CACHE_POLICIES
 from kvsim.caches.rows import RowBooks, distinct
 from kvsim.errors import KvsimError, ScenarioError
-from kvsim.experiments.base import near, shape_of
+from kvsim.experiments.base import shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams, fit_bigrams
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows, StreamChoice
 from kvsim.scenario.regular_files import read_text
-from kvsim.scenario.shipped import find_tokens
+from kvsim.scenario.shipped import find_tokens, near
 from kvsim.traces.tokens.stream import StreamHeader, is_token_stream, read_token_stream, zipf_exponent, zipf_tokens
 from kvsim.types import BoolArray, IntArray
 

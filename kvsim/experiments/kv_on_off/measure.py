@@ -13,13 +13,14 @@ from kvsim.engine.model.generation import Generated, generate, peak_bytes, use_t
 from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
+from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.experiments.kv_on_off.simulate import add_speeds, cell_of, computed_tokens, rows_of, verdict_of
 from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
 from kvsim.scenario.checks import check_length
+from kvsim.scenario.shipped import near
 
 
 def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import near
 from kvsim.experiments.prefix_blocks.scenario import RequestsChoice
 from kvsim.scenario.digest import content_digest
-from kvsim.scenario.shipped import find_requests
+from kvsim.scenario.shipped import find_requests, near
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.traces.requests.contents import BYTES, SharedBeginning, blocks_of
 from kvsim.traces.requests.registry import open_requests

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from kvsim.experiments.base import CacheScenario
-from kvsim.scenario.file import Fraction
+from kvsim.scenario.file import Fraction, Role
 from kvsim.scenario.toml import Strict, nearest
 from kvsim.traces.requests.format import DEFAULT_BLOCK_TOKENS, TimeUnit
 from kvsim.traces.requests.registry import FORMATS
@@ -90,6 +90,8 @@ class PrefixBlocks(CacheScenario):
 
     one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
     younger: ClassVar = ("exclude", "profile.scale", "trace.time_unit")
+
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"trace.path": "requests"}
 
     kind: Literal["prefix-blocks"]
     trace: RequestsChoice

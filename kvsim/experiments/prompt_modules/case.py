@@ -10,7 +10,7 @@ import numpy as np
 
 from kvsim.caches import find_cache_policy
 from kvsim.errors import CapacityError
-from kvsim.experiments.base import near, shape_of
+from kvsim.experiments.base import shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleBooks
 from kvsim.experiments.prompt_modules.scenario import PromptModules, Stream
 from kvsim.experiments.prompt_modules.schema import (
@@ -27,6 +27,7 @@ from kvsim.experiments.prompt_modules.schema import (
 from kvsim.experiments.prompt_modules.schema.markup import read_markup
 from kvsim.scenario.checks import check_length
 from kvsim.scenario.shapes import check_context
+from kvsim.scenario.shipped import near
 from kvsim.types import IntArray
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import ScenarioError, TraceError
-from kvsim.experiments.base import model_path_of, near
+from kvsim.experiments.base import model_path_of
 from kvsim.experiments.prompt_modules.case import Source
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import LengthOf, assemble, lay_out
 from kvsim.scenario.digest import content_digest
 from kvsim.scenario.regular_files import read_text
+from kvsim.scenario.shipped import near
 
 
 def texts_of(scenario: PromptModules, source: Source) -> list[str]:

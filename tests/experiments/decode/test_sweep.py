@@ -139,6 +139,34 @@ def test_the_code_of_somebodys_policy_is_part_of_the_key(tmp_path: Path, monkeyp
     assert not set(before) & set(cell_keys(cells, PATH.parent))
 
 
+def test_what_somebodys_policy_imports_from_its_folder_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_sweep_helper.py").write_text("WHO = 0\n", encoding="utf-8")
+    source = "import my_sweep_helper\nfrom kvsim.policies.evictors.lru import Lru\nclass Mine(Lru): ...\n"
+    (tmp_path / "my_importing_policy.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = (*SMALL, "run.policies=my_importing_policy:Mine")
+    first = swept(tmp_path, *options)
+    assert swept(tmp_path, *options).num_simulated == 0
+    (tmp_path / "my_sweep_helper.py").write_text("WHO = 1\n", encoding="utf-8")
+    assert swept(tmp_path, *options).num_simulated == first.num_simulated == 2
+
+
+def test_a_cell_whose_trace_is_too_short_does_not_end_the_others(tmp_path: Path) -> None:
+    found = swept(tmp_path, "trace.num_steps=[6, 1000]", *SMALL[1:2], "run.policies=lru", "budget.context_frac=0.5")
+    assert [(cell.number, cell.fault) for cell in found.failed] == [
+        (1, "smollm2_cpu: trace.num_steps is 1000, the trace smollm2-docs has 128")
+    ]
+    assert len(found.result.summary["cells"]) == 1
+
+
+def test_an_unknown_policy_ends_a_sweep_before_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(KvsimError, match="unknown policy 'lur'; did you mean 'lru'"):
+        swept(tmp_path, *SMALL, "run.policies=lru,lur")
+    assert not kept(tmp_path)
+
+
 def test_a_cell_below_its_minimum_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = swept(tmp_path, *TOO_SMALL)
     assert [cell.policy for cell in found.failed] == ["stream", "lru", "attention"]

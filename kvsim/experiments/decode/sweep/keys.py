@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import inspect
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import kvsim
-from kvsim.errors import ResultError, ScenarioError
+from kvsim.errors import ResultError
 from kvsim.experiments.decode.cells import Cell
-from kvsim.policies.registry import load_class
+from kvsim.experiments.decode.provenance import plug_in_codes
 from kvsim.scenario.digest import content_digest, file_digest
 from kvsim.scenario.shipped import find_capture, find_profile
 
@@ -28,9 +26,9 @@ _NOT_READ = {"schema_version", "name", "question", "output", "sweep", "exclude",
 def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
     """Return the key of each cell, 32 hexadecimal digits.
 
-    A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, the file of a
-    policy that is not kvsim's own, and the versions of numpy, numba and simpy. It does not cover what a policy's file
-    imports.
+    A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, that of a plug-in
+    with everything that it imports from its own package or folder (`kvsim.policies.source_code`), and the versions of
+    numpy, numba and simpy.
 
     Parameters
     ----------
@@ -49,6 +47,14 @@ def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
             contents[path] = _digest(path)
         return contents[path]
 
+    known_codes: dict[str, dict[str, str | None]] = {}
+
+    def codes(cell: Cell) -> dict[str, str | None]:
+        choice = cell.choice.model_dump_json()
+        if choice not in known_codes:
+            known_codes[choice] = plug_in_codes(cell)
+        return known_codes[choice]
+
     keys = []
     for cell in cells:
         scenario = cell.scenario
@@ -57,20 +63,9 @@ def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
         said["profile"]["path"] = content(find_profile(scenario.profile.path, base_dir))
         said["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
         said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
-        said |= {"code": _own_code(), "versions": _versions(), "policy_code": _policy_code(cell, content)}
+        said |= {"code": _own_code(), "versions": _versions(), "policy_code": sorted(codes(cell).items())}
         keys.append(content_digest(json.dumps(said, sort_keys=True), num_bytes=16))
     return keys
-
-
-def _policy_code(cell: Cell, content: Callable[[Path], str]) -> list[str]:
-    """Return a digest of each file of a policy, or part of one, that is not kvsim's own: `_own_code` covers those."""
-    found = []
-    for name in (cell.choice.name, *cell.choice.arguments.values()):
-        if isinstance(name, str) and ":" in name:
-            with suppress(ScenarioError):  # an argument that names no class
-                source = inspect.getsourcefile(load_class(name, "policy"))
-                found.append(content(Path(source)) if source else "")
-    return found
 
 
 @functools.cache

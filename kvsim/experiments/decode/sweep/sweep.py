@@ -14,6 +14,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from kvsim.errors import KvsimError, ResultError
 from kvsim.experiments.decode.cells import Cell, Refused
+from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.simulate import build_cells
 from kvsim.experiments.decode.sources import Sources
 from kvsim.experiments.decode.summarise import simulated_summary
@@ -21,8 +22,8 @@ from kvsim.experiments.decode.sweep.finished import KeptCell, has_cell, make_fol
 from kvsim.experiments.decode.sweep.keys import cell_keys
 from kvsim.experiments.decode.sweep.pieces import Piece, pieces_of, simulate_piece
 from kvsim.experiments.decode.workers import cluster, in_worker, processes
+from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
-from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.scenario.decode import Scenario
 
@@ -205,9 +206,8 @@ def _gather(
         summary["failed"] = [
             {"cell": cell.number, "policy": cell.policy, **cell.swept, "fault": cell.fault} for cell in failed
         ]
-    manifest = make_manifest(
-        scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
-    )
+    own = [cell for cell, _ in done]
+    manifest = manifest_of(scenario, job, seed=scenario.run.seed, more=own_inputs(own, None))
     manifest |= {"accesses": sources.digests()}
     return Sweep(
         result=RunResult(summary=summary, rows={}, manifest=manifest),
