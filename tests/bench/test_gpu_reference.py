@@ -13,17 +13,16 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from gpu_parts import attention_table, jobs, profiles, targets, worker
+from gpu_parts.jobs import Job, LeftOutError, Outcome, Setting
+from gpu_parts.listing import PARTS, jobs_of
+
+from kvsim.profile.profile import write_profile
+from kvsim.profile.tables import CostTable
+from kvsim.scenario.shapes import SHAPES
+from tests.accesses import make_profile
+
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "bench"))
-
-from gpu_parts import attention_table, jobs, profiles, targets, worker  # noqa: E402
-from gpu_parts.jobs import Job, LeftOutError, Outcome, Setting  # noqa: E402
-from gpu_parts.listing import PARTS, jobs_of  # noqa: E402
-
-from kvsim.profile.profile import write_profile  # noqa: E402
-from kvsim.profile.tables import CostTable  # noqa: E402
-from kvsim.scenario.shapes import SHAPES  # noqa: E402
-from tests.accesses import make_profile  # noqa: E402
 
 
 @pytest.fixture
@@ -163,9 +162,8 @@ def test_attention_is_compared_where_heads_dtype_window_and_range_are_the_same(s
     pa = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), file)
     own = make_profile()
-    measured = CostTable(
-        amount="tokens", amounts=(1000.0, 5000.0), batches=(1.0, 4.0), time_s=((2e-5,) * 2, (4e-5,) * 2)
-    )
+    grid = {"amounts": (1000.0, 5000.0), "columns": (1.0, 4.0), "time_s": ((2e-5,) * 2, (4e-5,) * 2)}
+    measured = CostTable(amount="tokens", columns_are="sequences", **grid)
     segment = own.segments["attention"].model_copy(update={"device": measured})
     shaped = own.model_copy(update={"shape": SHAPES["llama-3-8b"], "segments": own.segments | {"attention": segment}})
     found = attention_table.ratios(shaped, attention_table.read_table(file))

@@ -1,12 +1,13 @@
-"""Where a cross-check finds the accesses of a measured scenario, and what its figures should be."""
+"""Where a cross-check finds the accesses of a measured scenario."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from kvsim.errors import TraceError
-from kvsim.experiments.decode.cells import measure_of, trace_name
+from kvsim.experiments.decode.cells import measure_of
+from kvsim.experiments.decode.recorded import trace_name
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import CAPTURE_SUFFIX
 from kvsim.traces import MASS, TraceFile, open_trace
@@ -69,28 +70,3 @@ def _chosen(trace: TraceFile, scenario: Scenario) -> str | None:
     if trace.header.channel(f"{SELECTION}@{scenario.page_tokens}") is None:
         return None
     return "was recorded under another selector"
-
-
-def verdict_lines(figures: Mapping[str, object]) -> list[str]:
-    """Return the figures of a comparison against what they should be, a line each."""
-
-    def percent(name: str) -> str:
-        value = figures[name]
-        return f"{100 * value:.1f}%" if isinstance(value, int | float) else "-"
-
-    tau = figures["kendall_tau"]
-    within = "inside" if figures["worst_within_spread"] else "outside"
-    return [
-        f"counts equal: {'yes' if figures['counts_equal'] else 'NO'}",
-        f"time per token, median error: {percent('tpot_median_error_frac')} (target: at most 5%)",
-        f"time per token, worst error: {percent('tpot_worst_error_frac')}, {within} that cell's measured spread "
-        "(target: at most 15%, or inside)",
-        f"what the cache adds, median error in stalling cells: {percent('added_median_error_frac')} (target: 10%)",
-        f"best null predictor, median error: {percent('best_null_median_error_frac')}; ours on the same cells: "
-        f"{percent('paged_median_error_frac')} (target: a third of it)",
-        f"resident + misses x bytes / bandwidth, median error: {percent('additive_null_median_error_frac')}",
-        f"cells that stall a quarter of their time or more: {percent('stall_cells_frac')} (at least a third)",
-        f"Kendall's tau: {'-' if tau is None else f'{tau:.3f}'} over {figures['kendall_pairs']} pairs "
-        "(target: 0.9 over 20)",
-        f"cells inside the simulated 90% interval: {percent('interval_coverage_frac')} (target: 80 to 98%)",
-    ]

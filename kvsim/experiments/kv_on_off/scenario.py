@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import PositiveInt
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.file import Role
+from kvsim.scenario.limits import Count
 from kvsim.scenario.toml import Strict
 
 
@@ -17,7 +19,7 @@ class Generation(Strict):
     """False: every step runs the whole context through the model again."""
     batch: PositiveInt = 1
     prompt_tokens: PositiveInt = 128
-    new_tokens: PositiveInt = 128
+    new_tokens: Count = 128
     text: str = "python-docs"
     """What is read: ``python-docs``, ``python-code``, or a UTF-8 text file; generation is greedy."""
     repeats: PositiveInt = 1
@@ -27,7 +29,7 @@ class Generation(Strict):
 class KvOnOff(CacheScenario):
     """Generation with and without a KV cache: what it saves in time and takes in memory."""
 
-    younger: ClassVar = ("exclude",)
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"run.text": "text"}
 
     kind: Literal["kv-on-off"]
     run: Generation

@@ -7,29 +7,26 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
-from kvsim.report.tables import Column
+from kvsim.report.comparison import PROCESSOR_NOTE, Compared, Comparison, Fields
+from kvsim.report.results import RunResult
+from kvsim.report.style import add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.report.tables import Column, percent, result_text, table_text
 from kvsim.units import format_bytes, format_seconds
 
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
 COLUMNS: dict[str, Column] = {
-    "policy": Column(title="/policy", text=str),
-    "admission": Column(title="let/in", text=str),
-    "index": Column(title="/index", text=str),
-    "budget_blocks": Column(title="budget/blocks", text=lambda value: f"{value:,}"),
+    "policy": Column(title="/policy"),
+    "admission": Column(title="let/in"),
+    "index": Column(title="/index"),
+    "budget_blocks": Column(title="budget/blocks", text="{:,}".format),
     "cache_bytes": Column(title="/cache", text=format_bytes),
-    "block_hit_frac": Column(title="hits/blocks", text=lambda value: f"{value:.3f}"),
-    "token_hit_frac": Column(title="hits/tokens", text=lambda value: f"{value:.3f}"),
-    "request_mean_hit_frac": Column(title="hits/by request", text=lambda value: f"{value:.3f}"),
-    "bound_block_hit_frac": Column(title="bound/blocks", text=lambda value: f"{value:.3f}"),
-    "evicted_blocks": Column(title="evicted/blocks", text=lambda value: f"{value:,}"),
+    "block_hit_frac": Column(title="hits/blocks", text="{:.3f}".format),
+    "token_hit_frac": Column(title="hits/tokens", text="{:.3f}".format),
+    "request_mean_hit_frac": Column(title="hits/by request", text="{:.3f}".format),
+    "bound_block_hit_frac": Column(title="bound/blocks", text="{:.3f}".format),
+    "evicted_blocks": Column(title="evicted/blocks", text="{:,}".format),
     "ttft_mean_s": Column(title="TTFT/mean", text=format_seconds),
     "ttft_full_mean_s": Column(title="TTFT/no cache", text=format_seconds),
-    "ttft_saved_frac": Column(title="TTFT/saved", text=_percent),
+    "ttft_saved_frac": Column(title="TTFT/saved", text=percent),
 }
 
 LEGEND = (
@@ -49,20 +46,22 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
         best = max(real, key=lambda cell: cell["block_hit_frac"])
         budget = "no limit" if best["budget_blocks"] is None else f"{best['budget_blocks']:,} blocks"
         bound = best.get("bound_block_hit_frac")
-        of_bound = f", {_percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
+        of_bound = f", {percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
         saved = best["ttft_saved_frac"]
         lines.append(
             f"{budget} ({format_bytes(best['cache_bytes'])}): {_named(best)} hits {best['block_hit_frac']:.3f} of the "
-            f"blocks{of_bound}" + (f", and saves {_percent(saved)} of the time to first token." if saved else ".")
+            f"blocks{of_bound}" + (f", and saves {percent(saved)} of the time to first token." if saved else ".")
         )
-    lines.append(
-        "Time to first token is the prefill of what was not hit, one request at a time: no queue, no batch, no "
-        "transfer; hits are free, as where blocks stay on the device."
-    )
+    if any(cell["ttft_mean_s"] is not None for cell in cells):
+        lines.append(
+            "Time to first token is the prefill of what was not hit, one request at a time: no queue, no batch, no "
+            "transfer; hits are free, as where blocks stay on the device."
+        )
+    lines += _overload(cells)
     outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(
-            f"{_percent(outside)} of the requests prefill after more tokens than the profile measured; their times are "
+            f"{percent(outside)} of the requests prefill after more tokens than the profile measured; their times are "
             "extrapolated linearly."
         )
     if is_assumed:
@@ -72,6 +71,19 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
     if profile_kind == "published":
         lines.append("The costs are published ones, measured elsewhere.")
     return lines
+
+
+def _overload(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say so where the trace's requests come faster than they can be prefilled one at a time."""
+    loads = [cell["prefill_load_frac"] for cell in cells if cell.get("prefill_load_frac") is not None]
+    if not loads or max(loads) <= 1:
+        return []
+    least, most = min(loads), max(loads)
+    load = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
+    return [
+        f"The load is {load}: prefilling the requests one at a time takes that many times the span in which they "
+        "arrive. Above 1 a queue grows as long as requests come, and real times to first token are longer than these."
+    ]
 
 
 def hit_figure(summary: Mapping[str, Any]) -> Figure:
@@ -87,13 +99,14 @@ def hit_figure(summary: Mapping[str, Any]) -> Figure:
         own = sorted((cell for cell in cells if _named(cell) == name), key=_budget)
         budgets = [_budget(cell) for cell in own]
         handles[name] = left.plot(budgets, [cell["block_hit_frac"] for cell in own], **looks[name])[0]
-        right.plot(budgets, [cell["ttft_mean_s"] for cell in own], **looks[name])
+        known = [cell for cell in own if cell["ttft_mean_s"] is not None]
+        right.plot([_budget(cell) for cell in known], [cell["ttft_mean_s"] for cell in known], **looks[name])
     bounded = sorted((cell for cell in cells if cell.get("bound_block_hit_frac") is not None), key=_budget)
     if bounded:
         places, bounds = [_budget(cell) for cell in bounded], [cell["bound_block_hit_frac"] for cell in bounded]
         handles["Belady's bound"] = left.plot(places, bounds, color="black", linestyle=":", linewidth=1.5)[0]
-    if cells:
-        full_s = max(cell["ttft_full_mean_s"] for cell in cells)
+    full_s = max((cell["ttft_full_mean_s"] for cell in cells if cell["ttft_full_mean_s"] is not None), default=None)
+    if full_s is not None:
         handles["no cache"] = right.axhline(full_s, color="0.5", linestyle="--", linewidth=1.5)
     left.set(xscale="log", xlabel="budget (blocks)", ylabel="share of blocks hit", ylim=(0, 1))
     right.set(xscale="log", xlabel="budget (blocks)", ylabel="time to first token, mean (s)")
@@ -121,3 +134,35 @@ def _by_budget(cells: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str
     for cell in cells:
         groups.setdefault(cell["budget_blocks"], []).append(cell)
     return groups
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells and the verdict."""
+    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
+    table = f"{table_text(summary['cells'], COLUMNS)}\n{LEGEND}"
+    return result_text(summary, *readings, table)
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return the hit rate and the time to first token over the budget."""
+    return {"prefix_blocks.png": png(hit_figure(result.summary))}
+
+
+COMPARED = Fields(
+    keys=("policy", "budget_blocks"),
+    figures=("ttft_mean_s", "ttft_full_mean_s"),
+    counts=("hit_blocks", "hit_tokens", "evicted_blocks"),
+    columns=COLUMNS,
+    digests={"requests_digest": "requests"},
+)
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare hits and evictions, which must be equal, and the time to first token, cell by cell and by request."""
+    found = Comparison(simulated, measured, COMPARED)
+    found.rows_equal("requests_equal", "hits of every request", "hit_blocks")
+    found.errors("request_ttft", found.row_errors("ttft_s"), "time to first token of a request")
+    errors = found.row_errors("ttft_s", "processor_s")
+    found.errors("request_processor", errors, "  against its processor time", PROCESSOR_NOTE)
+    found.answers("requests")
+    return found.compared(by="policy")

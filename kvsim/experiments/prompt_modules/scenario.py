@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from kvsim.experiments.base import CacheScenario
-from kvsim.scenario.file import Fraction, SizeBytes
+from kvsim.scenario.file import Fraction, Role, SizeBytes
+from kvsim.scenario.limits import Count
 from kvsim.scenario.toml import Strict
 from kvsim.types import Tier
 
@@ -30,7 +31,7 @@ class PromptsChoice(Strict):
 class Stream(Strict):
     """The order in which prompts arrive."""
 
-    num_requests: PositiveInt = 24
+    num_requests: Count = 24
     draw: Literal["in-turn", "zipf"] = "in-turn"
     """``zipf``: the prompt named i-th is drawn with a weight of ``1 / i ** skew``."""
     skew: NonNegativeFloat = 1.0
@@ -81,7 +82,6 @@ class PromptModules(CacheScenario):
     """Pieces of prompts encoded once, each alone at its own positions, and reused wherever a prompt selects them."""
 
     one_of: ClassVar = (("cache.budget_modules", "cache.budget_frac", "cache.budget_bytes"),)
-    younger: ClassVar = ("exclude",)
     not_swept: ClassVar = {
         **{
             f"prompts.{field}": "; all cells read one set of prompts"
@@ -90,6 +90,13 @@ class PromptModules(CacheScenario):
         "prefill_chunk_tokens": "; all cells share the runs under full attention",
         "measure.repeats": "; all cells share the timed runs",
         "measure.answer_tokens": "; all cells share the answers",
+    }
+
+    inputs: ClassVar[dict[str, Role]] = {
+        **CacheScenario.inputs,
+        "prompts.schema_file": "file",
+        "prompts.prompts_file": "file",
+        "prompts.lengths_file": "file",
     }
 
     kind: Literal["prompt-modules"]
