@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SIGNED = frozenset({"arrival", "difference", "error", "gain", "gains", "overhead", "saved"})
+_SIGNED = frozenset({"arrival", "avoided", "difference", "error", "gain", "gains", "overhead", "saved"})
 """Words of a name whose figure is a difference or a moment, and may be negative."""
 _ABOVE_ONE = frozenset({"load", "slowdown", "vs"})
 """Words of a name whose ``_frac`` is a ratio and not a part of a whole."""

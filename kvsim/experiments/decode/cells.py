@@ -177,7 +177,7 @@ def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float
         variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2)
     mean_s = float(rows["step_s"][counted].mean())
     half_s = 1.645 * math.sqrt(variance)
-    return mean_s - half_s, mean_s + half_s
+    return max(0.0, mean_s - half_s), mean_s + half_s
 
 
 def page_link_s(cell: Cell) -> float:
