@@ -47,7 +47,9 @@ def test_what_does_not_apply_is_a_dash_and_what_does_not_fit_stands_out(run):
     summary, _ = run
     frame = printed_frame(summary)
     resident = frame[frame["/policy"] == "resident"]
-    assert (resident[["budget/pages", "/hits", "prefetch/prec."]] == "-").all(axis=None)
+    assert (resident[["budget/pages", "/hits", "pref./prec."]] == "-").all(axis=None)
+    lru = frame[frame["/policy"] == "lru"]
+    assert (lru[["pref./prec.", "pref./recall"]] == "-").all(axis=None)  # nothing was fetched early
     assert set(resident["/fits"]) == {"yes", "NO"}
     assert not frame.map(lambda text: "nan" in text or "None" in text).any(axis=None)
 

@@ -27,18 +27,22 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
     for cell in cells:
         situations.setdefault((cell["context_tokens"], cell["batch"]), []).append(cell)
     ordered = dict(sorted(situations.items()))
-    paragraphs = [_paragraph(situation, members, device_memory_bytes) for situation, members in ordered.items()]
-    return [*paragraphs, f"{_recommendation(ordered)} {_trust(profile_kind, emulated_link)}"]
+    paragraphs = [
+        _paragraph(situation, members, device_memory_bytes, is_pinned=not emulated_link)
+        for situation, members in ordered.items()
+    ]
+    closing = [_recommendation(ordered), *_throughput(ordered), _trust(profile_kind, emulated_link)]
+    return [*paragraphs, " ".join(closing)]
 
 
-def _paragraph(situation: _Situation, cells: list[Cell], memory_bytes: int) -> str:
+def _paragraph(situation: _Situation, cells: list[Cell], memory_bytes: int, *, is_pinned: bool) -> str:
     resident = _fastest(cell for cell in cells if _is_resident(cell))
     names = dict.fromkeys(cell["policy"] for cell in cells if not _is_resident(cell))
     by_policy = [[cell for cell in cells if cell["policy"] == name] for name in names]
     by_policy.sort(key=lambda members: float(min(cell["tpot_p50_s"] for cell in members)))
     sentences = [_memory(situation, cells, resident, memory_bytes)]
     sentences += [_policy(members, resident, memory_bytes) for members in by_policy]
-    return " ".join([*sentences, _loss(cells)])
+    return " ".join([*sentences, *_host_memory(cells, is_pinned=is_pinned), _loss(cells)])
 
 
 def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
@@ -83,6 +87,20 @@ def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
         kept = format_bytes(leanest["kv_device_bytes"])
         sentence += f", or {_token(leanest)} with {kept}{_saving(leanest, resident)}{_setting(leanest, cells)}"
     return f"{sentence}."
+
+
+def _host_memory(cells: list[Cell], *, is_pinned: bool) -> list[str]:
+    """Say how much host memory the policies take that keep pages there."""
+    by_size: dict[int, list[str]] = {}
+    for name in dict.fromkeys(cell["policy"] for cell in cells):
+        most_bytes = max(cell["host_bytes"] for cell in cells if cell["policy"] == name)
+        if most_bytes:
+            by_size.setdefault(most_bytes, []).append(f"`{name}`")
+    verbs = ("pins", "pin") if is_pinned else ("takes", "take")
+    return [
+        f"{_join(names)} {verbs[len(names) > 1]} {format_bytes(size)} of host memory."
+        for size, names in by_size.items()
+    ]
 
 
 def _token(cell: Cell) -> str:
@@ -151,6 +169,47 @@ def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
     chosen = [f"`{name}` at {_join([_at(situation) for situation in found])}" for name, found in by_policy.items()]
     nothing = f"; at {_join([_at(situation) for situation in unfit])} nothing fits" if unfit else ""
     return f"The fastest that fits is {', '.join(chosen)}{nothing}."
+
+
+def _throughput(situations: dict[_Situation, list[Cell]]) -> list[str]:
+    """Compare the tokens of all sequences per second over the batches of a context; less than a batch apart, nothing.
+
+    The fastest token and the most tokens are two things: more sequences, paged, may give fewer than fewer, resident.
+    """
+    sentences = []
+    for context_tokens in dict.fromkeys(context for context, _ in situations):
+        fitting = {
+            batch: [cell for cell in cells if cell["fits"]]
+            for (context, batch), cells in situations.items()
+            if context == context_tokens
+        }
+        cells = [cell for own in fitting.values() for cell in own]
+        if len(fitting) < 2 or not cells:
+            continue
+        best = max(cells, key=_tokens_per_s)
+        others = [cell for cell in cells if cell["policy"] != best["policy"]]
+        sentence = f"At {context_tokens:,} tokens the throughput is highest with {_batch_of(best)}"
+        told = [
+            f"{_batch_of(own)} ({_tokens_per_s(own) / _tokens_per_s(best):.2f} times)" for own in _best_of_each(others)
+        ]
+        sentences.append(f"{sentence}{f', against {_join(told)} at most' if told else ''}.")
+    return sentences
+
+
+def _best_of_each(cells: list[Cell]) -> list[Cell]:
+    """Return each policy's cell of the highest throughput, the highest first."""
+    names = dict.fromkeys(cell["policy"] for cell in cells)
+    best = [max((cell for cell in cells if cell["policy"] == name), key=_tokens_per_s) for name in names]
+    return sorted(best, key=_tokens_per_s, reverse=True)
+
+
+def _batch_of(cell: Cell) -> str:
+    sequences = "1 sequence" if cell["batch"] == 1 else f"{cell['batch']} sequences"
+    return f"{sequences} of `{cell['policy']}`: {_tokens_per_s(cell):,.0f} tokens/s"
+
+
+def _tokens_per_s(cell: Cell) -> float:
+    return float(cell["tokens_per_s"])
 
 
 def _trust(profile_kind: str, emulated_link: bool) -> str:
