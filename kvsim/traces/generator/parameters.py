@@ -14,6 +14,9 @@ from kvsim.types import UNIT_TOKENS
 
 SCHEMA_VERSION = 1
 
+PROFILE_SCORES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+"""Normal scores of a page's rank at which a profile of masses is given."""
+
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Persistence: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Nats: TypeAlias = Annotated[float, Field(ge=0, le=20)]
@@ -61,6 +64,11 @@ class LayerParameters(Strict):
     burst_size_nats: Nats
     """Added to a needle's log-weight."""
     burst_duration_steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    mass_profile_nats: Annotated[tuple[Annotated[float, Field(ge=-60, le=60)], ...], BeforeValidator(_as_tuple)] = ()
+    """Log-weight of the middle page whose rank has each of `PROFILE_SCORES`; empty: what the spreads above give.
+
+    With a profile the log-weights decide which page has which rank, and the profile what a rank weighs.
+    """
     layer_affinity_corr: Annotated[float, Field(ge=0, le=1)]
     """Correlation of the log-weights with those of the layer before; 0 in the first."""
     estimate: EstimateParameters | None = None
@@ -70,6 +78,13 @@ class LayerParameters(Strict):
     def _leaves_a_middle(self) -> LayerParameters:
         if self.sink_frac + self.recent_frac > 1:
             raise ValueError(f"sink_frac + recent_frac is {self.sink_frac + self.recent_frac:.4g}, more than 1")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_whole_profile(self) -> LayerParameters:
+        profile = self.mass_profile_nats
+        if profile and (len(profile) != len(PROFILE_SCORES) or list(profile) != sorted(profile)):
+            raise ValueError(f"mass_profile_nats should be {len(PROFILE_SCORES)} numbers that do not fall")
         return self
 
 
