@@ -326,22 +326,18 @@ def trace_fit(
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
     ] = "estimate:quest",
 ) -> None:
-    """Fit a generator to a trace, and print the statistics of both side by side."""
-    from kvsim.report.trace_table import fit_text
+    """Fit a generator to a trace, and print what it makes beside the trace, and what it misses."""
+    from kvsim.experiments.decode.generator_check import fit_text
     from kvsim.scenario.shipped import find_capture
     from kvsim.traces.access.file import open_trace
-    from kvsim.traces.access.statistics import measure_statistics
     from kvsim.traces.generator.fit import fit_generator
-    from kvsim.traces.generator.generate import SyntheticSource
     from kvsim.traces.generator.parameters import write_parameters
 
     path = find_capture(file)
     trace = open_trace(path)
     parameters = fit_generator(trace, page_tokens, channel, name=path.stem)
     write_parameters(parameters, output)
-    context_tokens = int(trace.context_tokens(0).max())
-    made = SyntheticSource(parameters, context_tokens=context_tokens, num_steps=trace.num_steps, seed=1)
-    typer.echo(fit_text(measure_statistics(trace, page_tokens), measure_statistics(made, page_tokens)))
+    typer.echo(fit_text(trace, parameters))
     typer.echo(f"\n{output}: written")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.experiments.decode.cell_runs import Progress, Rows, cell_entry, ignore, input_of, same_run, simulate_cell
 from kvsim.experiments.decode.cells import Cell, cell_at, cells_of, check_budget, compare_to_resident, summarise
+from kvsim.experiments.decode.generator_check import recall_bias_frac
 from kvsim.experiments.decode.outside_profile import beyond_profile, tell_ranges
 from kvsim.experiments.decode.sources import BatchSources
 from kvsim.profile.profile import Profile
@@ -90,6 +91,9 @@ def summary_from(
 ) -> dict[str, Any]:
     """Return ``summary.json`` of a scenario from its cells' entries, which are completed on the way."""
     compare_to_resident(entries, cells)
+    for cell, entry in zip(cells, entries, strict=True):
+        if cell.scenario.trace.extrapolate is not None:
+            entry["recall_bias_frac"] = recall_bias_frac(cell, sources.fit(cell.scenario))
     beyond = beyond_profile(cells, [sources.last_context(cell) for cell in cells])
     return tell_ranges(summarise(scenario, cells, entries), beyond, cells)
 

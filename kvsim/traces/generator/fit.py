@@ -14,6 +14,7 @@ from kvsim.traces.generator.generate import SyntheticSource
 from kvsim.traces.generator.moments import MAX_EXPONENT, Moments, measure_moments
 from kvsim.traces.generator.parameters import EstimateParameters, GeneratorParameters, LayerParameters
 from kvsim.traces.generator.profile import measure_profile, spread_of
+from kvsim.traces.generator.recall import recall_beside
 from kvsim.types import FloatArray
 
 MIN_STEPS = 24
@@ -118,13 +119,14 @@ def fit_generator(
         )
         found = _knobs_seen(measure_statistics(trial, page_tokens), curves, channel)
         knobs = knobs.turned(wanted, found)
-    return GeneratorParameters(
+    fitted = GeneratorParameters(
         fitted_to=name,
         page_tokens=page_tokens,
         context_tokens=context_tokens,
         channel=channel,
         layers=_layers(knobs, moments, profile, real, channel),
     )
+    return fitted.model_copy(update={"recall": recall_beside(source, fitted, num_steps)})
 
 
 def _check(real: TraceStatistics, name: str) -> None:

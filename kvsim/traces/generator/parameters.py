@@ -88,6 +88,21 @@ class LayerParameters(Strict):
         return self
 
 
+class RecallAt(Strict):
+    """Attention recall where so many pages are read besides the first one and the last 128 tokens'."""
+
+    k_pages: PositiveInt
+    trace_frac: Share
+    """Of the trace."""
+    generated_frac: Share
+    """Of accesses generated at the trace's own length and layers."""
+
+    @property
+    def bias_frac(self) -> float:
+        """How much more than the trace the generator keeps; negative: less."""
+        return self.generated_frac - self.trace_frac
+
+
 class GeneratorParameters(Strict):
     """Everything that `SyntheticSource` draws from, for pages of one size."""
 
@@ -99,6 +114,8 @@ class GeneratorParameters(Strict):
     """Context that the shares of sink, recent window and middle were seen at."""
     channel: str | None = None
     """The estimate's channel, as in ``estimate:quest``; None generates ``mass`` alone."""
+    recall: Annotated[tuple[RecallAt, ...], BeforeValidator(_as_tuple)] = ()
+    """What the fit found of the generator's attention recall; nothing where parameters were only stated."""
     layers: Annotated[tuple[LayerParameters, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -15,7 +15,8 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
     """Return the figures of one cell from its rows, warm-up steps left out.
 
     What does not apply is None: a policy that keeps everything has no hit rate, one that fetches nothing early neither
-    precision nor recall of prefetches. Precision is ``used / (used + wasted)`` over the prefetches resolved in the counted steps.
+    precision nor recall of prefetches. Precision is ``used / (used + wasted)`` over the prefetches resolved in the
+    counted steps.
 
     Examples
     --------

@@ -139,7 +139,17 @@ def _loss(cells: list[Cell]) -> str:
     phrases = [f"{_join(names)} {'loses' if len(names) == 1 else 'lose'} {loss}" for loss, names in by_loss.items()]
     selectors = dict.fromkeys(cell["selector"] for cell in cells if cell["selector"] != "full")
     reading = f" (pages read: {_join(list(selectors))})" if selectors else ""
-    return f"Of the attention mass{reading}, {_join(phrases)}."
+    return f"Of the attention mass{reading}, {_join(phrases)}{_bias(cells)}."
+
+
+def _bias(cells: list[Cell]) -> str:
+    """Say how far the attention recall of generated accesses is off where the trace can be asked."""
+    points = [100 * cell["recall_bias_frac"] for cell in cells if cell.get("recall_bias_frac") is not None]
+    if not points:
+        return ""
+    least, most = (f"{value:+.1f}" for value in (-max(points), -min(points)))
+    off = f"by {least}" if least == most else f"by {least} to {most}"
+    return f"; these shares are of generated accesses, which at the trace's own length differ from the trace {off} points"
 
 
 def _lost_mass(recalls: list[float | None]) -> str:
