@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -99,6 +99,8 @@ class Compared:
     text: str
     files: Mapping[str, bytes]
     """Files for a folder, by name."""
+    missed: tuple[str, ...] = ()
+    """Targets that the simulation missed, by name: `kvsim crosscheck --strict` ends with 1 where there are any."""
 
 
 class Kind(Protocol):
@@ -218,7 +220,10 @@ def compare_results(simulated: RunResult, measured: RunResult) -> Compared:
     ResultError
         If the two are not of one scenario, or not one of each.
     """
-    return simulated_kind(_kind_of_both(simulated, measured)).compare(simulated, measured)
+    found = simulated_kind(_kind_of_both(simulated, measured)).compare(simulated, measured)
+    if not found.missed and found.contents.get("counts_equal") is False:
+        return replace(found, missed=("counts equal",))
+    return found
 
 
 def compare_out_of_sample(

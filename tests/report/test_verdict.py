@@ -45,7 +45,8 @@ def test_it_says_what_fits_part_by_part_what_is_saved_paid_and_lost():
     assert paragraph == (
         "At 1,000 tokens, everything resident takes 27 GiB (weights 14 GiB, KV 12 GiB, activations 1 GiB) of 24 GiB, "
         "3 GiB too much; a token would take 8 ms. `lru` takes 10 ms (1.25 times) with 2 GiB of KV on the device "
-        "(saves 10 GiB). `lru` pins 8 GiB of host memory. Of the attention mass (pages read: top-k by estimate:quest), `resident` and `lru` lose 10.0%."
+        "(saves 10 GiB). `lru` pins 8 GiB of host memory. Of the attention mass (pages read: top-k by estimate:quest), "
+        "`resident` and `lru` lose 10.0%."
     )
     assert closing.startswith("The fastest that fits is `lru`. ")
 
@@ -158,8 +159,8 @@ def test_paging_more_sequences_may_give_fewer_tokens_than_fewer_that_are_residen
     ]
     closing = say(cells)[-1]
     assert (
-        "At 1,000 tokens the throughput is highest with 6 sequences of `resident`: 977 tokens/s, against 8 sequences of "
-        "`attention`: 500 tokens/s (0.51 times) at most."
+        "At 1,000 tokens the throughput is highest with 6 sequences of `resident`: 977 tokens/s, against 8 sequences "
+        "of `attention`: 500 tokens/s (0.51 times) at most."
     ) in closing
     assert "throughput" not in say(cells[:2])[-1]  # one batch: the fastest token is the most tokens
 
@@ -176,3 +177,10 @@ def test_costs_that_nobody_measured_are_not_called_measured(kind):
     closing = say([cell("resident"), cell("lru")], profile_kind=kind)[-1]
     assert "were measured" not in closing
     assert {"estimated": "estimated from a data sheet", "exact": "The costs are stated"}[kind] in closing
+
+
+def test_beside_an_extrapolated_loss_stands_how_far_the_generator_is_off():
+    cells = [cell("resident", recall_bias_frac=0.067), cell("lru", recall_bias_frac=0.067)]
+    assert "lose 10.0%; these accesses are generated: their loss at the trace's own length" in say(cells)[0]
+    assert "differs from the trace's by -6.7 points." in say(cells)[0]
+    assert "generated" not in say([cell("lru", recall_bias_frac=None)])[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kvsim.experiments import Compared, Job
-from kvsim.experiments.decode.crosscheck import accesses_in, verdict_lines
+from kvsim.experiments.decode.crosscheck import accesses_in, targets_of, verdict_lines
 from kvsim.experiments.decode.report.compare import Comparison
 from kvsim.experiments.decode.report.compare import compare as compare_cells
 from kvsim.experiments.decode.report.compare_tables import cells_csv, compare_figure, compare_text
@@ -88,7 +89,8 @@ def compare_out_of_sample(
 
 def compared(found: Comparison) -> Compared:
     """Return a comparison as a command shows and keeps it."""
-    contents: dict[str, Any] = found.figures | {"cells": found.cells}
+    targets = targets_of(found.figures)
+    contents: dict[str, Any] = found.figures | {"cells": found.cells, "targets": [asdict(one) for one in targets]}
     lines = [compare_text(found)]
     if found.divergence is not None:
         contents |= {"divergence": str(found.divergence)}
@@ -102,4 +104,5 @@ def compared(found: Comparison) -> Compared:
             "compare.parquet": records_parquet(found.cells),
             "compare.json": summary_json(contents).encode(),
         },
+        missed=tuple(target.name for target in targets if target.is_met is False),
     )

@@ -317,6 +317,8 @@ def figures(result: RunResult) -> dict[str, bytes]:
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare hits and evictions, which must be equal, and the time to first token, cell by cell and by request."""
     pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
+    if any(cell["ttft_mean_s"] is None for cell in simulated.summary["cells"]):
+        raise ResultError("the simulated times are not known, as its verdict says: take a profile of this model")
     if simulated.summary["requests_digest"] != measured.summary["requests_digest"]:
         raise ResultError(
             "the results are of different requests; replay the measured ones: kvsim run SCENARIO --trace MEASURED"

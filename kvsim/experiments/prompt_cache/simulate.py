@@ -281,6 +281,8 @@ def figures(result: RunResult) -> dict[str, bytes]:
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare what was reused and what left, which must be equal, times to first token, and the break-evens."""
     pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
+    if any(cell["ttft_mean_s"] is None for cell in simulated.summary["cells"]):
+        raise ResultError("the simulated times are not known, as its verdict says: take a profile of this model")
     if simulated.summary["prompts_digest"] != measured.summary["prompts_digest"]:
         raise ResultError("the results are of different prompts; simulate again where the measured one was made")
     real = measured.rows

@@ -197,7 +197,9 @@ def test_policy_that_decides_otherwise_in_one_back_end_is_found_at_its_first_ste
     assert found is not None
     assert (found.policy, found.step, found.column) == ("lru", 5, "digest")
     assert not check.comparison.figures["counts_equal"]
-    assert "counts equal: NO" in verdict_lines(check.comparison.figures)
+    lines = verdict_lines(check.comparison.figures)
+    assert "counts equal: NO (target: yes): MISSED" in lines
+    assert lines[-1].startswith("targets met: ") and "; missed: counts equal" in lines[-1]
 
 
 @pytest.mark.parametrize("column", COUNTED)

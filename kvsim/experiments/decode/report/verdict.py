@@ -148,8 +148,10 @@ def _bias(cells: list[Cell]) -> str:
     if not points:
         return ""
     least, most = (f"{value:+.1f}" for value in (-max(points), -min(points)))
-    off = f"by {least}" if least == most else f"by {least} to {most}"
-    return f"; these shares are of generated accesses, which at the trace's own length differ from the trace {off} points"
+    off = least if least == most else f"{least} to {most}"
+    return (
+        f"; these accesses are generated: their loss at the trace's own length differs from the trace's by {off} points"
+    )
 
 
 def _lost_mass(recalls: list[float | None]) -> str:
