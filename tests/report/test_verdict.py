@@ -184,3 +184,15 @@ def test_beside_an_extrapolated_loss_stands_how_far_the_generator_is_off():
     assert "lose 10.0%; these accesses are generated: their loss at the trace's own length" in say(cells)[0]
     assert "differs from the trace's by -6.7 points." in say(cells)[0]
     assert "generated" not in say([cell("lru", recall_bias_frac=None)])[0]
+
+
+def test_a_predictive_policy_that_misses_more_than_lru_is_named_with_its_worst_budget():
+    def with_budget(policy, pages, misses, prefetched=0):
+        more = {"budget.pages_per_layer": pages, "misses": misses, "prefetched": prefetched}
+        return cell(policy, **more) | {"budget_pages": 30 * pages}
+
+    lru = [with_budget("lru", 20, 2485), with_budget("lru", 24, 1349), with_budget("lru", 32, 638)]
+    predictive = [(20, 2221), (24, 1380), (32, 700)]
+    cells = lru + [with_budget("attention", pages, misses, 100) for pages, misses in predictive]
+    assert "`attention` misses more pages than `lru` with 960 device pages (700 against 638)" in say(cells)[-1]
+    assert "misses more" not in say([lru[0], with_budget("attention", 20, 2221, 100)])[-1]

@@ -31,7 +31,12 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
         _paragraph(situation, members, device_memory_bytes, is_pinned=not emulated_link)
         for situation, members in ordered.items()
     ]
-    closing = [_recommendation(ordered), *_throughput(ordered), _trust(profile_kind, emulated_link)]
+    closing = [
+        _recommendation(ordered),
+        *_throughput(ordered),
+        *_no_use_of_predicting(cells),
+        _trust(profile_kind, emulated_link),
+    ]
     return [*paragraphs, " ".join(closing)]
 
 
@@ -206,6 +211,29 @@ def _throughput(situations: dict[_Situation, list[Cell]]) -> list[str]:
         ]
         sentences.append(f"{sentence}{f', against {_join(told)} at most' if told else ''}.")
     return sentences
+
+
+def _no_use_of_predicting(cells: Sequence[Cell]) -> list[str]:
+    """Say where a policy that prefetches misses more pages than `lru` alone does with the same budget."""
+    alone = {_settings(cell): cell for cell in cells if cell["policy"] == "lru"}
+    worse: dict[str, tuple[Cell, Cell]] = {}
+    for cell in cells:
+        base = alone.get(_settings(cell))
+        if base is not None and cell.get("prefetched") and cell["misses"] > base["misses"]:
+            known = worse.get(cell["policy"])
+            if known is None or cell["misses"] * known[1]["misses"] > known[0]["misses"] * base["misses"]:
+                worse[cell["policy"]] = cell, base
+    return [
+        f"`{name}` misses more pages than `lru` with {cell['budget_pages']:,} device pages ({cell['misses']:,} against "
+        f"{base['misses']:,}): where a budget is roomy, the last reading of a page says more than what is predicted."
+        for name, (cell, base) in worse.items()
+    ]
+
+
+def _settings(cell: Cell) -> tuple[tuple[str, str], ...]:
+    """Return what tells situations and budgets apart: the context, the batch and everything swept."""
+    varied = {key: str(value) for key, value in cell.items() if "." in key}
+    return tuple(sorted({**varied, "context": str(cell["context_tokens"]), "batch": str(cell["batch"])}.items()))
 
 
 def _best_of_each(cells: list[Cell]) -> list[Cell]:
