@@ -326,7 +326,7 @@ def trace_fit(
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
     ] = "estimate:quest",
 ) -> None:
-    """Fit a generator to a trace, and print what it makes beside the trace, and what it misses."""
+    """Fit a generator to a trace, and print the statistics of both and what the generator misses."""
     from kvsim.experiments.decode.generator_check import fit_text
     from kvsim.scenario.shipped import find_capture
     from kvsim.traces.access.file import open_trace

@@ -22,7 +22,7 @@ _ROUNDING = 1e-6
 
 
 class RangeError(Exception):
-    """A figure has a value that its name rules out: an error of kvsim, not of what it was given."""
+    """A figure has a value that its name rules out: an error in kvsim, not in its input."""
 
     def __init__(self, name: str, value: object, rule: str) -> None:
         self.figure = f"{name} is {value}: {rule}"

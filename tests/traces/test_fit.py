@@ -232,7 +232,7 @@ def test_pages_for_the_mass_and_attention_recall_are_the_traces_whatever_its_mas
     real, found = measure_statistics(trace, 32, channels=(QUEST,)), measure_statistics(made, 32)
     for own, other in zip(real.pages_for_mass, found.pages_for_mass, strict=True):
         assert other.mean() == pytest.approx(own.mean(), rel=0.2)
-    assert max(abs(recall.bias_frac) for recall in fitted.recall) < 0.02
+    assert max(abs(recall.bias_frac) for recall in fitted.recall) < 0.04
 
 
 def test_a_fit_says_how_far_its_attention_recall_is_off(tmp_path):

@@ -75,7 +75,7 @@ def _chosen(trace: TraceFile, scenario: Scenario) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One figure of a comparison beside what it should be."""
+    """One figure of a comparison and the target for it."""
 
     name: str
     shown: str
@@ -90,7 +90,7 @@ class Target:
 
 
 def targets_of(figures: Mapping[str, Any]) -> list[Target]:
-    """Return the figures of a comparison beside their targets, which docs/crosscheck.md gives."""
+    """Return the figures of a comparison with their targets, those of docs/crosscheck.md."""
     median, worst = figures["tpot_median_error_frac"], figures["tpot_worst_error_frac"]
     added, null, ours = (figures[f"{name}_median_error_frac"] for name in ("added", "best_null", "paged"))
     stall, tau, coverage = figures["stall_cells_frac"], figures["kendall_tau"], figures["interval_coverage_frac"]
@@ -148,7 +148,7 @@ def targets_of(figures: Mapping[str, Any]) -> list[Target]:
 
 
 def verdict_lines(figures: Mapping[str, Any]) -> list[str]:
-    """Return the figures of a comparison beside their targets, a line each, and how many are met."""
+    """Return a line for each figure of a comparison with its target, and how many are met."""
     targets = targets_of(figures)
     judged = [target for target in targets if target.is_met is not None]
     missed = [target.name for target in judged if not target.is_met]

@@ -1,4 +1,4 @@
-"""A generator held against the trace it was fitted to: which statistics it misses, and what that does to hit rates."""
+"""A generator compared with the trace it was fitted to: the statistics it misses, and the effect on hit rates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def missed(rows: Sequence[ComparedStatistic]) -> list[ComparedStatistic]:
 def hit_rates(
     trace: AccessSource, parameters: GeneratorParameters, num_steps: int, *, seed: int = 1
 ) -> tuple[HitRates, ...]:
-    """Return LRU's hit rates over a trace beside those over accesses generated at its length, at `BUDGET_FRACS`.
+    """Return the hit rates of LRU on a trace and on accesses generated at its length, at `BUDGET_FRACS`.
 
     A layer reads a twentieth of its pages by the parameters' channel besides the first one and the last 128 tokens'.
     """
@@ -81,7 +81,7 @@ def recall_bias_frac(cell: Cell, parameters: GeneratorParameters) -> float | Non
 
 
 def fit_text(trace: AccessSource, parameters: GeneratorParameters) -> str:
-    """Return a trace's statistics beside those of what its generator makes, and what the difference does."""
+    """Return the statistics of a trace and of its generator, and the effect of the difference."""
     page_tokens, num_steps = parameters.page_tokens, trace.num_steps
     made = SyntheticSource(parameters, context_tokens=parameters.context_tokens, num_steps=num_steps, seed=1)
     channels = [parameters.channel] if parameters.channel else []
@@ -96,8 +96,8 @@ def fit_text(trace: AccessSource, parameters: GeneratorParameters) -> str:
             f"Hits of `lru` at {rates.budget_frac:.0%} of the pages: {rates.trace_frac:.1%} of the trace, "
             f"{rates.generated_frac:.1%} generated ({100 * (rates.generated_frac - rates.trace_frac):+.1f} points)."
         )
-    told = ", ".join(f"{100 * recall.bias_frac:+.1f} with {recall.k_pages}" for recall in parameters.recall)
-    lines.append(f"Attention recall, generated less the trace's, in points by pages chosen: {told}.")
+    biases = ", ".join(f"{100 * recall.bias_frac:+.1f} with {recall.k_pages}" for recall in parameters.recall)
+    lines.append(f"Attention recall, generated less the trace's, in points by pages chosen: {biases}.")
     return "\n".join(lines)
 
 

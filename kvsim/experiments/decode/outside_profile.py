@@ -116,8 +116,8 @@ def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Seq
         if note is not None:
             notes[note] = times_of(cell.profile)
     lines = [*summary["verdict"], *map(str, beyond)]
-    told = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
-    return with_times_of(told, notes)
+    complete = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    return with_times_of(complete, notes)
 
 
 def _check_cells(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> None:

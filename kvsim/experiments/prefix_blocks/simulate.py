@@ -45,12 +45,12 @@ def check(scenario: PrefixBlocks, beside: Path | None) -> int:
 
 
 def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
-    """Return a line for what the profile cannot tell, and for times of arrival that go backward."""
-    told = []
+    """Return a line if times are not known, and one if times of arrival go backward."""
+    lines = []
     for cell, _ in cells_of(scenario):
         requests = requests_of(cell.trace, beside)
-        told += [_unknown(profile_of(cell, beside), cell, requests), backward_of(requests)]
-    return list(dict.fromkeys(line for line in told if line is not None))
+        lines += [_unknown(profile_of(cell, beside), cell, requests), backward_of(requests)]
+    return list(dict.fromkeys(line for line in lines if line is not None))
 
 
 def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:

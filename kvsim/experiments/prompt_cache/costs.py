@@ -33,7 +33,7 @@ def _unknown(
 
 
 class PromptCosts:
-    """The costs of one cell. What a profile cannot tell is nan: what is reused follows without it.
+    """The costs of one cell; nan where the profile has none. What is reused does not depend on them.
 
     Parameters
     ----------

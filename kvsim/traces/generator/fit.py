@@ -14,7 +14,7 @@ from kvsim.traces.generator.generate import SyntheticSource
 from kvsim.traces.generator.moments import MAX_EXPONENT, Moments, measure_moments
 from kvsim.traces.generator.parameters import EstimateParameters, GeneratorParameters, LayerParameters
 from kvsim.traces.generator.profile import measure_profile, spread_of
-from kvsim.traces.generator.recall import recall_beside
+from kvsim.traces.generator.recall import compare_recall
 from kvsim.types import FloatArray
 
 MIN_STEPS = 24
@@ -126,7 +126,7 @@ def fit_generator(
         channel=channel,
         layers=_layers(knobs, moments, profile, real, channel),
     )
-    return fitted.model_copy(update={"recall": recall_beside(source, fitted, num_steps)})
+    return fitted.model_copy(update={"recall": compare_recall(source, fitted, num_steps)})
 
 
 def _check(real: TraceStatistics, name: str) -> None:

@@ -15,7 +15,7 @@ from kvsim.types import UNIT_TOKENS
 SCHEMA_VERSION = 1
 
 PROFILE_SCORES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
-"""Normal scores of a page's rank at which a profile of masses is given."""
+"""Normal scores of the rank of a page at which a mass profile has values."""
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Persistence: TypeAlias = Annotated[float, Field(ge=0, lt=1)]

@@ -44,8 +44,8 @@ def attention_recall_frac(source: AccessSource, page_tokens: int, channel: str, 
     return [float(share) for share in total / count]
 
 
-def recall_beside(source: AccessSource, parameters: GeneratorParameters, num_steps: int) -> tuple[RecallAt, ...]:
-    """Return the attention recall of a trace beside that of accesses generated at its own length and layers."""
+def compare_recall(source: AccessSource, parameters: GeneratorParameters, num_steps: int) -> tuple[RecallAt, ...]:
+    """Return the attention recall of a trace and of accesses generated at its own length and layers."""
     channel = parameters.channel or MASS
     made = SyntheticSource(
         parameters,

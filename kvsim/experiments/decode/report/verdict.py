@@ -206,10 +206,10 @@ def _throughput(situations: dict[_Situation, list[Cell]]) -> list[str]:
         best = max(cells, key=_tokens_per_s)
         others = [cell for cell in cells if cell["policy"] != best["policy"]]
         sentence = f"At {context_tokens:,} tokens the throughput is highest with {_batch_of(best)}"
-        told = [
+        others_at_most = [
             f"{_batch_of(own)} ({_tokens_per_s(own) / _tokens_per_s(best):.2f} times)" for own in _best_of_each(others)
         ]
-        sentences.append(f"{sentence}{f', against {_join(told)} at most' if told else ''}.")
+        sentences.append(f"{sentence}{f', against {_join(others_at_most)} at most' if others_at_most else ''}.")
     return sentences
 
 
