@@ -39,7 +39,7 @@ NUM_LAYERS, PAGES, TOP_K, OVERLAP_FRAC, PAGE_TOKENS, QUOTA = 30, 64, 8, 0.85, 16
 PERIOD_STEPS = 256
 CONTEXT_TOKENS = PAGES * PAGE_TOKENS - 8  # the open page stays open: selections repeat, so the context stands still
 PAGE_BYTES = 65_536
-PREFETCH = {"prefetch": "kvsim.policies.prefetchers.next_step:NextStep"}
+PREFETCH = {"prefetch": "next-step"}
 WINDOW_STEPS = 6
 """The prefetcher's default. From 8 on it wants what LRU lets go, and 30 pages a step come, most of them in vain."""
 SHORT_STEPS = 4 * PERIOD_STEPS

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from kvsim.caches.prefix import EVICTIONS, replay, replay_plain, replay_radix
 from kvsim.scenario.shipped import find_requests
-from kvsim.traces.requests.base import RequestBlocks, gather
-from kvsim.traces.requests.full_blocks import BLOCK_TOKENS, read_full_blocks
-from kvsim.traces.requests.mooncake import BLOCK_TOKENS as MOONCAKE_TOKENS
-from kvsim.traces.requests.mooncake import read_mooncake
+from kvsim.traces.requests.base import RequestBlocks
+from kvsim.traces.requests.contents import blocks_of
+from kvsim.traces.requests.registry import open_requests
 
 BUDGET_FRAC = 0.05
 REPEATS = 5
@@ -25,7 +24,7 @@ REPEATS = 5
 def main() -> None:
     """Time reader and replay, and print a row each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("trace", nargs="?", type=Path, help="a Mooncake JSONL file, .gz or not")
+    parser.add_argument("trace", nargs="?", type=Path, help="a request trace of any format with block ids")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     started_s = time.process_time()
@@ -53,10 +52,7 @@ def main() -> None:
 
 def read(path: Path | None) -> RequestBlocks:
     """Return the trace given, or the one that ships."""
-    if path is not None:
-        return gather(read_mooncake(path), block_tokens=MOONCAKE_TOKENS, source=path)
-    shipped = find_requests("agent-sessions")
-    return gather(read_full_blocks(shipped), block_tokens=BLOCK_TOKENS, source=shipped)
+    return blocks_of(open_requests(path or find_requests("agent-sessions")))
 
 
 def timed(what, num_blocks, run, *args, **options):

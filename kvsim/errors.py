@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class KvsimError(Exception):
-    """A fault in what the user gave: the message says what is wrong, where, and what would be right."""
+    """An error in the user's input: the message says what is wrong, where, and what would be right."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process makes the error again: from its message, whatever its own arguments are."""
+        return _remade, (type(self), self.args), self.__dict__ or None
+
+
+def _remade(kind: type[KvsimError], arguments: tuple[Any, ...]) -> KvsimError:
+    return kind.__new__(kind, *arguments)  # not its __init__, whose arguments are others than the message
 
 
 class ScenarioError(KvsimError):

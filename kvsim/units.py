@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
@@ -9,6 +10,8 @@ from kvsim.errors import ScenarioError
 
 _BYTE_UNITS = {
     "B": 1,
+    "byte": 1,
+    "bytes": 1,
     "KB": 10**3,
     "MB": 10**6,
     "GB": 10**9,
@@ -18,16 +21,21 @@ _BYTE_UNITS = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_QUANTITY = re.compile(r"\s*(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?P<unit>[A-Za-z]*)\s*\Z")
+_SHOWN = [unit for unit in _BYTE_UNITS if unit.endswith("B")]
+_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,30}"
+_QUANTITY = re.compile(rf"\s*(?P<number>(?:{_WHOLE})(?:\.[0-9]{{1,30}})?)\s*(?P<unit>[A-Za-z]*)\s*\Z")
 
 
 def parse_bytes(text: str | int) -> int:
-    """Return the bytes that `text` names.
+    """Return the bytes that `text` names, a fraction of a byte left out.
+
+    Taken is every size that kvsim, vLLM, torch and nvidia-smi print: with or without a space, with commas between
+    thousands, with as many digits as they like.
 
     Raises
     ------
     ScenarioError
-        If `text` is no number with a byte unit, or not a whole number of bytes.
+        If `text` is no number with a byte unit.
 
     Examples
     --------
@@ -35,16 +43,15 @@ def parse_bytes(text: str | int) -> int:
     25769803776
     >>> parse_bytes("1.5 MB")
     1500000
+    >>> parse_bytes("23.58 GiB"), parse_bytes("24,564MiB")
+    (25318832209, 25757220864)
     """
     if isinstance(text, int) and not isinstance(text, bool):
         return text
     match = _QUANTITY.match(str(text))
     if match is None or (match["unit"] or "B") not in _BYTE_UNITS:
-        raise ScenarioError(f'{text!r} is no size: write a number and one of {", ".join(_BYTE_UNITS)}, as in "24 GiB"')
-    size_bytes = Fraction(match["number"]) * _BYTE_UNITS[match["unit"] or "B"]
-    if size_bytes.denominator != 1:
-        raise ScenarioError(f"{text!r} is not a whole number of bytes")
-    return size_bytes.numerator
+        raise ScenarioError(f'{text!r} is no size: write a number and one of {", ".join(_SHOWN)}, as in "24 GiB"')
+    return math.floor(Fraction(match["number"].replace(",", "")) * _BYTE_UNITS[match["unit"] or "B"])
 
 
 def format_bytes(size_bytes: float) -> str:

@@ -1,8 +1,8 @@
-"""Eviction policies of a keyed store by name, each with its kernel, its plain reference and its source.
+"""Eviction policies of a keyed store by name, each with its kernel and its source.
 
-Adding one: a kernel ``kvsim/kernels/replay_<name>.py``, its plain reference beside this, and a line here; the
-conformance tests then run on it. Policies of the paged KV cache, which choose among evictable pages batch by batch,
-are another room (`kvsim.policies`).
+Adding one: a kernel ``kvsim/kernels/replay/<name>.py`` and a line here, and a plain version in ``tests/caches/plain.py``
+that the kernel is held to. Policies of the paged KV cache, which choose among evictable pages batch by batch, are in
+`kvsim.policies`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ class CachePolicy:
     """What is known of one policy before anything is compiled."""
 
     kind: Literal["eviction", "admission", "oracle"]
-    """An oracle must be told the whole trace; `admission` says that the policy may refuse a key."""
+    """An oracle must be given the whole trace; `admission` says that the policy may refuse a key."""
     source: str
     kernel: str
     """Module of ``make_state`` and ``access``."""
-    plain: str
-    """The readable reference, ``module:Class``."""
     arguments: tuple[tuple[str, Any], ...] = ()
-    """What ``make_state`` is told besides the capacity."""
+    """What ``make_state`` is given besides the capacity."""
     takes_seed: bool = False
 
     def make_state(self, capacity: int, **known: Any) -> Any:
@@ -41,69 +39,50 @@ class CachePolicy:
         kernel: Callable[..., int] = importlib.import_module(self.kernel).access
         return kernel
 
-    @property
-    def plain_class(self) -> Any:
-        """The reference's class."""
-        module, _, name = self.plain.partition(":")
-        return getattr(importlib.import_module(module), name)
-
-
-_PLAIN = "kvsim.caches.plain"
-_QUEUES = "kvsim.caches.plain_queues"
 
 CACHE_POLICIES: dict[str, CachePolicy] = {
-    "fifo": CachePolicy(
-        kind="eviction", source="first in, first out", kernel="kvsim.kernels.replay.fifo", plain=f"{_PLAIN}:PlainFifo"
-    ),
+    "fifo": CachePolicy(kind="eviction", source="first in, first out", kernel="kvsim.kernels.replay.fifo"),
     "lru": CachePolicy(
         kind="eviction",
         source="Mattson, Gecsei, Slutz, Traiger, IBM Systems Journal 9(2), 1970",
         kernel="kvsim.kernels.replay.lru",
-        plain=f"{_PLAIN}:PlainLru",
     ),
     "lfu": CachePolicy(
         kind="eviction",
         source="Shah, Mitra, Matani, An O(1) algorithm for implementing the LFU cache eviction scheme, 2010",
         kernel="kvsim.kernels.replay.lfu",
-        plain=f"{_PLAIN}:PlainLfu",
     ),
     "sieve": CachePolicy(
         kind="eviction",
         source="Zhang, Yang, Yue, Vigfusson, Rashmi, NSDI 2024",
         kernel="kvsim.kernels.replay.sieve",
-        plain=f"{_QUEUES}:PlainSieve",
     ),
     "arc": CachePolicy(
         kind="eviction",
         source="Megiddo, Modha, FAST 2003",
         kernel="kvsim.kernels.replay.arc",
-        plain=f"{_QUEUES}:PlainArc",
     ),
     "s3-fifo": CachePolicy(
         kind="eviction",
         source="Yang, Zhang, Qiu, Yue, Rashmi, SOSP 2023",
         kernel="kvsim.kernels.replay.s3_fifo",
-        plain=f"{_QUEUES}:PlainS3Fifo",
     ),
     "random": CachePolicy(
         kind="eviction",
         source="uniform, drawn by splitmix64",
         kernel="kvsim.kernels.replay.random",
-        plain=f"{_PLAIN}:PlainRandom",
         takes_seed=True,
     ),
     "second-touch": CachePolicy(
         kind="admission",
         source="LRU that lets a key in when it is met for the second time",
         kernel="kvsim.kernels.replay.lru",
-        plain=f"{_PLAIN}:PlainSecondTouch",
         arguments=(("admits_all", False),),
     ),
     "belady": CachePolicy(
         kind="oracle",
         source="Belady, IBM Systems Journal 5(2), 1966",
         kernel="kvsim.kernels.replay.belady",
-        plain=f"{_PLAIN}:PlainBelady",
     ),
 }
 

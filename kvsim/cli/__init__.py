@@ -12,8 +12,8 @@ import typer
 from kvsim import __version__
 from kvsim.cli.measure import add_commands
 from kvsim.cli.mrc import add_caches
-from kvsim.cli.policy import add_policy, policy_app
-from kvsim.cli.predictors import add_predictors
+from kvsim.cli.outputs import as_argument, kept, named, output_file, output_folder
+from kvsim.cli.policy import add_policy
 from kvsim.cli.search import add_search
 from kvsim.cli.serving import add_serving
 from kvsim.cli.terminal import bar, command_text, exit_code, need_torch
@@ -59,7 +59,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")]
-Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the picture.")]
+Pictures = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for the picture.")]
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")]
 PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a page.")]
 
@@ -97,49 +97,44 @@ def run(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."
+        ),
     ] = None,
     figures: Figures = True,
 ) -> None:
     """Simulate a scenario; print its table and verdict, and keep rows, summary and pictures in a folder."""
-    from kvsim.experiments import Job, load_scenario, simulated_kind
+    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import find_scenario
 
-    path = find_scenario(scenario)
-    name, experiment = load_scenario(path, overrides or ())  # a fault in it is told before the slow imports
+    loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
+    folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
+    from kvsim.experiments.registry import load_experiment, simulate
     from kvsim.report.results import summary_json, write_result
 
-    kind = simulated_kind(name)
-    with bar(f"simulating {experiment.name}") as shown:
-        job = Job(
-            text=path.read_text(encoding="utf-8"),
-            command=command_text(),
-            beside=path.parent,
-            progress=shown.advance,
-            recorded=trace,
-        )
-        result = kind.simulate(experiment, job)
-    drawn = kind.figures(result) if figures and experiment.output.figures else {}
-    folder = write_result(result, output or Path(experiment.output.folder), drawn)
-    if as_json:
-        typer.echo(summary_json(result.summary), nl=False)
-        return
-    typer.echo(f"{kind.show(result.summary)}\n\nresult: {folder}")
-    for picture in sorted(drawn):
-        typer.echo(f"  {folder / picture}")
+    experiment = load_experiment(loaded.experiment)
+    with bar(f"simulating {loaded.scenario.name}") as shown:
+        job = loaded.job(command=command_text(), progress=shown.advance, recorded=trace)
+        result = simulate(loaded, job)
+    drawn = experiment.figures(result) if figures and loaded.scenario.output.figures else {}
+    text = summary_json(result.summary) if as_json else experiment.show(result.summary)
+    written = kept(lambda: write_result(result, folder, drawn), text)
+    typer.echo(text, nl=not as_json)
+    if not as_json:
+        typer.echo("\n".join([f"\nresult: {written}", *(f"  {written / picture}" for picture in sorted(drawn))]))
 
 
 @app.command()
 def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: AsJson = False) -> None:
     """Print the table of a result again."""
-    from kvsim.experiments import kind_of_result, simulated_kind
+    from kvsim.experiments.registry import experiment_of, load_experiment
     from kvsim.report.results import load_result, summary_json
 
     loaded = load_result(result)
     if as_json:
         typer.echo(summary_json(loaded.summary), nl=False)
     else:
-        typer.echo(simulated_kind(kind_of_result(loaded)).show(loaded.summary))
+        typer.echo(load_experiment(experiment_of(loaded)).show(loaded.summary))
 
 
 @app.command()
@@ -148,26 +143,27 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Validate a scenario, the files it names and its budgets, without running it."""
-    from kvsim.experiments import load_scenario, simulated_kind, warnings_of
+    from kvsim.experiments.registry import load_experiment, load_scenario
     from kvsim.scenario.shipped import find_scenario
 
     path = find_scenario(file)
-    name, experiment = load_scenario(path, overrides or ())
-    num_cells = simulated_kind(name).check(experiment, path.parent)
-    for line in warnings_of(name, experiment, path.parent):
+    loaded = load_scenario(path, overrides or ())
+    experiment = load_experiment(loaded.experiment)
+    num_cells = experiment.check(loaded.scenario, path.parent)
+    for line in experiment.warnings(loaded.scenario, path.parent):
         typer.echo(line)
     typer.echo(f"{path}: fine, {num_cells} cells")
 
 
 @app.command()
 def scenarios() -> None:
-    """List the scenarios that ship, each with its kind and the question it answers."""
-    from kvsim.experiments import load_scenario
+    """List the scenarios that ship, each with its experiment and the question it answers."""
+    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import shipped_scenarios
 
     for name, path in shipped_scenarios().items():
-        kind, experiment = load_scenario(path)
-        typer.echo(f"{name:<20} {kind:<14} {experiment.question}")
+        loaded = load_scenario(path)
+        typer.echo(f"{name:<20} {loaded.experiment:<14} {loaded.scenario.question}")
 
 
 @app.command()
@@ -183,7 +179,9 @@ def init(name: Annotated[str, typer.Argument(help="Name of the scenario, or the 
 def capture(
     model: Annotated[str, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")],
     text: Annotated[Path, typer.Option(metavar="FILE", help="The text that the model reads, UTF-8.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The trace to write, *.kvtrace.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The trace to write, *.kvtrace.")
+    ],
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens read before decoding begins.")] = 4096,
     decode_tokens: Annotated[int, typer.Option(metavar="N", help="Decode steps to record.")] = 256,
     channel: Annotated[
@@ -210,6 +208,7 @@ def capture(
         seed=seed,
     )
 
+    output_file(output, ".kvtrace")
     with bar("loading") as shown:
 
         def announce(memory_bytes: int, file_bytes: int) -> None:
@@ -227,12 +226,14 @@ def capture(
             announce=announce,
             progress=shown.stage,
         )
-    typer.echo(f"{output}: written; see `kvsim trace info {output}`")
+    typer.echo(f"{output}: written; see `kvsim trace info {as_argument(output, '.kvtrace')}`")
 
 
 @app.command()
 def calibrate(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The profile to write, *.toml.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The profile to write, *.toml.")
+    ],
     model: Annotated[str | None, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="NAME", help="Or a known shape, as in llama-3-8b, with random weights.")
@@ -252,12 +253,13 @@ def calibrate(
 ) -> None:
     """Measure what each segment of a decode step and each copy costs on this machine."""
     need_torch("calibrate")
-    from kvsim.calibration import calibrate
-    from kvsim.experiments.cost_tables import COST_TABLES
+    from kvsim.experiments.calibrate import calibrate
     from kvsim.profile.profile import write_profile
+    from kvsim.report.profile_table import profile_text
     from kvsim.units import parse_bytes
 
-    bandwidth_bytes_per_s = parse_bytes(bandwidth) if bandwidth else None
+    bandwidth_bytes_per_s = parse_bytes(bandwidth.removesuffix("/s")) if bandwidth else None
+    output_file(output, ".toml")
     with bar("loading") as shown:
         profile = calibrate(
             model,
@@ -270,10 +272,9 @@ def calibrate(
             bandwidth_bytes_per_s=bandwidth_bytes_per_s,
             command=command_text(),
             progress=shown.stage,
-            cost_tables=COST_TABLES,
         )
-    write_profile(profile, output)
-    typer.echo(f"{output}: written; see `kvsim profile show {output}`")
+    kept(lambda: write_profile(profile, output), profile_text(profile))
+    typer.echo(f"{output}: written; see `kvsim profile show {as_argument(output, '.toml')}`")
 
 
 @profile_app.command("show")
@@ -287,6 +288,8 @@ def profile_show(
     from kvsim.scenario.shipped import find_profile
 
     profile = load_profile(find_profile(file))
+    if figures:
+        output_folder(output)
     from kvsim.report.profile_figures import profile_figure
     from kvsim.report.profile_table import profile_text
 
@@ -311,6 +314,8 @@ def trace_info(
 
     path = find_capture(file)
     trace = open_trace(path)
+    if figures:
+        output_folder(output)
     statistics = measure_statistics(trace, page_tokens)
     typer.echo(f"{path}\n{trace_text(statistics, trace.header)}")
     if figures:
@@ -320,7 +325,9 @@ def trace_info(
 @trace_app.command("fit")
 def trace_fit(
     file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The parameters to write, *.toml.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The parameters to write, *.toml.")
+    ],
     page_tokens: PageTokens = 32,
     channel: Annotated[
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
@@ -335,10 +342,11 @@ def trace_fit(
 
     path = find_capture(file)
     trace = open_trace(path)
+    output_file(output, ".toml")
     parameters = fit_generator(trace, page_tokens, channel, name=path.stem)
-    write_parameters(parameters, output)
-    typer.echo(fit_text(trace, parameters))
-    typer.echo(f"\n{output}: written")
+    text = fit_text(trace, parameters)
+    kept(lambda: write_parameters(parameters, output), text)
+    typer.echo(f"{text}\n\n{output}: written")
 
 
 def _draw(figure: Any, folder: Path, name: str) -> None:
@@ -353,5 +361,4 @@ add_timeline(app)
 add_serving(app)
 add_search(app)
 add_policy(app)
-add_predictors(policy_app)
 add_caches(app)

@@ -1,20 +1,20 @@
-"""The commands that run the real model and judge what it did: measure, compare, crosscheck, experiment."""
+"""The commands that run the real model and judge what it did: measure, compare, crosscheck."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.terminal import bar, command_text, need_torch
+from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.terminal import Bar, bar, command_text, need_torch
 
 if TYPE_CHECKING:
-    from kvsim.experiments import Compared
+    from kvsim.experiments.registry import LoadedScenario
+    from kvsim.experiments.types import Compared, Job
     from kvsim.report.results import RunResult
-    from kvsim.scenario.decode import Scenario
-    from kvsim.scenario.file import AnyScenario
 
 Overrides = Annotated[
     list[str] | None,
@@ -22,7 +22,8 @@ Overrides = Annotated[
 ]
 ScenarioName = Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")]
 Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for results, instead of the scenario's.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."),
 ]
 
 
@@ -31,7 +32,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(measure)
     app.command()(compare)
     app.command()(crosscheck)
-    app.command()(experiment)
 
 
 def measure(
@@ -45,25 +45,25 @@ def measure(
 ) -> None:
     """Run a scenario for real; keep rows, summary and the recorded traces in a folder."""
     need_torch("measure")
-    name, path, experiment = _load(scenario, overrides)
+    loaded = _load(scenario, overrides)
     if longest:
-        _tell_max_contexts(name, path, experiment, output, as_json=as_json)
+        _find_max_contexts(loaded, output, as_json=as_json)
         return
-    from kvsim.experiments import simulated_kind
-    from kvsim.report.results import summary_json
+    from kvsim.experiments.registry import load_experiment
+    from kvsim.report.results import summary_json, write_result
 
-    result, folder = _measure(name, path, experiment, output)
-    if as_json:
-        typer.echo(summary_json(result.summary), nl=False)
-    else:
-        typer.echo(f"{simulated_kind(name).show(result.summary)}\n\nmeasured: {folder}")
+    result, files = _measure(loaded, output)
+    text = summary_json(result.summary) if as_json else load_experiment(loaded.experiment).show(result.summary)
+    written = kept(lambda: write_result(result, output or Path(loaded.scenario.output.folder), files), text)
+    typer.echo(text if as_json else f"{text}\n\nmeasured: {written}", nl=not as_json)
 
 
 def compare(
     simulated: Annotated[Path, typer.Argument(help="The folder that `kvsim run` wrote.")],
     measured: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` wrote.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for cells as CSV and a picture.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for cells as CSV and a picture."),
     ] = None,
     outside: Annotated[
         bool, typer.Option("--out-of-sample", help="Simulated on other accesses: counts have an error, too.")
@@ -71,9 +71,11 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Put a simulated result beside a measured one: counts, then times, with the error of every cell."""
-    from kvsim.experiments import compare_out_of_sample, compare_results
+    from kvsim.experiments.registry import compare_out_of_sample, compare_results
     from kvsim.report.results import load_result
 
+    if output is not None:
+        output_folder(output)
     compare_both = compare_out_of_sample if outside else compare_results
     _tell([compare_both(load_result(simulated), load_result(measured))], [output], as_json=as_json)
 
@@ -101,140 +103,106 @@ def crosscheck(
 ) -> None:
     """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
-    name, path, experiment = _load(scenario, overrides)
-    from kvsim.experiments import DECODE, check_accesses, compare_out_of_sample, compare_results
-    from kvsim.experiments.decode.cells import refuse_peers
-    from kvsim.report.results import load_result
+    loaded = _load(scenario, overrides)
+    from kvsim.experiments.registry import check_accesses, compare_out_of_sample, compare_results, load_experiment
+    from kvsim.report.results import load_result, write_result
 
-    if name == DECODE:
-        refuse_peers(cast("Scenario", experiment))
-    folder = output or Path(experiment.output.folder)
+    experiment = load_experiment(loaded.experiment)
+    if experiment.check_simulated is not None:
+        experiment.check_simulated(loaded.scenario)
+    folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
     if trace_from is not None:
-        check_accesses(name, experiment, trace_from)  # before anything takes minutes
+        check_accesses(loaded.experiment, loaded.scenario, trace_from)  # before anything takes minutes
     if measured is None:
-        if name == DECODE:
-            profile = _fresh_profile(cast("Scenario", experiment), path, folder, recalibrate)
-            if profile is not None:
-                name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
-        _, measured = _measure(name, path, experiment, output)
+        profile = _fresh_profile(loaded, folder, recalibrate)
+        if profile is not None:
+            loaded = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
+        result, files = _measure(loaded, output)
+        measured = kept(lambda: write_result(result, folder, files), experiment.show(result.summary))
     real = load_result(measured)
-    result, simulated = _simulate(name, path, experiment, measured, folder)
-    found, folders = [compare_results(result, real)], [simulated]
+    result, simulated = _simulate(loaded, measured, folder)
+    compared, folders = [compare_results(result, real)], [simulated]
     if trace_from is not None:
-        outside, simulated_outside = _simulate(name, path, experiment, trace_from, folder)
-        found.append(compare_out_of_sample(outside, real, found[0].contents))
+        outside, simulated_outside = _simulate(loaded, trace_from, folder)
+        compared.append(compare_out_of_sample(outside, real, compared[0].contents))
         folders.append(simulated_outside)
-    _tell(found, folders, as_json=as_json)
+    _tell(compared, folders, as_json=as_json)
     if not as_json:
         typer.echo(f"\nmeasured:  {measured}")
         for written in folders:
             typer.echo(f"simulated: {written}")
-    if strict and found[0].missed:
-        typer.echo(f"targets missed: {'; '.join(found[0].missed)}", err=True)
+    if strict and compared[0].missed:
+        typer.echo(f"targets missed: {'; '.join(compared[0].missed)}", err=True)
         raise typer.Exit(1)
 
 
-def experiment(
-    result: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` or `kvsim run` wrote.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for JSON and picture, instead of the result's."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print experiment_summary.json instead.")] = False,
-) -> None:
-    """Compare paging with keeping everything, in the tables of a prefetching experiment."""
-    from kvsim.experiments.decode.report.experiment import experiment_of, experiment_summary
-    from kvsim.experiments.decode.report.experiment_tables import experiment_figure, experiment_text
-    from kvsim.report.results import load_result, summary_json, write_picture
-    from kvsim.report.style import png
-
-    found = experiment_of(load_result(result))
-    contents = summary_json(experiment_summary(found))
-    folder = output or result
-    written = write_picture(contents.encode(), folder, "experiment_summary.json")
-    picture = write_picture(png(experiment_figure(found)), folder, "kv_cache_comparison.png")
-    if as_json:
-        typer.echo(contents, nl=False)
-    else:
-        typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
-
-
-def _tell_max_contexts(name: str, path: Path, experiment: AnyScenario, output: Path | None, *, as_json: bool) -> None:
+def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: bool) -> None:
     """Search the longest contexts, print them, and keep them where a folder is named."""
     from kvsim.errors import ScenarioError
-    from kvsim.experiments import DECODE
-    from kvsim.experiments.decode.max_context import max_contexts, result_of
-    from kvsim.experiments.decode.report.max_context import max_context_text
+    from kvsim.experiments.registry import load_measurement
     from kvsim.report.results import summary_json, write_result
 
-    if name != DECODE:
-        raise ScenarioError(f"{path}: --max-context is for scenarios of kind {DECODE!r}; this one is of kind {name!r}")
-    scenario = cast("Scenario", experiment)
-    with bar(f"longest contexts of {scenario.name}") as shown:
-        records = max_contexts(scenario, beside=path.parent, progress=shown.advance)
-    result = result_of(scenario, records, text=path.read_text(encoding="utf-8"), command=command_text())
-    typer.echo(summary_json(result.summary) if as_json else max_context_text(records), nl=not as_json)
+    max_contexts = load_measurement(loaded.experiment).max_contexts
+    if max_contexts is None:
+        raise ScenarioError(
+            f"{loaded.where}: --max-context is for scenarios of kind 'decode'; this one is of kind "
+            f"{loaded.experiment!r}"
+        )
     if output is not None:
-        table = {"table.txt": (max_context_text(records) + "\n").encode()}
-        typer.echo(f"result: {write_result(result, output, table)}", err=as_json)
+        output_folder(output, loaded.scenario.name)
+    with bar(f"longest contexts of {loaded.scenario.name}") as shown:
+        result, files = max_contexts(loaded.scenario, _job(loaded, shown))
+    typer.echo(summary_json(result.summary) if as_json else files["table.txt"].decode(), nl=False)
+    if output is not None:
+        typer.echo(f"result: {write_result(result, output, files)}", err=as_json)
 
 
-def _load(scenario: str, overrides: list[str] | None) -> tuple[str, Path, AnyScenario]:
-    from kvsim.experiments import load_scenario
+def _load(scenario: str, overrides: list[str] | None) -> LoadedScenario:
+    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import find_scenario
 
-    path = find_scenario(scenario)
-    name, experiment = load_scenario(path, overrides or ())
-    return name, path, experiment
+    return load_scenario(find_scenario(scenario), overrides or ())
 
 
-def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None) -> tuple[RunResult, Path]:
-    from kvsim.experiments import Job, measured_kind
-    from kvsim.report.results import write_result
-
-    with bar(f"measuring {experiment.name}") as shown:
-        job = Job(
-            text=path.read_text(encoding="utf-8"),
-            command=command_text(),
-            beside=path.parent,
-            progress=shown.advance,
-        )
-        result, files = measured_kind(name).measure(experiment, job)
-    return result, write_result(result, output or Path(experiment.output.folder), files)
+def _job(loaded: LoadedScenario, shown: Bar, recorded: Path | None = None) -> Job:
+    return loaded.job(command=command_text(), progress=shown.advance, recorded=recorded)
 
 
-def _fresh_profile(experiment: Scenario, path: Path, folder: Path, recalibrate: bool | None) -> Path | None:
+def _measure(loaded: LoadedScenario, output: Path | None) -> tuple[RunResult, dict[str, bytes]]:
+    """Return the measured result and the files recorded on the way, to be written to `output` or the scenario's."""
+    from kvsim.experiments.registry import load_measurement
+
+    output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
+    with bar(f"measuring {loaded.scenario.name}") as shown:
+        return load_measurement(loaded.experiment).measure(loaded.scenario, _job(loaded, shown))
+
+
+def _fresh_profile(loaded: LoadedScenario, folder: Path, recalibrate: bool | None) -> Path | None:
     """Return the profile to use in place of the scenario's own; None where that one is to be used."""
-    from kvsim.experiments.cost_tables import COST_TABLES
-    from kvsim.experiments.decode.fresh_profile import fresh_profile
+    from kvsim.experiments.registry import all_cost_tables, load_measurement
 
+    fresh_profile = load_measurement(loaded.experiment).fresh_profile
+    if fresh_profile is None:
+        return None
     with bar("loading") as shown:
         return fresh_profile(
-            experiment,
+            loaded.scenario,
+            _job(loaded, shown),
             folder,
             recalibrate=recalibrate,
             say=lambda line: typer.echo(line, err=True),
             progress=shown.stage,
-            beside=path.parent,
-            command=command_text(),
-            cost_tables=COST_TABLES,
+            cost_tables=all_cost_tables(),
         )
 
 
-def _simulate(name: str, path: Path, experiment: AnyScenario, accesses: Path, folder: Path) -> tuple[RunResult, Path]:
+def _simulate(loaded: LoadedScenario, accesses: Path, folder: Path) -> tuple[RunResult, Path]:
     """Simulate on the accesses in a place; return the result and where it was written."""
-    from kvsim.experiments import Job, simulated_kind
+    from kvsim.experiments.registry import load_experiment
     from kvsim.report.results import write_result
 
-    with bar(f"simulating {experiment.name}") as shown:
-        job = Job(
-            text=path.read_text(encoding="utf-8"),
-            command=command_text(),
-            beside=path.parent,
-            progress=shown.advance,
-            recorded=accesses,
-        )
-        result = simulated_kind(name).simulate(experiment, job)
+    with bar(f"simulating {loaded.scenario.name}") as shown:
+        result = load_experiment(loaded.experiment).simulate(loaded.scenario, _job(loaded, shown, accesses))
     return result, write_result(result, folder)
 
 
@@ -243,9 +211,15 @@ def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json:
     from kvsim.report.results import summary_json, write_picture
 
     contents: dict[str, Any] = {}
-    for compared, folder in zip(found, folders, strict=True):
+    for compared in found:
         contents |= compared.contents
-        if folder is not None:
-            for file, content in compared.files.items():
-                write_picture(content, folder, file)
-    typer.echo(summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found), nl=not as_json)
+    text = summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found)
+
+    def write() -> None:
+        for compared, folder in zip(found, folders, strict=True):
+            if folder is not None:
+                for file, content in compared.files.items():
+                    write_picture(content, folder, file)
+
+    kept(write, text)
+    typer.echo(text, nl=not as_json)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kvsim.cli.outputs import kept, named, output_folder
+
 
 def add_caches(app: typer.Typer) -> None:
     """Give `app` the command of this file."""
@@ -15,35 +17,49 @@ def add_caches(app: typer.Typer) -> None:
 
 def mrc(
     file: Annotated[
-        str, typer.Argument(help="An access trace or a shipped capture, *.jsonl with hash_ids, *.npy, or *.txt.")
+        str,
+        typer.Argument(
+            help="A shipped capture or request trace by name, or a file: an access trace, requests, or keys."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="page_tokens, selector.k_pages, block_tokens... Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="page_tokens, selector.k_pages, format, block_tokens... Repeatable."
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the picture.")] = Path(
-        "results"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for the picture.")
+    ] = Path("results"),
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the picture.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table, and no picture.")] = False,
 ) -> None:
     """Print the exact miss ratio of LRU at every budget, from one pass over a trace, and where its knee is."""
-    from kvsim.experiments.decode.miss_curve import curve_of, parse_settings, shown_budgets, summary_of
+    from kvsim.experiments.decode.miss_curve import (
+        curve_of,
+        find_accesses,
+        parse_settings,
+        shown_budgets,
+        summary_of,
+    )
     from kvsim.report.results import summary_json, write_picture
-    from kvsim.scenario.shipped import find_capture
 
     settings = parse_settings(overrides or ())
-    path = Path(file) if Path(file).suffix and not file.endswith(".kvtrace") else find_capture(file)
+    path = find_accesses(file)
+    if figures and not as_json:
+        output_folder(output)
     curve, keys = curve_of(path, settings)
     if as_json:
         typer.echo(summary_json(summary_of(curve, str(path), keys)), nl=False)
         return
     from kvsim.report.mrc import mrc_figure, mrc_text
 
-    typer.echo(f"{path}\n{mrc_text(curve, shown_budgets(curve, 16), keys)}")
+    text = f"{path}\n{mrc_text(curve, shown_budgets(curve, 16), keys)}"
     if figures:
         from kvsim.report.style import png
 
         name = path.name.partition(".")[0]
-        picture = write_picture(png(mrc_figure(curve, path.name, keys)), output, f"mrc-{name}.png")
-        typer.echo(f"\npicture: {picture}")
+        drawn = png(mrc_figure(curve, path.name, keys))
+        picture = kept(lambda: write_picture(drawn, output, f"mrc-{name}.png"), text)
+        text += f"\n\npicture: {picture}"
+    typer.echo(text)

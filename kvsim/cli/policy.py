@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import bar
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def policy_time(
         str | None, typer.Option(metavar="FILE", help="A profile of this machine to add the cost to.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The profile to write, *.toml.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The profile to write, *.toml.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Four points of the grid instead of all.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the cost table as JSON.")] = False,
@@ -88,6 +89,8 @@ def policy_time(
     if (profile is None) != (output is None):
         raise CalibrationError("--profile and --output go together: the profile to add to, and the one to write")
     known = load_profile(find_profile(profile)) if profile else None
+    if output is not None:
+        output_file(output, ".toml")
     with bar(f"timing {name}") as shown:
         called, table = time_decisions(name, _parsed(arguments), quick=quick, progress=shown.advance)
     if as_json:
@@ -119,16 +122,6 @@ def _described(name: str, entry: Entry) -> dict[str, Any]:
 
 def _parsed(arguments: list[str] | None) -> dict[str, Any]:
     """Return KEY=VALUE texts as arguments: a value is read as TOML, or else as the text it is."""
-    from kvsim.errors import ScenarioError
-    from kvsim.scenario.toml import parse_toml
+    from kvsim.scenario.overrides import parse_override
 
-    found: dict[str, Any] = {}
-    for text in arguments or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ScenarioError(f"--set {text!r}: KEY=VALUE is wanted, as in --set prefetch=previous-step")
-        try:
-            found[key] = parse_toml(f"value = {value}")["value"]
-        except ValueError:
-            found[key] = value
-    return found
+    return dict(parse_override(text, example="prefetch=previous-step") for text in arguments or ())

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvsim.cli.outputs import kept, named, output_folder
 from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
     from kvsim.experiments.decode.sweep.sweep import Sweep
     from kvsim.report.results import RunResult
-    from kvsim.scenario.decode import Scenario
 
 Overrides = Annotated[
     list[str] | None,
@@ -31,7 +31,13 @@ def sweep(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for cells and results, instead of the scenario's."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=named,
+            help="Folder for cells and results, instead of the scenario's.",
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes; one for each processor where absent.")
@@ -47,23 +53,19 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the tables.")] = False,
 ) -> None:
     """Simulate a large grid in parallel, keep every finished cell at once, and show what no cell beats."""
-    path, experiment = _load(scenario, overrides)
+    from kvsim.experiments.registry import load_scenario
+    from kvsim.scenario.decode import Scenario
+    from kvsim.scenario.shipped import find_scenario
+
+    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    experiment = loaded.of_type(Scenario, "sweep")
     from kvsim.experiments.decode.sweep.sweep import sweep as run_sweep
 
-    folder = output or Path(experiment.output.folder)
+    folder = output_folder(output or Path(experiment.output.folder), experiment.name)
     try:
         with bar(f"sweeping {experiment.name}") as shown:
-            found = run_sweep(
-                experiment,
-                folder,
-                text=path.read_text(encoding="utf-8"),
-                command=command_text(),
-                beside=path.parent,
-                num_workers=workers,
-                scheduler=dask,
-                fresh=not resume,
-                progress=shown.advance,
-            )
+            job = loaded.job(command=command_text(), progress=shown.advance)
+            found = run_sweep(experiment, folder, job, num_workers=workers, scheduler=dask, fresh=not resume)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command goes on from them", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -90,7 +92,14 @@ def whatif(
         str | None, typer.Option(metavar="KEY=LOW:HIGH", help="The field to search for --reach, and its bounds.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the changed result.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=named,
+            help="Folder for the changed result; beside RESULT where absent.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -107,18 +116,26 @@ def whatif(
         _reach(base, reach, over, overrides or [], as_json=as_json)
         return
     from kvsim.experiments.decode.report.whatif_tables import whatif_contents, whatif_text
+    from kvsim.experiments.decode.sweep.whatif import origin_of
     from kvsim.experiments.decode.sweep.whatif import whatif as simulate_again
     from kvsim.report.results import summary_json, write_result
 
+    origin_of(base)  # refuses before a folder is made
+    name = str(base.summary["scenario"])
+    folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
         found = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
     pairs = [(pair.policy, pair.swept, pair.before, pair.after) for pair in found.pairs]
-    folder = write_result(found.result, output or result.resolve().parent.parent)
-    if as_json:
-        typer.echo(summary_json(whatif_contents(found.changes, pairs)), nl=False)
-        return
-    typer.echo(whatif_text(found.changes, pairs, found.result.summary))
-    typer.echo(f"\nresult: {folder}")
+    contents = summary_json(whatif_contents(found.changes, pairs))
+    text = contents if as_json else whatif_text(found.changes, pairs, found.result.summary)
+    written = kept(lambda: write_result(found.result, folder), text)
+    typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
+
+
+def _folder_of(result: Path, scenario: str) -> Path:
+    """Return the folder of results that puts another result of a scenario beside `result`."""
+    folder = result.resolve().parent
+    return folder.parent if folder.name == scenario else folder
 
 
 def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_json: bool) -> None:
@@ -126,7 +143,7 @@ def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_jso
 
     from kvsim.errors import ScenarioError
     from kvsim.experiments.decode.report.whatif_tables import reach_text
-    from kvsim.experiments.decode.sweep.whatif import reach as search
+    from kvsim.experiments.decode.sweep.reach import reach as search
     from kvsim.report.results import summary_json
 
     figure, sign, most = (part.strip() for part in reach.partition("<="))
@@ -145,12 +162,12 @@ def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_jso
     if as_json:
         typer.echo(summary_json({"figure": figure, "most": limits[0], "key": key, "found": [*map(asdict, found)]}))
         return
-    told = [(one.policy, one.tried, one.reached, one.missed) for one in found]
-    typer.echo(reach_text(figure, limits[0], key, limits[1:], told))
+    typer.echo(reach_text(figure, limits[0], key, (limits[1], limits[2]), found))
 
 
 def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
     """Write the result, and print what it comes to."""
+    from kvsim.errors import ResultError
     from kvsim.experiments.decode.report.sweep_figures import sweep_figures
     from kvsim.experiments.decode.report.sweep_tables import front_of, sweep_text
     from kvsim.report.results import records_parquet, summary_json, write_result
@@ -162,32 +179,15 @@ def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_js
     tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]
     if tracebacks:
         files["failed.txt"] = "\n".join(tracebacks).encode()
-    written = write_result(found.result, folder, files)
+    text = summary_json(summary) if as_json else sweep_text(summary)
+    try:
+        written = kept(lambda: write_result(found.result, folder, files), text)
+    except ResultError as problem:
+        raise ResultError(f"{problem}; the finished cells are kept in {found.folder}") from None
+    typer.echo(text, nl=not as_json)
     if as_json:
-        typer.echo(summary_json(summary), nl=False)
         return
-    typer.echo(sweep_text(summary))
     typer.echo(f"\n{found.num_simulated} cells simulated, {found.num_found} found finished in {found.folder}")
     typer.echo(f"result: {written}")
     for name in sorted(files):
         typer.echo(f"  {written / name}")
-
-
-def _load(name: str, overrides: list[str] | None) -> tuple[Path, Scenario]:
-    """Return a decode scenario and its file; sweeps of other kinds are small enough for `kvsim run`.
-
-    Raises
-    ------
-    ScenarioError
-        If it is of another kind, or wrong.
-    """
-    from kvsim.errors import ScenarioError
-    from kvsim.experiments import DECODE, kind_of
-    from kvsim.scenario.decode import load_scenario
-    from kvsim.scenario.shipped import find_scenario
-
-    path = find_scenario(name)
-    kind = kind_of(path)
-    if kind != DECODE:
-        raise ScenarioError(f"{path}: kind: sweep is for scenarios of kind {DECODE!r}, found {kind!r}: use `kvsim run`")
-    return path, load_scenario(path, overrides or ())

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kvsim.cli.outputs import named, output_file
+
 
 def add_serving(app: typer.Typer) -> None:
     """Give `app` the commands of this file."""
@@ -18,7 +20,8 @@ def add_serving(app: typer.Typer) -> None:
 def schedule(
     workload: Annotated[Path, typer.Argument(help="A workload file, or a recorded schedule: JSON, plain or gzip.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="File for the schedule; .gz compresses it.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", parser=named, help="File for the schedule; .gz compresses it."),
     ],
     scheduler: Annotated[str, typer.Option(metavar="NAME", help="vllm, static, or package.module:Class.")] = "vllm",
     compare: Annotated[
@@ -35,6 +38,7 @@ def schedule(
     recorded = read_workload(workload)
     if compare and recorded.steps is None:
         raise TraceError(workload, "it has no steps to compare with: leave out --compare, or name a recorded schedule")
+    output_file(output, ".json.gz")
     totals = write_schedule(output, recorded, scheduler)
     typer.echo(f"{output}: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in totals.items()))
     if compare:

@@ -1,20 +1,60 @@
-"""What every command shares: exit codes with faults in one line, and a progress bar where there is a terminal."""
+"""What every command shares: exit codes, errors in one line, names that no terminal obeys, and a progress bar."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 
 from kvsim.errors import KvsimError
 
 INTERRUPTED = 130
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing, line ends and tabs apart: controls, and what turns the order of writing."""
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with what a terminal would obey written as JSON writes it.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb")
+    'a\\u001b[2Jb'
+    """
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class _Printable:
+    """A text stream that writes what is `printable`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _printable_output() -> Iterator[None]:
+    """Let nothing that commands print move a terminal's cursor, whatever names are in it, while the block runs."""
+    stream = sys.stdout
+    sys.stdout = cast("TextIO", _Printable(stream))
+    try:
+        yield
+    finally:
+        sys.stdout = stream
 
 
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
@@ -24,10 +64,11 @@ def exit_code(app: typer.Typer, arguments: list[str]) -> int:
     """
     command = typer.main.get_command(app)
     try:
-        code = int(command.main(arguments, prog_name="kvsim", standalone_mode=False) or 0)
+        with _printable_output():
+            code = int(command.main(arguments, prog_name="kvsim", standalone_mode=False) or 0)
         sys.stdout.flush()
     except KvsimError as problem:
-        typer.echo(str(problem), err=True)
+        typer.echo(printable(str(problem)), err=True)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -37,7 +78,7 @@ def exit_code(app: typer.Typer, arguments: list[str]) -> int:
     except Exception as problem:
         if not hasattr(problem, "format_message"):  # how typer's own usage errors are told from all else
             raise
-        typer.echo(_usage_line(problem), err=True)
+        typer.echo(printable(_usage_line(problem)), err=True)
         return 2
     if code == INTERRUPTED:
         typer.echo("interrupted", err=True)
@@ -73,11 +114,11 @@ class Bar:
 
     def stage(self, name: str, done: float, total: float) -> None:
         """Say how much of a stage is done."""
-        self._progress.update(self._task, description=name, completed=done, total=total)
+        self._progress.update(self._task, description=printable(name), completed=done, total=total)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -87,7 +128,7 @@ def bar(label: str) -> Iterator[Bar]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress, progress.add_task(label, total=1.0))
+        yield Bar(progress, progress.add_task(printable(label), total=1.0))
 
 
 def _usage_line(problem: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def add_timeline(app: typer.Typer) -> None:
 
 def timeline(
     scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The timeline to write, *.json.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The timeline to write, *.json.")
+    ],
     cell: Annotated[int, typer.Option(metavar="N", min=0, help="Which cell, as in a result's rows.")] = 0,
     steps: Annotated[
         str | None,
@@ -37,25 +40,29 @@ def timeline(
     """Write who does what when in some steps of a cell, for Perfetto: host, compute, copies both ways."""
     if measured:
         need_torch("timeline --measured")
-    from kvsim.report.results import write_picture
-    from kvsim.report.timeline import parse_steps, timeline_json
-    from kvsim.scenario.decode import load_scenario
+    from kvsim.experiments.registry import load_scenario
+    from kvsim.scenario.decode import Scenario
     from kvsim.scenario.shipped import find_scenario
 
-    path = find_scenario(scenario)
-    experiment = load_scenario(path, overrides or ())
+    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    experiment = loaded.of_type(Scenario, "timeline")
+    from kvsim.report.results import write_picture
+    from kvsim.report.timeline import parse_steps, timeline_json
+
     warmup = experiment.run.warmup_steps
     shown_steps = parse_steps(steps or f"{warmup}:{warmup + 2}")
+    output_file(output, ".json")
     runs: list[TimedRun] = []
     with bar(f"timing {experiment.name}") as shown:
+        job = loaded.job(progress=shown.advance)
         if measured:
             from kvsim.experiments.decode.measure import measure_timeline
 
-            runs += measure_timeline(experiment, cell, beside=path.parent, progress=shown.advance)
+            runs += measure_timeline(experiment, cell, job)
         else:
             from kvsim.experiments.decode.simulate import simulate_timeline
 
-            runs = [simulate_timeline(experiment, cell, beside=path.parent, progress=shown.advance)]
+            runs = [simulate_timeline(experiment, cell, job)]
     about = {"scenario": experiment.name, "cell": cell, "command": command_text()}
     content = timeline_json(runs, shown_steps, about=about)
     write_picture(content.encode(), output.parent, output.name)

@@ -14,6 +14,8 @@ _PUBLIC = {
     "generate_with_prompt_cache": "kvsim.experiments.prompt_cache.engine.cache",
 }
 
+__path__ = [*__path__, f"{__path__[0]}/../_moved/engine"]  # modules under the names that they had before 0.1
+
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:

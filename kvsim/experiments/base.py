@@ -1,4 +1,4 @@
-"""What scenarios of the other kinds share: a model, a profile, the cells of a sweep, and the result they end in."""
+"""What experiments other than decode share: a model, a profile, the cells of a sweep, and the result they end in."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import Any, ClassVar, TypeVar
 from numpy.typing import NDArray
 
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.experiments import Job
+from kvsim.experiments.provenance import manifest_of
+from kvsim.experiments.types import Job
 from kvsim.profile.other_shape import adapted, call_problem, times_of, whose_times, with_times_of
-from kvsim.profile.profile import Profile, load_profile
-from kvsim.profile.provenance import make_manifest
+from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
 from kvsim.scenario.decode import ModelChoice, ProfileChoice
-from kvsim.scenario.file import AnyScenario, expand_cells
+from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shapes import SHAPES, ModelShape
-from kvsim.scenario.shipped import find_profile
+from kvsim.scenario.shipped import find_profile, near
 
 
 class CacheScenario(AnyScenario):
     """A scenario of a cache other than that of decode: it names a model and what that costs somewhere."""
 
-    younger: ClassVar = ("exclude", "profile.scale")
+    younger: ClassVar[tuple[str, ...]] = ("exclude", "profile.scale")
+    inputs: ClassVar[dict[str, Role]] = {"profile.path": "profile", "model.path": "model"}
 
+    kind: str
+    """The experiment; each tree allows its own name only."""
     model: ModelChoice
     profile: ProfileChoice
 
@@ -52,12 +55,8 @@ def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
     """
     profile = load_profile(find_profile(scenario.profile.path, beside))
     shape, scale = shape_of(scenario), scenario.profile.scale
-    if profile.shape != shape and not (scenario.profile.allow_other_shape or scale):
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
-            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
-            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
-        )
+    if not (scenario.profile.allow_other_shape or scale):
+        check_made_for(profile, shape, where=scenario.name)
     return adapted(profile, shape, profile.quantisation, scale=scale)
 
 
@@ -96,11 +95,7 @@ def check_calls(
 
 def cells_of(scenario: ScenarioT) -> list[tuple[ScenarioT, dict[str, Any]]]:
     """Return one scenario for each cell with its swept values by their dotted field, in the file's order."""
-    cells = []
-    for cell in expand_cells(scenario):
-        tables = cell.model_dump(mode="python")
-        cells.append((cell, {key: _at(tables, key) for key in scenario.sweep}))
-    return cells
+    return [(cell, cell.swept_values(scenario.sweep)) for cell in scenario.cells]
 
 
 def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
@@ -117,18 +112,10 @@ def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
     return near(path, beside)
 
 
-def near(path: str, beside: Path | None) -> str:
-    """Return `path`, or the same beside the scenario where only that is there."""
-    if beside is not None and not Path(path).exists() and (beside / path).exists():
-        return str(beside / path)
-    return path
-
-
 def make_result(
-    scenario: AnyScenario,
+    scenario: CacheScenario,
     job: Job,
     *,
-    kind: str,
     cells: Sequence[Mapping[str, Any]],
     rows: Mapping[str, NDArray[Any]],
     verdict: Sequence[str],
@@ -137,10 +124,10 @@ def make_result(
     is_measured: bool = False,
     extra: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Return a result of one kind in the form that all results share."""
+    """Return a result in the form that all results share."""
     summary: dict[str, Any] = {
         "schema_version": SUMMARY_SCHEMA_VERSION,
-        "kind": kind,
+        "kind": scenario.kind,
         "scenario": scenario.name,
         "scenario_hash": scenario.hash,
         "question": scenario.question,
@@ -154,11 +141,11 @@ def make_result(
             "kind": profile.kind,
             "emulated_link": profile.link.emulated,
         }
-        if isinstance(scenario, CacheScenario) and not is_measured:
-            summary = _with_times_of(scenario, job.beside, summary)
+        if not is_measured:
+            summary = _with_times_of(scenario, job.base_dir, summary)
     if is_measured:
         summary["is_measured"] = True
-    manifest = make_manifest(scenario_text=job.text, scenario_hash=scenario.hash, seed=seed, command=job.command)
+    manifest = manifest_of(scenario, job, seed=seed, is_measured=is_measured)
     return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest)
 
 
@@ -171,10 +158,3 @@ def _with_times_of(scenario: CacheScenario, beside: Path | None, summary: Mappin
             if note is not None:
                 noted[note] = times_of(profile)
     return with_times_of(summary, noted)
-
-
-def _at(tables: Mapping[str, Any], dotted: str) -> Any:
-    value: Any = tables
-    for part in dotted.split("."):
-        value = value[part]
-    return value

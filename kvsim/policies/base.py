@@ -7,11 +7,14 @@ the engine drive the same class at the same points with the same arguments, so i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvsim.types import BoolArray, PageGrid, PageIds, Partition, Scores
+
+AnyScalar = TypeVar("AnyScalar", bound=np.generic)
 
 NO_PAGES: PageIds = np.empty(0, dtype=np.int64)
 NO_PAGES.flags.writeable = False
@@ -102,6 +105,13 @@ class Policy(Protocol):
 
     def page_opened(self, page: int) -> None:
         """Learn that a page began to fill on the device; it owns a slot."""
+
+
+def read_only(array: NDArray[AnyScalar]) -> NDArray[AnyScalar]:
+    """Return a view of an array that cannot be written to."""
+    shown = array.view()
+    shown.flags.writeable = False
+    return shown
 
 
 def reads_speculation(policy: Policy) -> bool:

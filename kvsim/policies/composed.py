@@ -14,6 +14,7 @@ from kvsim.errors import PolicyError
 from kvsim.policies.base import NO_PAGES, NOTHING, Plan, Setting, View
 from kvsim.policies.evictors.pools import Pools
 from kvsim.policies.future import Future, Oracle
+from kvsim.policies.plug_ins import PlugIn
 from kvsim.types import BoolArray, PageIds
 
 
@@ -102,6 +103,8 @@ class Paged:
         self.prefetcher = prefetcher
         self.admission = admission
         self.reads_speculation = prefetcher.reads_speculation
+        foreign = [part.shown_name for part in (evictor, prefetcher, admission) if isinstance(part, PlugIn)]
+        self.shown_name = foreign[0] if foreign else f"policy {type(evictor).__name__}"
         self._oracles = [part for part in (evictor, prefetcher, admission) if isinstance(part, Oracle)]
         self.is_oracle = any(part.is_oracle for part in self._oracles)
         self._is_foretold = False
@@ -125,7 +128,7 @@ class Paged:
             If a part is an oracle and nobody handed it the future.
         """
         if self.is_oracle and not self._is_foretold:
-            names = ", ".join(type(part).__name__ for part in self._oracles)
+            names = ", ".join(getattr(part, "shown_name", type(part).__name__) for part in self._oracles)
             raise PolicyError(f"{names}: a bound needs the future, which only a simulation or a repeated run can give")
         self.evictor.arrived(resident)
         self.prefetcher.start(resident)

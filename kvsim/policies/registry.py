@@ -8,15 +8,27 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
+from kvsim._moved.policies import NEW_PLACES
 from kvsim.errors import ScenarioError
+from kvsim.policies.attribution import careful_import
 from kvsim.scenario.toml import nearest
 
 Kind: TypeAlias = Literal["policy", "dropping", "eviction", "prefetch", "admission"]
 """``policy``: decides all by itself. ``dropping``: too, and what leaves is gone. ``eviction``: a policy with any
 prefetcher and any admission beside it.
 """
+
+
+PlugIns: TypeAlias = Mapping[str, Any]
+"""Policies and parts of policies by ``module:Class``, for those that cannot be imported by it, as from a notebook.
+
+A value is a class, or an instance: a template of which every run gets a deep copy (`kvsim.policies.make`).
+"""
+
+NO_PLUG_INS: PlugIns = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,9 @@ PREFETCHERS: dict[str, Entry] = {
     "previous-step": Entry(
         "kvsim.policies.prefetchers.previous_step:PreviousStep", "prefetch", "FreeKV, arXiv 2505.13109"
     ),
+    "next-step": Entry(
+        "kvsim.policies.prefetchers.next_step:NextStep", "prefetch", "FreeKV, arXiv 2505.13109, over a window"
+    ),
     "window-union": Entry(
         "kvsim.policies.prefetchers.window_union:WindowUnion", "prefetch", "SparseServe, arXiv 2509.24626"
     ),
@@ -100,15 +115,21 @@ def load_class(path: str, what: str) -> type[Any]:
         If the module cannot be imported or has no such class.
     """
     module_name, _, class_name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, ValueError) as problem:
-        raise ScenarioError(f"{what}: cannot import {module_name!r}: {problem}") from None
-    except AttributeError:
-        raise ScenarioError(f"{what}: {module_name!r} has no {class_name!r}") from None
+    module_name = NEW_PLACES.get(module_name, module_name)
+    if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
+        raise ScenarioError(f"{what}: names no class; write package.module:Class")
+    with careful_import(what, module_name):
+        module = importlib.import_module(module_name)
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise ScenarioError(f"{what}: {module_name!r} has no {class_name!r}{nearest(class_name, _classes(module))}")
     if not isinstance(found, type):
         raise ScenarioError(f"{what}: not a class")
     return found
+
+
+def _classes(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, type) and not name.startswith("_")]
 
 
 def find_entry(table: Mapping[str, Entry], name: str, what: str) -> Entry | None:

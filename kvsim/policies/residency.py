@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.errors import CapacityError, PolicyError
-from kvsim.policies.base import NO_PAGES, Policy, Setting, View, reads_speculation
+from kvsim.policies.base import NO_PAGES, Policy, Setting, View, read_only, reads_speculation
 from kvsim.types import BoolArray, IntArray, PageIds, Scores
 
 
@@ -65,9 +65,9 @@ class Residency:
         self._pools = grid.num_layers if setting.partition == "per_layer" else 1
         self._pool_capacity = setting.capacity_pages // self._pools
         self._free: IntArray = np.full(self._pools, self._pool_capacity, dtype=np.int64)
-        self._shown_resident = _read_only(self.resident)
-        self._shown_evictable = _read_only(self._evictable)
-        self._shown_prefetchable = _read_only(self._prefetchable)
+        self._shown_resident = read_only(self.resident)
+        self._shown_evictable = read_only(self._evictable)
+        self._shown_prefetchable = read_only(self._prefetchable)
 
     @property
     def books(self) -> Books:
@@ -104,7 +104,7 @@ class Residency:
                 self._num_pages[sequence, layer] = total
                 self._repin(sequence, layer)
         resident: PageIds = np.flatnonzero(self.resident)
-        self.policy.start(resident)
+        self.policy.start(read_only(resident))
         return resident
 
     def decide(
@@ -151,10 +151,10 @@ class Residency:
             View(
                 step=step,
                 layer=layer,
-                selected=selected,
-                misses=misses,
-                scores=scores,
-                speculation=speculation if self._shows_speculation else None,
+                selected=read_only(selected),
+                misses=read_only(misses),
+                scores=read_only(scores),
+                speculation=read_only(speculation) if self._shows_speculation and speculation is not None else None,
                 resident=self._shown_resident,
                 evictable=self._shown_evictable,
                 prefetchable=self._shown_prefetchable,
@@ -185,9 +185,9 @@ class Residency:
             View(
                 step=step,
                 layer=layer,
-                selected=held,
+                selected=read_only(held),
                 misses=NO_PAGES,
-                scores=scores,
+                scores=read_only(scores),
                 resident=self._shown_resident,
                 evictable=self._shown_evictable,
                 prefetchable=self._shown_prefetchable,
@@ -227,7 +227,7 @@ class Residency:
 
     @property
     def _name(self) -> str:
-        return f"policy {type(self.policy).__name__}"
+        return getattr(self.policy, "shown_name", f"policy {type(self.policy).__name__}")
 
     def _open_pages(self, layer: int, num_pages: IntArray) -> PageIds:
         opened = []
@@ -302,9 +302,3 @@ class Residency:
             raise PolicyError(
                 f"{where}: {prefetches.size} prefetches, the quota is {self.setting.prefetch_quota_pages}"
             )
-
-
-def _read_only(array: BoolArray) -> BoolArray:
-    view = array.view()
-    view.flags.writeable = False
-    return view

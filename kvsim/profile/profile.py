@@ -12,10 +12,12 @@ from typing import Literal
 import tomli_w
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from kvsim.errors import CalibrationError
+from kvsim.errors import CalibrationError, ScenarioError
 from kvsim.profile.tables import CostTable, Row
+from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.toml import Strict, read_toml, validate
+from kvsim.scenario.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -259,14 +261,33 @@ def load_profile(path: Path) -> Profile:
     return validate(Profile, tables, where=str(path), error=CalibrationError)
 
 
+def check_made_for(
+    profile: Profile, shape: ModelShape, quantisation: Quantisation | None = None, *, where: str
+) -> None:
+    """Refuse a profile of another model shape, or of weights packed otherwise.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the fields that differ.
+    """
+    way_out = "or set profile.allow_other_shape = true"
+    if profile.shape != shape:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made for another model shape than the scenario's, in these fields: "
+            f"{differing_fields(profile.shape, shape)}; calibrate this shape, {way_out}"
+        )
+    if profile.quantisation != quantisation:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
+            f"the scenario has {quantisation or 'unpacked'} ones; calibrate such weights with --quantisation, {way_out}"
+        )
+
+
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` as TOML, whole or not at all."""
     text = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text.encode())
     except OSError as problem:
-        partial.unlink(missing_ok=True)
         raise CalibrationError(f"{path}: cannot write the profile: {problem.strerror}") from None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +20,9 @@ from numpy.typing import NDArray
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
 from kvsim.report.ranges import RangeError, check_ranges
+from kvsim.scenario.digest import file_digest
+from kvsim.scenario.regular_files import check_regular, read_text
+from kvsim.scenario.whole_files import temporary_name, write_whole
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -30,7 +31,6 @@ MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
 
 _DECODE_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
 """Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) tell their cell."""
-_MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] |
         If it cannot be written (a full disk, no permission); nothing of it is then left.
     """
     target = folder / str(result.summary["scenario"]) / str(result.manifest["run_id"])
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = temporary_name(target)
     try:
         partial.mkdir(parents=True)
         _write_files(result, partial, figures or {})
@@ -74,7 +74,7 @@ def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] |
     except OSError as problem:
         _remove(partial)
         reason = problem.strerror or str(problem)
-        raise ResultError(f"{target}: cannot write the result: {reason}; nothing was kept") from None
+        raise ResultError(f"{target}: cannot write the result: {reason}") from None
     except BaseException:
         _remove(partial)
         raise
@@ -113,7 +113,7 @@ def load_result(path: Path) -> RunResult:
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:
-    """Write one picture that belongs to no run, and return its file.
+    """Write one picture or file that belongs to no run, whole or not at all, and return it.
 
     Raises
     ------
@@ -122,16 +122,10 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_whole(path, content)
     except OSError as problem:
-        raise ResultError(f"{path}: cannot write the picture: {problem.strerror}") from None
+        raise ResultError(f"{path}: cannot be written: {problem.strerror}") from None
     return path
-
-
-def digest_of(content: bytes) -> str:
-    """Return the digest by which manifests know a file."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -183,7 +177,7 @@ def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) 
     for name, content in figures.items():
         (folder / name).write_bytes(content)
     own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)
-    digests = {name: _digest(folder / name) for name in (*own, *figures)}
+    digests = {name: file_digest(folder / name) for name in (*own, *figures)}
     (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
 
 
@@ -204,10 +198,6 @@ def _remove(partial: Path) -> None:
         partial.parent.rmdir()
 
 
-def _digest(path: Path) -> str:
-    return digest_of(path.read_bytes())
-
-
 def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     written = manifest.get("files")
     if not isinstance(written, dict):
@@ -215,7 +205,8 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     for name in (SUMMARY, ROWS) if ROWS in written else (SUMMARY,):
         expected = written.get(name)
         try:
-            found = _digest(path / name)
+            check_regular(path / name)
+            found = file_digest(path / name)
         except OSError as problem:
             raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
         if found != expected:
@@ -224,9 +215,7 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ResultError(f"{path}: damaged: larger than any result's")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as problem:
         raise ResultError(f"{path}: {problem.strerror}") from None
     except (ValueError, RecursionError):

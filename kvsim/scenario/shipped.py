@@ -9,6 +9,7 @@ from pathlib import Path
 from kvsim.errors import CalibrationError, KvsimError, ScenarioError, TraceError
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.toml import nearest, parse_toml, validate
+from kvsim.scenario.whole_files import write_whole
 
 CAPTURE_SUFFIX = ".kvtrace"
 """How the name of an access trace ends."""
@@ -112,6 +113,13 @@ def _find_stream(name_or_path: str, kind: str, suffix: str, beside: Path | None)
     raise TraceError(name_or_path, f"no such {kind}{hint}")
 
 
+def near(path: str, base_dir: Path | None) -> str:
+    """Return `path`, or the same relative to `base_dir` where only that exists."""
+    if base_dir is not None and not Path(path).exists() and (base_dir / path).exists():
+        return str(base_dir / path)
+    return path
+
+
 def write_template(name: str) -> Path:
     """Write a commented scenario called `name` to ``name.toml``, and return that file.
 
@@ -125,12 +133,10 @@ def write_template(name: str) -> Path:
         Path(__file__).with_name("template.toml").read_text(encoding="utf-8").replace('"NAME"', json.dumps(path.stem))
     )
     validate(Scenario, parse_toml(text), where=str(path), error=ScenarioError)
+    if _exists(path):
+        raise ScenarioError(f"{path}: already there; choose another name, or remove it")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ScenarioError(f"{path}: already there; choose another name, or remove it") from None
+        write_whole(path, text.encode())
     except OSError as problem:
         raise ScenarioError(f"{path}: cannot write: {problem.strerror}") from None
     return path
@@ -143,19 +149,20 @@ def _raise_as(error: type[KvsimError]) -> Callable[[str, str], KvsimError]:
 def _find(
     name_or_path: str, noun: str, suffix: str, beside: Path | None, error: Callable[[str, str], KvsimError]
 ) -> Path:
-    """Return the file that is meant: whatever has a folder or the suffix is a path, all else a shipped name."""
-    if "/" not in name_or_path and not name_or_path.endswith(suffix):
-        known = shipped(f"{noun}s", suffix)
-        if name_or_path in known:
-            return known[name_or_path]
-        hint = nearest(name_or_path, known)
-        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
+    """Return the file that is meant: a shipped one of this name, else that of this path."""
+    is_name = "/" not in name_or_path and not name_or_path.endswith(suffix)
+    known = shipped(f"{noun}s", suffix) if is_name else {}
+    if name_or_path in known:
+        return known[name_or_path]
     places = [Path(name_or_path)]
     if beside is not None:
         places.append(beside / name_or_path)
     for place in places:
-        if _exists(place):
+        if _exists(place) and (place.is_file() or not is_name):
             return place
+    if is_name:
+        hint = nearest(name_or_path, known)
+        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
     beside_too = "" if beside is None else f" here, nor in {beside}"
     raise error(name_or_path, f"no such {noun} file{beside_too}")
 

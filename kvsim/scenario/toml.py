@@ -14,9 +14,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kvsim.errors import KvsimError
-
-MAX_FILE_BYTES = 64 * 2**20
-"""No scenario or profile is larger; a larger file is refused before it is parsed."""
+from kvsim.scenario.regular_files import read_text as read_file
 
 
 class Strict(BaseModel):
@@ -39,18 +37,27 @@ Listed: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
 
 def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
     """Return the tables of a TOML file; anything unreadable is raised as `error` in one line."""
+    return tables_of(read_text(path, error), path, error)
+
+
+def read_text(path: Path, error: type[KvsimError]) -> str:
+    """Return the text of a file; anything unreadable is raised as `error` in one line."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise error(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB, which no file of this kind is")
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return read_file(path)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise error(f"{path}: a folder, where a TOML file is wanted") from None
     except OSError as problem:
         raise error(f"{path}: {problem.strerror}") from None
     except UnicodeDecodeError:
         raise error(f"{path}: not UTF-8 text") from None
+    except ValueError as problem:  # a null byte in the name
+        raise error(f"{path}: not a file name: {problem}") from None
+
+
+def tables_of(text: str, path: Path, error: type[KvsimError]) -> dict[str, Any]:
+    """Return the tables of the `text` of a TOML file; what is not TOML is raised as `error` in one line."""
+    try:
+        return parse_toml(text)
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid TOML: {problem}") from None
 
@@ -106,11 +113,15 @@ def value_at(tables: dict[str, Any], dotted: str) -> Any:
 
 def faults_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
     """Return every fault of `tables` as a `model`, one line each; none where it is valid."""
+    return parsed(model, tables)[1]
+
+
+def parsed(model: type[ModelT], tables: dict[str, Any]) -> tuple[ModelT | None, list[str]]:
+    """Return `tables` as a `model`, None where that cannot be, and every error, one line each."""
     try:
-        model.model_validate(tables)
+        return model.model_validate(tables), []
     except ValidationError as problem:
-        return _faults(model, tables, problem)
-    return []
+        return None, _faults(model, tables, problem)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -219,7 +230,18 @@ def _unknown(model: type[BaseModel], key: Key) -> tuple[str, Key]:
     close = _closest(name, known)
     if close:
         return f"{line}; did you mean {close!r}?", (*key[:-1], close)
+    if len(key) == 1:
+        return f"{line}; the nearest are {', '.join(_nearest_paths(model, name))}", ()
     return line + nearest(name, known), ()
+
+
+def _nearest_paths(model: type[BaseModel], name: str) -> list[str]:
+    """Return the full keys of three fields whose own names are nearest."""
+    by_name: dict[str, str] = {}
+    for path in _paths(model):
+        by_name.setdefault(path[-1], _shown_key(path))
+    close = difflib.get_close_matches(name[:200], by_name, n=3, cutoff=0.0)
+    return [by_name[one] for one in close]
 
 
 def _told(faults: list[Any]) -> str:
@@ -283,6 +305,37 @@ def _paths(model: type[BaseModel]) -> Iterator[Key]:
         yield (name,)
         for inner in _models_in(field.annotation):
             yield from ((name, *rest) for rest in _paths(inner))
+
+
+def field_types(model: type[BaseModel], dotted: str) -> set[type]:
+    """Return the plain types that a dotted field takes; none where there is no such field.
+
+    Examples
+    --------
+    >>> class Room(Strict):
+    ...     size: int | None = None
+    >>> sorted(kind.__name__ for kind in field_types(Room, "size"))
+    ['NoneType', 'int']
+    >>> field_types(Room, "door.size")
+    set()
+    """
+    *outer, last = dotted.split(".")
+    models = [model]
+    for part in outer:
+        models = [
+            inner
+            for one in models
+            if part in one.model_fields
+            for inner in _models_in(one.model_fields[part].annotation)
+        ]
+    annotations = [one.model_fields[last].annotation for one in models if last in one.model_fields]
+    return {kind for annotation in annotations for kind in _types_in(annotation)}
+
+
+def _types_in(annotation: Any) -> set[type]:
+    if isinstance(annotation, type):
+        return {annotation}
+    return {kind for argument in typing.get_args(annotation) for kind in _types_in(argument)}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -35,3 +35,5 @@ __all__ = [
     "open_trace",
     "write_parameters",
 ]
+
+__path__ = [*__path__, f"{__path__[0]}/../_moved/traces"]  # modules under the names that they had before 0.1

@@ -16,12 +16,6 @@ from kvsim.errors import TraceError
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is no request."""
 
-MAX_TOKENS = 2**40
-"""A larger count is no length."""
-
-MAX_TIME = 2**62
-"""A larger timestamp, in the trace's own unit, is none."""
-
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers from 1, blank ones left out; ``.gz`` is unpacked on the way.
@@ -104,20 +98,3 @@ def object_of(text: str, source: Path | str, line: int) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TraceError(source, f"should be a JSON object, found {type(found).__name__}", line=line)
     return found
-
-
-def count_of(
-    row: dict[str, Any], name: str, source: Path | str, line: int, *, at_least: int, below: int = MAX_TOKENS
-) -> int:
-    """Return a whole number of one row.
-
-    Raises
-    ------
-    TraceError
-        If it is missing, no whole number, or out of bounds.
-    """
-    value = row.get(name)
-    if type(value) is not int or not at_least <= value < below:
-        shown = "nothing" if name not in row else repr(value)[:60]
-        raise TraceError(source, f"{name} should be a whole number from {at_least} on, found {shown}", line=line)
-    return value

@@ -13,17 +13,16 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from gpu_parts import attention_table, jobs, profiles, targets, worker
+from gpu_parts.jobs import Job, LeftOutError, Outcome, Setting
+from gpu_parts.listing import PARTS, jobs_of
+
+from kvsim.profile.profile import write_profile
+from kvsim.profile.tables import CostTable
+from kvsim.scenario.shapes import SHAPES
+from tests.accesses import make_profile
+
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "bench"))
-
-from gpu_parts import attention_table, jobs, profiles, targets, worker  # noqa: E402
-from gpu_parts.jobs import Job, LeftOutError, Outcome, Setting  # noqa: E402
-from gpu_parts.listing import PARTS, jobs_of  # noqa: E402
-
-from kvsim.profile.profile import write_profile  # noqa: E402
-from kvsim.profile.tables import CostTable  # noqa: E402
-from kvsim.scenario.shapes import SHAPES  # noqa: E402
-from tests.accesses import make_profile  # noqa: E402
 
 
 @pytest.fixture

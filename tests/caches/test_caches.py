@@ -16,9 +16,21 @@ from kvsim.errors import CapacityError, PolicyError, ScenarioError
 from kvsim.kernels.replay import lru as replay_lru
 from kvsim.kernels.replay import sieve as replay_sieve
 from kvsim.kernels.replay.contract import NONE
+from tests.caches import plain, plain_queues
 
 KEYS = st.lists(st.integers(0, 24), min_size=1, max_size=150)
 SKEWED = st.lists(st.integers(0, 400).map(lambda draw: draw % 7 if draw % 3 else draw), min_size=1, max_size=300)
+PLAIN: dict[str, Any] = {
+    "fifo": plain.Fifo,
+    "lru": plain.Lru,
+    "lfu": plain.Lfu,
+    "sieve": plain_queues.Sieve,
+    "arc": plain_queues.Arc,
+    "s3-fifo": plain_queues.S3Fifo,
+    "random": plain.Random,
+    "second-touch": plain.SecondTouch,
+    "belady": plain.Belady,
+}
 POLICIES = pytest.mark.parametrize("name", CACHE_POLICIES)
 
 
@@ -27,10 +39,9 @@ def make_cache(name: str, capacity: int, keys: list[int], **more: Any) -> Cache:
 
 
 def plain_outcomes(name: str, capacity: int, keys: list[int]) -> list[tuple[bool, bool, int | None]]:
-    policy = CACHE_POLICIES[name]
-    extra = {"future": keys} if policy.kind == "oracle" else {}
-    plain = policy.plain_class(capacity, **extra)
-    return [tuple(plain.access(key)) for key in keys]
+    extra = {"future": keys} if CACHE_POLICIES[name].kind == "oracle" else {}
+    cache = PLAIN[name](capacity, **extra)
+    return [tuple(cache.access(key)) for key in keys]
 
 
 def outcomes(cache: Cache, keys: list[int]) -> list[tuple[bool, bool, int | None]]:

@@ -15,7 +15,8 @@ from kvsim.caches.prefix.cache import ADMISSIONS
 from kvsim.caches.prefix.replay import chains, replay_radix
 from kvsim.errors import PolicyError
 from kvsim.traces.requests.base import Request, gather
-from kvsim.traces.requests.mooncake import read_mooncake
+from kvsim.traces.requests.contents import blocks_of
+from kvsim.traces.requests.registry import open_requests
 
 
 @st.composite
@@ -194,7 +195,7 @@ def test_a_replay_of_a_gzipped_trace_gives_the_same_as_of_plain_text(tmp_path) -
     text = "\n".join(map(json.dumps, rows)).encode()
     (tmp_path / "a.jsonl").write_bytes(text)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text))
-    found = [gather(read_mooncake(tmp_path / n), block_tokens=512, source=n) for n in ("a.jsonl", "a.jsonl.gz")]
+    found = [blocks_of(open_requests(tmp_path / n)) for n in ("a.jsonl", "a.jsonl.gz")]
     hits = [replay(f.blocks, f.starts, f.parents, policy="lru", budget_blocks=None).hits for f in found]
     assert np.array_equal(hits[0], [0, 2])
     assert np.array_equal(hits[0], hits[1])

@@ -15,7 +15,7 @@ import pytest
 from kvsim import __version__
 from kvsim.cli import run_command
 from kvsim.profile.profile import load_profile
-from kvsim.scenario.shipped import find_profile
+from kvsim.scenario.shipped import find_profile, find_scenario
 
 HEAVY = ("torch", "transformers", "pandas", "numba", "simpy", "matplotlib", "seaborn", "pyarrow", "scipy", "numpy")
 
@@ -100,7 +100,7 @@ def test_ctrl_c_is_one_line_and_code_130(capsys: pytest.CaptureFixture[str], mon
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kvsim.experiments.load_scenario", interrupted)
+    monkeypatch.setattr("kvsim.experiments.registry.load_scenario", interrupted)
     assert error_line(capsys, "scenarios", code=130) == "interrupted"
 
 
@@ -108,7 +108,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("kvsim.experiments.load_scenario", broken)
+    monkeypatch.setattr("kvsim.experiments.registry.load_scenario", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         run_command(["scenarios"])
 
@@ -264,7 +264,6 @@ def test_trace_fit_writes_parameters_and_compares(capsys: pytest.CaptureFixture[
         (["trace", "info", "smollm2-docs", "--page-tokens", "17"], ""),
         (["trace", "info", "smollm2-docs", "--page-tokens", "0"], ""),
         (["trace", "fit", "smollm2-docs", "-o", "x.toml", "--channel", "estimate:qest"], ""),
-        (["trace", "fit", "smollm2-docs", "-o", "no/where/x.toml"], ""),
         (["show", "nowhere"], "nowhere: no such result folder"),
     ],
 )
@@ -334,3 +333,24 @@ def test_calibrate_without_a_gpu_says_so_in_a_line(capsys: pytest.CaptureFixture
 def test_calibrate_refuses_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
     pytest.importorskip("torch")
     assert error_line(capsys, "calibrate", *arguments, "-o", "x.toml").startswith(line)
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x07", "\r", "\u202e"])
+def test_what_a_terminal_would_obey_is_written_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, control: str
+) -> None:
+    shown = f"\\u{ord(control[0]):04x}{control[1:]}"
+    assert f"nosuch{shown}: no scenario" in error_line(capsys, "run", f"nosuch{control}")
+    scenario = find_scenario("smollm2_cpu").read_text()
+    labelled = f"run.policies=[{{name='lru', label={json.dumps(f'my{control}')}}}]"
+    changes = ["budget.pages_per_layer=24", "trace.num_steps=12", labelled]
+    (tmp_path / "x.toml").write_text(scenario)
+    overrides = [word for change in changes for word in ("--set", change)]
+    assert run_command(["run", "x.toml", *overrides, "--no-figures", "-o", "."]) == 0
+    printed = capsys.readouterr().out
+    assert control not in printed
+    assert "my" in printed
+    assert run_command(["run", "x.toml", *overrides, "--no-figures", "-o", ".", "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert control not in printed
+    assert {cell["policy"] for cell in json.loads(printed)["cells"]} == {f"my{control}"}

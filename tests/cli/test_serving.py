@@ -40,7 +40,7 @@ def bare_workload(path: Path) -> Path:
     [
         (["none.json", "-o", "out.json"], "none.json: cannot be read"),
         (["bare.json", "-o", "out.json", "--compare"], "no steps to compare with"),
-        (["bare.json", "-o", "no/such/out.json"], "no/such/out.json: cannot be written"),
+        (["bare.json", "-o", "bare.json/out.json"], "bare.json/out.json: cannot be written"),
         (["bare.json", "-o", "out.json", "--scheduler", "vlm"], "did you mean 'vllm'"),
         (["bare.json"], "Missing option"),
     ],

@@ -31,6 +31,12 @@ def test_every_command_is_known(command: str, capsys: pytest.CaptureFixture[str]
     assert all(word in known for word in words if word.startswith("--"))
 
 
+def test_every_script_of_the_table_is_there() -> None:
+    scripts = re.findall(r"`python (bench/[^` ]+)[^`]*`", (DOCS / "reference-systems.md").read_text(encoding="utf-8"))
+    assert {"bench/predictors.py", "bench/paging_tables.py"} <= set(scripts)
+    assert all((DOCS.parent / script).exists() for script in scripts)
+
+
 def test_every_link_of_the_table_leads_somewhere() -> None:
     text = (DOCS / "reference-systems.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):

@@ -142,7 +142,6 @@ def test_a_plain_policy_passes_and_may_refuse_a_partition(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "check", "told"),
     [
-        ("Misspelt", "says what it reads, holds and needs", "attends is 'selections'"),
         ("PinBlind", "runs in a pool that all layers share", "may not leave"),
         ("LayerBlind", "runs with a pool a layer", "without a slot"),
         ("BatchBlind", "runs with a batch of two", "without a slot"),
@@ -159,6 +158,11 @@ def test_fault_is_found_by_its_check_and_told_in_a_line(name: str, check: str, t
     found = faults(f"{HERE}:{name}")
     assert told in found[check]
     assert "\n" not in found[check]
+
+
+def test_class_that_states_what_no_policy_can_is_refused() -> None:
+    with pytest.raises(ScenarioError, match="attends is 'selections'; it should be one of 'selection'"):
+        list(check_policy(f"{HERE}:Misspelt", {}))
 
 
 def test_class_that_is_no_policy_is_refused_with_what_it_lacks() -> None:

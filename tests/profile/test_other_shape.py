@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.experiments import Job, load_scenario, simulated_kind
+from kvsim.experiments.registry import load_experiment
+from kvsim.experiments.types import Job
 from kvsim.profile.other_shape import adapted, bandwidth_of, call_problem, speed_of, step_problem, whose_times
 from kvsim.profile.profile import load_profile
 from kvsim.profile.work import call_flop, read_weights_bytes, segment_bytes
 from kvsim.scenario.shapes import SHAPES
 from kvsim.scenario.shipped import find_profile, find_scenario
+from tests.experiments.named import load_named
 
 H200_BYTES_PER_S = 4.8e12
 LLAMA_70B = SHAPES["llama-3-70b"]
@@ -50,8 +52,8 @@ policies = ["resident"]
 
 
 def run(path, *overrides):
-    kind, scenario = load_scenario(path, overrides)
-    return simulated_kind(kind), simulated_kind(kind).simulate(scenario, Job(beside=path.parent)).summary
+    name, scenario = load_named(path, overrides)
+    return load_experiment(name), load_experiment(name).simulate(scenario, Job(base_dir=path.parent)).summary
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kvsim.experiments import load_scenario
+from kvsim.experiments.registry import load_scenario
+from kvsim.experiments.types import Job
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.profile.profile import Profile, load_profile
 from kvsim.scenario.shapes import SHAPES
@@ -86,7 +87,7 @@ def test_every_cost_says_how_far_it_may_be_off_and_a_simulated_time_has_an_inter
     assert spreads["segments.attention"][1] < spreads["segments.head"][1] < spreads["link.to_device"][1]
     path = find_scenario("long_context")
     overrides = ["trace.extrapolate.context_tokens=8192", "trace.num_steps=10", "budget.context_frac=0.25"]
-    _, scenario = load_scenario(path, overrides)
-    for cell in simulate(scenario, beside=path.parent).summary["cells"]:
+    loaded = load_scenario(path, overrides)
+    for cell in simulate(loaded.scenario, Job(base_dir=path.parent)).summary["cells"]:
         low_s, high_s = cell["tpot_interval_s"]
         assert 0.02 < (high_s - low_s) / cell["tpot_mean_s"] < 1

@@ -9,7 +9,8 @@ import pytest
 
 from kvsim.errors import ResultError
 from kvsim.report.ranges import RangeError, check_ranges
-from kvsim.report.results import RunResult, digest_of, load_result, write_result
+from kvsim.report.results import RunResult, load_result, write_result
+from kvsim.scenario.digest import file_digest
 
 
 def made(cell, rows=None):
@@ -66,7 +67,7 @@ def test_a_written_result_with_such_a_figure_is_refused_in_one_line(tmp_path) ->
     text = (folder / "summary.json").read_text().replace("0.5", "-0.5")
     (folder / "summary.json").write_text(text)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["summary.json"] = digest_of(text.encode())
+    manifest["files"]["summary.json"] = file_digest(folder / "summary.json")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ResultError, match=r"cells\[0\]\.ttft_hit_s is -0.5") as refused:
         load_result(folder)

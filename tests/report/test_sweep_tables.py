@@ -28,6 +28,7 @@ from kvsim.experiments.decode.report.sweep_tables import (
     weights_of,
 )
 from kvsim.experiments.decode.report.whatif_tables import reach_text, whatif_text
+from kvsim.experiments.decode.sweep.reach import Reached
 
 FIELDS = {"budget.context_frac": [0.2, 0.5, 0.8], "page_tokens": [32, 64], "trace.path": ["a", "b"]}
 
@@ -156,8 +157,12 @@ def test_a_what_if_shows_both_sides_and_what_is_hypothetical() -> None:
 
 
 def test_what_reaches_a_figure_is_told_with_what_just_does_not() -> None:
-    found = [("lru", [(8, 0.2), (16, 0.05), (64, 0.04)], 16, 8), ("stream", [(8, None), (64, 0.3)], None, None)]
+    found = [
+        Reached(policy="lru", tried=((8, 0.2), (16, 0.05), (64, 0.04)), reached=16, missed=8, low=8, high=64),
+        Reached(policy="stream", tried=((8, None), (64, 0.3)), reached=None, missed=None, low=64, high=64),
+    ]
     text = reach_text("tpot_p50_s", 0.05, "budget.pages_per_layer", (8, 64), found)
     assert "budget, pages a layer from 8 to 64" in text
-    assert text.splitlines()[-2].split() == ["lru", "16", "50", "ms", "8", "200", "ms", "3"]
-    assert "best 300 ms at 64" in text.splitlines()[-1]
+    assert text.splitlines()[-4].split() == ["lru", "16", "50", "ms", "8", "200", "ms", "3"]
+    assert "best 300 ms at 64" in text.splitlines()[-3]
+    assert text.splitlines()[-1] == "stream can be simulated from 64 to 64 only."

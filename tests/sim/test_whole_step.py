@@ -21,7 +21,7 @@ from kvsim.sim.whole_step import WholeSteps, can_run
 from kvsim.types import PageIds
 from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
 
-NEXT_STEP = {"prefetch": "kvsim.policies.prefetchers.next_step:NextStep", "window_steps": 5}
+NEXT_STEP = {"prefetch": "next-step", "window_steps": 5}
 PLAIN = {**NEXT_STEP, "compiled": False}
 FREE = {"own_s": 0.0, "sync_s": 0.0, "submit_s": 0.0}
 MACHINES: dict[str, dict[str, Any]] = {

@@ -293,9 +293,10 @@ def test_an_older_trace_of_that_name_stays_until_the_new_one_is_whole(path, head
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_one_line(tmp_path, header_of, step_of):
+def test_a_full_disk_is_one_line(tmp_path, header_of, step_of, monkeypatch):
     path = tmp_path / "full.kvtrace"
-    (tmp_path / "full.kvtrace.partial").symlink_to("/dev/full")
+    (tmp_path / "partial").symlink_to("/dev/full")
+    monkeypatch.setattr("kvsim.traces.access.file.temporary_name", lambda path: path.with_name("partial"))
     header = header_of()
     values = step_of(header, np.array([71, 41]), np.random.default_rng(0))
     with pytest.raises(TraceError, match="No space left"), TraceWriter(path, header) as writer:

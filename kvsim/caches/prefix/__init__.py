@@ -7,9 +7,9 @@ trace, the plain one compiled.
 
 from kvsim.caches.prefix.cache import Admitted, PrefixCache
 from kvsim.caches.prefix.evictions import EVICTIONS, make_eviction
-from kvsim.caches.prefix.hashing import hash_blocks
 from kvsim.caches.prefix.radix import RadixCache
 from kvsim.caches.prefix.replay import Replayed, replay, replay_plain, replay_radix
+from kvsim.traces.requests.hashing import hash_blocks
 
 __all__ = [
     "EVICTIONS",

@@ -112,6 +112,12 @@ def shape_of_config(config: Any, dtype: DType) -> ModelShape:
     )
 
 
+def context_limit_of(model: Any) -> int | None:
+    """Return the most tokens that a model was made to read; None where its configuration does not say."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    return limit
+
+
 def _attention_biases(config: Any) -> Literal["qkv", "qkvo"] | None:
     if config.model_type == "qwen2":
         return "qkv"  # always, and no key of the configuration says so

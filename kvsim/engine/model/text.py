@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from kvsim.errors import KvsimError
+from kvsim.scenario.regular_files import read_text as read_file
 
 
 def read_text(name: str) -> str:
@@ -23,9 +24,10 @@ def read_text(name: str) -> str:
         folder = Path(importlib.import_module("argparse").__file__ or "").parent
         return "\n\n".join((folder / file).read_text(encoding="utf-8") for file in _CODE_FILES)
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return read_file(Path(name))
     except (OSError, UnicodeDecodeError) as problem:
-        raise KvsimError(f"{name}: cannot read the text ({problem}); or use python-docs, python-code") from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise KvsimError(f"{name}: cannot read the text ({reason}); or use python-docs, python-code") from None
 
 
 _CODE_FILES = ("argparse.py", "dataclasses.py", "datetime.py", "inspect.py", "typing.py")

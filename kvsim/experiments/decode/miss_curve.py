@@ -13,15 +13,16 @@ from kvsim.caches import MissCurve, miss_curve
 from kvsim.errors import ScenarioError, TraceError
 from kvsim.policies.budget import make_selector
 from kvsim.scenario.decode import SelectorChoice
-from kvsim.scenario.toml import Strict, parse_toml, validate
+from kvsim.scenario.overrides import parse_override, set_at
+from kvsim.scenario.shipped import CAPTURE_SUFFIX, REQUESTS_SUFFIX, find_capture, find_requests, shipped
+from kvsim.scenario.toml import Strict, validate
 from kvsim.traces.access.base import AccessSource
-from kvsim.traces.access.file import open_trace
-from kvsim.traces.lines import lines_of
-from kvsim.traces.requests.base import gather
-from kvsim.traces.requests.mooncake import BLOCK_TOKENS, read_mooncake
+from kvsim.traces.access.registry import is_access_trace, open_accesses
+from kvsim.traces.keys import key_column_of, read_array, read_column, read_lines
+from kvsim.traces.requests.contents import blocks_of
+from kvsim.traces.requests.registry import open_requests
+from kvsim.traces.rows import rows_of
 from kvsim.types import IntArray, PageGrid, pages_of
-
-SUFFIXES = (".kvtrace", ".jsonl", ".jsonl.gz", ".npy", ".txt", ".txt.gz")
 
 
 class MrcSettings(Strict):
@@ -31,8 +32,16 @@ class MrcSettings(Strict):
     """Of an access trace."""
     selector: SelectorChoice = SelectorChoice(name="top-k", k_pages=8, sink_pages=1, recent_pages=2)
     """Which pages attention reads, of an access trace."""
-    block_tokens: PositiveInt = BLOCK_TOKENS
-    """Of a request trace with ``hash_ids``."""
+    format: str | None = None
+    """Of a request trace: one of docs/request-traces.md; found from the file's rows where absent."""
+    block_tokens: PositiveInt | None = None
+    """Of a request trace; the format's own where absent."""
+    tokenizer: str | None = None
+    """Of a request trace of text: ``bytes``, or the folder of a model with its ``tokenizer.json``."""
+    part: str | None = None
+    """Of an archive of sessions: the folder to read."""
+    key_column: str | None = None
+    """Of a CSV of keys: the column that holds them; found by its name where absent."""
 
 
 def parse_settings(overrides: Sequence[str]) -> MrcSettings:
@@ -45,17 +54,22 @@ def parse_settings(overrides: Sequence[str]) -> MrcSettings:
     """
     tables = MrcSettings().model_dump(mode="python")
     for override in overrides:
-        dotted, sign, text = override.partition("=")
-        if not sign:
-            raise ScenarioError(f"--set {override!r}: write KEY=VALUE, as in selector.k_pages=16")
-        *outer, last = dotted.strip().split(".")
-        table: Any = tables
-        for name in outer:
-            table = table.setdefault(name, {}) if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            raise ScenarioError(f"--set {override!r}: {'.'.join(outer)} is no table")
-        table[last] = _value_of(text.strip())
+        key, value = parse_override(override, example="selector.k_pages=16")
+        set_at(tables, key.split("."), value)
     return validate(MrcSettings, tables, where="--set", error=ScenarioError)
+
+
+def find_accesses(name_or_path: str) -> Path:
+    """Return the file of a shipped request trace or capture, or of any trace given by path.
+
+    Raises
+    ------
+    TraceError
+        If there is none.
+    """
+    if name_or_path in shipped("captures", REQUESTS_SUFFIX) or Path(name_or_path).is_file():
+        return find_requests(name_or_path)
+    return find_capture(name_or_path)
 
 
 def curve_of(path: Path, settings: MrcSettings) -> tuple[MissCurve, str]:
@@ -64,25 +78,27 @@ def curve_of(path: Path, settings: MrcSettings) -> tuple[MissCurve, str]:
     Raises
     ------
     TraceError
-        If the file cannot be read, or is of no kind that is known.
+        If the file cannot be read, or is in no known format.
+    ScenarioError
+        If it needs a setting.
     """
-    if path.name.endswith(".kvtrace"):
-        trace = open_trace(path)
-        keys = page_accesses(trace, settings.page_tokens, settings.selector)
+    if is_access_trace(path) or path.name.endswith(CAPTURE_SUFFIX):
+        keys = page_accesses(open_accesses(path), settings.page_tokens, settings.selector)
         return miss_curve(keys), f"pages of {settings.page_tokens} tokens, {_selector_text(settings.selector)}"
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        tokens = settings.block_tokens
-        blocks = gather(read_mooncake(path, block_tokens=tokens), block_tokens=tokens, source=path).blocks
-        return miss_curve(blocks), f"blocks of {tokens} tokens"
-    if path.name.endswith(".npy"):
-        return miss_curve(_array_in(path)), "keys"
-    if path.name.endswith((".txt", ".txt.gz")):
-        numbers: dict[str, int] = {}
-        keys = np.array([numbers.setdefault(text.strip(), len(numbers)) for _, text in lines_of(path)], dtype=np.int64)
-        if not keys.size:
-            raise TraceError(path, "no keys in it; one a line is expected")
-        return miss_curve(keys), "keys"
-    raise TraceError(path, f"not a file that mrc reads: it takes {', '.join(SUFFIXES)}")
+    if path.suffix == ".npy":
+        return miss_curve(read_array(path)), "keys"
+    if path.name.endswith((".txt", ".txt.gz")) and settings.format is None:
+        return miss_curve(read_lines(path)), "keys"
+    column = settings.key_column
+    if column is None and settings.format is None:
+        column = next((key_column_of(row) for row in rows_of(path, settings.part)), None)
+    if column is not None:
+        return miss_curve(read_column(path, column)), f"keys of column {column}"
+    trace = open_requests(path, settings.format, block_tokens=settings.block_tokens, part=settings.part)
+    if trace.format.contents == "lengths":
+        raise TraceError(path, f"format {trace.format.name!r} has lengths only, so which blocks recur is not known")
+    blocks = blocks_of(trace, tokenizer=settings.tokenizer)
+    return miss_curve(blocks.blocks), f"blocks ({blocks.reading})"
 
 
 def page_accesses(trace: AccessSource, page_tokens: int, choice: SelectorChoice) -> IntArray:
@@ -125,29 +141,8 @@ def shown_budgets(curve: MissCurve, points: int) -> list[int]:
     return sorted({*budgets.tolist(), max(curve.knee, 1)})
 
 
-def _array_in(path: Path) -> IntArray:
-    try:
-        keys = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as problem:
-        raise TraceError(path, f"not an array that numpy reads: {problem}") from None
-    if not isinstance(keys, np.ndarray) or keys.ndim != 1 or keys.dtype.kind not in "iu" or not keys.size:
-        raise TraceError(path, f"should hold a flat array of integer keys, found {_shape_text(keys)}")
-    return keys.astype(np.int64)
-
-
-def _shape_text(found: Any) -> str:
-    return f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
-
-
 def _selector_text(choice: SelectorChoice) -> str:
     if choice.name == "full":
         return "all of them read"
     best = f"the best {choice.k_pages} a layer by {choice.channel}"
     return f"{best}, sinks {choice.sink_pages}, recent {choice.recent_pages}"
-
-
-def _value_of(text: str) -> Any:
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        return text

@@ -1,4 +1,4 @@
-"""What a run asks of its profile, held against what was measured: costs beyond the range are extrapolated, and told."""
+"""What a run asks of its profile beyond what was measured: such costs are extrapolated, and reported."""
 
 from __future__ import annotations
 
@@ -71,16 +71,11 @@ _COUNTED = {
 }
 
 
-def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> list[Beyond]:
+def beyond_profile(cells: Sequence[Cell]) -> list[Beyond]:
     """Return the costs that `cells` ask outside the measured range by more than `SLACK`, each once, by name.
 
     The amounts follow from the scenario: what a layer reads, scores and may miss at once at the longest context. Host
-    times of segments are measured with their device times and not told twice.
-
-    Parameters
-    ----------
-    contexts_tokens
-        The longest context of each cell.
+    times of segments are measured with their device times and not reported twice.
 
     Raises
     ------
@@ -90,10 +85,10 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
     CapacityError
         If the model has not the context (`check_context`).
     """
-    _check_cells(cells, contexts_tokens)
+    _check_cells(cells)
     found: dict[tuple[str, str], Beyond] = {}
-    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
-        for cost, counts, grid, value in _asked(cell, context_tokens):
+    for cell in cells:
+        for cost, counts, grid, value in _asked(cell, cell.extent.context_tokens):
             if grid[0] / SLACK <= value <= grid[-1] * SLACK:
                 continue
             known = found.get((cost, counts))
@@ -108,7 +103,7 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
     return [found[key] for key in sorted(found)]
 
 
-def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Sequence[Cell]) -> dict[str, Any]:
+def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Sequence[Cell]) -> dict[str, Any]:
     """Return `summary` with whose times it has, and `beyond` as figures (`beyond_profile`) and a line each."""
     notes = {}
     for cell in cells:
@@ -120,9 +115,9 @@ def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Seq
     return with_times_of(complete, notes)
 
 
-def _check_cells(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> None:
-    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
-        scenario = cell.scenario
+def _check_cells(cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        scenario, context_tokens = cell.scenario, cell.extent.context_tokens
         check_context(cell.shape, context_tokens, scenario.name)
         problem = step_problem(
             cell.profile,

@@ -15,10 +15,11 @@ import numpy as np
 from kvsim.caches import CACHE_POLICIES
 from kvsim.caches.rows import RowBooks, distinct
 from kvsim.errors import KvsimError, ScenarioError
-from kvsim.experiments.base import near, shape_of
+from kvsim.experiments.base import shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams, fit_bigrams
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows, StreamChoice
-from kvsim.scenario.shipped import find_tokens
+from kvsim.scenario.regular_files import read_text
+from kvsim.scenario.shipped import find_tokens, near
 from kvsim.traces.tokens.stream import StreamHeader, is_token_stream, read_token_stream, zipf_exponent, zipf_tokens
 from kvsim.types import BoolArray, IntArray
 
@@ -237,9 +238,10 @@ def _read(choice: StreamChoice, beside: Path | None) -> tuple[StreamHeader, IntA
 
 def _tokenized(path: Path, folder: Path) -> tuple[StreamHeader, IntArray]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as problem:
-        raise ScenarioError(f"stream.path {str(path)!r}: cannot read the text ({problem})") from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise ScenarioError(f"stream.path {str(path)!r}: cannot read the text ({reason})") from None
     if importlib.util.find_spec("tokenizers") is None:
         raise KvsimError('stream.tokenizer needs the package tokenizers: pip install "kvsim[torch]"')
     tokens: IntArray = importlib.import_module("kvsim.traces.tokens.text").tokens_of([text], folder)[0]

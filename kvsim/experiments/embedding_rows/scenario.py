@@ -9,7 +9,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt, model_validato
 from kvsim.caches import find_cache_policy
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import CacheScenario
-from kvsim.scenario.file import Fraction, SizeBytes
+from kvsim.scenario.file import Fraction, Role, SizeBytes
 from kvsim.scenario.toml import Strict
 
 Mode: TypeAlias = Literal["cold", "warm", "steady", "prefetch"]
@@ -105,6 +105,8 @@ class EmbeddingRows(CacheScenario):
     """The embedding table in host memory, and a cache of its rows on the device."""
 
     one_of: ClassVar = (("cache.budget_rows", "cache.budget_bytes", "cache.budget_frac"),)
+
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"stream.path": "tokens"}
 
     kind: Literal["embedding-rows"]
     stream: StreamChoice

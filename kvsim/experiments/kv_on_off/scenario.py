@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.file import Role
 from kvsim.scenario.toml import Strict
 
 
@@ -26,6 +27,8 @@ class Generation(Strict):
 
 class KvOnOff(CacheScenario):
     """Generation with and without a KV cache: what it saves in time and takes in memory."""
+
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"run.text": "text"}
 
     kind: Literal["kv-on-off"]
     run: Generation

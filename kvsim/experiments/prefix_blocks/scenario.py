@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from kvsim.experiments.base import CacheScenario
-from kvsim.scenario.file import Fraction
-from kvsim.scenario.toml import Strict
-
-Format: TypeAlias = Literal["full-blocks", "mooncake", "sessions", "azure", "lengths"]
-BLOCK_TOKENS: dict[str, int] = {"mooncake": 512}
-"""Tokens of a block where a scenario does not say, by format; 16 for the others, as in vLLM."""
-DEFAULT_BLOCK_TOKENS = 16
+from kvsim.scenario.file import Fraction, Role
+from kvsim.scenario.toml import Strict, nearest
+from kvsim.traces.requests.format import DEFAULT_BLOCK_TOKENS, TimeUnit
+from kvsim.traces.requests.registry import FORMATS
 
 
 class RequestsChoice(Strict):
@@ -21,35 +18,34 @@ class RequestsChoice(Strict):
 
     path: str
     """A shipped request trace by name, or a file."""
-    format: Format
-    """``mooncake`` and ``full-blocks`` tell the blocks of a prompt, ``sessions`` its text, the others its length."""
+    format: str | None = None
+    """One of docs/request-traces.md; found from the file's rows where absent."""
     block_tokens: PositiveInt | None = None
+    """The format's own where absent."""
+    time_unit: TimeUnit | None = None
+    """Of the file's times; the format's own where absent."""
     num_requests: PositiveInt | None = None
     """Replay only the first so many."""
     part: str | None = None
-    """``sessions``: a folder of the archive."""
+    """Of an archive: the folder to read."""
     tokenizer: str | None = None
-    """``sessions``: ``bytes`` (every byte of UTF-8 a token), or the folder of a model with its ``tokenizer.json``."""
+    """Of text: ``bytes`` (every byte of UTF-8 a token), or the folder of a model with its ``tokenizer.json``."""
     shared_tokens: NonNegativeInt | None = None
-    """``azure`` and ``lengths``: assume that every prompt begins with so many tokens that others begin with, too."""
+    """Of lengths: assume that every prompt begins with so many tokens that others begin with, too."""
     shared_by: PositiveInt = 1
     """How many different such beginnings there are; requests take them in turn."""
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> RequestsChoice:
-        if self.format == "sessions" and self.tokenizer is None:
-            raise ValueError("format 'sessions' has text: tokenizer should be 'bytes' or the folder of a model")
-        if self.format in ("azure", "lengths") and self.shared_tokens is None:
-            raise ValueError(
-                f"format {self.format!r} tells lengths and nothing of contents, so no block is known to be shared; "
-                "say what to assume: shared_tokens = 0 for nothing, or the tokens that all prompts begin with"
-            )
-        return self
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in FORMATS:
+            raise ValueError(f"no format of request traces is called {name!r}{nearest(name, FORMATS)}")
+        return name
 
     @property
     def tokens_of_block(self) -> int:
-        """Tokens of a block."""
-        return self.block_tokens or BLOCK_TOKENS.get(self.format, DEFAULT_BLOCK_TOKENS)
+        """Tokens of a block, where no trace is read."""
+        return self.block_tokens or (FORMATS[self.format].block_tokens if self.format else DEFAULT_BLOCK_TOKENS)
 
 
 class BlockCache(Strict):
@@ -93,6 +89,9 @@ class PrefixBlocks(CacheScenario):
     """Blocks of prompts kept for the next prompt that begins alike."""
 
     one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
+    younger: ClassVar = ("exclude", "profile.scale", "trace.time_unit")
+
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"trace.path": "requests"}
 
     kind: Literal["prefix-blocks"]
     trace: RequestsChoice

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
 from kvsim.errors import CalibrationError, ResultError
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import call_problem_of, cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.report import COLUMNS, LEGEND, hit_figure, verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
@@ -26,7 +26,6 @@ from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.types import BoolArray, FloatArray, IntArray
 
-KIND = "prefix-blocks"
 KEYS = ("policy", "budget_blocks")
 FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
 COUNTS = ("hit_blocks", "hit_tokens", "evicted_blocks")
@@ -34,12 +33,12 @@ RECORDED = "requests.jsonl"
 """File of a measured result with the blocks of what was sent."""
 
 
-def check(scenario: PrefixBlocks, beside: Path | None) -> int:
+def check(scenario: PrefixBlocks, base_dir: Path | None) -> int:
     """Check profile and trace, and return the number of cells."""
     cells = cells_of(scenario)
-    traces = {trace: requests_of(trace, beside) for trace in {cell.trace: None for cell, _ in cells}}
+    traces = {trace: requests_of(trace, base_dir) for trace in {cell.trace: None for cell, _ in cells}}
     for cell, _ in cells:
-        profile_of(cell, beside)
+        profile_of(cell, base_dir)
         check_context(shape_of(cell), int(traces[cell.trace].input_tokens.max()), cell.name)
     return len(cells)
 
@@ -58,9 +57,9 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     found = cells_of(scenario)
     entries, tables, traces, cases = [], [], {}, _Cases()
     notes: list[str | None] = []
-    profile = profile_of(found[0][0], job.beside)
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, swept) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         if cell.trace not in traces:
             traces[cell.trace] = _requests(cell, job)
         requests = traces[cell.trace]
@@ -87,7 +86,6 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=[
@@ -95,7 +93,10 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
             *dict.fromkeys(line for line in notes if line is not None),
         ],
         profile=profile,
-        extra={"requests_digest": "-".join(digest_of(requests) for requests in traces.values())},
+        extra={
+            "requests_digest": "-".join(digest_of(requests) for requests in traces.values()),
+            "trace_reading": list(dict.fromkeys(requests.reading for requests in traces.values())),
+        },
     )
 
 
@@ -290,7 +291,7 @@ def rows_of(
 
 def _requests(cell: PrefixBlocks, job: Job) -> RequestBlocks:
     if job.recorded is None:
-        return requests_of(cell.trace, job.beside)
+        return requests_of(cell.trace, job.base_dir)
     file = job.recorded / RECORDED
     if not file.is_file():
         raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")
@@ -306,7 +307,9 @@ def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells and the verdict."""
     how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     table = cells_text(summary["cells"], COLUMNS)
-    return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
+    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
+    head = "\n".join([f"{summary['scenario']}: {how}", *readings])
+    return "\n\n".join([head, f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
 
 
 def figures(result: RunResult) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ScenarioError, TraceError
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.shipped import find_requests, find_tokens
 from kvsim.traces.requests.base import Request
-from kvsim.traces.requests.full_blocks import read_full_blocks
+from kvsim.traces.requests.registry import open_requests
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import IntArray
 
@@ -42,10 +42,7 @@ def prompts_of(choice: PromptsChoice, vocab_size: int, beside: Path | None) -> l
 
 def digest_of(prompts: Sequence[IntArray]) -> str:
     """Return a digest of prompts: equal digests, equal reuse."""
-    content = hashlib.blake2b(digest_size=8)
-    for prompt in prompts:
-        content.update(np.int64(prompt.size).tobytes() + prompt.astype(np.int64).tobytes())
-    return content.hexdigest()
+    return content_digest(*(part for prompt in prompts for part in (np.int64(prompt.size).tobytes(), prompt)))
 
 
 def _of_stream(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntArray]:
@@ -71,7 +68,7 @@ def _of_stream(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntAr
 
 def _of_trace(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntArray]:
     """Return tokens for the blocks of each request: a block's are the same wherever it occurs; tails are their own."""
-    rows = (request for request in read_full_blocks(path, block_tokens=BLOCK_TOKENS) if request.input_tokens)
+    rows = (request for request in open_requests(path, "full-blocks").requests if request.input_tokens)
     first = itertools.islice(rows, choice.num_requests)
     prompts = [_stand_ins(request, number, vocab_size) for number, request in enumerate(first)]
     if len(prompts) < choice.num_requests:

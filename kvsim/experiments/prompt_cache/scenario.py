@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from kvsim.caches.prompts.accounting import TierBudget
 from kvsim.experiments.base import CacheScenario
-from kvsim.scenario.file import Fraction, SizeBytes
+from kvsim.scenario.file import Fraction, Role, SizeBytes
 from kvsim.scenario.toml import Strict
 
 
@@ -99,6 +99,8 @@ class PromptCacheScenario(CacheScenario):
     """Whole prompts kept for the next prompt that begins alike."""
 
     one_of: ClassVar = (("cache.budget_bytes", "cache.budget_frac"), ("prompts.stream", "prompts.trace"))
+
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"prompts.stream": "tokens", "prompts.trace": "requests"}
 
     kind: Literal["prompt-cache"]
     prompts: PromptsChoice

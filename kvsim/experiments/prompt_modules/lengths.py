@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import ScenarioError, TraceError
-from kvsim.experiments.base import model_path_of, near
+from kvsim.experiments.base import model_path_of
 from kvsim.experiments.prompt_modules.case import Source
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import LengthOf, assemble, lay_out
-from kvsim.scenario.toml import MAX_FILE_BYTES
+from kvsim.scenario.digest import content_digest
+from kvsim.scenario.regular_files import read_text
+from kvsim.scenario.shipped import near
 
 
 def texts_of(scenario: PromptModules, source: Source) -> list[str]:
@@ -61,7 +62,7 @@ def lengths_of(scenario: PromptModules, source: Source, beside: Path | None) -> 
 
 def lengths_json(lengths: Mapping[str, int], tokenizer: str) -> bytes:
     """Return a file of lengths: tokens by a digest of each text."""
-    tokens = {_digest(text): length for text, length in lengths.items()}
+    tokens = {content_digest(text): length for text, length in lengths.items()}
     return (json.dumps({"tokenizer": tokenizer, "tokens": tokens}, indent=1) + "\n").encode()
 
 
@@ -88,21 +89,19 @@ def _recorded_lengths(file: Path) -> LengthOf:
     known = _read_lengths(file)
 
     def length_of(text: str) -> int:
-        if _digest(text) not in known:
+        if content_digest(text) not in known:
             raise ScenarioError(
                 f'{file}: has no length of the text {text[:40]!r}; with prompts.lengths_file = "" the model\'s '
                 "tokenizer counts"
             )
-        return known[_digest(text)]
+        return known[content_digest(text)]
 
     return length_of
 
 
 def _read_lengths(file: Path) -> dict[str, int]:
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ScenarioError(f"{file}: larger than {MAX_FILE_BYTES // 2**20} MiB, which no file of lengths is")
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(file))
     except OSError as problem:
         raise ScenarioError(f"{file}: cannot read the file of lengths: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:
@@ -111,7 +110,3 @@ def _read_lengths(file: Path) -> dict[str, int]:
     if not isinstance(tokens, dict) or not all(type(value) is int and 0 <= value < 2**31 for value in tokens.values()):
         raise ScenarioError(f"{file}: no file of lengths; `kvsim measure` writes one as lengths.json")
     return tokens
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

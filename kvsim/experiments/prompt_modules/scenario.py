@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from kvsim.experiments.base import CacheScenario
-from kvsim.scenario.file import Fraction, SizeBytes
+from kvsim.scenario.file import Fraction, Role, SizeBytes
 from kvsim.scenario.toml import Strict
 from kvsim.types import Tier
 
@@ -89,6 +89,13 @@ class PromptModules(CacheScenario):
         "prefill_chunk_tokens": "; all cells share the runs under full attention",
         "measure.repeats": "; all cells share the timed runs",
         "measure.answer_tokens": "; all cells share the answers",
+    }
+
+    inputs: ClassVar[dict[str, Role]] = {
+        **CacheScenario.inputs,
+        "prompts.schema_file": "file",
+        "prompts.prompts_file": "file",
+        "prompts.lengths_file": "file",
     }
 
     kind: Literal["prompt-modules"]

@@ -6,7 +6,6 @@ clock) with the step before which they were added. A recorded file has `outputs`
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -14,6 +13,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kvsim.errors import TraceError
+from kvsim.scenario.regular_files import read_unpacked
+
+MAX_WORKLOAD_BYTES = 2**30
+"""No workload file is larger, unpacked."""
 
 _MODEL_SHORT = 1  # the model must have room for one output
 
@@ -189,10 +192,9 @@ def read_workload(path: Path) -> Workload:
         If it cannot be read or says something that cannot be replayed: one line with the first problem.
     """
     try:
-        data = path.read_bytes()
-        text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        text = read_unpacked(path, MAX_WORKLOAD_BYTES)
     except (OSError, EOFError, zlib.error) as problem:
-        raise TraceError(path, f"cannot be read: {problem}") from None
+        raise TraceError(path, f"cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
     try:
         return Workload.model_validate_json(text)
     except ValidationError as problem:

@@ -14,6 +14,7 @@ from kvsim.errors import ResultError
 from kvsim.experiments.serving.prepare import Replayable, make_core, prepare, resolved
 from kvsim.experiments.serving.schedule import drive
 from kvsim.experiments.serving.workload import RecordedStep, Workload
+from kvsim.scenario.whole_files import replacing
 
 _TOTALS = ("requests", "steps", "tokens", "hit_tokens", "admissions", "preemptions", "evictions")
 
@@ -38,19 +39,19 @@ def write_schedule(
     replayable = prepare(workload)
     core = make_core(workload.engine, replayable, scheduler, arguments)
     totals = dict.fromkeys(_TOTALS, 0) | {"requests": len(workload.requests)}
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as raw, _text_writer(raw, is_gzip=path.suffix == ".gz") as file:
+        with (
+            replacing(path) as partial,
+            partial.open("wb") as raw,
+            _text_writer(raw, is_gzip=path.suffix == ".gz") as file,
+        ):
             file.write(_compact(_head(workload, replayable, scheduler))[:-1] + ',"steps":[')
             for number, step in enumerate(drive(core, workload, replayable)):
                 file.write(("," if number else "") + step.model_dump_json(exclude_none=True))
                 _count(totals, step)
             file.write(f'],"totals":{_compact(totals)}}}\n')
-        partial.replace(path)
     except OSError as problem:
         raise ResultError(f"{path}: cannot be written: {problem.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return totals
 
 

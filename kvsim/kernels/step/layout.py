@@ -41,7 +41,7 @@ NUM_ARRAYS = 25
 # plan, [3, num_page_ids]: the misses, and what a policy that is no kernel has written
 MISSING, LEAVING, COMING = range(3)
 
-# flags, [4, num_page_ids]: the books of `kvsim.policies.residency`, and pages prefetched and not read since
+# flags, [4, num_page_ids]: the page table of `kvsim.policies.residency`, and pages prefetched and not read since
 RESIDENT, EVICTABLE, PREFETCHABLE, UNREAD = range(4)
 
 # pages, [num_page_ids, 4]: the transfer that brings a page or writes it back (-1: none), and a mark to find doubles

@@ -1,4 +1,4 @@
-"""Whole decode steps in one call: host, compute stream, link and books, up to where somebody else must act.
+"""Whole decode steps in one call: host, compute stream, link and page table, up to where somebody else must act.
 
 `go_on` is a coroutine in all but name: it goes on from the phase it left, until steps are done or a policy that is no
 kernel has to decide. `kvsim.sim.whole_step` drives it; the event path of `kvsim.sim.simulation` is its plain twin.
@@ -7,7 +7,6 @@ kernel has to decide. `kvsim.sim.whole_step` drives it; the event path of `kvsim
 from __future__ import annotations
 
 from kvsim.kernels.arrays import compiled, float_rows, floats, int_rows, ints
-from kvsim.kernels.step.books import carry_out, count, is_sound, open_pages, select
 from kvsim.kernels.step.costs import remember
 from kvsim.kernels.step.decide import NO_POLICY, POLICY, arrived, decide
 from kvsim.kernels.step.host import launch, launch_after, spend, wait
@@ -89,6 +88,7 @@ from kvsim.kernels.step.layout import (
 )
 from kvsim.kernels.step.link import advance
 from kvsim.kernels.step.moves import move
+from kvsim.kernels.step.page_table import carry_out, count, is_sound, open_pages, select
 
 
 @compiled

@@ -192,8 +192,9 @@ class PlainCore:
         plan = self.scheduler.schedule(self.state, self.budget)
         sampling, work = self.state.begin(plan)
         if work.tokens > self.budget.tokens or len(self.state.running) > self.budget.sequences:
+            name = getattr(self.scheduler, "shown_name", f"scheduler {type(self.scheduler).__name__}")
             raise PolicyError(
-                f"scheduler {type(self.scheduler).__name__}: {work.tokens} tokens, {len(self.state.running)} requests "
+                f"{name}: {work.tokens} tokens, {len(self.state.running)} requests "
                 f"running; a step has {self.budget.tokens} tokens and {self.budget.sequences} requests at most"
             )
         step = PlainStep(plan, sampling, work, *self.state.blocks.take_events())

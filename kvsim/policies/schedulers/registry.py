@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-from kvsim.errors import ScenarioError
+from kvsim.errors import PolicyError, ScenarioError
+from kvsim.policies.attribution import construct, is_own
+from kvsim.policies.plug_ins import CalledWithCare
 from kvsim.policies.registry import load_class
 from kvsim.policies.schedulers.base import Scheduler
+from kvsim.policies.schedulers.plan import StepPlan
 
 _PARTS = ("queue", "schedule")
 
@@ -57,8 +61,22 @@ def make_scheduler(name: str, arguments: Mapping[str, Any] | None = None) -> Sch
     ------
     ScenarioError
         If there is none of this name, or an argument is unknown or impossible.
+    PolicyError
+        If the constructor of a plug-in raises anything else.
     """
+    found, what = find_scheduler(name), f"scheduler {name!r}"
+    if not is_own(found):
+        made = construct(what, found, **(arguments or {}))
+        methods = {"queue": None, "schedule": partial(_checked_plan, what)}
+        return cast("Scheduler", CalledWithCare(made, what, methods))
     try:
-        return find_scheduler(name)(**(arguments or {}))
+        return found(**(arguments or {}))
     except (TypeError, ValueError) as problem:
         raise ScenarioError(f"scheduler {name!r}: {problem}") from None
+
+
+def _checked_plan(what: str, plan: Any, *arguments: Any) -> StepPlan:
+    del arguments
+    if not isinstance(plan, StepPlan):
+        raise PolicyError(f"{what}: schedule returns a {type(plan).__name__}, where a StepPlan is needed")
+    return plan

@@ -64,7 +64,6 @@ def check_policy(name: str, arguments: Mapping[str, Any]) -> Iterator[Check]:
     def make(setting: Setting) -> Policy:
         return make_policy(name, setting, arguments)
 
-    yield _check("says what it reads, holds and needs", lambda: _shape(kind))
     bench = _Bench(make, everything=kind.attends == "everything", holds_all=kind.holds == "everything")
     for what, run in (
         ("runs in a pool that all layers share", lambda: bench.runs()),
@@ -164,32 +163,12 @@ class _Bench:
         return None if alone == together else "a second instance changes what the first decides: keep state in self"
 
 
-def _shape(kind: type[Policy]) -> str | None:
-    for name, known in (("attends", ("selection", "everything", "resident")), ("holds", ("budget", "everything"))):
-        if getattr(kind, name) not in known:
-            return f"{name} is {getattr(kind, name)!r}, one of {', '.join(map(repr, known))} is wanted"
-    if not isinstance(kind.reads_selection, bool):
-        return f"reads_selection is {kind.reads_selection!r}, true or false is wanted"
-    return None
-
-
 def _check(name: str, run: Callable[[], str | None]) -> Check:
     try:
         fault = run()
     except KvsimError as problem:
-        fault = str(problem)
-    except Exception as problem:  # a plug-in may raise anything
-        fault = _told(problem)
+        fault = str(problem).partition("\n")[0]  # the lines of a plug-in's own code follow
     return Check(name=name, fault=fault)
-
-
-def _told(problem: Exception) -> str:
-    text = f"{type(problem).__name__}: {problem}"
-    trace = problem.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""
-    return " ".join(f"{text}{where}".split())
 
 
 @contextmanager

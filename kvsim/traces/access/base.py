@@ -53,3 +53,11 @@ class AccessSource(Protocol):
 
     def selection(self, step: int, layer: int, page_tokens: int) -> BoolArray | None:
         """Return the pages the engine attended, ``[num_sequences, num_pages]``, or None where it recorded none."""
+
+
+class RecordedAccesses(AccessSource, Protocol):
+    """Accesses that were recorded, in a file of any format of `kvsim.traces.access.registry`."""
+
+    @property
+    def text(self) -> str:
+        """What was read while they were recorded, in words; empty where that is not known."""

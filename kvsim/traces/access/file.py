@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from kvsim.errors import TraceError
+from kvsim.scenario.whole_files import temporary_name
 from kvsim.traces.access.base import MASS
 from kvsim.traces.access.header import (
     END_MAGIC,
@@ -40,8 +41,8 @@ _CRC_TAIL_BYTES = 8
 class TraceWriter:
     """Writes a trace step by step; the file has its name only once it is whole.
 
-    A context manager: it writes to ``<name>.partial`` and renames when the block ends well. An exception, Ctrl-C
-    included, removes the partial file.
+    A context manager: it writes under a temporary name of its own and renames when the block ends well. An exception,
+    Ctrl-C included, removes that file.
 
     Raises
     ------
@@ -53,7 +54,7 @@ class TraceWriter:
         self.path = path
         self.header = header
         self.num_steps = 0
-        self._partial = path.with_name(path.name + ".partial")
+        self._partial = temporary_name(path)
         self._layout = layout_of(header)
         self._last_context: IntArray = np.zeros(header.num_sequences, dtype=np.int64)
         self._crc = 0
@@ -175,6 +176,11 @@ class TraceFile:
 
     def __reduce__(self) -> tuple[Callable[..., TraceFile], tuple[Path, bool]]:
         return open_trace, (self.path, False)
+
+    @property
+    def text(self) -> str:
+        """What was read, in words."""
+        return self.header.text
 
     @property
     def num_layers(self) -> int:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from kvsim.errors import TraceError
 from kvsim.scenario.toml import Strict, read_toml, validate
+from kvsim.scenario.whole_files import write_whole
 from kvsim.types import UNIT_TOKENS
 
 SCHEMA_VERSION = 1
@@ -162,12 +163,9 @@ def load_parameters(path: Path) -> GeneratorParameters:
 def write_parameters(parameters: GeneratorParameters, path: Path) -> None:
     """Write `parameters` as TOML, whole or not at all."""
     text = tomli_w.dumps(parameters.model_dump(mode="json", exclude_none=True))
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text.encode())
     except OSError as problem:
-        partial.unlink(missing_ok=True)
         raise TraceError(path, f"cannot be written: {problem.strerror}") from None
 
 

@@ -1,6 +1,5 @@
-"""Requests to a server as traces tell them: lengths, times, and the blocks of each prompt where a trace knows them.
+"""Requests to a server as traces record them, and the arrays of their blocks that a replay takes.
 
-A reader yields one `Request` a line and keeps none; `gather` turns requests with blocks into the arrays of a replay.
 A block's id stands for its own tokens and everything before them, so it follows the same block wherever it occurs.
 """
 
@@ -19,20 +18,29 @@ FIRST = -1
 """Parent of a block that begins a prompt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
-    """One request."""
+    """One request. Of `blocks`, `token_ids` and `text` a trace has one, or none where it records lengths only."""
 
     arrival_s: float | None
     """Seconds after the trace's start; None where the trace has no times."""
     input_tokens: int
-    output_tokens: int
+    """Of the prompt; where only its text is known, bytes of UTF-8."""
+    output_tokens: int | None
+    """None where the trace does not record it; where only text is known, bytes of UTF-8."""
     blocks: tuple[int, ...] | None = None
-    """Ids of the prompt's blocks, each after its parent; None where the trace tells nothing of contents."""
-    prompt: str | None = None
-    """The whole prompt, where the trace has its text; `input_tokens` then counts its UTF-8 bytes."""
+    """Ids of the prompt's blocks, each after its parent."""
+    token_ids: IntArray | None = None
+    """The prompt's tokens."""
+    text: str | None = None
+    """The prompt."""
+    output_text: str | None = None
+    session: str | None = None
+    """Requests of one conversation have the same; None where the trace has no sessions."""
+    delay_s: float | None = None
+    """Seconds from the answer of the session's last request to this request, which then has no `arrival_s`."""
     place: str = ""
-    """File and line, for whoever finds a fault in it later."""
+    """File and line, for an error that is noticed later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +50,14 @@ class RequestBlocks:
     arrival_s: FloatArray
     """``[num_requests]``; NaN where the trace has no times."""
     input_tokens: IntArray
-    output_tokens: IntArray
     starts: IntArray
     """``[num_requests + 1]``: the blocks of request r are ``blocks[starts[r] : starts[r + 1]]``."""
     blocks: IntArray
     parents: IntArray
     """``[num_distinct]``: the block before each, `FIRST` for none."""
     block_tokens: int
+    reading: str = ""
+    """How the trace was read, for people: format, block size and unit of time."""
 
     @property
     def num_requests(self) -> int:
@@ -72,23 +81,23 @@ class RequestBlocks:
         return most
 
 
-def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str) -> RequestBlocks:
+def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str, reading: str = "") -> RequestBlocks:
     """Return requests with blocks as arrays, in the order given.
 
     Raises
     ------
     TraceError
-        If there are none, a request has no blocks to tell, or a block has two parents.
+        If there are none, a request has no blocks, or a block has two parents.
     """
     arrivals_s: list[float] = []
-    lengths: list[tuple[int, int]] = []
+    lengths: list[int] = []
     pieces: list[IntArray] = []
     places: list[str] = []
     for request in requests:
         if request.blocks is None:
-            raise TraceError(request.place or source, "the request tells nothing of its contents, so it has no blocks")
+            raise TraceError(request.place or source, "the request has no block ids")
         arrivals_s.append(np.nan if request.arrival_s is None else request.arrival_s)
-        lengths.append((request.input_tokens, request.output_tokens))
+        lengths.append(request.input_tokens)
         pieces.append(np.array(request.blocks, dtype=np.int64))
         places.append(request.place)
     if not pieces:
@@ -105,15 +114,14 @@ def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str
     before[starts[:-1][np.diff(starts) > 0]] = FIRST
     parents = before[first]
     _check_parents(parents[blocks] != before, ids, starts, first[blocks], places, source)
-    sizes = np.array(lengths, dtype=np.int64)
     return RequestBlocks(
         arrival_s=np.array(arrivals_s),
-        input_tokens=sizes[:, 0],
-        output_tokens=sizes[:, 1],
+        input_tokens=np.array(lengths, dtype=np.int64),
         starts=starts,
         blocks=blocks,
         parents=parents,
         block_tokens=block_tokens,
+        reading=reading,
     )
 
 

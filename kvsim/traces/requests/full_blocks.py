@@ -1,52 +1,50 @@
-"""Reads and writes kvsim's own request traces: Mooncake's rows with ids for full blocks only, as vLLM shares them."""
+"""kvsim's own request traces: Mooncake's rows with ids for full blocks only, as vLLM shares them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from kvsim.errors import TraceError
-from kvsim.traces.lines import MAX_TIME, count_of, lines_of, object_of
 from kvsim.traces.requests.base import Request
-from kvsim.traces.requests.mooncake import ids_of
+from kvsim.traces.requests.block_ids import block_ids_of, fits
+from kvsim.traces.requests.format import ReadOptions, RequestFormat
+from kvsim.traces.rows import Row
 
-BLOCK_TOKENS = 16
-"""vLLM's default."""
 
-
-def read_full_blocks(path: Path, *, block_tokens: int = BLOCK_TOKENS) -> Iterator[Request]:
-    """Yield the requests of a JSONL file, ``.gz`` or not; a row has an id for each *full* block of its prompt.
+def read(rows: Iterable[Row], options: ReadOptions) -> Iterator[Request]:
+    """Yield the request of each row, which has an id for each *full* block of its prompt.
 
     Raises
     ------
     TraceError
-        Naming file and line, if a row is damaged, or has another number of ids than its length has full blocks.
+        If a row is damaged, or has another number of ids than its length has full blocks.
     """
-    for line, text in lines_of(path):
-        row = object_of(text, path, line)
-        input_tokens = count_of(row, "input_length", path, line, at_least=0)
-        ids = ids_of(row, path, line)
-        if len(ids) != input_tokens // block_tokens:
-            raise TraceError(
-                path,
-                f"input_length {input_tokens} is {input_tokens // block_tokens} full blocks of {block_tokens} tokens, "
-                f"hash_ids has {len(ids)}",
-                line=line,
-            )
+    for row in rows:
+        input_tokens, ids = block_ids_of(row, options.block_tokens, counts_partial=False, at_least=0)
         yield Request(
-            arrival_s=count_of(row, "timestamp", path, line, at_least=0, below=MAX_TIME) * 1e-3,
+            arrival_s=row.seconds("timestamp", options.unit_s),
             input_tokens=input_tokens,
-            output_tokens=count_of(row, "output_length", path, line, at_least=0),
-            blocks=tuple(ids),
-            place=f"{path}:{line}",
+            output_tokens=row.count("output_length", at_least=0),
+            blocks=ids,
+            place=row.place,
         )
 
 
-def full_blocks_text(requests: Iterable[Request]) -> bytes:
-    """Return requests with blocks as the text that `read_full_blocks` reads; ids are numbered in order of appearance.
+FORMAT = RequestFormat(
+    name="full-blocks",
+    summary="ids of full blocks only; kvsim's own, and what `kvsim measure` records",
+    fields=("input_length", "output_length", "hash_ids"),
+    contents="blocks",
+    read=read,
+    time_unit="ms",
+    fits=fits(counts_partial=False),
+)
 
-    No text and no token can be told from it.
+
+def full_blocks_text(requests: Iterable[Request]) -> bytes:
+    """Return requests with blocks as a file of this format; ids are numbered in order of appearance.
+
+    Neither text nor tokens can be recovered from it.
     """
     numbers: dict[int, int] = {}
     rows = [

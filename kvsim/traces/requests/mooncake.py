@@ -1,61 +1,48 @@
-"""Reads Mooncake's request traces: one JSON object a line, with an id for every block of the prompt's tokens."""
+"""Mooncake's request traces: an id for every block of the prompt's tokens, times in milliseconds.
+
+A row is ``{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [...]}``; the last block may be partial
+and has an id of its own. After R. Qin et al., "Mooncake: Trading More Storage for Less Computation", FAST 2025.
+AIPerf's rows are the same with ``session_id`` and, after a session's first request, ``delay`` (ms) for the time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from kvsim.errors import TraceError
-from kvsim.traces.lines import MAX_TIME, count_of, lines_of, object_of
 from kvsim.traces.requests.base import Request
+from kvsim.traces.requests.block_ids import block_ids_of, fits
+from kvsim.traces.requests.format import ReadOptions, RequestFormat
+from kvsim.traces.rows import Row
 
-BLOCK_TOKENS = 512
-"""Tokens of a block in the traces that Mooncake published."""
 
-
-def read_mooncake(path: Path, *, block_tokens: int = BLOCK_TOKENS) -> Iterator[Request]:
-    """Yield the requests of a JSONL file, ``.gz`` or not, in its order.
-
-    A row is ``{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [...]}`` with an id for every
-    `block_tokens` tokens of the prompt; the last block may be partial and has an id of its own. After R. Qin et al.,
-    "Mooncake: Trading More Storage for Less Computation", FAST 2025.
+def read(rows: Iterable[Row], options: ReadOptions) -> Iterator[Request]:
+    """Yield the request of each row.
 
     Raises
     ------
     TraceError
-        Naming file and line, if a row is damaged, or has another number of ids than its length has blocks.
+        If a row is damaged, or has another number of ids than its length has blocks.
     """
-    for line, text in lines_of(path):
-        row = object_of(text, path, line)
-        input_tokens = count_of(row, "input_length", path, line, at_least=1)
-        ids = ids_of(row, path, line)
-        num_blocks = -(-input_tokens // block_tokens)
-        if len(ids) != num_blocks:
-            raise TraceError(
-                path,
-                f"input_length {input_tokens} is {num_blocks} blocks of {block_tokens} tokens, hash_ids has {len(ids)}",
-                line=line,
-            )
+    for row in rows:
+        input_tokens, ids = block_ids_of(row, options.block_tokens, counts_partial=True, at_least=1)
         yield Request(
-            arrival_s=count_of(row, "timestamp", path, line, at_least=0, below=MAX_TIME) * 1e-3,
+            arrival_s=row.seconds("timestamp", options.unit_s),
+            delay_s=row.seconds("delay", options.unit_s),
+            session=row.session("session_id"),
             input_tokens=input_tokens,
-            output_tokens=count_of(row, "output_length", path, line, at_least=0),
-            blocks=tuple(ids),
-            place=f"{path}:{line}",
+            output_tokens=row.count("output_length", at_least=0),
+            blocks=ids,
+            place=row.place,
         )
 
 
-def ids_of(row: dict[str, Any], path: Path, line: int) -> list[int]:
-    """Return the block ids of one row.
-
-    Raises
-    ------
-    TraceError
-        If they are no list of whole numbers that 63 bits hold.
-    """
-    ids = row.get("hash_ids")
-    is_list = isinstance(ids, list) and set(map(type, ids)) <= {int}
-    if not isinstance(ids, list) or not is_list or (ids and not (min(ids) >= 0 and max(ids) < 2**63)):
-        raise TraceError(path, "hash_ids should be a list of whole numbers from 0 on", line=line)
-    return ids
+FORMAT = RequestFormat(
+    name="mooncake",
+    summary="ids of all blocks, a partial last one too; Mooncake, and AIPerf with sessions and delays",
+    fields=("input_length", "output_length", "hash_ids"),
+    contents="blocks",
+    read=read,
+    time_unit="ms",
+    block_tokens=512,
+    fits=fits(counts_partial=True),
+)

@@ -1,46 +1,51 @@
-"""Reads agent sessions as LMCache published them: whole prompts as text, one JSONL file a session, in one archive."""
+"""Agent sessions as LMCache published them: prompts as text; an archive of one JSONL file a session, or one alone.
+
+A row is ``{"timestamp": microseconds since 1970, "input": text, "output": text, "session_id": text}``. Rows of one
+session are not always in the order of their times, and sessions overlap. A prompt may be empty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from kvsim.errors import TraceError
-from kvsim.traces.lines import MAX_TIME, count_of, lines_of_members, object_of
 from kvsim.traces.requests.base import Request
+from kvsim.traces.requests.format import ReadOptions, RequestFormat
+from kvsim.traces.rows import Row
 
 
-def read_sessions(path: Path, *, part: str | None = None) -> Iterator[Request]:
-    """Yield the requests of an archive of sessions, session by session, with their prompts; times are absolute.
-
-    A row is ``{"timestamp": microseconds, "input": text, "output": text, "session_id": text}``. Requests of one
-    session are not always in the order of their times, and sessions overlap: sort by `arrival_s` to replay them.
-    A prompt may be empty.
-
-    Parameters
-    ----------
-    part
-        Folder of the archive to read, as in ``miniswe``; all where absent.
+def read(rows: Iterable[Row], options: ReadOptions) -> Iterator[Request]:
+    """Yield the requests by arrival, counted from the first one; all rows are read before.
 
     Raises
     ------
     TraceError
-        Naming file and line, if the archive or a row is damaged.
+        If a row is damaged.
     """
-    found = False
-    for source, line, text in lines_of_members(path, part):
-        row = object_of(text, source, line)
-        for key in ("input", "output"):
-            if not isinstance(row.get(key), str):
-                raise TraceError(source, f"{key} should be text, found {repr(row.get(key))[:60]}", line=line)
-        found = True
-        yield Request(
-            arrival_s=count_of(row, "timestamp", source, line, at_least=0, below=MAX_TIME) * 1e-6,
-            input_tokens=len(row["input"].encode()),
-            output_tokens=len(row["output"].encode()),
-            prompt=row["input"],
-            place=f"{source}:{line}",
-        )
-    if not found:
-        where = f"in the folder {part!r}" if part else "in it"
-        raise TraceError(path, f"no sessions {where}; a session is a .jsonl file of the archive")
+    requests = sorted((_request_of(row, options) for row in rows), key=lambda request: request.arrival_s or 0.0)
+    start_s = (requests[0].arrival_s or 0.0) if requests else 0.0
+    for request in requests:
+        yield request if request.arrival_s is None else replace(request, arrival_s=request.arrival_s - start_s)
+
+
+def _request_of(row: Row, options: ReadOptions) -> Request:
+    prompt, output = row.text("input"), row.text("output")
+    return Request(
+        arrival_s=row.seconds("timestamp", options.unit_s),
+        session=row.session("session_id"),
+        input_tokens=len(prompt.encode()),
+        output_tokens=len(output.encode()),
+        text=prompt,
+        output_text=output,
+        place=row.place,
+    )
+
+
+FORMAT = RequestFormat(
+    name="sessions",
+    summary="text: agent sessions, an archive of them or one alone; LMCache",
+    fields=("input", "output"),
+    contents="text",
+    read=read,
+    time_unit="us",
+)

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from kvsim.errors import TraceError
+from kvsim.scenario.whole_files import write_whole
 from kvsim.traces.lines import lines_of, object_of
 from kvsim.types import IntArray
 
@@ -77,9 +78,9 @@ def read_token_stream(path: Path) -> TokenStream:
 
 
 def write_token_stream(path: Path, header: StreamHeader, documents: Sequence[IntArray]) -> None:
-    """Write a stream; the same tokens give the same bytes."""
+    """Write a stream, whole or not at all; the same tokens give the same bytes."""
     data = stream_bytes(header, documents)
-    path.write_bytes(gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
+    write_whole(path, gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
 
 
 def stream_bytes(header: StreamHeader, documents: Sequence[IntArray]) -> bytes:

@@ -63,8 +63,49 @@ def test_blocks_of_a_request_trace_are_keys(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps(found) + "\n" for found in rows))
     curve, keys = curve_of(path, parse_settings([]))
-    assert keys == "blocks of 512 tokens"
+    assert keys == "blocks (mooncake (inferred), blocks of 512 tokens, times in ms)"
     assert curve.misses.tolist() == [4, 4, 3, 3]
+
+
+def test_the_request_trace_that_ships_is_read_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["mrc", "agent-sessions", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["num_accesses"], summary["num_keys"]) == (294_205, 28_812)
+    assert summary["keys"].startswith("blocks (full-blocks (inferred), blocks of 16 tokens")
+
+
+def test_full_blocks_are_read_with_a_stated_block_size(tmp_path: Path) -> None:
+    rows = [{"input_length": 40, "hash_ids": [1, 2]}, {"input_length": 70, "hash_ids": [1, 2, 3, 4]}]
+    path = tmp_path / "full_blocks.jsonl"
+    path.write_text("".join(json.dumps(row | {"output_length": 1}) + "\n" for row in [*rows, rows[0]]))
+    curve, _ = curve_of(path, parse_settings(["block_tokens=16"]))
+    assert (curve.num_accesses, curve.num_keys, curve.miss_frac[-1]) == (8, 4, 0.5)
+
+
+def test_a_column_of_a_csv_may_hold_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys.csv"
+    path.write_text("version,time,op,size,lbn\n1,1,2a,512,7\n1,2,2a,512,8\n1,3,2a,512,7\n")
+    curve, keys = curve_of(path, parse_settings([]))
+    assert (curve.num_accesses, curve.num_keys, keys) == (3, 2, "keys of column lbn")
+    assert curve.miss_frac[-1] == pytest.approx(2 / 3)
+    assert curve_of(path, parse_settings(["key_column=time"]))[0].num_keys == 3
+    with pytest.raises(TraceError, match=r"keys\.csv:2: nope should be a key, found None; the row has version, time"):
+        curve_of(path, parse_settings(["key_column=nope"]))
+
+
+def test_text_needs_a_tokenizer_and_lengths_say_nothing_of_blocks(tmp_path: Path) -> None:
+    session = tmp_path / "session.jsonl"
+    prompts = ["a prompt that is long enough", "a prompt that is long enough, and more of it"]
+    rows = [{"timestamp": 1, "input": prompt, "output": "yes", "session_id": "s"} for prompt in prompts]
+    session.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curve, _ = curve_of(session, parse_settings(["tokenizer=bytes"]))
+    assert (curve.num_accesses, curve.num_keys) == (3, 2)
+    with pytest.raises(ScenarioError, match="tokenizer should be 'bytes'"):
+        curve_of(session, parse_settings([]))
+    lengths = tmp_path / "lengths.csv"
+    lengths.write_text("Timestamp,Request tokens,Response tokens\n5,472,18\n")
+    with pytest.raises(TraceError, match="'burstgpt' has lengths only"):
+        curve_of(lengths, parse_settings([]))
 
 
 def test_the_table_marks_the_knee_and_a_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +122,11 @@ def test_the_table_marks_the_knee_and_a_picture_is_drawn(tmp_path: Path, capsys:
     [
         ("keys.txt", b"", "no keys in it"),
         ("keys.npy", b"junk", "not an array that numpy reads"),
-        ("keys.csv", b"1\n", "it takes .kvtrace"),
+        ("keys.csv", b"a\n1\n", "fields a are of no known format"),
         ("gone.txt", None, "No such file"),
     ],
 )
-def test_a_file_that_is_none_is_told(name: str, content: bytes | None, what: str, tmp_path: Path) -> None:
+def test_a_file_of_no_format_is_reported(name: str, content: bytes | None, what: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(TraceError, match=what):
@@ -103,7 +144,7 @@ def test_floats_are_no_keys(tmp_path: Path) -> None:
     [
         ("page_tokns=16", "page_tokens"),
         ("selector.kpages=3", "k_pages"),
-        ("page_tokens", "KEY=VALUE"),
+        ("page_tokens", "write KEY=VALUE, as in --set selector.k_pages=16"),
         ("page_tokens.x=1", "no table"),
         ("page_tokens=0", "page_tokens"),
     ],

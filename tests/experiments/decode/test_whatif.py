@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,35 +11,21 @@ from hypothesis import strategies as st
 
 from kvsim.errors import KvsimError, ResultError, ScenarioError
 from kvsim.experiments.decode.simulate import simulate
-from kvsim.experiments.decode.sweep.whatif import origin_of, reach, scenario_from, whatif
+from kvsim.experiments.decode.sweep.reach import reach
+from kvsim.experiments.decode.sweep.whatif import origin_of, whatif
+from kvsim.experiments.types import Job
 from kvsim.profile.hypothetical import CHANGES, changed_profile, link_bandwidth_bytes_per_s
 from kvsim.profile.profile import Profile, load_profile
 from kvsim.report.results import RunResult
 from kvsim.scenario.decode import load_scenario
-from kvsim.scenario.shipped import find_profile, find_scenario
-
-SMALL = ["trace.num_steps=6", "run.warmup_steps=2", "run.policies=lru,stream", "budget.pages_per_layer=[20, 60]"]
-
-
-@pytest.fixture(scope="module")
-def result() -> RunResult:
-    return made(*SMALL)
+from kvsim.scenario.digest import file_digest
+from kvsim.scenario.shipped import find_capture, find_profile, find_scenario
+from tests.experiments.decode.small import SMALL, made, times
 
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
     return load_profile(find_profile("cpu-smollm2-135m"))
-
-
-def made(*overrides: str) -> RunResult:
-    path = find_scenario("smollm2_cpu")
-    command = " ".join(["kvsim run smollm2_cpu", *(f"--set '{text}'" for text in overrides)])
-    scenario = load_scenario(path, overrides)
-    return simulate(scenario, text=path.read_text(encoding="utf-8"), command=command, beside=path.parent)
-
-
-def times(result: RunResult) -> list[float]:
-    return [cell["tpot_p50_s"] for cell in result.summary["cells"]]
 
 
 def test_a_change_by_a_factor_of_one_changes_no_figure(result: RunResult) -> None:
@@ -94,29 +81,6 @@ def test_a_bandwidth_may_be_given_in_bytes_a_second(profile: Profile) -> None:
     assert by_bytes.link.to_device.transfer.time_s[-1] == pytest.approx(doubled.link.to_device.transfer.time_s[-1])
 
 
-def test_the_smallest_budget_that_reaches_a_time_reaches_it_and_one_page_less_does_not(result: RunResult) -> None:
-    worst_s, best_s = (
-        times(made(*SMALL[:2], "run.policies=lru", f"budget.pages_per_layer={pages}"))[0] for pages in (14, 60)
-    )
-    wanted_s = (worst_s + best_s) / 2
-    (found,) = reach(result, "tpot_p50_s", wanted_s, "budget.pages_per_layer", 14, 120, changes=["run.policies=lru"])
-    assert found.reached is not None and found.missed == found.reached - 1
-    for pages, is_reached in ((found.reached, True), (found.missed, False)):
-        alone = made(*SMALL[:2], "run.policies=lru", f"budget.pages_per_layer={pages:.0f}")
-        assert (times(alone)[0] <= wanted_s) is is_reached
-
-
-def test_a_time_that_no_value_reaches_is_said_to_be_out_of_reach(result: RunResult) -> None:
-    found = reach(result, "tpot_p50_s", 1e-6, "profile.link_bandwidth", 1, 8, changes=["budget.pages_per_layer=20"])
-    assert [(one.policy, one.reached, len(one.tried)) for one in found] == [("lru", None, 2), ("stream", None, 2)]
-
-
-def test_a_budget_that_cannot_be_simulated_does_not_reach_anything(result: RunResult) -> None:
-    (found,) = reach(result, "tpot_p50_s", 10.0, "budget.pages_per_layer", 2, 60, changes=["run.policies=lru"])
-    assert found.reached is not None and found.missed == found.reached - 1
-    assert dict(found.tried)[found.missed] is None
-
-
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -125,6 +89,8 @@ def test_a_budget_that_cannot_be_simulated_does_not_reach_anything(result: RunRe
         (["profile.compute_speed=2"], "should be a factor above 0, as in x2"),
         (["profile.compute_speed=x0"], "should be a factor above 0"),
         (["page_token=64"], "did you mean 'page_tokens'"),
+        (["foo=1"], r"unknown key 'foo'; the nearest are output.folder, "),
+        (["pages_per_layer=1"], "did you mean 'budget.pages_per_layer'"),
         (["run.policies=resident"], "leave no policy of the result"),
     ],
 )
@@ -134,21 +100,86 @@ def test_a_change_that_cannot_be_made_is_told_in_one_line(result: RunResult, cha
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_is_left_to_vary_is_named(result: RunResult) -> None:
-    with pytest.raises(ScenarioError, match=r"budget.pages_per_layer vary"):
-        reach(result, "tpot_p50_s", 0.1, "profile.link_bandwidth", 1, 8)
-
-
-def test_a_result_that_does_not_tell_its_origin_is_refused(result: RunResult) -> None:
-    silent = RunResult(summary=result.summary, rows={}, manifest=result.manifest | {"command": ""})
-    with pytest.raises(ResultError, match="does not tell"):
+def test_a_result_that_does_not_record_its_scenario_is_refused(result: RunResult) -> None:
+    silent = RunResult(summary=result.summary, rows={}, manifest=result.manifest | {"resolved": None})
+    with pytest.raises(ResultError, match="does not record the scenario that made it"):
         whatif(silent, ["page_tokens=64"])
     measured = RunResult(summary=result.summary | {"is_measured": True}, rows={}, manifest=result.manifest)
     with pytest.raises(KvsimError, match="was measured"):
         whatif(measured, ["page_tokens=64"])
 
 
-def test_the_origin_of_a_result_is_its_scenario(result: RunResult) -> None:
+@pytest.mark.parametrize("kind", ["prefix-blocks", "max-context"])
+def test_a_result_of_another_experiment_is_refused(kind: str) -> None:
+    other = RunResult(summary={"kind": kind, "scenario": "x", "cells": []}, rows={}, manifest={})
+    with pytest.raises(ResultError, match=rf"takes results of decode .* this is of {kind}") as caught:
+        whatif(other, ["page_tokens=64"])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_origin_of_a_result_is_its_resolved_scenario(result: RunResult) -> None:
     origin = origin_of(result)
-    assert origin.beside == Path(find_scenario("smollm2_cpu")).parent
-    assert scenario_from(origin).hash == result.summary["scenario_hash"]
+    assert origin.base_dir == Path(find_scenario("smollm2_cpu")).parent.resolve()
+    assert origin.scenario().hash == result.summary["scenario_hash"]
+    assert list(origin.overrides) == SMALL
+    assert result.manifest["command"] == ""  # made through Python, and yet all is known
+
+
+@pytest.fixture
+def own_files(tmp_path: Path) -> Path:
+    """Return a scenario file whose profile and trace lie in its folder."""
+    shutil.copy(find_profile("cpu-smollm2-135m"), tmp_path / "p.toml")
+    shutil.copy(find_capture("smollm2-docs"), tmp_path / "t.kvtrace")
+    text = find_scenario("smollm2_cpu").read_text(encoding="utf-8")
+    text = text.replace('"cpu-smollm2-135m"', '"p.toml"').replace('"smollm2-docs"', '"t.kvtrace"')
+    (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+    return tmp_path / "s.toml"
+
+
+def simulated(file: Path) -> RunResult:
+    return simulate(
+        load_scenario(file, [*SMALL[:2], "run.policies=lru", "budget.pages_per_layer=30"]), Job(base_dir=file.parent)
+    )
+
+
+def test_a_profile_that_has_changed_since_is_refused_and_one_that_has_not_is_not(own_files: Path) -> None:
+    made_with = simulated(own_files)
+    (digest,) = [one["digest"] for one in made_with.manifest["inputs"] if one["role"] == "profile"]
+    assert digest == file_digest(own_files.with_name("p.toml"))
+    assert whatif(made_with, ["page_tokens=64"]).pairs
+    profile = own_files.with_name("p.toml")
+    profile.write_text(profile.read_text(encoding="utf-8").replace("sync_s = ", "sync_s = 1", 1), encoding="utf-8")
+    with pytest.raises(
+        ResultError, match=r"profile 'p.toml' has changed since the result was made \([0-9a-f]{32}, now"
+    ):
+        whatif(made_with, ["page_tokens=64"])
+    with pytest.raises(ResultError, match=r"profile 'p.toml' has changed"):
+        reach(made_with, "tpot_p50_s", 1.0, "budget.pages_per_layer", 20, 40)
+    assert whatif(made_with, ["profile.path=cpu-smollm2-135m"]).pairs  # it is not read any more
+
+
+def test_a_trace_that_has_changed_since_is_refused(own_files: Path) -> None:
+    made_with = simulated(own_files)
+    shutil.copy(find_capture("smollm2-code"), own_files.with_name("t.kvtrace"))
+    with pytest.raises(ResultError, match=r"trace 't.kvtrace' has changed since the result was made"):
+        whatif(made_with, ["page_tokens=64"])
+    own_files.with_name("t.kvtrace").unlink()
+    with pytest.raises(ResultError, match=r"trace 't.kvtrace' cannot be read any more"):
+        whatif(made_with, ["page_tokens=64"])
+
+
+def test_the_code_of_a_plug_in_that_has_changed_since_is_refused(
+    own_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_helper.py").write_text("WORDS = 1\n", encoding="utf-8")
+    source = "import my_helper\nfrom kvsim.policies.evictors.lru import Lru\nclass MyLru(Lru): ...\n"
+    (tmp_path / "my_whatif_policy.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scenario = load_scenario(
+        own_files, [*SMALL[:2], "run.policies=my_whatif_policy:MyLru", "budget.pages_per_layer=30"]
+    )
+    made_with = simulate(scenario, Job(base_dir=tmp_path))
+    assert whatif(made_with, ["page_tokens=64"]).pairs
+    (tmp_path / "my_helper.py").write_text("WORDS = 2\n", encoding="utf-8")
+    with pytest.raises(ResultError, match=r"policy 'my_whatif_policy:MyLru' has changed"):
+        whatif(made_with, ["page_tokens=64"])

@@ -12,15 +12,17 @@ import pytest
 from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
 from kvsim.experiments.prompt_cache.prompts import prompts_of
 from kvsim.experiments.prompt_cache.report import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
+from kvsim.experiments.registry import load_experiment
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.traces.requests.base import gather
-from kvsim.traces.requests.full_blocks import read_full_blocks
+from kvsim.traces.requests.registry import open_requests
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream
+from tests.experiments.named import load_named
 from tests.experiments.tiny import forward_table, write_tiny
 
 WEIGHTS_S, TOKEN_S, CACHED_S = 1e-3, 1e-5, 1e-7
@@ -70,8 +72,8 @@ def scenario(tiny_model_path, tmp_path) -> Path:
 
 
 def run(path: Path, *overrides: str):
-    _, found = load_scenario(path, overrides)
-    return simulated_kind("prompt-cache").simulate(found, Job(beside=path.parent))
+    _, found = load_named(path, overrides)
+    return load_experiment("prompt-cache").simulate(found, Job(base_dir=path.parent))
 
 
 def test_a_prompt_takes_its_transfer_and_the_computing_of_what_it_did_not_share(scenario) -> None:
@@ -138,7 +140,7 @@ def test_tokens_that_stand_in_for_blocks_are_shared_as_the_blocks_are() -> None:
     books = PromptBooks(1, [TierBudget(tier="device")])
     reused = np.array([books.request(prompt)[0].shared_tokens for prompt in prompts])
     path = Path(__file__).parents[3] / "captures" / "agent-sessions.requests.jsonl.gz"
-    rows = [row for row in read_full_blocks(path) if row.input_tokens][:300]
+    rows = [row for row in open_requests(path, "full-blocks").requests if row.input_tokens][:300]
     blocks = gather(rows, block_tokens=16, source=path)
     hits = replay(blocks.blocks, blocks.starts, blocks.parents, policy="lru", budget_blocks=None).hits
     assert [prompt.size for prompt in prompts] == [row.input_tokens for row in rows]
@@ -184,7 +186,7 @@ def test_a_profile_without_a_cost_says_which_and_still_counts(tiny_model_path, s
     assert [cell[name] for name in ("hits", "reused_tokens", "kept_bytes")] == [3, 120, whole["kept_bytes"]]
     assert cell["ttft_mean_s"] is cell["speedup"] is cell["least_link_bytes_per_s"] is None
     assert summary["verdict"][0] in output
-    assert " -" in simulated_kind("prompt-cache").show(summary)
+    assert " -" in load_experiment("prompt-cache").show(summary)
 
 
 def test_what_crosses_the_link_for_another_model_are_its_own_bytes(scenario) -> None:
@@ -215,7 +217,8 @@ def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
 def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_measured(scenario, capsys) -> None:
     words = ["--set", "prompts.document_tokens=600", "--set", "prompts.num_requests=2"]
     assert run_command(["measure", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
-    assert "a prompt has 608 tokens, the model reads 512; cut them: prompts.max_tokens" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the longest prompt (prompts.max_tokens cuts them): 608 tokens, the model reads 512" in err
 
 
 def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_pay(scenario, capsys) -> None:
@@ -273,7 +276,9 @@ def test_break_evens_stand_beside_each_other(scenario, capsys) -> None:
 @pytest.mark.model
 def test_the_trained_model_answers_alike_and_reuses_what_the_simulator_says(model_path, tmp_path, capsys) -> None:
     profile = load_profile(Path(__file__).parents[3] / "profiles" / "cpu-smollm2-135m.toml")
-    write_profile(profile.model_copy(update={"caches": TABLES, "kind": "exact"}), tmp_path / "p.toml")  # counts ask for no cost
+    write_profile(
+        profile.model_copy(update={"caches": TABLES, "kind": "exact"}), tmp_path / "p.toml"
+    )  # counts ask for no cost
     sets = ["prompts.document_tokens=[8, 128]", f'model.path="{model_path}"', "measure.repeats=1", "cache.tier=host"]
     words = [word for given in sets for word in ("--set", given)]
     words += ["--set", "cache.link_bytes_per_s=200 MB", "--set", f'profile.path="{tmp_path / "p.toml"}"']

@@ -1,6 +1,6 @@
 import pytest
 
-from kvsim.errors import ScenarioError
+from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies.schedulers import SCHEDULERS, FcfsQueue, StepBudget, find_scheduler, make_scheduler
 from kvsim.policies.schedulers.static import Static
 from kvsim.policies.schedulers.vllm import Vllm
@@ -40,6 +40,40 @@ def test_what_is_no_scheduler_is_refused_in_one_line(name, arguments, message):
     with pytest.raises(ScenarioError, match=message) as refusal:
         make_scheduler(name, arguments)
     assert "\n" not in str(refusal.value)
+
+
+class Failing:
+    """A plug-in that goes wrong in each call."""
+
+    def __init__(self, *, raises: str = "") -> None:
+        if raises == "__init__":
+            raise LookupError("no such luck")
+        self.raises = raises
+
+    def queue(self):
+        if self.raises == "queue":
+            raise LookupError("no such luck")
+        return Static().queue()
+
+    def schedule(self, state, budget):
+        if self.raises == "schedule":
+            raise LookupError("no such luck")
+        return
+
+
+@pytest.mark.parametrize("method", ["__init__", "queue", "schedule"])
+def test_what_goes_wrong_in_a_plug_in_is_reported_under_its_name(method):
+    with pytest.raises(PolicyError) as error:
+        run(make_core(make_scheduler(f"{__name__}:Failing", {"raises": method}), [(5, 3)]))
+    first = str(error.value).splitlines()[0]
+    expected = f"scheduler '{__name__}:Failing': {method} raised LookupError: no such luck (test_registry.py"
+    assert first.startswith(expected)
+
+
+def test_a_plan_of_another_type_is_refused_under_the_name_of_the_plug_in():
+    problem = f"scheduler '{__name__}:Failing': schedule returns a NoneType, where a StepPlan"
+    with pytest.raises(PolicyError, match=problem):
+        run(make_core(make_scheduler(f"{__name__}:Failing"), [(5, 3)]))
 
 
 def test_a_class_is_found_without_being_made():

@@ -51,7 +51,7 @@ def cells_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame(summary["cells"])
     first = dict.fromkeys(["policy", *swept_keys(summary), *COLUMNS])
     present = [name for name in first if name in frame]
-    return frame[present + [name for name in frame if name not in first]]
+    return frame[present + sorted(name for name in frame if name not in first)]
 
 
 def printed_frame(summary: Mapping[str, Any]) -> pd.DataFrame:

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from kvsim.experiments.decode.report.sweep_tables import aligned, field_name
+from kvsim.experiments.decode.sweep.reach import Reached, is_whole, value_text
 from kvsim.units import format_bytes, format_seconds
 
 Cell: TypeAlias = Mapping[str, Any]
 Pair: TypeAlias = tuple[str, Mapping[str, Any], Cell, Cell]
 """Policy, swept fields, figures before and after."""
-
-Told: TypeAlias = tuple[str, Sequence[tuple[float, float | None]], float | None, float | None]
-"""Policy, values tried with their figures, the value that reaches it, the nearest that does not."""
 
 _FIGURES = ("tpot_p50_s", "tokens_per_s", "stall_frac", "hit_frac", "device_bytes", "fits", "mass_recall_frac")
 
@@ -65,37 +63,46 @@ def _two(before: Cell, after: Cell, ratio: float) -> list[str]:
 
 
 def reach_text(
-    figure: str, most: float, key: str, bounds: tuple[float, ...], found: Sequence[Told], *, width: int = 120
+    figure: str, most: float, key: str, bounds: tuple[float, float], found: Sequence[Reached], *, width: int = 120
 ) -> str:
     """Return a line a policy: from which value on it reaches the figure, or how near it comes."""
-    low, high = bounds
+    whole = is_whole(key)
+    low, high = (value_text(bound, is_whole=whole) for bound in bounds)
     table = [["policy", "reached at", figure, "not at", figure, "tried"]]
-    for policy, tried, reached, missed in found:
-        figures = dict(tried)
-        if reached is None:
-            known = [(value, at) for at, value in tried if value is not None]
-            nearest = f"best {_shown(figure, min(known)[0])} at {min(known)[1]:.4g}" if known else "cannot be simulated"
-            table.append([policy, "no", nearest, "", "", str(len(tried))])
-            continue
-        less = "all" if missed is None else f"{missed:.4g}"
-        table.append(
-            [
-                policy,
-                f"{reached:.4g}",
-                _shown(figure, figures[reached]),
-                less,
-                "" if missed is None else _shown(figure, figures[missed]),
-                str(len(tried)),
-            ]
-        )
+    table += [_reach_row(one, figure, whole) for one in found]
     name = (
         key.removeprefix("profile.").replace("_", " ") + " (factor)" if key.startswith("profile.") else field_name(key)
     )
     caption = (
-        f"{figure} of at most {most:g}, over {name} from {low:g} to {high:g}. Halved between a value that reaches it "
-        "and one that does not; that no value beyond changes it again was not tried."
+        f"{figure} of at most {_number(most)}, over {name} from {low} to {high}. Halved between a value that reaches "
+        "it and one that does not; that no value beyond changes it again was not tried."
     )
-    return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table)])
+    notes = [
+        f"{one.policy} can be simulated from {value_text(one.low, is_whole=whole)} to "
+        f"{value_text(one.high, is_whole=whole)} only."
+        for one in found
+        if one.low is not None and one.high is not None and (one.low, one.high) != bounds
+    ]
+    return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table), *([""] if notes else []), *notes])
+
+
+def _reach_row(one: Reached, figure: str, whole: bool) -> list[str]:
+    figures = dict(one.tried)
+    num_tried = str(len(one.tried))
+    if one.reached is None:
+        known = [(value, at) for at, value in one.tried if value is not None]
+        if not known:
+            return [one.policy, "no", "cannot be simulated", "", "", num_tried]
+        best, at = min(known)
+        return [one.policy, "no", f"best {_shown(figure, best)} at {value_text(at, is_whole=whole)}", "", "", num_tried]
+    missed = "all" if one.missed is None else value_text(one.missed, is_whole=whole)
+    beyond = "" if one.missed is None else _shown(figure, figures[one.missed])
+    reached = value_text(one.reached, is_whole=whole)
+    return [one.policy, reached, _shown(figure, figures[one.reached]), missed, beyond, num_tried]
+
+
+def _number(value: float) -> str:
+    return str(round(value)) if float(value).is_integer() else repr(value)
 
 
 def _shown(figure: str, value: float | None) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvsim.errors import ResultError
 from kvsim.report.results import summary_json
+from kvsim.scenario.digest import content_digest
+from kvsim.scenario.whole_files import SUFFIX, replacing
 
 _SUFFIX = ".json"
 _STALE_AFTER_S = 3600.0
@@ -36,13 +35,13 @@ def cell_text(key: str, cell: KeptCell) -> str:
     pairs = None if cell.entry is None else list(cell.entry.items())  # in order: verdicts name fields in it
     content = {"key": key, "entry": pairs, "fault": cell.fault, "traceback": cell.traceback}
     text = summary_json(content)
-    return f"{_digest(text)}\n{text}"
+    return f"{content_digest(text)}\n{text}"
 
 
 def parse_cell(key: str, text: str) -> KeptCell | None:
     """Return what `text` says of the cell `key`, or None where it is damaged or speaks of another."""
     written, _, content = text.partition("\n")
-    if written != _digest(content):
+    if written != content_digest(content):
         return None
     found = json.loads(content)
     if found.get("key") != key:
@@ -73,14 +72,8 @@ def write_cell(folder: Path, key: str, text: str) -> None:
         If it cannot be written (a full disk); nothing of it is then left.
     """
     path = folder / f"{key}{_SUFFIX}"
-    partial = folder / f".{key}.{os.getpid()}.partial"
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def make_folder(folder: Path) -> None:
@@ -93,12 +86,8 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".*.partial"):
+        for partial in folder.glob(f".*{SUFFIX}"):
             if time.time() - partial.stat().st_mtime > _STALE_AFTER_S:
                 partial.unlink(missing_ok=True)
     except OSError as problem:
         raise ResultError(f"{folder}: cannot keep cells there: {problem.strerror}") from None
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

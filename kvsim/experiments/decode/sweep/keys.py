@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
-import inspect
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import kvsim
-from kvsim.errors import ResultError, ScenarioError
+from kvsim.errors import ResultError
 from kvsim.experiments.decode.cells import Cell
-from kvsim.policies.registry import load_class
+from kvsim.experiments.decode.provenance import plug_in_codes
+from kvsim.scenario.digest import content_digest, file_digest
 from kvsim.scenario.shipped import find_capture, find_profile
 
 _DECIDING = ("numpy", "numba", "simpy")
@@ -25,16 +23,16 @@ _NOT_READ = {"schema_version", "name", "question", "output", "sweep", "exclude",
 """Fields that the simulation of a cell does not read, the files it names apart."""
 
 
-def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
+def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
     """Return the key of each cell, 32 hexadecimal digits.
 
-    A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, the file of a
-    policy that is not kvsim's own, and the versions of numpy, numba and simpy. It does not cover what a policy's file
-    imports.
+    A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, that of a plug-in
+    with everything that it imports from its own package or folder (`kvsim.policies.source_code`), and the versions of
+    numpy, numba and simpy.
 
     Parameters
     ----------
-    beside
+    base_dir
         Where relative paths of the scenario start, if not here.
 
     Raises
@@ -49,42 +47,39 @@ def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
             contents[path] = _digest(path)
         return contents[path]
 
+    known_codes: dict[str, dict[str, str | None]] = {}
+
+    def codes(cell: Cell) -> dict[str, str | None]:
+        choice = cell.choice.model_dump_json()
+        if choice not in known_codes:
+            known_codes[choice] = plug_in_codes(cell)
+        return known_codes[choice]
+
     keys = []
     for cell in cells:
         scenario = cell.scenario
         said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
         said["run"].pop("policies")
-        said["profile"]["path"] = content(find_profile(scenario.profile.path, beside))
-        said["trace"]["path"] = content(find_capture(scenario.trace.path, beside))
+        said["profile"]["path"] = content(find_profile(scenario.profile.path, base_dir))
+        said["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
         said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
-        said |= {"code": _own_code(), "versions": _versions(), "policy_code": _policy_code(cell, content)}
-        keys.append(hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest())
+        said |= {"code": _own_code(), "versions": _versions(), "policy_code": sorted(codes(cell).items())}
+        keys.append(content_digest(json.dumps(said, sort_keys=True), num_bytes=16))
     return keys
-
-
-def _policy_code(cell: Cell, content: Callable[[Path], str]) -> list[str]:
-    """Return a digest of each file of a policy, or part of one, that is not kvsim's own: `_own_code` covers those."""
-    found = []
-    for name in (cell.choice.name, *cell.choice.arguments.values()):
-        if isinstance(name, str) and ":" in name:
-            with suppress(ScenarioError):  # an argument that names no class
-                source = inspect.getsourcefile(load_class(name, "policy"))
-                found.append(content(Path(source)) if source else "")
-    return found
 
 
 @functools.cache
 def _own_code() -> str:
     """Return a digest of kvsim's source: a version number does not change with every change of a line."""
-    digest = hashlib.blake2b(kvsim.__version__.encode(), digest_size=16)
+    parts: list[str | bytes] = [kvsim.__version__]
     folder = Path(kvsim.__file__).resolve().parent
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
         if not name.startswith(("cli/", "__main__", "report/", "engine/", "calibration/", "experiments/decode/sweep/")):
-            digest.update(name.encode() + path.read_bytes())
+            parts += [name, path.read_bytes()]
     for name in ("experiments/decode/report/summary.py",):  # what turns rows into figures
-        digest.update(name.encode() + (folder / name).read_bytes())
-    return digest.hexdigest()
+        parts += [name, (folder / name).read_bytes()]
+    return content_digest(*parts, num_bytes=16)
 
 
 @functools.cache
@@ -94,7 +89,6 @@ def _versions() -> tuple[str, ...]:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_digest(path)
     except OSError as problem:
         raise ResultError(f"{path}: {problem.strerror}") from None

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from kvsim.caches.prefix.cache import PrefixCache
-from kvsim.caches.prefix.hashing import hash_blocks
 from kvsim.engine.model.forward import logits_of
 from kvsim.experiments.prefix_blocks.engine.store import BlockStore
+from kvsim.traces.requests.hashing import hash_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

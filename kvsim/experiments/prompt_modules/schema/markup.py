@@ -10,6 +10,7 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from kvsim.errors import MarkupError
+from kvsim.scenario.regular_files import read_bytes
 from kvsim.scenario.toml import nearest
 
 MAX_MARKUP_BYTES = 16 * 2**20
@@ -87,9 +88,7 @@ def read_markup(path: Path) -> Tag:
         As `parse_markup` does, and if the file cannot be read.
     """
     try:
-        if path.stat().st_size > MAX_MARKUP_BYTES:
-            raise MarkupError(path, f"larger than {MAX_MARKUP_BYTES // 2**20} MiB, which no prompt is", line=1)
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_MARKUP_BYTES)
     except OSError as problem:
         raise MarkupError(path, f"cannot be read: {problem.strerror}", line=1) from None
     return parse_markup(content, str(path))

@@ -1,0 +1,1 @@
+"""The parts of the comparison of prefetchers; `bench/predictors.py` is the command."""

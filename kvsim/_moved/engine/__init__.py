@@ -1,0 +1,1 @@
+"""Modules of kvsim.engine under their old names."""

@@ -1,0 +1,1 @@
+"""Modules of kvsim.traces under their old names."""

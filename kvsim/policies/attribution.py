@@ -1,0 +1,98 @@
+"""Whose error it is: what somebody else's code raises, in a line under its name and with the lines of its own code."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kvsim.errors import KvsimError, PolicyError, ScenarioError
+
+_NOT_OWN = [
+    Path(folder).resolve()
+    for folder in (
+        str(Path(__file__).parents[1]),
+        *map(sysconfig.get_paths().__getitem__, ("stdlib", "purelib", "platlib")),
+    )
+]
+"""Where code lies that is nobody's plug-in, unless that was installed there."""
+
+
+@contextmanager
+def careful_import(what: str, module_name: str) -> Iterator[None]:
+    """Report whatever the import of a plug-in's module raises, and keep what it prints off standard output."""
+    printed_to, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield
+    except (Exception, SystemExit) as problem:
+        where = f"{what}: cannot import {module_name!r}"
+        raise ScenarioError(account_of(problem, where, module_name, verb="")) from None
+    finally:
+        sys.stdout = printed_to
+
+
+def construct(what: str, kind: type[Any], *arguments: Any, **options: Any) -> Any:
+    """Return a new object of a plug-in's class, or report what its constructor raises.
+
+    Raises
+    ------
+    ScenarioError
+        If it refuses its arguments, by a `ValueError` or an error of kvsim's: the message is enough.
+    PolicyError
+        If it raises anything else.
+    """
+    printed_to, sys.stdout = sys.stdout, sys.stderr
+    try:
+        return kind(*arguments, **options)
+    except (ValueError, KvsimError) as problem:
+        raise ScenarioError(f"{what}: {problem}") from None
+    except (Exception, SystemExit) as problem:
+        raise PolicyError(account_of(problem, f"{what}: __init__", kind.__module__)) from None
+    finally:
+        sys.stdout = printed_to
+
+
+def is_own(kind: type[Any]) -> bool:
+    """Return whether a class is kvsim's own."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def account_of(problem: BaseException, where: str, module_name: str, *, verb: str = " raised") -> str:
+    """Return what a plug-in raised in a line, and the lines of its own code that led there.
+
+    Parameters
+    ----------
+    where
+        What the line begins with.
+    module_name
+        The plug-in's module: code of its package is its own, wherever it is installed.
+    """
+    package = module_name.partition(".")[0]
+    frames = [
+        traceback.FrameSummary(frame.tb_frame.f_code.co_filename, frame.tb_lineno, frame.tb_frame.f_code.co_name)
+        for frame in _frames(problem.__traceback__)
+        if _is_own(frame, package)
+    ]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    name = "" if isinstance(problem, ImportError) else f"{type(problem).__name__}: "
+    message = " ".join(f"{name}{problem}".split()).rstrip(": ")
+    first = f"{where}{verb}{'' if verb else ':'} {message}{place}"
+    return "\n".join([first, *(line.rstrip("\n") for line in traceback.format_list(frames))])
+
+
+def _frames(trace: TracebackType | None) -> Iterator[TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
+
+
+def _is_own(frame: TracebackType, package: str) -> bool:
+    if str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+        return True
+    file = frame.tb_frame.f_code.co_filename
+    return not file.startswith("<") and not any(Path(file).resolve().is_relative_to(folder) for folder in _NOT_OWN)
