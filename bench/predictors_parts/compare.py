@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import joblib
 import numpy as np
 
 from kvsim.errors import ScenarioError
+from kvsim.experiments.decode.workers import in_worker
 from kvsim.policies import Setting, make_policy
 from kvsim.policies.selectors import TopK
 from kvsim.profile.profile import SPECULATE, Profile, SegmentCost, load_profile
@@ -111,7 +113,7 @@ def compare_predictors(comparison: Comparison, progress: Callable[[float], None]
     for capture in comparison.captures:
         _replay(capture, comparison.k_pages)
     tasks = [
-        joblib.delayed(_judge)(comparison, capture, predictor, budget_pages, moved_frac)
+        joblib.delayed(in_worker)(os.getpid(), _judge, comparison, capture, predictor, budget_pages, moved_frac)
         for capture in comparison.captures
         for budget_pages, moved_frac in comparison.budgets
         for predictor in PREDICTORS
@@ -313,7 +315,7 @@ def with_speculation(profile: Profile) -> Profile:
 
 def _sum(scoring: CostTable, entry: CostTable) -> CostTable:
     rows = tuple(
-        tuple(time_s + entry.at_s(1, batch) for time_s, batch in zip(row, scoring.batches, strict=True))
+        tuple(time_s + entry.at_s(1, sequences=batch) for time_s, batch in zip(row, scoring.columns, strict=True))
         for row in scoring.time_s
     )
     return scoring.model_copy(update={"time_s": rows})

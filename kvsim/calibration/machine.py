@@ -22,7 +22,7 @@ _ENGINE = Path(engine.__file__).parent
 _TIMED = ("links", "model", "paged")
 """Folders of the engine that a timed step runs through."""
 
-_UNTIMED = ("__init__", "generation", "loading", "states", "timeline")
+_UNTIMED = ("__init__", "first_token", "generation", "loading", "states", "timeline")
 """Modules of these folders that it does not."""
 
 

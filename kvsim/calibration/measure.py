@@ -31,7 +31,7 @@ from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.errors import CalibrationError
-from kvsim.profile.profile import SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
+from kvsim.profile.profile import SCHEMA_VERSION, SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
 from kvsim.scenario.toml import nearest
@@ -108,7 +108,7 @@ def calibrate(
         _need_cuda()
     if bandwidth_bytes_per_s is not None and bandwidth_bytes_per_s <= 0:
         raise CalibrationError(f"bandwidth of the emulated link: {bandwidth_bytes_per_s:g} bytes a second; give more")
-    plan = QUICK if quick else FULL
+    full_plan = QUICK if quick else FULL
     if quantisation is not None and model is None:
         raise CalibrationError("packed weights are those of a model: give --model with --quantisation, not a shape")
     num_layers = 2 if quick else _FEW_LAYERS
@@ -117,7 +117,8 @@ def calibrate(
         model=loaded,
         shape=full_shape,
         quantisation=quantisation,
-        plan=plan,
+        plan=full_plan.within(full_shape.learned_positions),
+        memory_tokens=full_plan.max_context_tokens,
         progress=progress or _silent,
         name=name or f"{device}-{_stem(model, shape)}",
         command=command,
@@ -135,6 +136,8 @@ class _Given:
     shape: ModelShape
     quantisation: Quantisation | None
     plan: Plan
+    memory_tokens: int
+    """Tokens of random keys and values in each layer: what the largest transfers take their pages from, too."""
     progress: Progress
     name: str
     command: str
@@ -160,7 +163,7 @@ class _Given:
 def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     neighbours = Neighbours()
     plan = given.plan
-    tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cpu")
+    tokens = random_tokens(given.shape, given.num_layers, given.memory_tokens, device="cpu")
     bench = Bench(
         model=given.model,
         shape=given.shape,
@@ -204,7 +207,7 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
 
 def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
     plan = given.plan
-    tokens = random_tokens(given.shape, given.num_layers, plan.max_context_tokens, device="cuda")
+    tokens = random_tokens(given.shape, given.num_layers, given.memory_tokens, device="cuda")
     link = cuda.cuda_link_samples(tokens, plan, slowed_bytes_per_s)
     bench = Bench(
         model=given.model,
@@ -279,7 +282,7 @@ def _profile(
     if given.num_layers != shape.num_layers:
         layers = f"Random weights; {given.num_layers} layers stood for all. "
     return Profile(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name=given.name,
         kind="measured",
         notes=f"{layers}One host thread. A sample of a segment is the mean over the layers of a step. {notes}",
@@ -293,9 +296,9 @@ def _profile(
         machine=describe_machine(device=device, num_threads=torch.get_num_threads(), command=given.command),
         segments=segments,
         sync_s=sync_s,
-        policies={policy: fit_table(samples, "pages") for policy, samples in host.decisions.items()},
+        policies={policy: fit_table(samples, "pages", "grid_pages") for policy, samples in host.decisions.items()},
         link=link,
-        prefill=fit_table(prefills, "tokens"),
+        prefill=fit_table(prefills, "tokens", "cached_tokens"),
         caches=caches,
         instrument_s=instrument_s,
     )
@@ -313,12 +316,12 @@ def _tables(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, 
     for name in (name for name in (*SEGMENTS, SPECULATE) if name in samples):
         overhead_s = instrument_s if name == "attention_input" else 0.0
         rows = [(amount, batch, max(time_s - overhead_s, 0.0)) for amount, batch, time_s in samples[name]]
-        tables[name] = fit_table(rows, _COUNTED.get(name, "none"))
+        tables[name] = fit_table(rows, _COUNTED.get(name, "none"), "sequences")
     return tables
 
 
 def _link_cost(samples: list[Sample], submit_s: float, mechanism: str) -> LinkCost:
-    return LinkCost(transfer=fit_table(samples, "pieces"), submit_s=submit_s, mechanism=mechanism)
+    return LinkCost(transfer=fit_table(samples, "pieces", "piece_bytes"), submit_s=submit_s, mechanism=mechanism)
 
 
 def _model(

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from kvsim.errors import CalibrationError
+
+LEAST_POSITIONS = 512
+"""A model with fewer positions has no room for contexts that tell a slope from a constant."""
+
+_LEAST_DECIDED_PAGES = 8
+"""Of the contexts in which decisions are timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,61 @@ class Plan:
         """Tokens of the largest context, for the whole batch, with room to grow by a page a sequence."""
         largest = max(*self.attended_tokens, *self.decided_contexts_tokens)
         return largest + max(self.batches) * max(self.page_tokens)
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of the longest text that the model is given."""
+        return max(
+            *self.attended_tokens,
+            *self.decided_contexts_tokens,
+            max(self.cached_tokens) + max(self.prefill_tokens),
+            max(self.forward_cached_tokens) + max(self.forward_new_tokens),
+        )
+
+    def within(self, num_positions: int | None) -> Plan:
+        """Return the plan with every text as long as a model of so many positions can read; None: as long as it is.
+
+        Amounts shrink in proportion, to whole pages of every batch.
+
+        Raises
+        ------
+        CalibrationError
+            If there is no room for a plan.
+        """
+        if num_positions is None or self.num_positions <= num_positions:
+            return self
+        if num_positions < LEAST_POSITIONS:
+            raise CalibrationError(f"the model has {num_positions} positions; calibration needs {LEAST_POSITIONS}")
+        unit, page = max(self.batches) * max(self.page_tokens), self.middle_page_tokens
+        longest = max(self.attended_tokens)
+
+        def shrunk(tokens: int) -> int:
+            return max(unit, tokens * num_positions // longest // unit * unit)
+
+        attended = {shrunk(context): amounts for context, amounts in self.attended_tokens.items()}
+        contexts = _shrunk(self.decided_contexts_tokens, num_positions, page, least=_LEAST_DECIDED_PAGES * page)
+        new_tokens = _shrunk(self.prefill_tokens, num_positions // 2, 1, least=1)
+        new_forward = _shrunk(self.forward_new_tokens, num_positions // 2, 1, least=1)
+        return replace(
+            self,
+            attended_tokens={
+                context: tuple(sorted({min(context, shrunk(amount)) for amount in amounts}))
+                for context, amounts in attended.items()
+            },
+            decided_contexts_tokens=contexts,
+            decided_pages=_shrunk(self.decided_pages, contexts[:2][-1] // page, 1, least=1),
+            prefill_tokens=new_tokens,
+            cached_tokens=_shrunk(self.cached_tokens, num_positions - max(new_tokens), 1, least=0),
+            forward_new_tokens=new_forward,
+            forward_cached_tokens=_shrunk(self.forward_cached_tokens, num_positions - max(new_forward), 1, least=0),
+        )
+
+
+def _shrunk(amounts: Iterable[int], most: int, unit: int, *, least: int) -> tuple[int, ...]:
+    """Return different amounts in the same proportions, the largest at most `most`, each a multiple of `unit`."""
+    found = list(amounts)
+    largest = max(*found, most)
+    return tuple(sorted({max(least, amount * most // largest // unit * unit) for amount in found}))
 
 
 FULL = Plan(

@@ -31,15 +31,15 @@ def spot_samples(profile: Profile, model: Path | str) -> dict[str, list[Sample]]
         If the model cannot be loaded.
     """
     page_tokens = profile.page_tokens[len(profile.page_tokens) // 2]
-    plan = replace(SPOT, page_tokens=(page_tokens,))
     device = profile.device
     loaded, _ = load_model(model, profile.shape.dtype, device)
     shape = shape_of(loaded)
+    plan = replace(SPOT, page_tokens=(page_tokens,)).within(shape.learned_positions)
     before = torch.get_num_threads()
     torch.set_num_threads(profile.machine.num_threads or 1)
     try:
         with torch.inference_mode():
-            tokens = random_tokens(shape, shape.num_layers, plan.max_context_tokens, device=device)
+            tokens = random_tokens(shape, shape.num_layers, SPOT.max_context_tokens, device=device)
             stated = profile.link.stated_bandwidth_bytes_per_s
             bandwidth = stated or 1.0
             make_link: Callable[[PagePool], Link]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvsim.cli.outputs import kept, named, output_folder
-from kvsim.cli.terminal import Bar, bar, command_text, need_torch
+from kvsim.cli.terminal import Bar, bar, command_text, need_torch, printable
 
 if TYPE_CHECKING:
     from kvsim.experiments.registry import LoadedScenario
-    from kvsim.experiments.types import Compared, Job
+    from kvsim.experiments.types import Job
+    from kvsim.report.comparison import Compared
     from kvsim.report.results import RunResult
 
 Overrides = Annotated[
@@ -190,7 +191,7 @@ def _fresh_profile(loaded: LoadedScenario, folder: Path, recalibrate: bool | Non
             _job(loaded, shown),
             folder,
             recalibrate=recalibrate,
-            say=lambda line: typer.echo(line, err=True),
+            say=lambda line: typer.echo(printable(line), err=True),
             progress=shown.stage,
             cost_tables=all_cost_tables(),
         )
@@ -201,9 +202,10 @@ def _simulate(loaded: LoadedScenario, accesses: Path, folder: Path) -> tuple[Run
     from kvsim.experiments.registry import load_experiment
     from kvsim.report.results import write_result
 
+    experiment = load_experiment(loaded.experiment)
     with bar(f"simulating {loaded.scenario.name}") as shown:
-        result = load_experiment(loaded.experiment).simulate(loaded.scenario, _job(loaded, shown, accesses))
-    return result, write_result(result, folder)
+        result = experiment.simulate(loaded.scenario, _job(loaded, shown, accesses))
+    return result, kept(lambda: write_result(result, folder), experiment.show(result.summary))
 
 
 def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json: bool) -> None:

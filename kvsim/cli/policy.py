@@ -97,7 +97,7 @@ def policy_time(
         typer.echo(json.dumps({"name": called, **table.model_dump(mode="json", exclude={"samples"})}, indent=2))
     else:
         typer.echo(f"a decision of {called}, in microseconds: pages selected (down), pages in all (across)")
-        typer.echo(" " * 8 + "".join(f"{batch:>10,.0f}" for batch in table.batches))
+        typer.echo(" " * 8 + "".join(f"{pages:>10,.0f}" for pages in table.columns))
         for amount, row in zip(table.amounts, table.time_s, strict=True):
             typer.echo(f"{amount:>8,.0f}" + "".join(f"{time_s * 1e6:>10.1f}" for time_s in row))
     if known is not None and output is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -99,7 +100,18 @@ def need_torch(command: str) -> None:
         With what to install.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
-        raise KvsimError(f'{command} needs torch and transformers: pip install "kvsim[torch]"')
+        raise KvsimError(f"{command} needs torch and transformers: {install_line('torch')}")
+
+
+def install_line(extra: str) -> str:
+    """Return the command that installs what an optional extra of kvsim asks for, wherever kvsim came from."""
+    try:
+        asked = importlib.metadata.requires("kvsim") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
+        asked = []
+    wanted = f'extra=="{extra}"'
+    packages = [text.partition(";")[0].strip() for text in asked if wanted in text.replace(" ", "").replace("'", '"')]
+    return shlex.join(["pip", "install", *(packages or [extra, "transformers"])])
 
 
 class Bar:

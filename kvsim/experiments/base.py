@@ -12,6 +12,7 @@ from kvsim.errors import CalibrationError, ScenarioError
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.profile.other_shape import adapted, call_problem, times_of, whose_times, with_times_of
+from kvsim.profile.prefill import PrefillCost, prefill_cost
 from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
@@ -76,6 +77,24 @@ def call_problem_of(
         if problem is not None:
             return problem
     return None
+
+
+def prefill_or_reason(
+    scenario: CacheScenario, profile: Profile, *, chunk_tokens: int, longest_tokens: int
+) -> PrefillCost | str:
+    """Return the cost of prefill in chunks, or why times to first token are not known.
+
+    Parameters
+    ----------
+    longest_tokens
+        Of the prompts.
+    """
+    cost = prefill_cost(profile, chunk_tokens)
+    if cost is None:
+        return f"profile {profile.name} has no cost of prefill; {profile.advice}"
+    call = (min(chunk_tokens, longest_tokens), 0)
+    problems = (call_problem_of(scenario, profile, table, [call]) for table in (cost.calls, cost.chunks))
+    return next(filter(None, problems), cost)
 
 
 def check_calls(

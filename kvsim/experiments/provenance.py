@@ -7,11 +7,12 @@ a digest, so that whoever goes on from the result notices a file that has change
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kvsim.errors import KvsimError, ResultError
-from kvsim.experiments.types import Compared, Job
+from kvsim.experiments.types import Job
 from kvsim.policies.registry import load_class
 from kvsim.policies.source_code import code_digest
 from kvsim.profile.provenance import (
@@ -25,6 +26,9 @@ from kvsim.profile.provenance import (
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shipped import find_capture, find_profile, find_requests, find_tokens, near
+
+if TYPE_CHECKING:
+    from kvsim.report.comparison import Compared
 
 MEASURED_ROLES: tuple[Role, ...] = ("model", "text")
 """What only a measurement reads."""
@@ -122,11 +126,8 @@ def compared_with_notes(simulated: RunResult, measured: RunResult, compared: Com
     ]
     if not notes:
         return compared
-    return Compared(
-        contents={**compared.contents, "notes": notes},
-        text="\n\n".join([compared.text, *notes]),
-        files=compared.files,
-    )
+    contents = {**compared.contents, "notes": notes}
+    return replace(compared, contents=contents, text="\n\n".join([compared.text, *notes]))
 
 
 def check_same_profile(simulated: RunResult, measured: RunResult) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvsim.errors import ResultError, ScenarioError
 from kvsim.experiments.provenance import check_same_profile, compared_with_notes
-from kvsim.experiments.types import Compared, Experiment, Job, Measurement, ignore
+from kvsim.experiments.types import Experiment, Job, Measurement, ignore
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, Overrides, ScenarioT, ScenarioText, parse_scenario, read_scenario
 from kvsim.scenario.overrides import override_texts
@@ -22,6 +22,7 @@ from kvsim.scenario.toml import nearest
 
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
+    from kvsim.report.comparison import Compared
 
 DECODE = "decode"
 """The experiment of a scenario file without a `kind`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.experiments.registry import experiment_of, load_experiment
-from kvsim.experiments.types import Compared
+from kvsim.report.comparison import Compared
 from kvsim.report.frames import Frame, cells_frame, html_table, records_frame, rows_frame
 from kvsim.report.results import RunResult, write_picture, write_result
 from kvsim.report.results import load_result as load_run

@@ -15,6 +15,7 @@ from kvsim.traces.access.arrays import Trace
 if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
     from kvsim.calibration.measure import Progress as StageProgress
+    from kvsim.report.comparison import Compared
     from kvsim.report.frames import Frame
 
 ScenarioT_contra = TypeVar("ScenarioT_contra", bound=AnyScenario, contravariant=True)
@@ -54,19 +55,6 @@ class Job:
     """Accesses in memory to replay in place of those that the scenario names."""
     plug_ins: PlugIns = field(default_factory=dict)
     """Policy classes and instances that cannot be imported by the names that the scenario gives them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Simulated beside measured, as a command shows and keeps it."""
-
-    contents: Mapping[str, Any]
-    """What ``--json`` prints."""
-    text: str
-    files: Mapping[str, bytes]
-    """Files for a folder, by name."""
-    missed: tuple[str, ...] = ()
-    """Targets that the simulation missed, by name: `kvsim crosscheck --strict` exits with 1 if there are any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def make_setting(
         if everything
         else min(budget_pages(scenario, shape, context_tokens), grid.num_pages),
         partition="shared" if everything else scenario.budget.partition,
-        prefetch_quota_pages=min(scenario.prefetch.quota_pages, grid.num_pages),  # there are no more to fetch
+        prefetch_quota_pages=min(scenario.prefetch.quota_pages, grid.num_pages),
         seed=seed,
     )
 

@@ -170,9 +170,9 @@ def step_problem(
     kv_bytes = read_tokens * shape.num_layers * shape.page_bytes(1)
     floor_s = (weights_bytes + kv_bytes) / bytes_per_s
     parts = {name: profile.segments[name].device for name in profile.segments}
-    layer_s = sum(parts[name].at_s(0, batch) for name in ("attention_input", "attention_output"))
-    layer_s += parts["attention"].at_s(read_tokens, batch)
-    step_s = shape.num_layers * layer_s + parts["embed"].at_s(0, batch) + parts["head"].at_s(0, batch)
+    layer_s = sum(parts[name].at_s(0, sequences=batch) for name in ("attention_input", "attention_output"))
+    layer_s += parts["attention"].at_s(read_tokens, sequences=batch)
+    step_s = shape.num_layers * layer_s + sum(parts[name].at_s(0, sequences=batch) for name in ("embed", "head"))
     if step_s >= floor_s * (1 - _ROUNDING):
         return None
     return (
@@ -198,7 +198,7 @@ def call_problem(
     bytes_per_s, _ = bandwidth_of(profile)
     moved_s = call_bytes(shape, None, cached_tokens, batch) / bytes_per_s
     computed_s = call_flop(shape, new_tokens, cached_tokens, batch) / speed_of(profile)
-    floor_s, call_s = max(moved_s, computed_s), table.at_s(new_tokens, cached_tokens)
+    floor_s, call_s = max(moved_s, computed_s), table.at_s(new_tokens, cached_tokens=cached_tokens)
     if call_s >= floor_s * (1 - _ROUNDING):
         return None
     how = (
@@ -217,11 +217,11 @@ def call_problem(
 def speed_of(profile: Profile) -> float:
     """Return the most operations a second that a profile's calls of the whole model reach; infinite without any."""
     speeds = [
-        call_flop(profile.shape, max(amount, 1.0), cached, batch) / table.at_s(amount, cached)
+        call_flop(profile.shape, max(amount, 1.0), cached, batch) / table.point_s(amount, cached)
         for table, batch in _calls(profile)
         for amount in table.amounts
-        for cached in table.batches
-        if table.at_s(amount, cached) > 0
+        for cached in table.columns
+        if table.point_s(amount, cached) > 0
     ]
     return max(speeds, default=float("inf"))
 
@@ -244,7 +244,7 @@ def _calls(profile: Profile) -> Iterator[tuple[CostTable, int]]:
 
 
 def _scaled_segment(cost: SegmentCost, ratio: float) -> SegmentCost:
-    device = _times(cost.device, lambda _amount, _batch: ratio)
+    device = _times(cost.device, lambda _amount, _column: ratio)
     return cost.model_copy(update={"device": device, "tail_s": cost.tail_s * ratio})
 
 
@@ -252,12 +252,12 @@ def _scaled_cache(name: str, table: CostTable, profile: Profile, shape: ModelSha
     token_bytes, own_bytes = (one.num_layers * one.page_bytes(1) for one in (shape, profile.shape))
     if name.startswith(_BY_TOKEN):
         if scale is not None:
-            return _times(table, lambda _amount, _batch: token_bytes / own_bytes)
+            return _times(table, lambda _amount, _column: token_bytes / own_bytes)
         stated = profile.link.stated_bandwidth_bytes_per_s
         if name.endswith(_OVER_LINK) and profile.link.emulated and stated is not None:
             more_s = (token_bytes - own_bytes) / stated
             least_s = token_bytes / stated
-            return _of_times(table, lambda amount, _batch, time_s: max(time_s + more_s * amount, least_s * amount))
+            return _of_times(table, lambda amount, _column, time_s: max(time_s + more_s * amount, least_s * amount))
         return table
     if scale is not None and f"caches.{name}".startswith(_CALLS):
         return _times(table, _flop_ratio(profile, shape, batch=int(name.partition("@")[2])))
@@ -275,14 +275,14 @@ def _flop_ratio(profile: Profile, shape: ModelShape, *, batch: int) -> Callable[
 
 
 def _times(table: CostTable, ratio: Callable[[float, float], float]) -> CostTable:
-    return _of_times(table, lambda amount, batch, time_s: time_s * ratio(amount, batch))
+    return _of_times(table, lambda amount, column, time_s: time_s * ratio(amount, column))
 
 
 def _of_times(table: CostTable, change: Callable[[float, float, float], float]) -> CostTable:
-    """Return a table with every time changed, a function of amount, batch and seconds; raw samples are left out."""
+    """Return a table with every time changed, a function of amount, column and seconds; raw samples are left out."""
     times_s = np.array(table.time_s)
     for row, amount in enumerate(table.amounts):
-        for column, batch in enumerate(table.batches):
-            times_s[row, column] = change(amount, batch, table.time_s[row][column])
+        for place, column in enumerate(table.columns):
+            times_s[row, place] = change(amount, column, table.time_s[row][place])
     rows = tuple(tuple(row) for row in times_s.tolist())
     return table.model_copy(update={"time_s": rows, "samples": ()})

@@ -7,19 +7,21 @@ accuracy), with the residuals of the samples around it and the range that was me
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import tomli_w
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from kvsim.errors import CalibrationError, ScenarioError
+from kvsim.profile.columns import misnamed, upgraded
 from kvsim.profile.tables import CostTable, Row
 from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.toml import Strict, read_toml, validate
 from kvsim.scenario.whole_files import write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
+_READ_TOO = 1
 
 
 SEGMENTS = ("embed", "attention_input", "select", "attention", "attention_output", "head")
@@ -49,7 +51,7 @@ class LinkCost(Strict):
     """One direction of the link between host and device."""
 
     transfer: CostTable
-    """Seconds of one transfer over pieces (`amounts`) x bytes of one piece (`batches`), the link idle."""
+    """Seconds of one transfer over pieces x bytes of one piece, the link idle."""
     submit_s: NonNegativeFloat
     """Host time to hand over one transfer."""
     mechanism: str
@@ -57,7 +59,7 @@ class LinkCost(Strict):
 
     def transfer_s(self, num_pieces: int, piece_bytes: int) -> float:
         """Return the time of one transfer of `num_pieces` pieces over the idle link; none for no pieces."""
-        return self.transfer.at_s(num_pieces, piece_bytes) if num_pieces else 0.0
+        return self.transfer.at_s(num_pieces, piece_bytes=piece_bytes) if num_pieces else 0.0
 
 
 class Link(Strict):
@@ -98,7 +100,7 @@ class Machine(Strict):
 class Profile(Strict):
     """What things cost on one machine for one model shape."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     kind: Literal["measured", "published", "estimated", "exact"]
     """``published``, ``estimated``: no measurement of ours; every table carries the `source` of its numbers. ``exact``:
@@ -123,16 +125,16 @@ class Profile(Strict):
     policies: dict[str, CostTable]
     """Host time of one decision, by policy name; ``*`` is for any other.
 
-    Over pages selected by the batch (`amounts`) and pages of the whole grid, `PageGrid.num_pages` (`batches`).
+    Over pages selected by the batch x pages of the whole grid (`PageGrid.num_pages`).
     """
     link: Link
     prefill: CostTable | None = None
-    """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
+    """Seconds to prefill new tokens x cached ones before them."""
     caches: dict[str, CostTable] = {}
     """What the other caches of an LLM cost, by name; a profile may lack them.
 
     ``forward@B``: one call of the model on a batch of B through transformers' own cache, over new tokens of each
-    sequence (`amounts`) after cached ones (`batches`). Others: see docs/profiles.md.
+    sequence x cached ones before them. Others: see docs/profiles.md.
     """
     instrument_s: NonNegativeFloat = 0.0
     """What the stamps added to one layer while the tables were measured; already taken off."""
@@ -147,6 +149,8 @@ class Profile(Strict):
             raise ValueError(
                 f"segments must be {', '.join(SEGMENTS)}, and may be {SPECULATE}; missing {missing}, unknown {unknown}"
             )
+        if complaints := list(misnamed(self.tables())):
+            raise ValueError("; ".join(complaints))
         if self.kind in ("published", "estimated") and any(not table.source for table in self.tables().values()):
             raise ValueError(f"a profile of kind {self.kind!r} must give the source of every table")
         if self.kind != "exact":
@@ -241,7 +245,7 @@ class Profile(Strict):
     def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
         """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""
         table = self.policies.get(policy) or self.policies[self.decision_cost(policy)]
-        return table.at_s(pages, grid_pages)
+        return table.at_s(pages, grid_pages=grid_pages)
 
 
 def load_profile(path: Path) -> Profile:
@@ -254,7 +258,9 @@ def load_profile(path: Path) -> Profile:
     """
     tables = read_toml(path, CalibrationError)
     version = tables.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version == _READ_TOO:
+        tables = upgraded(tables)
+    elif version != SCHEMA_VERSION:
         raise CalibrationError(
             f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; calibrate again"
         )

@@ -21,7 +21,7 @@ def cells_frame(summary: Mapping[str, Any]) -> Frame:
     """
     frame = records_frame(summary["cells"])
     first = [name for name in summary.get("swept", ()) if name in frame]
-    return frame[[*first, *sorted(name for name in frame if name not in first)]]
+    return frame[[*first, *sorted(str(name) for name in frame if name not in first)]]
 
 
 def records_frame(records: Sequence[Mapping[str, Any]]) -> Frame:

@@ -82,7 +82,7 @@ def add_panels(
     return [list(row) for row in axes]
 
 
-def policy_looks(policies: Iterable[str]) -> dict[str, dict[str, Any]]:
+def policy_looks(policies: Iterable[Any]) -> dict[Any, dict[str, Any]]:
     """Return colour, marker and line of each policy, for ``axis.plot``; built-in ones keep their colour everywhere.
 
     Lines get thinner and more broken from one to the next: where two policies are equal, both can be seen.

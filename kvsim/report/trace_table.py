@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from kvsim.report.tables import aligned
 from kvsim.traces.access.header import TraceHeader
 from kvsim.traces.access.statistics import TraceStatistics
 
@@ -48,7 +48,7 @@ def trace_text(statistics: TraceStatistics, header: TraceHeader) -> str:
         f"{statistics.page_tokens} tokens, {statistics.middle_pages} of them in the middle "
         f"(recall by lot: {_percent(chance)}%)"
     )
-    lines = [*_origin(header), head, "", *_aligned(rows), "", _LEGEND, *_channels(statistics, means)]
+    lines = [*_origin(header), head, "", *aligned(rows), "", _LEGEND, *_channels(statistics, means)]
     return "\n".join(lines)
 
 
@@ -60,7 +60,7 @@ def statistics_text(real: TraceStatistics, made: TraceStatistics) -> str:
         rows.append(
             [f"{title}, %" if name in _PERCENT else title, _shown(name, wanted[name]), _shown(name, found[name])]
         )
-    return "\n".join([*_aligned(rows), "", _LEGEND])
+    return "\n".join([*aligned(rows), "", _LEGEND])
 
 
 def _origin(header: TraceHeader) -> list[str]:
@@ -81,17 +81,7 @@ def _channels(statistics: TraceStatistics, means: dict[str, float]) -> list[str]
         kinds = ("channel_recall", "middle_channel_recall", "middle_channel_step_recall")
         rows.append([name, *(_percent(means[f"{kind}:{name}_frac"]) for kind in kinds)])
     legend = "sees: share of the best 8 pages by mass among the best 8 by the channel, %; mid step: its own, as above."
-    return ["", *_aligned(rows), "", legend]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(size) for text, size in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    return ["", *aligned(rows), "", legend]
 
 
 def _shown(name: str, value: float) -> str:

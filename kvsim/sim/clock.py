@@ -6,6 +6,8 @@ from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
 import simpy
+from simpy import Environment as Environment
+from simpy import Event as Event
 
 _T = TypeVar("_T")
 

@@ -18,9 +18,10 @@ from kvsim.policies.residency import Decision
 from kvsim.profile.profile import SHOWN_AS, SPECULATE
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
-from kvsim.sim.copies import Copies, Transfer
+from kvsim.sim.copies import Copies
 from kvsim.sim.inputs import SimulationInput
 from kvsim.sim.ledger import Ledger
+from kvsim.sim.link import Transfer
 from kvsim.sim.replay import Reading
 from kvsim.sim.timeline import Place, Timeline
 from kvsim.sim.whole_step import WholeSteps, can_run
@@ -306,8 +307,9 @@ class _Host:
         key = segment, amount
         if key not in self._costs:
             cost = self._profile.segment(segment)
-            host_s = cost.host.at_s(amount, self._batch) if cost.host else 0.0
-            self._costs[key] = cost.device.at_s(amount, self._batch), host_s, cost.tail_s if cost.host else 0.0
+            host_s = cost.host.at_s(amount, sequences=self._batch) if cost.host else 0.0
+            device_s = cost.device.at_s(amount, sequences=self._batch)
+            self._costs[key] = device_s, host_s, cost.tail_s if cost.host else 0.0
         return self._costs[key]
 
     def _wait(self, work: Work) -> Process[None]:

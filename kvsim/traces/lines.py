@@ -12,9 +12,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from kvsim.errors import TraceError
+from kvsim.scenario.regular_files import check_regular
 
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is no request."""
+
+MAX_BLANK_LINES = 1_000_000
+"""No trace has as many in a row."""
+
+MAX_UNPACKED_FRAC = 400
+"""Bytes of a compressed file over those that it takes: no trace repeats itself more than that."""
+
+_FREE_UNPACKED_BYTES = 64 * 2**20
+"""What any compressed file may hold, however small it is."""
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -27,8 +37,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in numbered(file, path):
+        check_regular(path)
+        is_packed = path.suffix == ".gz"
+        with gzip.open(path, "rb") if is_packed else path.open("rb") as file:
+            most_bytes = _most_bytes(path) if is_packed else None
+            for number, line in numbered(file, path, most_bytes=most_bytes):
                 yield number, line
     except TraceError:
         raise
@@ -53,8 +66,13 @@ def lines_of_members(path: Path, part: str | None) -> Iterator[tuple[str, int, s
         If there is no such file, or it is no archive, or a truncated one.
     """
     try:
+        check_regular(path)
+        most_bytes, num_bytes = _most_bytes(path), 0
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
+                num_bytes += member.size
+                if num_bytes > most_bytes:
+                    raise _unpacks_to_too_much(path)
                 if not member.isfile() or not member.name.endswith(".jsonl"):
                     continue
                 name = member.name.removeprefix("./")
@@ -68,19 +86,48 @@ def lines_of_members(path: Path, part: str | None) -> Iterator[tuple[str, int, s
         raise TraceError(path, getattr(problem, "strerror", None) or f"not a whole archive: {problem}") from None
 
 
-def numbered(file: IO[bytes] | gzip.GzipFile, source: Path | str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of an open file with their numbers from 1, blank ones left out."""
-    number = 0
+def numbered(
+    file: IO[bytes] | gzip.GzipFile, source: Path | str, *, most_bytes: int | None = None
+) -> Iterator[tuple[int, str]]:
+    """Yield the lines of an open file with their numbers from 1, blank ones left out.
+
+    Parameters
+    ----------
+    most_bytes
+        What the file may hold, where it was compressed.
+
+    Raises
+    ------
+    TraceError
+        If a line is too long or not UTF-8, or the file holds too much, or too many blank lines in a row.
+    """
+    number = num_bytes = num_blank = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        num_bytes += len(line)
         if len(line) > MAX_LINE_BYTES:
             raise TraceError(source, f"a line of more than {MAX_LINE_BYTES // 2**20} MiB", line=number)
+        if most_bytes is not None and num_bytes > most_bytes:
+            raise _unpacks_to_too_much(source)
         try:
             text = line.decode("utf-8").strip()
         except UnicodeDecodeError:
             raise TraceError(source, "not UTF-8 text", line=number) from None
         if text:
+            num_blank = 0
             yield number, text
+            continue
+        num_blank += 1
+        if num_blank > MAX_BLANK_LINES:
+            raise TraceError(source, f"more than {MAX_BLANK_LINES:,} blank lines in a row", line=number)
+
+
+def _most_bytes(path: Path) -> int:
+    return max(_FREE_UNPACKED_BYTES, MAX_UNPACKED_FRAC * path.stat().st_size)
+
+
+def _unpacks_to_too_much(source: Path | str) -> TraceError:
+    return TraceError(source, f"unpacks to more than {MAX_UNPACKED_FRAC} times its size, which no trace does")
 
 
 def object_of(text: str, source: Path | str, line: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from kvsim.errors import TraceError
 from kvsim.traces.lines import lines_of, lines_of_members, object_of
 
-MAX_COUNT = 2**40
-"""A larger count is no length."""
+MAX_COUNT = 2**27
+"""A longer request, 134 million tokens, is none: it is ten times the longest context that any model has had."""
 
 MAX_TIME = 2.0**62
 """A larger time, in the trace's own unit, is none."""
@@ -50,9 +50,9 @@ class Row:
         value = self.values.get(name)
         if type(value) is float and value.is_integer():
             value = int(value)
-        if type(value) is int and at_least <= value < MAX_COUNT:
+        if type(value) is int and at_least <= value <= MAX_COUNT:
             return value
-        raise self.error(f"{name} should be a whole number from {at_least} on, found {self._shown(name)}")
+        raise self.error(f"{name} should be a whole number from {at_least} to {MAX_COUNT:,}, found {self._shown(name)}")
 
     def seconds(self, name: str, unit_s: float) -> float | None:
         """Return a time in seconds, None where the row has none.

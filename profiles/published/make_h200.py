@@ -24,7 +24,7 @@ from scipy.optimize import isotonic_regression
 
 from kvsim.profile.estimate.assumptions import load_assumptions
 from kvsim.profile.estimate.coefficients import load_coefficients
-from kvsim.profile.profile import Link, LinkCost, Machine, Profile, SegmentCost, write_profile
+from kvsim.profile.profile import SCHEMA_VERSION, Link, LinkCost, Machine, Profile, SegmentCost, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import SHAPES
 
@@ -95,7 +95,7 @@ class SmallKernels:
 def make_profile(attention: Any, gemm: Any, kernels: SmallKernels, memory_bytes: float) -> Profile:
     """Return the profile."""
     return Profile(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name="h200-llama-3-8b-published",
         kind="published",
         notes=NOTES,
@@ -158,7 +158,8 @@ def _segments(gemms: Gemms, attention: Any, kernels: SmallKernels) -> dict[str, 
         "select": CostTable(
             amount="pages",
             amounts=(0.0, float(last_page)),
-            batches=tuple(map(float, BATCHES)),
+            columns_are="sequences",
+            columns=tuple(map(float, BATCHES)),
             time_s=tuple((_rounded(kernels.floor_s + TOP_K_S + pages * page_s),) * 7 for pages in (0, last_page)),
             **_interval([(kernels.floor_s, RULE), (TOP_K_S, TOP_K)]),
             source=SELECT_SOURCE,
@@ -188,7 +189,8 @@ def _speculate(parts: Sequence[tuple[Any, Spread]], floor_s: float, page_s: floa
     return CostTable(
         amount="pages",
         amounts=(0.0, float(last_page)),
-        batches=tuple(map(float, BATCHES)),
+        columns_are="sequences",
+        columns=tuple(map(float, BATCHES)),
         time_s=tuple(tuple(map(_rounded, query_s + floor_s + pages * page_s)) for pages in (0, last_page)),
         **_interval([*parts, (floor_s, RULE)]),
         source=SPECULATE_SOURCE,
@@ -246,7 +248,8 @@ def _attention(rows: Any) -> CostTable:
     return CostTable(
         amount="tokens",
         amounts=tuple(map(float, ATTENDED_TOKENS)),
-        batches=tuple(map(float, BATCHES)),
+        columns_are="sequences",
+        columns=tuple(map(float, BATCHES)),
         time_s=tuple(tuple(map(_rounded, row)) for row in np.array(columns).T),
         **_interval([(1.0, _spread(residuals))]),
         source=ATTENTION_SOURCE,
@@ -292,7 +295,8 @@ def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: st
     return CostTable(
         amount="pieces",
         amounts=tuple(map(float, pieces)),
-        batches=tuple(map(float, columns)),
+        columns_are="piece_bytes",
+        columns=tuple(map(float, columns)),
         time_s=tuple(tuple(map(_rounded, row)) for row in zip(*columns.values(), strict=True)),
         **_interval([(1.0, COPIES)]),
         source=source,
@@ -302,25 +306,19 @@ def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: st
 def _decision(fixed_s: float, page_s: float, source: str) -> CostTable:
     many = 10_000.0
     times = ((_rounded(fixed_s),), (_rounded(fixed_s + many * page_s),))
-    return CostTable(
-        amount="pages",
-        amounts=(0.0, many),
-        batches=(1.0,),
-        time_s=times,
-        **_interval([(1.0, DECISIONS)]),
-        source=source,
-    )
+    return CostTable(amount="pages", amounts=(0.0, many), time_s=times, **_interval([(1.0, DECISIONS)]), source=source)
 
 
 def _constant(time_s: float, source: str) -> CostTable:
-    return CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((time_s,),), source=source)
+    return CostTable(amount="none", amounts=(0.0,), time_s=((time_s,),), source=source)
 
 
 def _by_batch(parts: Sequence[tuple[Any, Spread]], source: str) -> CostTable:
     return CostTable(
         amount="none",
         amounts=(0.0,),
-        batches=tuple(map(float, BATCHES)),
+        columns_are="sequences",
+        columns=tuple(map(float, BATCHES)),
         time_s=(tuple(map(_rounded, sum(time_s for time_s, _ in parts))),),
         **_interval(parts),
         source=source,

@@ -6,14 +6,17 @@ import dataclasses
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
 from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: E402
 
 from kvsim.calibration import calibrate, measure  # noqa: E402
+from kvsim.calibration.bench import SHORT_TOKENS  # noqa: E402
 from kvsim.calibration.host_costs import TIMED_POLICIES  # noqa: E402
-from kvsim.calibration.plan import FULL, QUICK, Plan  # noqa: E402
+from kvsim.calibration.plan import FULL, QUICK, SPOT, Plan  # noqa: E402
 from kvsim.engine.links.page_pool import PagePool  # noqa: E402
 from kvsim.engine.paged.speculation import Speculation  # noqa: E402
 from kvsim.errors import CalibrationError  # noqa: E402
@@ -88,7 +91,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     assert profile.synchronous and profile.link.emulated and profile.kind == "measured"
     assert profile.machine.num_threads == 1
     assert set(profile.policies) == set(TIMED_POLICIES)
-    assert profile.segments["attention"].device.batches == (1.0, 2.0)
+    assert profile.segments["attention"].device.columns == (1.0, 2.0)
     assert profile.segments["speculate"].device.amounts == (8.0, 16.0)
     assert all(table.num_samples for table in profile.tables().values())
     page_bytes = SHAPE.page_bytes(16)
@@ -130,17 +133,68 @@ def test_what_is_made_slower_shows_in_its_own_part(monkeypatch):
             assert (added_s > 0.8 * slower_s) == (table_name == part), (part, table_name, added_s)
 
 
+def keeps_promises(plan):
+    """Check that contexts and amounts are whole pages of every batch."""
+    for page_tokens in plan.page_tokens:
+        for context, amounts in plan.attended_tokens.items():
+            for batch in plan.batches:
+                assert context % (batch * page_tokens) == 0
+                assert all(amount <= context for amount in amounts)
+                assert all(amount % (batch * page_tokens) == 0 for amount in amounts if amount // batch >= page_tokens)
+
+
 def test_plans_meet_what_they_promise():
     for plan in (FULL, QUICK, TINY):
-        for page_tokens in plan.page_tokens:
-            for context, amounts in plan.attended_tokens.items():
-                for batch in plan.batches:
-                    assert context % (batch * page_tokens) == 0
-                    assert all(amount <= context for amount in amounts)
-                    assert all(
-                        amount % (batch * page_tokens) == 0 for amount in amounts if amount // batch >= page_tokens
-                    )
+        keeps_promises(plan)
     assert set(dataclasses.asdict(FULL)) == set(dataclasses.asdict(QUICK))
+
+
+@given(
+    plan=st.sampled_from([FULL, QUICK, dataclasses.replace(SPOT, page_tokens=(64,))]),
+    positions=st.integers(512, 20_000),
+)
+def test_a_plan_for_few_positions_stays_within_them_and_keeps_its_promises(plan, positions):
+    found = plan.within(positions)
+    assert found.num_positions <= positions
+    assert (found == plan) == (plan.num_positions <= positions)
+    keeps_promises(found)
+    assert len(found.attended_tokens) >= min(2, len(plan.attended_tokens))
+    if plan in (FULL, QUICK):  # a spot check times one amount, and no decisions
+        assert len({amount for amounts in found.attended_tokens.values() for amount in amounts}) >= 2
+        assert len(found.decided_contexts_tokens) >= 2
+        assert found.decided_pages[1] <= found.decided_contexts_tokens[1] // found.middle_page_tokens
+        assert max(found.decided_pages) <= max(found.decided_contexts_tokens) // found.middle_page_tokens
+    for name in ("prefill_tokens", "cached_tokens", "forward_new_tokens", "forward_cached_tokens", "decided_pages"):
+        assert len(getattr(found, name)) >= 2
+
+
+def test_too_few_positions_are_one_line():
+    with pytest.raises(CalibrationError, match="the model has 511 positions; calibration needs 512"):
+        FULL.within(511)
+    assert FULL.within(None) is FULL
+
+
+def test_a_model_with_few_learned_positions_is_calibrated_up_to_them(tiny_gpt2, tiny_tokenizer, tmp_path, monkeypatch):
+    """GPT-2 has 1,024 positions; a text beyond them has no embedding."""
+    tiny_gpt2.save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer.save_pretrained(tmp_path / "gpt2")
+    long = dataclasses.replace(
+        TINY,
+        attended_tokens={128: (32, 128), 3328: (128, 3328)},
+        decided_contexts_tokens=(704, 4928),
+        cached_tokens=(0, 4672),
+    )
+    monkeypatch.setattr(measure, "QUICK", long)
+    profile = calibrate(
+        tmp_path / "gpt2",
+        quick=True,
+        dtype="fp32",
+        bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S,
+        cost_tables=all_cost_tables(),
+    )
+    assert profile.shape.learned_positions == 512
+    assert profile.segments["attention"].device.amounts[-1] == 512 - SHORT_TOKENS
+    assert profile.prefill.batches[-1] + profile.prefill.amounts[-1] == 512
 
 
 @pytest.mark.parametrize(
@@ -168,7 +222,7 @@ def test_the_other_caches_have_a_table_a_batch():
     caches = {name: table for name, table in _profile().caches.items() if name.startswith("forward@")}
     assert set(caches) == {"forward@1", "forward@2"}
     for table in caches.values():
-        assert (table.amounts, table.batches) == ((1.0, 16.0), (0.0, 24.0))
+        assert (table.amounts, table.columns) == ((1.0, 16.0), (0.0, 24.0))
         assert table.num_samples == 8
         assert min(min(row) for row in table.time_s) > 0
 
@@ -181,5 +235,5 @@ def test_states_of_a_prompt_have_a_table_a_tier_and_the_host_is_behind_the_link(
         assert near.amounts == far.amounts == (8.0, 64.0)
         for tokens in near.amounts:
             stated_s = tokens * token_bytes / BANDWIDTH_BYTES_PER_S
-            assert stated_s <= far.at_s(tokens, 1) < stated_s + 0.02
-            assert 0 < near.at_s(tokens, 1) < stated_s
+            assert stated_s <= far.at_s(tokens) < stated_s + 0.02
+            assert 0 < near.at_s(tokens) < stated_s

@@ -50,7 +50,6 @@ TEXTS = (
 EXEMPT = (
     "README.md",
     "CHANGELOG.md",
-    "kvsim/errors.py",
     "kvsim/caches/*.py",
     "kvsim/calibration/*.py",
     "kvsim/cli/*.py",

@@ -15,7 +15,8 @@ from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
-from kvsim.errors import CapacityError, KvsimError, ScenarioError  # noqa: E402
+from kvsim.errors import CapacityError, KvsimError, PolicyError, ScenarioError  # noqa: E402
+from kvsim.experiments.prompt_cache.engine.cache import PromptCache  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits  # noqa: E402
 
 PROMPT_TOKENS = 150
@@ -238,12 +239,22 @@ def test_padded_prompts_are_refused(model, ids):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda model, ids, cache: generate(model, ids[:1], cache), "for a batch of 2, the prompts are 1"),
+        (
+            lambda model, ids, cache: generate(model, ids[:1], cache),
+            "for a batch of 2, the prompts are 1; make it with batch= as many",
+        ),
         (lambda model, ids, cache: generate(model, ids.repeat(1, 2), cache), "room for max_tokens=187"),
         (lambda model, ids, cache: generate(model, ids, cache, max_new_tokens=50), "full: max_tokens=187"),
         (lambda model, ids, cache: generate(model, generate(model, ids, cache).repeat(1, 2), cache), "one prompt"),
         (lambda model, ids, cache: (cache.close(), generate(model, ids, cache)), "is closed"),
-        (lambda model, ids, cache: cache.crop(-3), "cannot forget"),
+        (lambda model, ids, cache: cache.crop(-3), "cannot be cropped"),
+        (lambda model, ids, cache: cache.batch_repeat_interleave(2), "cannot repeat its prompts"),
+        (lambda model, ids, cache: cache.batch_select_indices(torch.tensor([0])), "cannot drop some"),
+        (lambda model, ids, cache: cache.offload(0), "offloads pages by its policy"),
+        (lambda model, ids, cache: cache.prefetch(0), "prefetches pages by its policy"),
+        (lambda model, ids, cache: generate(model, ids, cache, use_cache=False), "needs use_cache=True"),
+        (lambda model, ids, cache: generate(model, ids[:1], cache, num_beams=3), "beam search is not supported"),
+        (lambda model, ids, cache: generate(model, ids[:1], cache, num_beams=2), "cannot reorder 2 beams"),
         (lambda model, ids, cache: cache.reset(), "one generation"),
         (lambda model, ids, cache: cache.reorder_cache(torch.tensor([1, 0])), "cannot reorder 2 beams"),
     ],
@@ -279,4 +290,32 @@ def test_a_scenario_that_does_not_do_is_one_line_and_leaves_the_model_alone(tiny
     with pytest.raises(error, match=message) as caught:
         cache_for(tiny_model, *overrides, **options)
     assert "\n" not in str(caught.value)
+    assert_untouched(tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: "models/tiny", "a model of transformers is needed, found a str; load one with"),
+        (lambda model: None, "a model of transformers is needed, found a NoneType; load one with"),
+        (lambda model: model.base_model, "a model with its LM head is needed, this has none; load one with"),
+    ],
+)
+@pytest.mark.parametrize("make", [cache_for, lambda model: PromptCache(model)])
+def test_what_is_no_causal_model_is_one_line(model, change, message, make):
+    with pytest.raises(KvsimError, match=message) as caught:
+        make(change(model))
+    assert "\n" not in str(caught.value)
+    assert_untouched(model)
+
+
+@pytest.mark.parametrize("name", ["WritesScores", "WritesSelected", "WritesMisses", "WritesEvictable"])
+def test_a_plug_in_can_write_into_nothing_that_it_is_shown(tiny_model, ids, name):
+    plug_in = f"tests.policies.test_plug_ins:{name}"
+    problem = rf"policy '{plug_in}': step 0, layer 0: touch raised ValueError: .* read-only"
+    with (
+        cache_for(tiny_model, f"run.policies=['{plug_in}']", policy=plug_in) as cache,
+        pytest.raises(PolicyError, match=problem),
+    ):
+        generate(tiny_model, ids, cache)
     assert_untouched(tiny_model)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 import gguf  # noqa: E402
 import numpy as np  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from kvsim.engine.model import loading as weights  # noqa: E402
 from kvsim.engine.model.loading import convert_gguf, load_model, main, read_shape, shape_of  # noqa: E402
@@ -82,14 +87,140 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, capfd):
     def unreachable(*args, **kwargs):
         raise OSError("We couldn't connect to the hub\nto load the files.\n" + "More advice. " * 40)
 
-    monkeypatch.setattr(weights.AutoConfig, "from_pretrained", unreachable)
+    monkeypatch.setattr(weights.PreTrainedConfig, "get_config_dict", unreachable)
+    monkeypatch.setattr("kvsim.engine.model.source.hub_answers", lambda: True)
     with pytest.raises(
         KvsimError, match=r"someone/model: no folder here, and as a hub id: .* couldn't connect"
     ) as caught:
         load_model("someone/model", "fp32")
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    assert str(caught.value).endswith("More advice.")  # whole
     assert capfd.readouterr() == ("", "")
+
+
+OFFLINE = """
+from kvsim.engine.model.loading import load_model
+from kvsim.errors import KvsimError
+try:
+    print(load_model("someone/tiny", "fp32")[0].config.model_type)
+except KvsimError as problem:
+    print(problem)
+"""
+
+
+def offline(cache):
+    """Load a model by its hub id where nobody answers; return what is printed on both streams."""
+    settings = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(cache)}  # the port of discard: nobody listens
+    folder = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+        env=dict(os.environ) | settings | {"PYTHONPATH": str(folder)},
+    )
+    return done.stdout, done.stderr
+
+
+def test_without_a_network_a_hub_id_is_refused_without_a_retry(tmp_path):
+    printed, warned = offline(tmp_path)
+    assert printed == (
+        f"someone/tiny: no folder here, and as a hub id: not in {tmp_path}, and http://127.0.0.1:9 does not answer; "
+        "name a model's folder or a .gguf file\n"
+    )
+    assert warned == ""
+
+
+def test_without_a_network_a_hub_id_is_found_in_the_cache(tiny_model_path, tmp_path):
+    cached = tmp_path / "models--someone--tiny"
+    shutil.copytree(tiny_model_path, cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    assert offline(tmp_path) == ("llama\n", "")
+
+
+def change_tensors(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def without(part):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            lambda tensors: {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()},
+            r"lack lm_head\.weight, model\.embed_tokens\.weight, .* and \d+ more; "
+            r"it has _orig_mod\.model\..* and \d+ more instead\Z",
+        ),
+        (without("layers.1.mlp.up"), r"lack model\.layers\.1\.mlp\.up_proj\.weight\Z"),
+        (without("model.norm"), r"lack model\.norm\.weight\Z"),
+        (
+            lambda tensors: tensors | {"model.norm.weight": tensors["model.norm.weight"][:10].clone()},
+            r"sizes of model\.norm\.weight are not those that config\.json gives\Z",
+        ),
+        (
+            lambda tensors: tensors | {"model.layers.1.self_attn.q_proj.bias": torch.ones(64)},
+            r"have model\.layers\.1\.self_attn\.q_proj\.bias, which a model of type 'llama' .* does not use\Z",
+        ),
+        (
+            lambda tensors: tensors | {"model.layers.3.mlp.up_proj.weight": torch.ones(128, 64)},
+            r"have model\.layers\.3\.mlp\.up_proj\.weight, which a model of type 'llama' .* does not use\Z",
+        ),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(folder, change, problem, capfd):
+    change_tensors(folder, change)
+    with pytest.raises(KvsimError, match=problem) as caught:
+        load_model(folder, "fp32")
+    assert str(caught.value).startswith(f"{folder}: the ")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_head_of_another_task_does_no_harm(folder, tiny_model):
+    change_tensors(folder, lambda tensors: tensors | {"v_head.weight": torch.ones(3)})
+    model, _ = load_model(folder, "fp32")
+    assert torch.equal(model.lm_head.weight, tiny_model.lm_head.weight)
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+Path(MARK).touch()
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+class Mine(LlamaForCausalLM):
+    config_class = MineConfig
+class MineTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mine"])
+def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(folder, tmp_path, monkeypatch, model_type):
+    mark = tmp_path / "it-ran"
+    (folder / "mine.py").write_text(OWN_CODE.replace("MARK", repr(str(mark))))
+    classes = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.Mine"}
+    change_config(folder, model_type=model_type, auto_map=classes)
+    path = folder / "tokenizer_config.json"
+    tokens = {"AutoTokenizer": ["mine.MineTokenizer", "mine.MineTokenizer"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": tokens}))
+
+    def ask(*arguments):
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("builtins.input", ask)
+    if model_type == "llama":
+        assert type(load_model(folder, "fp32")[0]).__name__ == "LlamaForCausalLM"
+    else:
+        with pytest.raises(KvsimError, match=r"model type 'mine' is neither Llama-like nor GPT-2-like"):
+            load_model(folder, "fp32")
+    assert not mark.exists()
 
 
 def damage_config(folder):

@@ -25,7 +25,8 @@ class Dice(AnyScenario):
     "experiment.py": """
 import numpy as np
 from kvsim.errors import ScenarioError
-from kvsim.experiments.types import Compared, Experiment
+from kvsim.experiments.types import Experiment
+from kvsim.report.comparison import Compared
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from toy.scenario import Dice

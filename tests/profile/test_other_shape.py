@@ -147,12 +147,14 @@ def test_scaling_multiplies_each_table_by_the_work_it_stands_for(published, meas
     scaled = adapted(published, LLAMA_70B, scale="work")
     here, there = segment_bytes(LLAMA_70B), segment_bytes(published.shape)
     for name, cost in published.segments.items():
-        ratio = scaled.segments[name].device.at_s(4096, 2) / cost.device.at_s(4096, 2)
+        ratio = scaled.segments[name].device.at_s(4096, sequences=2) / cost.device.at_s(4096, sequences=2)
         assert ratio == pytest.approx(here[name] / there[name])
     assert scaled.link == published.link and scaled.policies == published.policies
     larger = adapted(measured, SHAPES["llama-3.2-1b"], scale="work")
     for amount, cached in ((1, 0), (96, 512)):
-        ratio = larger.caches["forward@1"].at_s(amount, cached) / measured.caches["forward@1"].at_s(amount, cached)
+        ratio = larger.caches["forward@1"].at_s(amount, cached_tokens=cached) / measured.caches["forward@1"].at_s(
+            amount, cached_tokens=cached
+        )
         flop = call_flop(larger.shape, amount, cached, 1) / call_flop(measured.shape, amount, cached, 1)
         assert ratio == pytest.approx(flop, rel=0.1)  # between grid points the two are not interpolated alike
     assert larger.caches["rows.copy"] == measured.caches["rows.copy"]
@@ -163,8 +165,8 @@ def test_a_scaled_profile_keeps_above_its_own_floor(published):
     scaled = adapted(published, LLAMA_70B, scale="work")
     for batch, tokens in ((1, 16), (1, 131_072), (64, 524_288)):
         parts = {name: cost.device for name, cost in scaled.segments.items()}
-        layer_s = sum(parts[n].at_s(0, batch) for n in ("attention_input", "attention_output"))
-        layer_s += parts["attention"].at_s(tokens, batch)
-        step_s = LLAMA_70B.num_layers * layer_s + parts["head"].at_s(0, batch)
+        layer_s = sum(parts[n].at_s(0, sequences=batch) for n in ("attention_input", "attention_output"))
+        layer_s += parts["attention"].at_s(tokens, sequences=batch)
+        step_s = LLAMA_70B.num_layers * layer_s + parts["head"].at_s(0, sequences=batch)
         kv_bytes = tokens * LLAMA_70B.num_layers * LLAMA_70B.page_bytes(1)
         assert step_s >= (read_weights_bytes(LLAMA_70B) + kv_bytes) / bandwidth_of(published)[0]

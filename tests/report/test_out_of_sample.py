@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from kvsim.errors import ResultError
-from kvsim.experiments.decode.report.compare import compare
-from kvsim.experiments.decode.report.out_of_sample import OutOfSample, compare_out_of_sample
-from kvsim.experiments.decode.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
+from kvsim.experiments.decode.report.compare import Comparison, compare, compare_out_of_sample
+from kvsim.experiments.decode.report.compare_tables import compared_out_of_sample, out_of_sample_text
 from kvsim.report.results import RunResult, load_result
-from kvsim.report.style import png
 
 REFERENCE = Path(__file__).parents[2] / "results" / "crosscheck_cpu"
 
@@ -125,11 +123,14 @@ def test_two_measured_or_two_simulated_results_are_refused(simulated: RunResult,
 
 def test_table_sets_the_error_in_sample_beside(simulated: RunResult, measured: RunResult) -> None:
     inside = compare(simulated, measured)
-    found: OutOfSample = compare_out_of_sample(with_cells(simulated, fewer_hits), measured)
+    found: Comparison = compare_out_of_sample(with_cells(simulated, fewer_hits), measured)
     text = out_of_sample_text(found, inside.figures | {"cells": inside.cells})
     assert "in sample" in text
     row = next(line for line in text.splitlines() if line.startswith("lru"))
     error = f"{100 * inside.cells[2]['tpot_error_frac']:+.1f}%"
     assert row.split()[-1] == row.split()[-2] == error
     assert "-4.0" in row
-    assert png(out_of_sample_figure(found))[:4] == b"\x89PNG"
+    done = compared_out_of_sample(found, inside.figures | {"cells": inside.cells})
+    assert done.text == text
+    assert {name.partition(".")[0] for name in done.files} == {"out_of_sample"}
+    assert done.files["out_of_sample.png"].startswith(b"\x89PNG")

@@ -7,14 +7,16 @@ import re
 import pandas as pd
 import pytest
 
-from kvsim.experiments.decode.report.table import (
-    COLUMNS,
-    LEGEND,
-    cells_frame,
-    printed_frame,
-    text_table,
-    verdict_text,
-)
+from kvsim.experiments.decode.report.table import COLUMNS, LEGEND, cells_frame, shown_columns, text_table, verdict_text
+from kvsim.report.tables import Column, aligned, header_text, percent, shown_as, signed_percent, table_text
+
+
+def printed(summary, cell):
+    """Return the texts of a cell's row by title, of the columns that some cell has."""
+    columns = {
+        name: column for name, column in shown_columns(summary).items() if any(name in c for c in summary["cells"])
+    }
+    return {column.title: shown_as(column, cell.get(name)) for name, column in columns.items()}
 
 
 def test_four_policies_and_nine_cells_fit_120_columns_one_line_each(run):
@@ -41,7 +43,8 @@ def test_columns_line_up_and_combinations_stand_together(run):
 def test_a_printed_row_says_what_its_cell_says(run):
     summary, _ = run
     cell = summary["cells"][3]
-    cell_text = printed_frame(summary).iloc[3].to_list()
+    cell_text = list(printed(summary, cell).values())
+    assert " ".join(cell_text) in re.sub(" +", " ", text_table(summary))
     assert cell_text[:3] == ["attention", "32768", "0.1"]
     assert float(cell_text[4]) == pytest.approx(cell["tpot_p50_s"] * 1e3, rel=0.005)
     assert float(cell_text[7].removesuffix("x")) == pytest.approx(cell["speed_vs_resident"], abs=0.006)
@@ -52,13 +55,13 @@ def test_a_printed_row_says_what_its_cell_says(run):
 
 def test_what_does_not_apply_is_a_dash_and_what_does_not_fit_stands_out(run):
     summary, _ = run
-    frame = printed_frame(summary)
-    resident = frame[frame["/policy"] == "resident"]
-    assert (resident[["budget/pages", "/hits", "pref./prec."]] == "-").all(axis=None)
-    lru = frame[frame["/policy"] == "lru"]
-    assert (lru[["pref./prec.", "pref./recall"]] == "-").all(axis=None)  # nothing was fetched early
-    assert set(resident["/fits"]) == {"yes", "NO"}
-    assert not frame.map(lambda text: "nan" in text or "None" in text).any(axis=None)
+    rows = [printed(summary, cell) for cell in summary["cells"]]
+    resident = [row for row in rows if row["/policy"] == "resident"]
+    assert {row[title] for row in resident for title in ("budget/pages", "/hits", "pref./prec.")} == {"-"}
+    assert {row["/fits"] for row in resident} == {"yes", "NO"}
+    assert not any("nan" in text or "None" in text for row in rows for text in row.values())
+    lru = [row for row in rows if row["/policy"] == "lru"]
+    assert {row[title] for row in lru for title in ("pref./prec.", "pref./recall")} == {"-"}  # nothing came early
 
 
 def test_the_frame_keeps_every_figure_and_puts_what_varies_first(run):
@@ -88,14 +91,15 @@ def test_what_is_not_swept_stands_in_the_caption_and_not_in_a_column(make_run):
 def test_swept_fields_of_one_last_name_keep_their_whole_name(run):
     summary = run[0] | {"swept": ["a.size", "b.size"]}
     summary["cells"] = [cell | {"a.size": 1, "b.size": 2} for cell in summary["cells"]]
-    assert {"/a.size", "/b.size"} <= set(printed_frame(summary).columns)
+    assert {"/a.size", "/b.size"} <= set(printed(summary, summary["cells"][0]))
 
 
 def test_a_result_without_a_figure_leaves_its_column_out(run):
     summary = run[0] | {"cells": [{"policy": "lru", "tpot_p50_s": 0.0123, "hit_frac": None}]}
     summary["swept"] = []
-    assert list(printed_frame(summary).columns) == ["/policy", "TPOT ms/p50", "/hits"]
-    assert set(printed_frame(summary).iloc[0]) == {"lru", "12.3", "-"}
+    assert printed(summary, summary["cells"][0]) == {"/policy": "lru", "TPOT ms/p50": "12.3", "/hits": "-"}
+    lines = ["        TPOT ms", "policy      p50  hits", "------  -------  ----", "lru        12.3     -"]
+    assert text_table(summary).splitlines()[2:6] == lines
 
 
 def test_every_printed_figure_is_explained_or_plain():
@@ -112,3 +116,37 @@ def test_the_verdict_is_printed_in_lines_that_fit(run):
     text = verdict_text(run[0])
     assert max(map(len, text.splitlines())) <= 120
     assert [paragraph.replace("\n", " ") for paragraph in text.split("\n\n")] == run[0]["verdict"]
+
+
+def test_a_table_has_headings_and_gaps_and_narrows_where_it_must():
+    rows = [["name", "size"], ["only these:"], ["a", "10"], [], ["long name", "7"]]
+    assert aligned(rows) == [
+        "name       size",
+        "---------  ----",
+        "only these:",
+        "a            10",
+        "",
+        "long name     7",
+    ]
+    assert aligned(rows, rule=False, left=(0, 1))[0] == "name       size"
+    assert aligned(rows, width=14)[1] == "--------- ----"
+    assert aligned(rows, width=15)[1] == "---------  ----"
+
+
+def test_every_kind_of_nothing_is_a_dash():
+    assert [percent(nothing) for nothing in (None, float("nan"))] == ["-", "-"]
+    cells = [{"a": None, "b": float("nan")}, {"a": 0, "b": 0.0}]
+    text = table_text(cells, {"a": Column(title="/a"), "b": Column(title="/b", text=percent), "c": Column(title="/c")})
+    assert [line.split() for line in text.splitlines()] == [[], ["a", "b"], ["-", "----"], ["-", "-"], ["0", "0.0%"]]
+
+
+def test_a_share_below_half_a_digit_has_no_sign_of_its_own():
+    assert (percent(-1e-9), signed_percent(-1e-9), signed_percent(-0.5, 0)) == ("0.0%", "+0.0%", "-50%")
+
+
+def test_the_header_says_whose_costs_or_that_it_was_measured():
+    profile = {"name": "p", "kind": "published"}
+    assert header_text({"scenario": "s", "profile": profile}, "emulated link") == (
+        "s: costs of p (published figures, emulated link)"
+    )
+    assert header_text({"scenario": "s", "profile": profile, "is_measured": True}) == "s: measured"

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvsim.engine.capture.recorder import QUEST, StepRecorder, parse_channel, recording
 from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.first_token import prefill_logits
 from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.loading import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
@@ -238,12 +239,15 @@ def _prefill(
     before = model.config._attn_implementation
     model.set_attn_implementation("sdpa")
     try:
-        for chunk in torch.split(prompt, chunk_tokens, dim=1):
-            logits: Tensor = logits_of(model, chunk, cache, logits_to_keep=1)[0, -1]
-            progress("prefill", cache.get_seq_length(), prompt.shape[1])
+        return prefill_logits(
+            model,
+            prompt,
+            cache,
+            chunk_tokens=chunk_tokens,
+            progress=lambda _: progress("prefill", cache.get_seq_length(), prompt.shape[1]),
+        )[0]
     finally:
         model.set_attn_implementation(before)
-    return logits
 
 
 def _next_token(model: PreTrainedModel, logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

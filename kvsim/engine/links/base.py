@@ -98,6 +98,9 @@ class Link(Protocol):
     def drain(self) -> list[Transfer]:
         """Wait until all is done and return every transfer since the link was made, in order of submission."""
 
+    def remember(self, transfers: Sequence[Transfer]) -> None:
+        """Count `transfers`, which another link has done, among those of this link, which has done none yet."""
+
     def close(self) -> None:
         """End the link's threads or streams; transfers still queued are done first."""
 
@@ -136,6 +139,10 @@ class EmulatedLink:
         """Wait until all is done and return every transfer since the link was made, in order of submission."""
         self.wait(self._submitted)
         return self._submitted
+
+    def remember(self, transfers: Sequence[Transfer]) -> None:
+        """Count `transfers`, which another link has done, among those of this link, which has done none yet."""
+        self._submitted[:0] = transfers
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""

@@ -132,6 +132,10 @@ class CudaLink:
                 transfer.end_s = self._began_s + self._began.elapsed_time(ended) * 1e-3
         return self._submitted
 
+    def remember(self, transfers: Sequence[Transfer]) -> None:
+        """Count `transfers`, which another link has done, among those of this link, which has done none yet."""
+        self._submitted[:0] = transfers
+
     def close(self) -> None:
         """Wait until the copies are done; the streams go with the object."""
         self._to_device.synchronize()

@@ -46,6 +46,7 @@ class PagePool:
         shape = (grid.num_sequences * grid.num_layers, grid.pages_per_layer, page_tokens, *token_shape)
         self.grid = grid
         self.page_tokens = page_tokens
+        self.host_tokens = host_tokens
         rows = host_tokens.flatten(0, 1)
         self.host_pages = rows[:, : grid.pages_per_layer * page_tokens].view(shape)
         # [sequence x layer, page, token, 2, kv head, head_dim]
@@ -67,6 +68,17 @@ class PagePool:
     def num_free(self) -> int:
         """Slots that no page owns."""
         return len(self._free)
+
+    def copied(self) -> PagePool:
+        """Return a pool of its own memory that holds the same pages in the same places; no copy may be under way."""
+        host_tokens = torch.empty_like(self.host_tokens, pin_memory=self.host_tokens.is_pinned())
+        host_tokens.copy_(self.host_tokens)
+        num_slots, device = len(self.tag_of), self.slots.device.type
+        pool = PagePool(self.grid, host_tokens, page_tokens=self.page_tokens, num_slots=num_slots, device=device)
+        pool.slots.copy_(self.slots)
+        pool.slot_of[:], pool.tag_of[:], pool.is_on_host[:] = self.slot_of, self.tag_of, self.is_on_host
+        pool._free = self._free.copy()
+        return pool
 
     def take(self, pages: PageIds) -> IntArray:
         """Give each page the slot that has been free longest, and return the slots; the bytes come later."""

@@ -83,8 +83,10 @@ def shape_of(model: Any) -> ModelShape:
     Raises
     ------
     KvsimError
-        If kvsim does not read such models, or the weights are in a dtype that it has no name for.
+        If it is no causal LM with its head, kvsim does not read such models, or the weights are in a dtype that it has
+        no name for.
     """
+    check_model(model)
     config = model.config
     check_config(config, config.name_or_path or "model")
     names: dict[torch.dtype, DType] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -142,11 +144,7 @@ def check_config(config: Any, name: Path | str) -> None:
     KvsimError
         Saying what kvsim reads.
     """
-    if config.model_type not in FAMILIES:
-        raise KvsimError(
-            f"{name}: model type {config.model_type!r} is neither Llama-like nor GPT-2-like; "
-            f"kvsim reads {', '.join(FAMILIES)}"
-        )
+    check_model_type(config.model_type, name)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or (config.model_type == "mistral" and config.sliding_window is not None):
         raise KvsimError(f"{name}: some layers attend to a sliding window; kvsim reads models with full attention only")
@@ -154,6 +152,47 @@ def check_config(config: Any, name: Path | str) -> None:
         config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights
     ):
         raise KvsimError(f"{name}: a GPT-2 with cross attention or its own scaling; kvsim reads 1/sqrt(head_dim) only")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no causal language model of transformers with its head.
+
+    Raises
+    ------
+    KvsimError
+        Saying how to load one.
+    """
+    how = "load one with kvsim.engine.model.loading.load_model, or AutoModelForCausalLM.from_pretrained"
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise KvsimError(f"a model of transformers is needed, found a {type(model).__name__}; {how}")
+    check_config(model.config, type(model).__name__)
+    try:
+        model.get_submodule(_family(model).layers)
+        whole: Any = model
+        has_head = whole.get_output_embeddings() is not None
+    except AttributeError:
+        has_head = False
+    if not has_head:
+        raise KvsimError(f"{type(model).__name__}: a model with its LM head is needed, this has none; {how}")
+
+
+def check_model_type(model_type: str, name: Path | str) -> None:
+    """Refuse models of a type that is not in `FAMILIES`.
+
+    Raises
+    ------
+    KvsimError
+        Saying what kvsim reads.
+    """
+    if model_type not in FAMILIES:
+        raise KvsimError(
+            f"{name}: model type {model_type!r} is neither Llama-like nor GPT-2-like; kvsim reads {', '.join(FAMILIES)}"
+        )
+
+
+def layers_name(model: Any) -> str:
+    """Return what the tensors of decoder layers begin with, below the model without its head: ``layers`` or ``h``."""
+    return _family(model).layers.rpartition(".")[2]
 
 
 def _family(model: Any) -> Family:

@@ -6,29 +6,34 @@ import contextlib
 import importlib.util
 import io
 import logging
-import re
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.utils import logging as hub_logging
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from kvsim.engine.model.families import TORCH_DTYPES as TORCH_DTYPES
-from kvsim.engine.model.families import check_config, shape_of_config
+from kvsim.engine.model.families import check_config, check_model_type, layers_name, shape_of_config
 from kvsim.engine.model.families import shape_of as shape_of
 from kvsim.engine.model.sdpa import leave_cudnn_out
+from kvsim.engine.model.source import source_of
 from kvsim.errors import KvsimError
 from kvsim.scenario.checks import check_shape
 from kvsim.scenario.shapes import DType, ModelShape, Quantisation
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?\Z", re.ASCII)
+from kvsim.scenario.whole_files import temporary_name
 
 
 def load_model(
@@ -49,22 +54,31 @@ def load_model(
     ------
     KvsimError
         If there is nothing there, it cannot be read, the hub does not answer, the model is of no family that kvsim
-        reads, there is no such device, or bitsandbytes is not installed and quantised weights are asked for.
+        reads, the file lacks some of its weights, there is no such device, or bitsandbytes is not installed and
+        quantised weights are asked for.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise KvsimError(f"device {device!r}: torch sees no CUDA GPU here; use 'cpu'")
     if device.startswith("cuda"):
         leave_cudnn_out()
-    _read_config(path_or_id)
-    source, arguments = _source_of(path_or_id)
+    source, arguments = source_of(path_or_id)
+    _read_config(path_or_id, source, arguments)
     packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
     with _one_line_faults(path_or_id), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
         if "gguf_file" in arguments and hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=TORCH_DTYPES[dtype], attn_implementation="sdpa", **arguments, **packing
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=TORCH_DTYPES[dtype],
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+            **arguments,
+            **packing,
         )
+        model: PreTrainedModel = loaded[0]
+        _check_tensors(loaded[1], model, path_or_id)
     module: torch.nn.Module = model
     module.train(False)
     if quantisation is None:
@@ -112,7 +126,7 @@ def read_shape(path_or_id: Path | str, dtype: DType) -> ModelShape:
     KvsimError
         As `load_model` does.
     """
-    return shape_of_config(_read_config(path_or_id), dtype)
+    return shape_of_config(_read_config(path_or_id, *source_of(path_or_id)), dtype)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -132,12 +146,16 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(packed.state_dict())
     module: torch.nn.Module = model
     module.to(torch.bfloat16)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with _quiet():
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-    partial.rename(folder)
+    partial = temporary_name(folder)
+    try:
+        with _quiet():
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    except OSError as problem:
+        raise KvsimError(f"{folder}: cannot be written: {problem.strerror or problem}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -153,31 +171,43 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _source_of(path_or_id: Path | str) -> tuple[str, dict[str, Any]]:
-    """Return what `from_pretrained` is told: a folder or hub id, and the arguments that go with it."""
-    path = Path(path_or_id).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise KvsimError(f"{path_or_id}: no such GGUF file")
-        return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise KvsimError(f"{path_or_id}: no model here, it lacks config.json; name a folder, hub id or .gguf file")
-        return str(path), {"local_files_only": True}
-    if path.exists() or isinstance(path_or_id, Path) or not _HUB_ID.match(path_or_id):
-        problem = "not a .gguf file" if path.exists() else "no such folder or file"
-        raise KvsimError(f"{path_or_id}: {problem}; name a model's folder, a hub id or a .gguf file")
-    return path_or_id, {}
-
-
-def _read_config(path_or_id: Path | str) -> Any:
-    """Return the configuration of a model that kvsim reads."""
-    source, arguments = _source_of(path_or_id)
-    is_hub = "local_files_only" not in arguments
-    with _one_line_faults(f"{path_or_id}: no folder here, and as a hub id" if is_hub else path_or_id), _quiet():
+def _read_config(path_or_id: Path | str, source: str, arguments: Mapping[str, Any]) -> Any:
+    """Return the configuration of a model that kvsim reads; a model of another type is refused by its name alone."""
+    named = path_or_id if "local_files_only" in arguments else f"{path_or_id}: no folder here, and as a hub id"
+    with _one_line_faults(named), _quiet():
+        tables, _ = PreTrainedConfig.get_config_dict(source, **arguments)
+        check_model_type(str(tables.get("model_type")), path_or_id)
         config = AutoConfig.from_pretrained(source, **arguments)
         check_config(config, path_or_id)
     return config
+
+
+def _check_tensors(found: Mapping[str, Any], model: PreTrainedModel, path_or_id: Path | str) -> None:
+    """Refuse weights of which some are not the file's, but random: missing ones, misnamed ones, ones of another size.
+
+    So are those that the model's layers have no use for: they would be left out without a word.
+    """
+    mismatched = [str(one[0]) for one in found["mismatched_keys"]]
+    missing = [*sorted(found["missing_keys"]), *mismatched]
+    layers = layers_name(model)
+    unused = [name for name in sorted(found["unexpected_keys"]) if f".{name}".find(f".{layers}.") >= 0]
+    others = sorted(found["unexpected_keys"])
+    if mismatched and len(missing) == len(mismatched):
+        raise KvsimError(f"{path_or_id}: the sizes of {_some(mismatched)} are not those that config.json gives")
+    if missing:
+        instead = f"; it has {_some(others)} instead" if others else ""
+        raise KvsimError(f"{path_or_id}: the weights lack {_some(missing)}{instead}")
+    if unused:
+        raise KvsimError(
+            f"{path_or_id}: the weights have {_some(unused)}, which a model of type {model.config.model_type!r} with "
+            "this config.json does not use"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return up to three names, and how many there are besides."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 @contextlib.contextmanager
@@ -188,7 +218,7 @@ def _one_line_faults(name: Path | str) -> Iterator[None]:
     except KvsimError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
-        reason = textwrap.shorten(str(error) or type(error).__name__, 240, placeholder=" ...")
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise KvsimError(f"{name}: cannot load this model: {reason}") from error
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -65,14 +66,14 @@ class PagedCache(Cache):
     other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the model's own back.
     """
 
-    def __init__(self, session: Session, policy: str) -> None:
+    def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:
         layers: list[Any] = [_Layer(session, layer) for layer in range(session.given.setting.grid.num_layers)]
         super().__init__(layers=layers)
         self._policy = policy
         self._session = session
-        self._scores: _ScoreShare | None = None
+        self._scores = scores
         self._report: CacheReport | None = None
-        if session.given.scores_pages:
+        if session.given.scores_pages and scores is None:
             session.observer = self._scores = _ScoreShare(session.given.setting.grid)
         self._finalizer = weakref.finalize(self, session.close)
 
@@ -131,6 +132,19 @@ class PagedCache(Cache):
         make_link = link_maker(concrete, model, bandwidth_bytes_per_s, beside)
         return cls(Session(model, given, max_tokens=limit, make_link=make_link), choice.shown)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PagedCache:
+        """Return a second cache for the same model, with pools, policy and link of its own and the same pages.
+
+        As with transformers' own caches, one that holds a prefix may be copied for each of several generations.
+
+        Raises
+        ------
+        KvsimError
+            If the cache is closed, or a decode step was cut short.
+        """
+        session: Session = copy.deepcopy(self._session, memo)
+        return type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
+
     def report(self) -> CacheReport:
         """Return what the cache did up to now; after `close`, up to then.
 
@@ -170,13 +184,34 @@ class PagedCache(Cache):
     ) -> None:
         self.close()
 
-    def crop(self, tokens_to_remove: int) -> None:
+    def crop(self, *arguments: Any, **options: Any) -> None:
         """Refuse: pages that left the device cannot be cut."""
-        raise KvsimError(f"a PagedCache cannot forget {tokens_to_remove} tokens; assisted generation is not for it")
+        del arguments, options
+        raise KvsimError("a PagedCache cannot be cropped; copy.deepcopy it before the tokens that may be taken back")
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Refuse beam search."""
         raise KvsimError(f"a PagedCache cannot reorder {len(beam_idx)} beams; use greedy search or sampling")
+
+    def batch_repeat_interleave(self, *arguments: Any, **options: Any) -> None:
+        """Refuse: the pages of a batch are laid out when the cache is made."""
+        del arguments, options
+        raise KvsimError("a PagedCache cannot repeat its prompts; make one with batch= as many")
+
+    def batch_select_indices(self, *arguments: Any, **options: Any) -> None:
+        """Refuse: the pages of a batch are laid out when the cache is made."""
+        del arguments, options
+        raise KvsimError("a PagedCache cannot drop some of its prompts; make one for each")
+
+    def offload(self, *arguments: Any, **options: Any) -> None:
+        """Refuse: what is on the device is the policy's to decide."""
+        del arguments, options
+        raise KvsimError("a PagedCache offloads pages by its policy, not layer by layer")
+
+    def prefetch(self, *arguments: Any, **options: Any) -> None:
+        """Refuse: what is on the device is the policy's to decide."""
+        del arguments, options
+        raise KvsimError("a PagedCache prefetches pages by its policy, not layer by layer")
 
 
 _COUNTS = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from kvsim.engine.links.base import Link, Transfer
 from kvsim.engine.links.page_pool import NOWHERE, PagePool
 from kvsim.engine.paged.attention import attend_pages
+from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.scoring import Scoring, Seen
 from kvsim.engine.paged.speculation import Speculation
@@ -106,7 +108,7 @@ class PagedRun:
         self.observer: Observer | None = None
         self._grid = given.setting.grid
         self._pool = pool
-        self._link = link
+        self.link = link
         self._stamps = stamps
         self._spare_slots = pool.num_free - given.setting.capacity_pages
         whole_layers = given.policy.attends == "everything"
@@ -123,6 +125,31 @@ class PagedRun:
             pinned_last_pages=given.pinned_last_pages,
         )
         self._place_prompt(snapshot)
+
+    def copied(self, given: DecodeInput, make_link: Callable[[PagePool], Link], memo: dict[int, Any]) -> PagedRun:
+        """Return the same run on pools and a link of its own, between two steps.
+
+        Parameters
+        ----------
+        given
+            What the copy decides by: its policy is the copy of this run's.
+        memo
+            As of `copy.deepcopy`: what is in it is not copied again.
+        """
+        transfers = self.link.drain()
+        pool = self._pool.copied()
+        link = make_link(pool)
+        link.remember(transfers)
+        memo |= {id(transfer): transfer for transfer in transfers}  # done, and never changed again
+        memo |= {id(self.given): given, id(self._pool): pool, id(self.link): link, id(self._key): None}
+        copied = PagedRun.__new__(PagedRun)
+        copied.__dict__.update(copy_whole(self.__dict__, memo))
+        return copied
+
+    @property
+    def host_tokens(self) -> torch.Tensor:
+        """Keys and values in host memory, ``[num_sequences, num_layers, tokens, 2, num_kv_heads, head_dim]``."""
+        return self._pool.host_tokens
 
     @property
     def speculation(self) -> Speculation | None:
@@ -216,7 +243,7 @@ class PagedRun:
         waits_for, demand = self._submit(layer, decision, context)
         self._mark()
         if waits_for:
-            self._link.wait(waits_for)
+            self.link.wait(waits_for)
         self._mark()
         # A policy that drops brings one layer after the other within the budget, all of them in the first step.
         spare_slots = 0 if self.given.drops and self._step == 0 else self._spare_slots

@@ -16,6 +16,7 @@ from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.families import Rotary, attention_modules
 from kvsim.engine.model.sdpa import cudnn_left_out
+from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.decode import make_pool
 from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
@@ -77,7 +78,7 @@ class Session:
             if new_tokens > 1:
                 raise KvsimError(
                     f"{new_tokens} tokens at once after the first decode step; a PagedCache reads one prompt: "
-                    "make another for the next"
+                    "make another for the next, or copy.deepcopy one that has read what they share"
                 )
             if layer == 0:
                 self._begin(key.device)
@@ -98,6 +99,31 @@ class Session:
             self.num_steps += 1
             self._is_mid_step = False
         return output
+
+    @torch.no_grad()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """Return a session with memory, policy and link of its own that goes on from the same tokens.
+
+        Raises
+        ------
+        KvsimError
+            If it is closed, or in the middle of a step.
+        """
+        if self.is_closed or self._is_mid_step:
+            why = "it is closed" if self.is_closed else "a decode step of it is under way, or was cut short"
+            raise KvsimError(f"this PagedCache cannot be copied: {why}")
+        memo[id(self._model)] = self._model
+        with torch.inference_mode(False):
+            given = copy_whole(self.given, memo)
+            copied = Session(self._model, given, max_tokens=self._max_tokens, make_link=self._make_link)
+            copied.prompt_tokens, copied.num_steps = self.prompt_tokens, self.num_steps
+            copied.observer = copy.deepcopy(self.observer, memo)
+            if self._run is not None:
+                copied._take_over(self._run.copied(given, self._make_link, memo))
+            elif self._tokens is not None:
+                copied._tokens = torch.empty_like(self._tokens, pin_memory=self._tokens.is_pinned())
+                copied._tokens.copy_(self._tokens)
+        return copied
 
     def tally(self) -> Tally | None:
         """Return the finished counts up to now; None before the first step.
@@ -141,7 +167,10 @@ class Session:
         grid = self.given.setting.grid
         start, end = self.prompt_tokens, self.prompt_tokens + key.shape[2]
         if key.shape[0] != grid.num_sequences:
-            raise KvsimError(f"this PagedCache is for a batch of {grid.num_sequences}, the prompts are {key.shape[0]}")
+            raise KvsimError(
+                f"this PagedCache is for a batch of {grid.num_sequences}, the prompts are {key.shape[0]}; make it with "
+                "batch= as many (num_return_sequences multiplies them; beam search is not supported)"
+            )
         if end > self._max_tokens:
             raise CapacityError(f"a prompt of {end} tokens; this PagedCache has room for max_tokens={self._max_tokens}")
         if self._tokens is None:
@@ -158,6 +187,10 @@ class Session:
         whole = self._tokens[:, layer, :end].to(key.device)
         return whole[:, :, 0].transpose(1, 2), whole[:, :, 1].transpose(1, 2)
 
+    def _take_over(self, run: PagedRun) -> None:
+        """Go on with a run, whose pool has the tokens from now on."""
+        self._run, self._link, self._tokens = run, run.link, run.host_tokens
+
     def _begin(self, device: torch.device) -> None:
         if self.context_tokens >= self._max_tokens:
             raise CapacityError(f"this PagedCache is full: max_tokens={self._max_tokens}")
@@ -169,13 +202,13 @@ class Session:
                     tokens=self._tokens, prompt_tokens=self.prompt_tokens, next_token=torch.empty((0, 1))
                 )
                 pool = make_pool(snapshot, self.given, device=device.type)
-                self._link = self._make_link(pool)
-                run = PagedRun(self._model, self.given, snapshot, pool, self._link, None)
+                run = PagedRun(self._model, self.given, snapshot, pool, self._make_link(pool), None)
             run.observer = self.observer
             if run.speculation is not None and self._heard is not None:
                 run.speculation.hear(*self._heard)
-            self._run = run
+            self._take_over(run)
         self._is_mid_step = True
+        assert self._run is not None
         self._run.begin(self.num_steps)
 
 
@@ -222,8 +255,8 @@ def _attention(
     session = next((one for one in sessions.open if one.owns(key)), None) if sessions is not None else None
     if session is not None:
         layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int in every model
-        if layer == 0 and attention_mask is not None:
-            _check_mask(attention_mask)
+        if layer == 0:
+            _check_call(attention_mask, query.shape[2], session, **others)
         output = session.attend(layer, query, scaling)
         if output is not None:
             return output, None
@@ -231,6 +264,24 @@ def _attention(
         module, query, key, value, attention_mask, scaling=scaling, **others
     )
     return dense
+
+
+def _check_call(
+    mask: torch.Tensor | None,
+    new_tokens: int,
+    session: Session,
+    *,
+    use_cache: bool = True,
+    position_ids: torch.Tensor | None = None,
+    **others: Any,
+) -> None:
+    """Refuse a forward pass that does not go on from what the session holds."""
+    del others
+    is_again = new_tokens > 1 and position_ids is not None and int(position_ids.flatten()[0]) < session.context_tokens
+    if not use_cache or is_again:
+        raise KvsimError("the whole text is computed again, as with use_cache=False: a PagedCache needs use_cache=True")
+    if mask is not None:
+        _check_mask(mask)
 
 
 def _check_mask(mask: torch.Tensor) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.crosscheck import accesses_in, targets_of, verdict_lines
-from kvsim.experiments.decode.report.compare import Comparison
+from kvsim.experiments.decode.crosscheck import accesses_in
 from kvsim.experiments.decode.report.compare import compare as compare_cells
-from kvsim.experiments.decode.report.compare_tables import cells_csv, compare_figure, compare_text
+from kvsim.experiments.decode.report.compare import compare_out_of_sample as compare_cells_out_of_sample
+from kvsim.experiments.decode.report.compare_tables import compared_in_sample, compared_out_of_sample
 from kvsim.experiments.decode.report.figures import figures_of
-from kvsim.experiments.decode.report.out_of_sample import compare_out_of_sample as out_of_sample
-from kvsim.experiments.decode.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
 from kvsim.experiments.decode.report.table import cells_frame, text_table, verdict_text
 from kvsim.experiments.decode.simulate import check, simulate, warnings
-from kvsim.experiments.types import Compared, Experiment
+from kvsim.experiments.types import Experiment
 from kvsim.policies.baselines import PEERS
-from kvsim.report.results import RunResult, records_parquet, summary_json
-from kvsim.report.style import png
+from kvsim.report.comparison import Compared
+from kvsim.report.results import RunResult
 from kvsim.scenario.decode import Scenario
 
 
@@ -33,7 +30,7 @@ def show(summary: Mapping[str, Any]) -> str:
 
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare counts and times, cell by cell; see `kvsim.experiments.decode.report.compare.compare`."""
-    return compared(compare_cells(simulated, measured))
+    return compared_in_sample(compare_cells(simulated, measured))
 
 
 def check_simulated(scenario: Scenario) -> None:
@@ -62,40 +59,8 @@ def check_accesses(scenario: Scenario, place: Path) -> None:
 def compare_out_of_sample(
     simulated: RunResult, measured: RunResult, in_sample: Mapping[str, Any] | None = None
 ) -> Compared:
-    """Compare what was simulated on other accesses than were measured; see `out_of_sample`."""
-    found = out_of_sample(simulated, measured)
-    contents = found.figures | {"out_of_sample_accesses": found.accesses, "out_of_sample_cells": found.cells}
-    return Compared(
-        contents=contents,
-        text=out_of_sample_text(found, in_sample),
-        files={
-            "out_of_sample.png": png(out_of_sample_figure(found)),
-            "out_of_sample.csv": cells_csv(found.cells).encode(),
-            "out_of_sample.parquet": records_parquet(found.cells),
-            "out_of_sample.json": summary_json(contents).encode(),
-        },
-    )
-
-
-def compared(found: Comparison) -> Compared:
-    """Return a comparison as a command shows and keeps it."""
-    targets = targets_of(found.figures)
-    contents: dict[str, Any] = found.figures | {"cells": found.cells, "targets": [asdict(one) for one in targets]}
-    lines = [compare_text(found)]
-    if found.divergence is not None:
-        contents |= {"divergence": str(found.divergence)}
-        lines.append(f"first divergence: {found.divergence}")
-    return Compared(
-        contents=contents,
-        text="\n".join([*lines, *verdict_lines(found.figures)]),
-        files={
-            "compare.png": png(compare_figure(found)),
-            "compare.csv": cells_csv(found.cells).encode(),
-            "compare.parquet": records_parquet(found.cells),
-            "compare.json": summary_json(contents).encode(),
-        },
-        missed=tuple(target.name for target in targets if target.is_met is False),
-    )
+    """Compare what was simulated on other accesses than were measured."""
+    return compared_out_of_sample(compare_cells_out_of_sample(simulated, measured), in_sample)
 
 
 EXPERIMENT: Experiment[Scenario] = Experiment(

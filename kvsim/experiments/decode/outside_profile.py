@@ -151,7 +151,8 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
         if name == "select" and selector is None:
             continue
         table = profile.segments[name].device
-        yield f"segments.{name}", "sequences", table.batches, batch
+        if table.columns_are == "sequences":
+            yield f"segments.{name}", "sequences", table.columns, batch
         if table.amount != "none" and name in amounts:
             yield f"segments.{name}", table.amount, table.amounts, amounts[name]
     if cell.holds_everything:
@@ -162,7 +163,7 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
         ("link.to_host", profile.link.to_host.transfer, 1),
     ):
         _check_page_size(cell, direction, link)
-        yield direction, "bytes", link.batches, cell.page_bytes
+        yield direction, "bytes", link.columns, cell.page_bytes
         yield direction, "pieces", link.amounts, pieces
 
 
@@ -174,12 +175,12 @@ def _asked_of_decisions(
     if table.amount == "none":
         return
     yield f"policies.{name}", "pages", table.amounts, selected_pages
-    if len(table.batches) > 1:  # one column: its cost was found not to depend on the pages in all
-        yield f"policies.{name}", "all pages", table.batches, grid_pages
+    if len(table.columns) > 1:  # one column: its cost was found not to depend on the pages in all
+        yield f"policies.{name}", "all pages", table.columns, grid_pages
 
 
 def _check_page_size(cell: Cell, direction: str, table: CostTable) -> None:
-    sizes = table.batches
+    sizes = table.columns
     if len(sizes) > 1 or len(table.amounts) == 1 or sizes[0] / SLACK <= cell.page_bytes <= sizes[0] * SLACK:
         return
     raise CalibrationError(

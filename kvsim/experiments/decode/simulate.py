@@ -17,6 +17,7 @@ from kvsim.experiments.decode.outside_profile import beyond_profile
 from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.sources import Sources
 from kvsim.experiments.decode.summarise import simulated_entry, simulated_summary
+from kvsim.experiments.decode.workers import in_worker
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
@@ -210,7 +211,7 @@ def _in_processes(
     fresh = sources.unopened()
     pieces = [[(number, cells[number]) for number in piece] for piece in _pieces(cells, numbers, num_workers)]
     shared = joblib.Parallel(n_jobs=num_workers, return_as="generator_unordered")
-    yield from shared(joblib.delayed(_simulate_piece)(piece, fresh) for piece in pieces)
+    yield from shared(joblib.delayed(in_worker)(os.getpid(), _simulate_piece, piece, fresh) for piece in pieces)
 
 
 def _pieces(cells: Sequence[Cell], numbers: Sequence[int], num_workers: int) -> list[list[int]]:

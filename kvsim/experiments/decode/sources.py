@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, Extent
+from kvsim.experiments.decode.needs import check_needs
 from kvsim.policies.base import reads_speculation
 from kvsim.profile.profile import SPECULATE
 from kvsim.scenario.decode import Scenario
@@ -97,6 +98,7 @@ class Sources:
             With what would be right.
         """
         cell.check_budget()
+        check_needs(cell)
         scenario = cell.scenario
         policy = cell.make_policy()
         if cell.selector is None:

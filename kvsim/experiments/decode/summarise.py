@@ -89,7 +89,7 @@ def _compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Ce
 
 def simulated_entry(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Return the cell's entry with what only a simulation knows of it."""
-    return entry_of(cell, rows) | {"tpot_interval_s": tpot_interval_s(cell, rows)}
+    return entry_of(cell, rows) | {"tpot_interval_s": list(tpot_interval_s(cell, rows))}
 
 
 def simulated_summary(

@@ -243,7 +243,7 @@ def _tokenized(path: Path, folder: Path) -> tuple[StreamHeader, IntArray]:
         reason = getattr(problem, "strerror", None) or problem
         raise ScenarioError(f"stream.path {str(path)!r}: cannot read the text ({reason})") from None
     if importlib.util.find_spec("tokenizers") is None:
-        raise KvsimError('stream.tokenizer needs the package tokenizers: pip install "kvsim[torch]"')
+        raise KvsimError("stream.tokenizer needs the package tokenizers: pip install tokenizers")
     tokens: IntArray = importlib.import_module("kvsim.traces.tokens.text").tokens_of([text], folder)[0]
     if not tokens.size:
         raise ScenarioError(f"stream.path {str(path)!r} has no tokens")

@@ -1,7 +1,8 @@
 """What the experiment offers, for the registry."""
 
+from kvsim.experiments.embedding_rows.report import compare, figures, show
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import check, compare, figures, show, simulate
+from kvsim.experiments.embedding_rows.simulate import check, simulate
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[EmbeddingRows] = Experiment(

@@ -7,38 +7,35 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
-from kvsim.report.tables import Column
+from kvsim.report.comparison import Compared, Comparison, Fields
+from kvsim.report.results import RunResult
+from kvsim.report.style import add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.report.tables import Column, percent, result_text, table_text
 from kvsim.units import format_bytes, format_seconds
 
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
 COLUMNS: dict[str, Column] = {
-    "mode": Column(title="/mode", text=str),
-    "policy": Column(title="/policy", text=str),
-    "run.prompt_tokens": Column(title="prompt/tokens", text=str),
-    "run.batch": Column(title="/batch", text=str),
+    "mode": Column(title="/mode"),
+    "policy": Column(title="/policy"),
+    "run.prompt_tokens": Column(title="prompt/tokens"),
+    "run.batch": Column(title="/batch"),
     "prefetch.queued": Column(title="next/prompt", text=lambda value: "ahead" if value else "waits"),
-    "prefetch.bigram_rows": Column(title="/bigrams", text=str),
-    "budget_rows": Column(title="budget/rows", text=lambda value: f"{value:,}"),
+    "prefetch.bigram_rows": Column(title="/bigrams"),
+    "budget_rows": Column(title="budget/rows", text="{:,}".format),
     "cache_bytes": Column(title="on the/device", text=format_bytes),
     "saved_bytes": Column(title="device/saved", text=format_bytes),
-    "token_hit_frac": Column(title="hits/tokens", text=_percent),
-    "row_hit_frac": Column(title="hits/rows", text=_percent),
-    "bound_hit_frac": Column(title="bound/rows", text=_percent),
-    "step_hit_frac": Column(title="hits/next tok.", text=_percent),
-    "foretold_frac": Column(title="next tok./foretold", text=_percent),
-    "prefetched_rows": Column(title="fetched/ahead", text=lambda value: f"{value:,}"),
-    "prefetch_used_frac": Column(title="of them/used", text=_percent),
+    "token_hit_frac": Column(title="hits/tokens", text=percent),
+    "row_hit_frac": Column(title="hits/rows", text=percent),
+    "bound_hit_frac": Column(title="bound/rows", text=percent),
+    "step_hit_frac": Column(title="hits/next tok.", text=percent),
+    "foretold_frac": Column(title="next tok./foretold", text=percent),
+    "prefetched_rows": Column(title="fetched/ahead", text="{:,}".format),
+    "prefetch_used_frac": Column(title="of them/used", text=percent),
     "prompt_embed_mean_s": Column(title="prompt/rows", text=format_seconds),
     "step_embed_mean_s": Column(title="next token/rows", text=format_seconds),
     "prompt_mean_s": Column(title="first/token", text=format_seconds),
     "request_mean_s": Column(title="whole/request", text=format_seconds),
-    "tokens_per_s": Column(title="tokens/per s", text=lambda value: f"{value:.2f}"),
-    "speed_vs_resident": Column(title="speed/vs res.", text=lambda value: f"{value:.4f}x"),
+    "tokens_per_s": Column(title="tokens/per s", text="{:.2f}".format),
+    "speed_vs_resident": Column(title="speed/vs res.", text="{:.4f}x".format),
 }
 
 LEGEND = (
@@ -62,7 +59,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(f"{budget:,} rows ({size}), a prompt's rows: {'; '.join(text for text in told if text)}.")
     slowest = min(cells, key=lambda cell: cell["speed_vs_resident"])
     lines.append(
-        f"A request takes at most {_percent(1 / slowest['speed_vs_resident'] - 1)} longer than with the whole table of "
+        f"A request takes at most {percent(1 / slowest['speed_vs_resident'] - 1)} longer than with the whole table of "
         f"{format_bytes(slowest['table_bytes'])} on the device ({slowest['mode']}, {slowest['policy']}, "
         f"{slowest['budget_rows']:,} rows)."
     )
@@ -100,7 +97,7 @@ def _reservations(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     outside = max((cell.get("outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(
-            f"{_percent(outside)} of the calls lie outside what the profile measured; their times are extrapolated."
+            f"{percent(outside)} of the calls lie outside what the profile measured; their times are extrapolated."
         )
     return lines
 
@@ -142,3 +139,34 @@ def _would_save_mib(cell: Mapping[str, Any]) -> float:
 
 def _named(cell: Mapping[str, Any]) -> str:
     return f"{cell['mode']} {cell['policy']}"
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells and the verdict."""
+    return result_text(summary, f"{table_text(summary['cells'], COLUMNS)}\n{LEGEND}")
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return hit rate and time per prompt over the memory of the cache."""
+    return {"embedding_rows.png": png(rows_figure(result.summary))}
+
+
+COMPARED = Fields(
+    keys=("mode", "policy", "budget_rows"),
+    figures=("prompt_embed_mean_s", "step_embed_mean_s", "prompt_mean_s", "request_mean_s"),
+    counts=("tokens", "distinct_rows", "hit_rows", "missed_rows", "prefetched_rows", "evicted_rows"),
+    columns=COLUMNS,
+    digests={"tokens_digest": "tokens"},
+)
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare rows hit, missed, fetched ahead and evicted, which must be equal, and times; and whether bits are."""
+    found = Comparison(simulated, measured, COMPARED)
+    found.rows_equal("calls_equal", "hits of every call", "hit_rows")
+    same_frac = min(cell["same_logits_frac"] for cell in measured.summary["cells"])
+    found.contents["same_logits_frac"] = same_frac
+    found.lines.append(
+        f"against the whole table on the device: logits equal to the last bit in {percent(same_frac, 0)} of the calls"
+    )
+    return found.compared(by="mode")

@@ -26,21 +26,15 @@ from kvsim.experiments.embedding_rows.calls import (
     served_of,
 )
 from kvsim.experiments.embedding_rows.clock import costs_of, simulate_calls
-from kvsim.experiments.embedding_rows.report import COLUMNS, LEGEND, rows_figure, verdict_of
+from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.types import Compared, Job
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
-from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
-from kvsim.report.results import RunResult, summary_json
-from kvsim.report.style import png
-from kvsim.report.tables import costs_text
+from kvsim.report.results import RunResult
 from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
 
-KEYS = ("mode", "policy", "budget_rows")
-FIGURES = ("prompt_embed_mean_s", "step_embed_mean_s", "prompt_mean_s", "request_mean_s")
-COUNTS = ("tokens", "distinct_rows", "hit_rows", "missed_rows", "prefetched_rows", "evicted_rows")
 RECORDED = "served.jsonl"
 """File of a measured result with the tokens that were read."""
 
@@ -187,47 +181,6 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
 def digest_of(requests: IntArray) -> str:
     """Return what tells requests apart."""
     return content_digest(requests)
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """Return the table of the cells and the verdict."""
-    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
-    table = cells_text(summary["cells"], COLUMNS)
-    return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
-
-
-def figures(result: RunResult) -> dict[str, bytes]:
-    """Return hit rate and time per prompt over the memory of the cache."""
-    return {"embedding_rows.png": png(rows_figure(result.summary))}
-
-
-def compare(simulated: RunResult, measured: RunResult) -> Compared:
-    """Compare rows hit, missed, fetched ahead and evicted, which must be equal, and times; and whether bits are."""
-    pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
-    if simulated.summary["tokens_digest"] != measured.summary["tokens_digest"]:
-        raise ResultError(
-            "the results are of different tokens; replay the measured ones: kvsim run SCENARIO --trace MEASURED"
-        )
-    same = {
-        "calls_equal": bool(np.array_equal(simulated.rows["hit_rows"], measured.rows["hit_rows"])),
-        "same_logits_frac": min(cell["same_logits_frac"] for cell in measured.summary["cells"]),
-    }
-    contents = pairs.summary() | same
-    lines = [
-        pairs_text(pairs, COLUMNS),
-        f"hits of every call equal: {'yes' if same['calls_equal'] else 'NO'}",
-        f"against the whole table on the device: logits equal to the last bit in "
-        f"{100 * same['same_logits_frac']:.0f}% of the calls",
-    ]
-    return Compared(
-        contents=contents,
-        text="\n".join(lines),
-        files={
-            "compare.png": png(pairs_figure(pairs, by="mode")),
-            "compare.csv": pairs_csv(pairs).encode(),
-            "compare.json": summary_json(contents).encode(),
-        },
-    )
 
 
 def _mean(values: FloatArray | IntArray) -> float | None:

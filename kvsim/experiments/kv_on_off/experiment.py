@@ -1,7 +1,8 @@
 """What the experiment offers, for the registry."""
 
+from kvsim.experiments.kv_on_off.report import compare, figures, show
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
-from kvsim.experiments.kv_on_off.simulate import check, compare, figures, show, simulate
+from kvsim.experiments.kv_on_off.simulate import check, simulate
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[KvOnOff] = Experiment(

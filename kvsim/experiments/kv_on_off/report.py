@@ -10,8 +10,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from kvsim.report.comparison import Compared, Comparison, Fields
 from kvsim.report.results import RunResult
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png
+from kvsim.report.tables import Column, result_text, table_text
+from kvsim.units import format_bytes
+
+COLUMNS: dict[str, Column] = {
+    "use_cache": Column(title="KV/cache", text=lambda value: "on" if value else "off"),
+    "batch": Column(title="/batch"),
+    "prompt_tokens": Column(title="prompt/tokens"),
+    "new_tokens": Column(title="new/tokens"),
+    "latency_s": Column(title="latency/s", text="{:.2f}".format),
+    "first_token_s": Column(title="first token/s", text="{:.3f}".format),
+    "tokens_per_s": Column(title="tokens/per s", text="{:.1f}".format),
+    "speed_vs_off": Column(title="speed/vs off", text="{:.2f}x".format),
+    "kv_bytes": Column(title="KV cache/at the end", text=format_bytes),
+    "peak_bytes": Column(title="peak memory/over weights", text=format_bytes),
+    "computed_tokens": Column(title="tokens/computed", text="{:,}".format),
+}
 
 _THEORY: dict[tuple[str, bool], tuple[float, float, str]] = {
     ("step time over context", False): (1.0, 2.0, "every token again: matrix products grow by 1, attention by 2"),
@@ -76,14 +93,16 @@ def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any
 
 def growth_text(growth: Sequence[Mapping[str, Any]]) -> str:
     """Return the exponents as a printed table."""
-    lines = [f"{'growth':<30}{'cache':<6}{'exponent':>9}   theory"]
-    for entry in growth:
-        value = "-" if entry["exponent"] is None else f"{entry['exponent']:.2f}"
-        low, high = entry["theory_low"], entry["theory_high"]
-        theory = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        cache = "on" if entry["use_cache"] else "off"
-        lines.append(f"{entry['growth']:<30}{cache:<6}{value:>9}   {theory:<7} {entry['theory']}")
-    return "\n".join(lines)
+    columns = {
+        "growth": Column(title="/growth"),
+        "use_cache": Column(title="/cache", text=lambda value: "on" if value else "off"),
+        "exponent": Column(title="/exponent", text="{:.2f}".format),
+        "range": Column(title="by/theory"),
+        "theory": Column(title="/because"),
+    }
+    ranges = (dict.fromkeys(f"{entry[f'theory_{end}']:g}" for end in ("low", "high")) for entry in growth)
+    rows = [dict(entry) | {"range": " to ".join(ends)} for entry, ends in zip(growth, ranges, strict=True)]
+    return table_text(rows, columns, left=(0, 4))
 
 
 def growth_figure(result: RunResult) -> Figure:
@@ -134,3 +153,26 @@ def growth_figure(result: RunResult) -> Figure:
 
 def _over(cells: Sequence[Mapping[str, Any]], amount: str, value: str) -> float | None:
     return exponent([cell[amount] for cell in cells], [cell[value] for cell in cells])
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells, how they grow, and the verdict."""
+    return result_text(summary, table_text(summary["cells"], COLUMNS), growth_text(summary["growth"]))
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return latency, throughput and memory over the prompt, and the time of a step over the context."""
+    return {"kv_on_off.png": png(growth_figure(result))}
+
+
+COMPARED = Fields(
+    keys=("use_cache", "batch", "prompt_tokens", "new_tokens"),
+    figures=("latency_s", "first_token_s", "peak_bytes"),
+    counts=("kv_bytes", "computed_tokens"),
+    columns=COLUMNS,
+)
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare latency, time to first token and memory of every cell; bytes of the cache and tokens must be equal."""
+    return Comparison(simulated, measured, COMPARED).compared(by="use_cache")

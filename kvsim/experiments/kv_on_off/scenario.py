@@ -8,6 +8,7 @@ from pydantic import PositiveInt
 
 from kvsim.experiments.base import CacheScenario
 from kvsim.scenario.file import Role
+from kvsim.scenario.limits import Count
 from kvsim.scenario.toml import Strict
 
 
@@ -18,7 +19,7 @@ class Generation(Strict):
     """False: every step runs the whole context through the model again."""
     batch: PositiveInt = 1
     prompt_tokens: PositiveInt = 128
-    new_tokens: PositiveInt = 128
+    new_tokens: Count = 128
     text: str = "python-docs"
     """What is read: ``python-docs``, ``python-code``, or a UTF-8 text file; generation is greedy."""
     repeats: PositiveInt = 1

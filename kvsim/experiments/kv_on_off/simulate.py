@@ -10,38 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.experiments.base import cells_of, check_calls, make_result, profile_of, shape_of
-from kvsim.experiments.kv_on_off.report import growth_figure, growth_of, growth_text
+from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
-from kvsim.experiments.types import Compared, Job
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
-from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
-from kvsim.report.results import RunResult, summary_json
-from kvsim.report.style import png
-from kvsim.report.tables import Column, costs_text
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import ModelShape, check_context
 from kvsim.units import format_bytes
 
-KEYS = ("use_cache", "batch", "prompt_tokens", "new_tokens")
 _POSITION_BYTES = 8
 """Of a position, and of a token id."""
-
-FIGURES = ("latency_s", "first_token_s", "peak_bytes")
-COUNTS = ("kv_bytes", "computed_tokens")
-
-COLUMNS: dict[str, Column] = {
-    "use_cache": Column(title="KV/cache", text=lambda value: "on" if value else "off"),
-    "batch": Column(title="/batch", text=str),
-    "prompt_tokens": Column(title="prompt/tokens", text=str),
-    "new_tokens": Column(title="new/tokens", text=str),
-    "latency_s": Column(title="latency/s", text=lambda value: f"{value:.2f}"),
-    "first_token_s": Column(title="first token/s", text=lambda value: f"{value:.3f}"),
-    "tokens_per_s": Column(title="tokens/per s", text=lambda value: f"{value:.1f}"),
-    "speed_vs_off": Column(title="speed/vs off", text=lambda value: f"{value:.2f}x"),
-    "kv_bytes": Column(title="KV cache/at the end", text=format_bytes),
-    "peak_bytes": Column(title="peak memory/over weights", text=format_bytes),
-    "computed_tokens": Column(title="tokens/computed", text=lambda value: f"{value:,}"),
-}
 
 
 def check(scenario: KvOnOff, base_dir: Path | None) -> int:
@@ -90,9 +69,9 @@ def step_times_s(scenario: KvOnOff, profile: Profile) -> NDArray[np.float64]:
     table = _table_of(scenario, profile)
     steps = range(run.new_tokens)
     if run.use_cache:
-        later = [table.at_s(1, run.prompt_tokens + step) for step in steps[1:]]
-        return np.array([table.at_s(run.prompt_tokens, 0), *later])
-    return np.array([table.at_s(run.prompt_tokens + step, 0) for step in steps])
+        later = [table.at_s(1, cached_tokens=run.prompt_tokens + step) for step in steps[1:]]
+        return np.array([table.at_s(run.prompt_tokens, cached_tokens=0), *later])
+    return np.array([table.at_s(run.prompt_tokens + step, cached_tokens=0) for step in steps])
 
 
 def kv_bytes(scenario: KvOnOff, shape: ModelShape) -> int:
@@ -204,30 +183,3 @@ def verdict_of(cells: list[dict[str, Any]]) -> list[str]:
         f"{most['speed_vs_off']:.1f} times ({told.format(**most)}) as fast, for at most "
         f"{format_bytes(max(cell['kv_bytes'] for cell in pairs))} of cache."
     ]
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """Return the table of the cells, how they grow, and the verdict."""
-    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
-    table = cells_text(summary["cells"], COLUMNS)
-    return "\n\n".join([f"{summary['scenario']}: {how}", table, growth_text(summary["growth"]), *summary["verdict"]])
-
-
-def figures(result: RunResult) -> dict[str, bytes]:
-    """Return latency, throughput and memory over the prompt, and the time of a step over the context."""
-    return {"kv_on_off.png": png(growth_figure(result))}
-
-
-def compare(simulated: RunResult, measured: RunResult) -> Compared:
-    """Compare latency, time to first token and memory of every cell; bytes of the cache and tokens must be equal."""
-    pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
-    contents = pairs.summary()
-    return Compared(
-        contents=contents,
-        text=pairs_text(pairs, COLUMNS),
-        files={
-            "compare.png": png(pairs_figure(pairs, by="use_cache")),
-            "compare.csv": pairs_csv(pairs).encode(),
-            "compare.json": summary_json(contents).encode(),
-        },
-    )

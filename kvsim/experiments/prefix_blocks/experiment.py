@@ -1,7 +1,8 @@
 """What the experiment offers, for the registry."""
 
+from kvsim.experiments.prefix_blocks.report import compare, figures, show
 from kvsim.experiments.prefix_blocks.scenario import PrefixBlocks
-from kvsim.experiments.prefix_blocks.simulate import check, compare, figures, show, simulate, warnings
+from kvsim.experiments.prefix_blocks.simulate import check, simulate, warnings
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[PrefixBlocks] = Experiment(

@@ -11,11 +11,13 @@ from kvsim.caches.prefix import PrefixCache, Replayed, hash_blocks, make_evictio
 from kvsim.caches.prefix.evictions import next_uses
 from kvsim.caches.prefix.replay import chains
 from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.first_token import agreement_of, medians
+from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
-from kvsim.experiments.prefix_blocks.engine.run import Answered, answer, use_threads
+from kvsim.experiments.prefix_blocks.engine.run import Answered, answer
 from kvsim.experiments.prefix_blocks.engine.store import BlockStore
 from kvsim.experiments.prefix_blocks.report import verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of
@@ -126,23 +128,18 @@ def _run(model: Any, cell: PrefixBlocks, prompts: list[NDArray[np.int64]], reque
 def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: list[list[list[Answered]]]) -> RunResult:
     """Return the measured result; times are medians over repeats, the last runs those without a cache."""
     full = runs[-1]
-    full_s = _times_s(full)
+    full_s = medians(full, "ttft_s")
     entries, tables = [], []
     for number, (cell, swept) in enumerate(cells_of(scenario)):
         own = runs[number][0]
         done = Replayed(
             hits=np.array([found.num_hits for found in own]), evictions=np.array([found.num_evicted for found in own])
         )
-        ttft_s = _times_s(runs[number])
-        agree = [
-            int(found.logits.argmax()) == int(alone.logits.argmax()) for found, alone in zip(own, full[0], strict=True)
-        ]
-        apart = [float((found.logits - alone.logits).abs().max()) for found, alone in zip(own, full[0], strict=True)]
+        ttft_s = medians(runs[number], "ttft_s")
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
-        entry |= {"next_token_agreement_frac": float(np.mean(agree)), "max_logit_difference": max(apart)}
-        entries.append(entry | swept)
+        entries.append(entry | agreement_of(own, full[0]) | swept)
         rows = rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s)
-        tables.append(rows | {"processor_s": np.median([[f.processor_s for f in run] for run in runs[number]], axis=0)})
+        tables.append(rows | {"processor_s": medians(runs[number], "processor_s")})
     profile = profile_of(scenario, job.base_dir)
     return make_result(
         scenario,
@@ -154,11 +151,6 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
         is_measured=True,
         extra={"requests_digest": digest_of(requests)},
     )
-
-
-def _times_s(repeats: list[list[Answered]]) -> NDArray[np.float64]:
-    times_s: NDArray[np.float64] = np.median([[found.ttft_s for found in run] for run in repeats], axis=0)
-    return times_s
 
 
 MEASUREMENT: Measurement[PrefixBlocks] = Measurement(measure=measure)

@@ -7,29 +7,26 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
-from kvsim.report.tables import Column
+from kvsim.report.comparison import PROCESSOR_NOTE, Compared, Comparison, Fields
+from kvsim.report.results import RunResult
+from kvsim.report.style import add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.report.tables import Column, percent, result_text, table_text
 from kvsim.units import format_bytes, format_seconds
 
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
 COLUMNS: dict[str, Column] = {
-    "policy": Column(title="/policy", text=str),
-    "admission": Column(title="let/in", text=str),
-    "index": Column(title="/index", text=str),
-    "budget_blocks": Column(title="budget/blocks", text=lambda value: f"{value:,}"),
+    "policy": Column(title="/policy"),
+    "admission": Column(title="let/in"),
+    "index": Column(title="/index"),
+    "budget_blocks": Column(title="budget/blocks", text="{:,}".format),
     "cache_bytes": Column(title="/cache", text=format_bytes),
-    "block_hit_frac": Column(title="hits/blocks", text=lambda value: f"{value:.3f}"),
-    "token_hit_frac": Column(title="hits/tokens", text=lambda value: f"{value:.3f}"),
-    "request_mean_hit_frac": Column(title="hits/by request", text=lambda value: f"{value:.3f}"),
-    "bound_block_hit_frac": Column(title="bound/blocks", text=lambda value: f"{value:.3f}"),
-    "evicted_blocks": Column(title="evicted/blocks", text=lambda value: f"{value:,}"),
+    "block_hit_frac": Column(title="hits/blocks", text="{:.3f}".format),
+    "token_hit_frac": Column(title="hits/tokens", text="{:.3f}".format),
+    "request_mean_hit_frac": Column(title="hits/by request", text="{:.3f}".format),
+    "bound_block_hit_frac": Column(title="bound/blocks", text="{:.3f}".format),
+    "evicted_blocks": Column(title="evicted/blocks", text="{:,}".format),
     "ttft_mean_s": Column(title="TTFT/mean", text=format_seconds),
     "ttft_full_mean_s": Column(title="TTFT/no cache", text=format_seconds),
-    "ttft_saved_frac": Column(title="TTFT/saved", text=_percent),
+    "ttft_saved_frac": Column(title="TTFT/saved", text=percent),
 }
 
 LEGEND = (
@@ -52,11 +49,11 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
         best = max(real, key=lambda cell: cell["block_hit_frac"])
         budget = "no limit" if best["budget_blocks"] is None else f"{best['budget_blocks']:,} blocks"
         bound = best.get("bound_block_hit_frac")
-        of_bound = f", {_percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
+        of_bound = f", {percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
         saved = best["ttft_saved_frac"]
         lines.append(
             f"{budget} ({format_bytes(best['cache_bytes'])}): {_named(best)} hits {best['block_hit_frac']:.3f} of the "
-            f"blocks{of_bound}" + (f", and saves {_percent(saved)} of the time to first token." if saved else ".")
+            f"blocks{of_bound}" + (f", and saves {percent(saved)} of the time to first token." if saved else ".")
         )
     if any(cell["ttft_mean_s"] is not None for cell in cells):
         lines.append(
@@ -67,7 +64,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
     outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(
-            f"{_percent(outside)} of the requests prefill after more tokens than the profile measured; their times are "
+            f"{percent(outside)} of the requests prefill after more tokens than the profile measured; their times are "
             "extrapolated linearly."
         )
     if is_assumed:
@@ -140,3 +137,35 @@ def _by_budget(cells: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str
     for cell in cells:
         groups.setdefault(cell["budget_blocks"], []).append(cell)
     return groups
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells and the verdict."""
+    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
+    table = f"{table_text(summary['cells'], COLUMNS)}\n{LEGEND}"
+    return result_text(summary, *readings, table)
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return the hit rate and the time to first token over the budget."""
+    return {"prefix_blocks.png": png(hit_figure(result.summary))}
+
+
+COMPARED = Fields(
+    keys=("policy", "budget_blocks"),
+    figures=("ttft_mean_s", "ttft_full_mean_s"),
+    counts=("hit_blocks", "hit_tokens", "evicted_blocks"),
+    columns=COLUMNS,
+    digests={"requests_digest": "requests"},
+)
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare hits and evictions, which must be equal, and the time to first token, cell by cell and by request."""
+    found = Comparison(simulated, measured, COMPARED)
+    found.rows_equal("requests_equal", "hits of every request", "hit_blocks")
+    found.errors("request_ttft", found.row_errors("ttft_s"), "time to first token of a request")
+    errors = found.row_errors("ttft_s", "processor_s")
+    found.errors("request_processor", errors, "  against its processor time", PROCESSOR_NOTE)
+    found.answers("requests")
+    return found.compared(by="policy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
-from kvsim.errors import CalibrationError, ResultError
-from kvsim.experiments.base import call_problem_of, cells_of, make_result, profile_of, shape_of
-from kvsim.experiments.prefix_blocks.report import COLUMNS, LEGEND, hit_figure, verdict_of
+from kvsim.errors import ResultError
+from kvsim.experiments.base import cells_of, make_result, prefill_or_reason, profile_of, shape_of
+from kvsim.experiments.prefix_blocks.report import verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
-from kvsim.experiments.types import Compared, Job
+from kvsim.experiments.types import Job
+from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
-from kvsim.profile.tables import CostTable
-from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
-from kvsim.report.results import RunResult, summary_json
-from kvsim.report.style import png
-from kvsim.report.tables import costs_text
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
-from kvsim.types import BoolArray, FloatArray, IntArray
+from kvsim.types import FloatArray, IntArray
 
-KEYS = ("policy", "budget_blocks")
-FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
-COUNTS = ("hit_blocks", "hit_tokens", "evicted_blocks")
 RECORDED = "requests.jsonl"
 """File of a measured result with the blocks of what was sent."""
 
@@ -45,10 +38,11 @@ def check(scenario: PrefixBlocks, base_dir: Path | None) -> int:
 
 def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
     """Return a line if times are not known, and one if times of arrival go backward."""
-    lines = []
+    lines: list[str | None] = []
     for cell, _ in cells_of(scenario):
         requests = requests_of(cell.trace, beside)
-        lines += [_unknown(profile_of(cell, beside), cell, requests), backward_of(requests)]
+        prefill = prefill_of(cell, profile_of(cell, beside), requests)
+        lines += [prefill if isinstance(prefill, str) else None, backward_of(requests)]
     return list(dict.fromkeys(line for line in lines if line is not None))
 
 
@@ -65,21 +59,23 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         requests = traces[cell.trace]
         check_context(shape_of(cell), int(requests.input_tokens.max()), cell.name)
         done = cases.of(requests, cell.cache)
-        unknown = _unknown(profile, cell, requests)
-        cached, chunk_tokens = hit_tokens(requests, done.hits), cell.prefill_chunk_tokens
-        if unknown is None:
-            full_s, _ = prefill_times_s(profile, requests.input_tokens, 0, chunk_tokens)
-            ttft_s, is_outside = prefill_times_s(profile, requests.input_tokens - cached, cached, chunk_tokens)
-        else:
+        prefill, cached = prefill_of(cell, profile, requests), hit_tokens(requests, done.hits)
+        outside_frac = None
+        if isinstance(prefill, str):
             full_s, ttft_s = (np.full(requests.num_requests, np.nan) for _ in range(2))
-        notes += [unknown, backward_of(requests)]
+            notes.append(prefill)
+        else:
+            full_s, _ = prefill.times_s(requests.input_tokens, 0)
+            ttft_s, is_outside = prefill.times_s(requests.input_tokens - cached, cached)
+            outside_frac = float(is_outside.mean())
+        notes.append(backward_of(requests))
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
         unlimited = cases.of(requests, cell.cache, policy="lru")
         bound = cases.of(requests, cell.cache, policy="belady", is_limited=True)
         num_blocks = requests.blocks.size
         entry["bound_block_hit_frac"] = _ratio(int(bound.hits.sum()), num_blocks)
         entry["unlimited_block_hit_frac"] = _ratio(int(unlimited.hits.sum()), num_blocks)
-        entry["ttft_outside_frac"] = float(is_outside.mean()) if unknown is None else None
+        entry["ttft_outside_frac"] = outside_frac
         entries.append(entry | swept)
         tables.append(rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s))
         job.progress(1 / len(found))
@@ -153,37 +149,11 @@ def hit_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
     return hits * requests.block_tokens
 
 
-def prefill_times_s(
-    profile: Profile, new_tokens: IntArray, cached: IntArray | int, chunk_tokens: int
-) -> tuple[FloatArray, BoolArray]:
-    """Return the seconds to prefill each request in chunks, and whether a chunk lies outside what was measured."""
-    table = _prefill_of(profile)
-    left, done = new_tokens.copy(), np.zeros_like(new_tokens) + cached
-    times_s, is_outside = np.zeros(left.size), np.zeros(left.size, dtype=bool)
-    while (busy := np.flatnonzero(left > 0)).size:
-        chunk = np.minimum(left[busy], chunk_tokens)
-        times_s[busy] += _at_s(table, chunk, done[busy])
-        is_outside[busy] |= (chunk > table.amounts[-1]) | (done[busy] > table.batches[-1])
-        left[busy] -= chunk
-        done[busy] += chunk
-    return times_s, is_outside
-
-
-def _prefill_of(profile: Profile) -> CostTable:
-    if profile.prefill is None:
-        raise CalibrationError(
-            f"profile {profile.name}: no cost of prefill, which prefix blocks save; {profile.advice}"
-        )
-    return profile.prefill
-
-
-def _unknown(profile: Profile, cell: PrefixBlocks, requests: RequestBlocks) -> str | None:
-    """Return why times are not known; None where they are. Hits follow without them."""
-    if profile.prefill is None:
-        return f"Times are not known: profile {profile.name} has no cost of prefill; {profile.advice}."
+def prefill_of(cell: PrefixBlocks, profile: Profile, requests: RequestBlocks) -> PrefillCost | str:
+    """Return the cost of a cell's prefill, or a line on why times are not known. Hits follow without them."""
     longest = int(requests.input_tokens.max())
-    problem = call_problem_of(cell, profile, profile.prefill, [(min(cell.prefill_chunk_tokens, longest), 0)])
-    return None if problem is None else f"Times are not known: {problem}."
+    found = prefill_or_reason(cell, profile, chunk_tokens=cell.prefill_chunk_tokens, longest_tokens=longest)
+    return f"Times are not known: {found}." if isinstance(found, str) else found
 
 
 def backward_of(requests: RequestBlocks) -> str | None:
@@ -197,27 +167,6 @@ def backward_of(requests: RequestBlocks) -> str | None:
         f"Times of arrival go backward {int(is_back.sum()):,} times in the trace, first at request {first + 2:,} "
         f"({known[first + 1]:g} s after {known[first]:g} s): requests are replayed in the file's order."
     )
-
-
-def _at_s(table: CostTable, amounts: IntArray, batches: IntArray) -> FloatArray:
-    """Return `CostTable.at_s` of many."""
-    rows, row_frac = _places(table.amounts, amounts)
-    columns, column_frac = _places(table.batches, batches)
-    time_s = np.array(table.time_s)
-    below, beside = np.minimum(rows + 1, len(table.amounts) - 1), np.minimum(columns + 1, len(table.batches) - 1)
-    left = time_s[rows, columns] + row_frac * (time_s[below, columns] - time_s[rows, columns])
-    right = time_s[rows, beside] + row_frac * (time_s[below, beside] - time_s[rows, beside])
-    found: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
-    return found
-
-
-def _places(grid: tuple[float, ...], values: IntArray) -> tuple[IntArray, FloatArray]:
-    if len(grid) == 1:
-        return np.zeros(values.size, dtype=np.int64), np.zeros(values.size)
-    points = np.array(grid)
-    left = np.clip(np.searchsorted(points, values, side="right") - 1, 0, len(grid) - 2)
-    frac = np.maximum((values - points[left]) / (points[left + 1] - points[left]), 0.0)
-    return left, frac
 
 
 def cell_of(
@@ -301,58 +250,3 @@ def _requests(cell: PrefixBlocks, job: Job) -> RequestBlocks:
 def measured_block_tokens(cell: PrefixBlocks) -> int:
     """Return the tokens of a block of the requests that are really sent."""
     return cell.trace.tokens_of_block
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """Return the table of the cells and the verdict."""
-    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
-    table = cells_text(summary["cells"], COLUMNS)
-    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
-    head = "\n".join([f"{summary['scenario']}: {how}", *readings])
-    return "\n\n".join([head, f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
-
-
-def figures(result: RunResult) -> dict[str, bytes]:
-    """Return the hit rate and the time to first token over the budget."""
-    return {"prefix_blocks.png": png(hit_figure(result.summary))}
-
-
-def compare(simulated: RunResult, measured: RunResult) -> Compared:
-    """Compare hits and evictions, which must be equal, and the time to first token, cell by cell and by request."""
-    pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
-    if any(cell["ttft_mean_s"] is None for cell in simulated.summary["cells"]):
-        raise ResultError("the simulated times are not known, as its verdict says: take a profile of this model")
-    if simulated.summary["requests_digest"] != measured.summary["requests_digest"]:
-        raise ResultError(
-            "the results are of different requests; replay the measured ones: kvsim run SCENARIO --trace MEASURED"
-        )
-    errors = simulated.rows["ttft_s"] / measured.rows["ttft_s"] - 1
-    processor_errors = simulated.rows["ttft_s"] / measured.rows["processor_s"] - 1
-    by_request = {
-        "requests_equal": bool(np.array_equal(simulated.rows["hit_blocks"], measured.rows["hit_blocks"])),
-        "request_ttft_median_error_frac": float(np.median(np.abs(errors))),
-        "request_ttft_worst_error_frac": float(errors[np.argmax(np.abs(errors))]),
-        "request_processor_median_error_frac": float(np.median(np.abs(processor_errors))),
-        "next_token_agreement_frac": min(cell["next_token_agreement_frac"] for cell in measured.summary["cells"]),
-        "max_logit_difference": max(cell["max_logit_difference"] for cell in measured.summary["cells"]),
-    }
-    contents = pairs.summary() | by_request
-    lines = [
-        pairs_text(pairs, COLUMNS),
-        f"hits of every request equal: {'yes' if by_request['requests_equal'] else 'NO'}",
-        f"time to first token of a request: median error {100 * by_request['request_ttft_median_error_frac']:.1f}%, "
-        f"worst {100 * by_request['request_ttft_worst_error_frac']:+.1f}%",
-        "  against the processor time of the same requests, which others on the machine do not lengthen: median error "
-        f"{100 * by_request['request_processor_median_error_frac']:.1f}% (on a CPU and one thread only)",
-        f"against no cache: same next token in {100 * by_request['next_token_agreement_frac']:.0f}% of the requests, "
-        f"logits at most {by_request['max_logit_difference']:.3g} apart",
-    ]
-    return Compared(
-        contents=contents,
-        text="\n".join(lines),
-        files={
-            "compare.png": png(pairs_figure(pairs, by="policy")),
-            "compare.csv": pairs_csv(pairs).encode(),
-            "compare.json": summary_json(contents).encode(),
-        },
-    )

@@ -1,7 +1,10 @@
 """What the experiment offers, for the registry."""
 
+from kvsim.experiments.prompt_cache.report.compare import compare
+from kvsim.experiments.prompt_cache.report.figures import figures
+from kvsim.experiments.prompt_cache.report.tables import show
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario
-from kvsim.experiments.prompt_cache.simulate import check, compare, figures, show, simulate, warnings
+from kvsim.experiments.prompt_cache.simulate import check, simulate, warnings
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[PromptCacheScenario] = Experiment(

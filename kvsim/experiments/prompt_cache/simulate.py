@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prompts.accounting import Keeping, PromptBooks, Reuse
-from kvsim.errors import ResultError
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.prompt_cache.costs import PromptCosts
 from kvsim.experiments.prompt_cache.prompts import digest_of, prompts_of
-from kvsim.experiments.prompt_cache.report import (
-    COLUMNS,
-    LEGEND,
-    break_evens,
-    break_evens_beside,
-    break_evens_text,
-    prompt_figure,
-    verdict_of,
-)
+from kvsim.experiments.prompt_cache.report.break_even import break_evens
+from kvsim.experiments.prompt_cache.report.tables import verdict_of
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario, PromptsChoice
-from kvsim.experiments.types import Compared, Job
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
-from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
-from kvsim.report.results import RunResult, summary_json
-from kvsim.report.style import png
-from kvsim.report.tables import costs_text
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import check_context
-from kvsim.types import FloatArray, IntArray
-
-KEYS = ("tier", "policy", "shared_tokens", "budget_bytes", "link_bytes_per_s")
-FIGURES = ("ttft_mean_s", "ttft_hit_s", "ttft_hit_full_s", "keep_mean_s")
-COUNTS = ("hits", "reused_tokens", "host_hits", "evicted", "demoted", "kept_bytes")
+from kvsim.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,30 +81,32 @@ def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
         prompts = streams.of(cell)
         costs = PromptCosts(profile, cell, longest_of(cell, prompts))
         unknown.append(costs.unknown)
-        sent = _send(cell, prompts, costs)
-        entry = cell_of(cell, prompts, sent)
-        outside = [costs.is_outside(prompt.size, reuse) for prompt, reuse in zip(prompts, sent.reuses, strict=True)]
-        entries.append(entry | {"ttft_outside_frac": None if costs.unknown else float(np.mean(outside))})
+        sent, is_outside = _send(cell, prompts, costs)
+        outside_frac = None if costs.unknown else float(is_outside.mean())
+        entries.append(cell_of(cell, prompts, sent) | {"ttft_outside_frac": outside_frac})
         tables.append(rows_of(number, prompts, sent))
         job.progress(1 / len(found))
     return result_of(scenario, job, entries, tables, streams, profile=profile, unknown=unknown)
 
 
-def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> Sent:
+def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> tuple[Sent, BoolArray]:
+    """Return what happened to the prompts, and which of them ask for more than the profile measured."""
     books = books_of(cell, prompts)
     reuses, keepings = zip(*(books.request(prompt) for prompt in prompts), strict=True)
     restore_s = np.array([costs.restore_s(reuse) for reuse in reuses])
-    pairs = list(zip(prompts, reuses, strict=True))
-    computed_s = [costs.compute_s(prompt.size - reuse.tokens, reuse.tokens) for prompt, reuse in pairs]
-    return Sent(
+    sizes = np.array([prompt.size for prompt in prompts])
+    reused = np.array([reuse.tokens for reuse in reuses])
+    computed_s, is_outside = costs.compute_s(sizes - reused, reused)
+    sent = Sent(
         reuses=reuses,
         keepings=keepings,
-        ttft_s=restore_s + np.array(computed_s),
-        full_s=np.array([costs.compute_s(prompt.size, 0) for prompt in prompts]),
+        ttft_s=restore_s + computed_s,
+        full_s=costs.compute_s(sizes, 0)[0],
         restore_s=restore_s,
         keep_s=np.array([costs.keep_s(kept, prompt.size) for prompt, kept in zip(prompts, keepings, strict=True)]),
         kept_bytes=books.used_bytes("device") + books.used_bytes("host"),
     )
+    return sent, is_outside | np.array([costs.is_restored_outside(reuse) for reuse in reuses])
 
 
 class Streams:
@@ -259,66 +246,4 @@ def result_of(
         profile=profile,
         is_measured=is_measured,
         extra={"break_evens": crossings, "prompts_digest": streams.digest()},
-    )
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """Return the table of the cells, the break-evens and the verdict."""
-    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
-    parts = [f"{summary['scenario']}: {how}", f"{cells_text(summary['cells'], COLUMNS)}\n{LEGEND}"]
-    if summary["break_evens"]:
-        parts.append(break_evens_text(summary["break_evens"]))
-    return "\n\n".join([*parts, "\n".join(summary["verdict"])])
-
-
-def figures(result: RunResult) -> dict[str, bytes]:
-    """Return the time to first token over what prompts share, or over the budget."""
-    return {"prompt_cache.png": png(prompt_figure(result.summary))}
-
-
-def compare(simulated: RunResult, measured: RunResult) -> Compared:
-    """Compare what was reused and what left, which must be equal, times to first token, and the break-evens."""
-    pairs = pair_cells(simulated, measured, keys=KEYS, figures=FIGURES, counts=COUNTS)
-    if any(cell["ttft_mean_s"] is None for cell in simulated.summary["cells"]):
-        raise ResultError("the simulated times are not known, as its verdict says: take a profile of this model")
-    if simulated.summary["prompts_digest"] != measured.summary["prompts_digest"]:
-        raise ResultError("the results are of different prompts; simulate again where the measured one was made")
-    real = measured.rows
-    errors = simulated.rows["ttft_s"] / real["ttft_s"] - 1
-    busy_errors = simulated.rows["ttft_s"] / real["busy_s"] - 1
-    cells = measured.summary["cells"]
-    found = {
-        "requests_equal": all(
-            np.array_equal(simulated.rows[name], real[name]) for name in ("reused_tokens", "from_host", "left")
-        ),
-        "request_ttft_median_error_frac": float(np.median(np.abs(errors))),
-        "request_ttft_worst_error_frac": float(errors[np.argmax(np.abs(errors))]),
-        "request_busy_median_error_frac": float(np.median(np.abs(busy_errors))),
-        "next_token_agreement_frac": min(cell["next_token_agreement_frac"] for cell in cells),
-        "max_logit_difference": max(cell["max_logit_difference"] for cell in cells),
-        "break_evens": break_evens_beside(simulated.summary["break_evens"], measured.summary["break_evens"]),
-    }
-    contents = pairs.summary() | found
-    lines = [
-        pairs_text(pairs, COLUMNS),
-        f"equal for every prompt, what it reused, from where, what left: {'yes' if found['requests_equal'] else 'NO'}",
-        f"time to first token of a prompt: median error {100 * found['request_ttft_median_error_frac']:.1f}%, "
-        f"worst {100 * found['request_ttft_worst_error_frac']:+.1f}%",
-        "  against the time they waited for the link and computed, which others on the machine do not lengthen: median "
-        f"error {100 * found['request_busy_median_error_frac']:.1f}% (on a CPU and one thread only)",
-        f"against no cache: same next token for {100 * found['next_token_agreement_frac']:.0f}% of the prompts, "
-        f"logits at most {found['max_logit_difference']:.3g} apart",
-    ]
-    if found["break_evens"]:
-        lines += ["", break_evens_text(found["break_evens"])]
-    overlaid = prompt_figure(measured.summary, simulated.summary)
-    return Compared(
-        contents=contents,
-        text="\n".join(lines),
-        files={
-            "prompt_cache_compared.png": png(overlaid),
-            "compare.png": png(pairs_figure(pairs, by="tier")),
-            "compare.csv": pairs_csv(pairs).encode(),
-            "compare.json": summary_json(contents).encode(),
-        },
     )

@@ -47,7 +47,7 @@ def lengths_of(scenario: PromptModules, source: Source, beside: Path | None) -> 
     if importlib.util.find_spec("tokenizers") is None:
         raise ScenarioError(
             f"{scenario.name}: prompts.lengths_file is not given, and the model's tokenizer needs the package "
-            'tokenizers: pip install "kvsim[torch]"'
+            "tokenizers: pip install tokenizers"
         )
     texts = texts_of(scenario, source)
     try:

@@ -8,53 +8,60 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kvsim.report.pairs import cells_text
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, policy_looks
-from kvsim.report.tables import Column
+from kvsim.errors import ResultError
+from kvsim.experiments.prompt_modules.costs import COUNTED, PROMPT_KEYS
+from kvsim.report.comparison import PROCESSOR_NOTE, Compared, Comparison, Fields, side_by_side
+from kvsim.report.results import RunResult
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.report.tables import Column, percent, result_text, signed_percent, table_text
 from kvsim.units import format_bytes, format_seconds
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
 
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+_PROMPT_ERRORS = {
+    "ttft": "time to first token of a prompt with all modules stored",
+    "ttft_full": "time to first token under full attention",
+    "speed": "how many times as fast that is",
+}
+PRICE = ("kl_first_nats", "kl_mean_nats", "greedy_agreement_frac")
+"""What reuse costs in quality, measured only."""
+
 COLUMNS: dict[str, Column] = {
-    "tier": Column(title="/tier", text=str),
-    "policy": Column(title="/policy", text=str),
-    "budget_modules": Column(title="budget/modules", text=lambda value: f"{value:,}"),
+    "tier": Column(title="/tier"),
+    "policy": Column(title="/policy"),
+    "budget_modules": Column(title="budget/modules", text="{:,}".format),
     "scaffolds": Column(title="scaf-/folds", text=_yes),
-    "seen": Column(title="/seen", text=str),
+    "seen": Column(title="/seen"),
     "peak_bytes": Column(title="stored/at most", text=format_bytes),
-    "module_hit_frac": Column(title="hits/modules", text=lambda value: f"{value:.3f}"),
-    "token_hit_frac": Column(title="hits/tokens", text=lambda value: f"{value:.3f}"),
-    "bound_hit_frac": Column(title="bound/modules", text=lambda value: f"{value:.3f}"),
-    "evictions": Column(title="evicted/modules", text=lambda value: f"{value:,}"),
+    "module_hit_frac": Column(title="hits/modules", text="{:.3f}".format),
+    "token_hit_frac": Column(title="hits/tokens", text="{:.3f}".format),
+    "bound_hit_frac": Column(title="bound/modules", text="{:.3f}".format),
+    "evictions": Column(title="evicted/modules", text="{:,}".format),
     "ttft_mean_s": Column(title="TTFT/mean", text=format_seconds),
     "ttft_full_mean_s": Column(title="TTFT/full attention", text=format_seconds),
-    "ttft_saved_frac": Column(title="TTFT/saved", text=_percent),
+    "ttft_saved_frac": Column(title="TTFT/saved", text=percent),
 }
 
 PROMPT_COLUMNS: dict[str, Column] = {
-    "prompt": Column(title="/prompt", text=str),
-    "tier": Column(title="/tier", text=str),
+    "prompt": Column(title="/prompt"),
+    "tier": Column(title="/tier"),
     "scaffolds": Column(title="scaf-/folds", text=_yes),
-    "seen": Column(title="/seen", text=str),
-    "tokens": Column(title="/tokens", text=str),
-    "fresh_tokens": Column(title="tokens/computed", text=str),
+    "seen": Column(title="/seen"),
+    "tokens": Column(title="/tokens"),
+    "fresh_tokens": Column(title="tokens/computed"),
     "ttft_full_s": Column(title="TTFT/full", text=format_seconds),
     "ttft_s": Column(title="TTFT/stored", text=format_seconds),
     "ttft_full_measured_s": Column(title="TTFT full/measured", text=format_seconds),
     "ttft_measured_s": Column(title="TTFT stored/measured", text=format_seconds),
     "ttft_simulated_s": Column(title="TTFT stored/simulated", text=format_seconds),
-    "ttft_error_frac": Column(title="/error", text=lambda value: f"{100 * value:+.1f}%"),
-    "speed_vs_full": Column(title="speed/vs full", text=lambda value: f"{value:.1f}x"),
-    "kl_first_nats": Column(title="KL nats/first", text=lambda value: f"{value:.3f}"),
-    "kl_mean_nats": Column(title="KL nats/answer", text=lambda value: f"{value:.3f}"),
-    "greedy_agreement_frac": Column(title="same token/likeliest", text=lambda value: f"{100 * value:.0f}%"),
+    "ttft_error_frac": Column(title="/error", text=signed_percent),
+    "speed_vs_full": Column(title="speed/vs full", text="{:.1f}x".format),
+    "kl_first_nats": Column(title="KL nats/first", text="{:.3f}".format),
+    "kl_mean_nats": Column(title="KL nats/answer", text="{:.3f}".format),
+    "greedy_agreement_frac": Column(title="same token/likeliest", text=lambda value: percent(value, 0)),
 }
 
 LEGEND = (
@@ -65,10 +72,10 @@ LEGEND = (
 )
 
 
-def table_text(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
     """Return the table of cells or prompts, without the columns that tell of the encoding where all have the same."""
     constant = [name for name in ("scaffolds", "seen") if len({row[name] for row in rows}) == 1]
-    return cells_text(rows, {name: column for name, column in columns.items() if name not in constant})
+    return table_text(rows, {name: column for name, column in columns.items() if name not in constant})
 
 
 def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,7 +108,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str
     outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(
-            f"{_percent(outside)} of the requests have prompts longer than the profile measured; their times are "
+            f"{percent(outside)} of the requests have prompts longer than the profile measured; their times are "
             "extrapolated linearly."
         )
     return lines
@@ -181,3 +188,59 @@ def _first(prompts: Sequence[Mapping[str, Any]], key: str, value: Any) -> Mappin
 def _name_rows(axis: Any, names: list[str], shift: float) -> None:
     axis.set_yticks(np.arange(len(names)) + shift, names)
     axis.invert_yaxis()
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """Return the table of the cells, that of the prompts, and the verdict."""
+    tables = _table(summary["cells"], COLUMNS), _table(summary["prompts"], PROMPT_COLUMNS)
+    return result_text(summary, *tables, LEGEND)
+
+
+def figures(result: RunResult) -> dict[str, bytes]:
+    """Return the times and, where measured, the price of each prompt, and hits over the budget."""
+    return {"prompt_modules.png": png(modules_figure(result.summary))}
+
+
+COMPARED = Fields(
+    keys=("tier", "policy", "budget_modules", "scaffolds", "seen"),
+    figures=("ttft_mean_s", "ttft_full_mean_s"),
+    counts=("module_hits", "module_misses", "evictions", "hit_tokens", "encoded_tokens", "peak_bytes"),
+    columns=COLUMNS,
+)
+
+
+def compare(simulated: RunResult, measured: RunResult) -> Compared:
+    """Compare counts, which must be equal request by request, and times; report the measured price of each prompt."""
+    found = Comparison(simulated, measured, COMPARED)
+    found.rows_equal("requests_equal", "counts of every request", *COUNTED)
+    is_device = np.array([cell["tier"] == "device" for cell in measured.summary["cells"]])[measured.rows["cell"]]
+    errors = found.row_errors("ttft_s", "processor_s")[is_device]  # the others wait for the link
+    found.errors("request_processor", errors, "a request on the device tier against its processor time", PROCESSOR_NOTE)
+    prompts = _prompt_pairs(simulated, measured)
+    found.contents["prompts"] = prompts
+    found.lines += ["", _table(prompts, PROMPT_COLUMNS), ""]
+    for name, what in _PROMPT_ERRORS.items():
+        found.errors(f"prompt_{name}", [prompt[f"{name}_error_frac"] for prompt in prompts], what)
+    means = {name: float(np.mean([prompt[name] for prompt in prompts])) for name in PRICE}
+    found.contents |= {f"{name.rpartition('_')[0]}_mean": mean for name, mean in means.items()}
+    found.lines.append(
+        f"against full attention on the same text: KL divergence {means['kl_first_nats']:.3f} nats at the first token, "
+        f"{means['kl_mean_nats']:.3f} over the answer; same likeliest token in "
+        f"{percent(means['greedy_agreement_frac'], 0)} of the steps"
+    )
+    return found.compared(by="tier")
+
+
+def _prompt_pairs(simulated: RunResult, measured: RunResult) -> list[dict[str, Any]]:
+    left = {tuple(prompt[key] for key in PROMPT_KEYS): prompt for prompt in simulated.summary["prompts"]}
+    found = []
+    for real in measured.summary["prompts"]:
+        sim = left.get(tuple(real[key] for key in PROMPT_KEYS))
+        if sim is None or sim["reused_tokens"] != real["reused_tokens"]:
+            raise ResultError(f"prompt {real['prompt']!r} is another one in the simulated result; simulate again")
+        pair = {name: value for name, value in real.items() if name not in ("ttft_s", "ttft_full_s")}
+        for name in ("ttft_s", "ttft_full_s"):
+            pair |= side_by_side(name, sim[name], real[name])
+        pair["speed_error_frac"] = sim["speed_vs_full"] / real["speed_vs_full"] - 1
+        found.append(pair)
+    return found

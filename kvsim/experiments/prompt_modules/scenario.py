@@ -8,6 +8,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_valida
 
 from kvsim.experiments.base import CacheScenario
 from kvsim.scenario.file import Fraction, Role, SizeBytes
+from kvsim.scenario.limits import Count
 from kvsim.scenario.toml import Strict
 from kvsim.types import Tier
 
@@ -30,7 +31,7 @@ class PromptsChoice(Strict):
 class Stream(Strict):
     """The order in which prompts arrive."""
 
-    num_requests: PositiveInt = 24
+    num_requests: Count = 24
     draw: Literal["in-turn", "zipf"] = "in-turn"
     """``zipf``: the prompt named i-th is drawn with a weight of ``1 / i ** skew``."""
     skew: NonNegativeFloat = 1.0

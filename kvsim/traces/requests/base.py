@@ -14,6 +14,9 @@ import numpy as np
 from kvsim.errors import TraceError
 from kvsim.types import BoolArray, FloatArray, IntArray
 
+MAX_BLOCKS = 2**27
+"""Blocks of all requests together: their arrays take 8 GiB."""
+
 FIRST = -1
 """Parent of a block that begins a prompt."""
 
@@ -93,9 +96,16 @@ def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str
     lengths: list[int] = []
     pieces: list[IntArray] = []
     places: list[str] = []
+    num_blocks = 0
     for request in requests:
         if request.blocks is None:
             raise TraceError(request.place or source, "the request has no block ids")
+        num_blocks += len(request.blocks)
+        if num_blocks > MAX_BLOCKS:
+            raise TraceError(
+                request.place or source,
+                f"more than {MAX_BLOCKS:,} blocks in all: replay fewer requests, or larger blocks",
+            )
         arrivals_s.append(np.nan if request.arrival_s is None else request.arrival_s)
         lengths.append(request.input_tokens)
         pieces.append(np.array(request.blocks, dtype=np.int64))

@@ -29,7 +29,7 @@ def tokens_of(prompts: Sequence[str], folder: Path) -> list[NDArray[np.int64]]:
         If the package tokenizers, which kvsim does not demand, is not installed.
     """
     if importlib.util.find_spec("tokenizers") is None:
-        raise KvsimError('a model\'s tokenizer needs the package tokenizers: pip install "kvsim[torch]"')
+        raise KvsimError("a model's tokenizer needs the package tokenizers: pip install tokenizers")
     file = folder / "tokenizer.json"
     try:
         tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(file))

@@ -14,7 +14,8 @@ from kvsim.cli import run_command
 from kvsim.engine.model.loading import read_shape
 from kvsim.errors import TraceError
 from kvsim.experiments.decode import fresh_profile as wiring
-from kvsim.experiments.decode.crosscheck import accesses_in, verdict_lines
+from kvsim.experiments.decode.crosscheck import accesses_in
+from kvsim.experiments.decode.report.targets import verdict_lines
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kvsim.experiments.decode.experiment import compare
-from kvsim.experiments.types import Compared
+from kvsim.report.comparison import Compared
 from kvsim.report.results import RunResult, load_result, records_parquet
 
 REFERENCE = Path(__file__).parents[3] / "results" / "crosscheck_cpu"

@@ -17,11 +17,11 @@ from kvsim.engine.model.loading import read_shape
 from kvsim.engine.model.text import read_text
 from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
 from kvsim.experiments.decode import measure as measuring
-from kvsim.experiments.decode.crosscheck import verdict_lines
 from kvsim.experiments.decode.engine import bench as runs
 from kvsim.experiments.decode.experiment import check_simulated
 from kvsim.experiments.decode.recorded import trace_name
 from kvsim.experiments.decode.report.compare import COUNTED, Comparison, compare, first_divergence
+from kvsim.experiments.decode.report.targets import verdict_lines
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.types import Job
 from kvsim.policies import Paged, Setting, make_policy

@@ -38,9 +38,10 @@ batch = {batch}
 """
 
 
-def table(amount: str, amounts: tuple[float, ...], batches: tuple[float, ...]) -> CostTable:
-    times = tuple(tuple(1e-4 * (row + column + 1) for column in range(len(batches))) for row in range(len(amounts)))
-    return CostTable.model_validate({"amount": amount, "amounts": amounts, "batches": batches, "time_s": times})
+def table(amount: str, amounts: tuple[float, ...], columns: tuple[float, ...], columns_are: str) -> CostTable:
+    times = tuple(tuple(1e-4 * (row + column + 1) for column in range(len(columns))) for row in range(len(amounts)))
+    names = {"amount": amount, "columns_are": columns_are}
+    return CostTable.model_validate(names | {"amounts": amounts, "columns": columns, "time_s": times})
 
 
 def measured_profile() -> Profile:
@@ -50,20 +51,23 @@ def measured_profile() -> Profile:
         name: cost.model_copy(
             update={
                 "device": {
-                    "attention": table("tokens", (128.0, 4096.0), (1.0, 2.0)),
-                    "select": table("pages", (8.0, 256.0), (1.0, 2.0)),
-                }.get(name, table("none", (1.0,), (1.0, 2.0)))
+                    "attention": table("tokens", (128.0, 4096.0), (1.0, 2.0), "sequences"),
+                    "select": table("pages", (8.0, 256.0), (1.0, 2.0), "sequences"),
+                }.get(name, table("none", (1.0,), (1.0, 2.0), "sequences"))
             }
         )
         for name, cost in base.segments.items()
     }
-    copies = table("pieces", (1.0, 40.0), (4096.0, 8192.0))
+    copies = table("pieces", (1.0, 40.0), (4096.0, 8192.0), "piece_bytes")
     link = base.link.model_copy(
         update={
             way: getattr(base.link, way).model_copy(update={"transfer": copies}) for way in ("to_device", "to_host")
         }
     )
-    policies = {"lru": table("pages", (6.0, 48.0), (100.0, 1000.0)), "stream": table("pages", (20.0, 150.0), (1.0,))}
+    policies = {
+        "lru": table("pages", (6.0, 48.0), (100.0, 1000.0), "grid_pages"),
+        "stream": table("pages", (20.0, 150.0), (1.0,), "none"),
+    }
     return base.model_copy(update={"segments": segments, "link": link, "policies": policies})
 
 
@@ -160,7 +164,7 @@ def test_batch_and_page_size_beyond_the_profile_are_told(tmp_path: Path) -> None
 
 def test_page_size_that_a_profile_of_one_size_knows_nothing_of_is_refused(tmp_path: Path) -> None:
     profile = measured_profile()
-    copies = table("pieces", (1.0, 40.0), (4096.0,))
+    copies = table("pieces", (1.0, 40.0), (4096.0,), "piece_bytes")
     link = profile.link.model_copy(update={"to_device": profile.link.to_device.model_copy(update={"transfer": copies})})
     known = cells(tmp_path, profile.model_copy(update={"link": link}))
     assert lines(known, 512) == []

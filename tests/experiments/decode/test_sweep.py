@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import kvsim.experiments.decode.sweep.sweep as sweep_module
 from kvsim.errors import KvsimError, ResultError
 from kvsim.experiments.decode.cells import Cell
 from kvsim.experiments.decode.simulate import build_cells, simulate
@@ -294,3 +295,75 @@ def test_two_workers_of_a_dask_cluster_find_what_processes_find(tmp_path: Path, 
     assert found.num_simulated == 8
     assert len(kept(tmp_path / "cluster")) == 8
     assert text_of(found) == run_of(*SMALL)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("tcp://127.0.0.1:9", r"--dask tcp://127\.0\.0\.1:9: no scheduler listens there: Connection refused"),
+        ("nonsense", r"--dask 'nonsense': no address of a scheduler, as in tcp://10\.0\.0\.1:8786"),
+        ("tcp://127.0.0.1:x", r"--dask 'tcp://127\.0\.0\.1:x': no address of a scheduler"),
+    ],
+)
+def test_an_address_where_no_scheduler_listens_is_one_line(tmp_path: Path, address: str, problem: str) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(KvsimError, match=problem) as caught:
+        swept(tmp_path, *SMALL, scheduler=address)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_goes_away_is_one_line_and_what_is_finished_is_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("distributed")
+
+    class GoneError(Exception):
+        """What distributed raises when a worker was killed too often."""
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        raise GoneError("killed\nfour times")
+
+    monkeypatch.setattr(sweep_module, "cluster", killed)
+    with pytest.raises(
+        KvsimError, match=r"--dask tcp://x:1: GoneError: killed four times; the finished cells are kept"
+    ):
+        swept(tmp_path, *SMALL, scheduler="tcp://x:1")
+
+
+ORPHAN = """
+import os, signal, sys
+from pathlib import Path
+from kvsim.experiments.decode.workers import in_worker
+import joblib
+
+def work(number, marks):
+    Path(marks, str(os.getpid())).touch()
+    os.kill(os.getppid(), signal.SIGKILL) if number == 3 else None
+    return number
+
+if __name__ == "__main__":
+    tasks = (joblib.delayed(in_worker)(os.getpid(), work, number, sys.argv[1]) for number in range(4))
+    joblib.Parallel(n_jobs=2)(tasks)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    environment = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "orphan.py", str(marks)], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    workers = [int(mark.name) for mark in marks.iterdir()]
+    assert workers
+    deadline_s = time.monotonic() + 60
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline_s, "workers outlive their parent"
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and ") Z " in state.read_text())  # dead, and nobody has asked for its exit code

@@ -69,7 +69,7 @@ def test_a_link_keeps_its_latency_and_gains_its_factor(profile: Profile, factor:
     old, new = profile.link.to_device.transfer, changed.link.to_device.transfer
     bandwidth = link_bandwidth_bytes_per_s(profile)
     for pieces, before, after in zip(old.amounts, old.time_s, new.time_s, strict=True):
-        for size_bytes, before_s, after_s in zip(old.batches, before, after, strict=True):
+        for size_bytes, before_s, after_s in zip(old.columns, before, after, strict=True):
             bytes_s = pieces * size_bytes / bandwidth
             assert after_s - bytes_s / factor == pytest.approx(before_s - bytes_s, abs=1e-12 + 1e-9 * after_s)
             assert after_s >= 0

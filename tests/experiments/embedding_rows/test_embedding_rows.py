@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from kvsim.cli import run_command
 from kvsim.errors import CalibrationError, ResultError, ScenarioError
 from kvsim.experiments.embedding_rows.calls import calls_of, requests_of, served_of
-from kvsim.experiments.embedding_rows.clock import COSTS, LinkClock
+from kvsim.experiments.embedding_rows.clock import COSTS
 from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
@@ -49,7 +49,7 @@ EACH_S = dict(zip(COSTS, (1e-6, 2e-6, 1e-6, 3e-6, 20e-6, 2e-6, 1e-7, 4e-6, 1e-6)
 def row_table(row_s: float) -> CostTable:
     """Return a cost that is linear in rows, whatever their bytes."""
     amounts = (0.0, 1000.0)
-    return CostTable(amount="rows", amounts=amounts, batches=(256.0,), time_s=tuple((row_s * n,) for n in amounts))
+    return CostTable(amount="rows", amounts=amounts, time_s=tuple((row_s * n,) for n in amounts))
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +155,6 @@ def test_one_cache_serves_all_requests_and_the_predictor_learns_only_what_is_not
     assert [call.is_fresh for call in calls] == [True] + [False] * (len(calls) - 1)
     assert calls[0].ahead.tolist() == calls[5].tokens.reshape(-1).tolist()
     assert calls[-5].ahead.size == 0  # nobody queues behind the last one
-
-
-def test_a_miss_overtakes_chunks_that_have_not_begun_and_waits_for_the_one_under_way() -> None:
-    link = LinkClock()
-    for first in (0, 2, 4):
-        link.fetch_ahead(np.array([first, first + 1]), 0.0, 1.0)
-    assert link.demand(0.5, 0.1) == pytest.approx(1.1)  # the first chunk is under way until 1.0
-    assert link.settle(np.array([3]), 1.05) == (pytest.approx(2.1), [2, 2])
-    assert link.settle(np.array([9]), 2.2) == (2.2, [])
-    assert link.settle(np.array([9]), 3.2) == (3.2, [2])
-    link.fetch_ahead(np.array([7]), 6.0, 1.0)
-    assert link.demand(5.0, 0.5) == pytest.approx(5.5)  # a chunk that is yet to be gathered holds nobody up
 
 
 @pytest.mark.parametrize(

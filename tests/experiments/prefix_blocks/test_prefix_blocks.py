@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kvsim.cli import run_command
 from kvsim.errors import ScenarioError
-from kvsim.experiments.prefix_blocks.simulate import prefill_times_s
 from kvsim.experiments.registry import load_experiment, load_measurement
 from kvsim.experiments.types import Job
+from kvsim.profile.prefill import prefill_cost
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile
 from tests.experiments.named import load_named
@@ -114,19 +113,17 @@ def test_more_hits_never_take_longer() -> None:
     assert all(cell["block_hit_frac"] <= cell["bound_block_hit_frac"] for cell in cells)
 
 
-def test_prefill_of_many_is_the_profiles_cost_chunk_by_chunk() -> None:
-    profile = load_profile(find_profile("cpu-smollm2-135m"))
-    new, cached = np.array([10, 700, 1500, 0]), np.array([0, 300, 6000, 64])
-    times_s, is_outside = prefill_times_s(profile, new, cached, 512)
-    at_s = profile.prefill.at_s
-    known_s = [
-        at_s(10, 0),
-        at_s(512, 300) + at_s(188, 812),
-        at_s(512, 6000) + at_s(512, 6512) + at_s(476, 7024),
-        0.0,
-    ]
-    assert times_s == pytest.approx(known_s)
-    assert is_outside.tolist() == [False, False, True, False]
+def test_times_are_those_of_prefill_in_chunks_after_what_was_hit(trace) -> None:
+    sets = [f"trace.path={trace}", "trace.format=mooncake", "prefill_chunk_tokens=300"]
+    sets += ["cache.policy=lru", "cache.budget_blocks=10000"]
+    _, loaded = load_named(Path(__file__).parents[3] / "scenarios/prefix_blocks.toml", sets)
+    rows = load_experiment("prefix-blocks").simulate(loaded, Job()).rows
+    cost = prefill_cost(load_profile(find_profile("cpu-smollm2-135m")), 300)
+    assert cost is not None
+    new = rows["input_tokens"] - rows["hit_tokens"]
+    assert rows["hit_tokens"].tolist() == [0, 1024, 1024]
+    assert rows["ttft_s"].tolist() == pytest.approx(cost.times_s(new, rows["hit_tokens"])[0].tolist())
+    assert rows["ttft_full_s"].tolist() == pytest.approx(cost.times_s(rows["input_tokens"], 0)[0].tolist())
 
 
 def test_figures_and_table_show_every_cell(trace, tmp_path, capsys) -> None:

@@ -13,7 +13,7 @@ from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
 from kvsim.cli import run_command
 from kvsim.experiments.prompt_cache.prompts import prompts_of
-from kvsim.experiments.prompt_cache.report import break_evens, crossing
+from kvsim.experiments.prompt_cache.report.break_even import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
 from kvsim.experiments.registry import load_experiment
 from kvsim.experiments.types import Job
@@ -31,9 +31,7 @@ BANDWIDTH_BYTES_PER_S = 2e9
 
 def line(fixed_s: float, token_s: float) -> CostTable:
     amounts = (0.0, 1000.0)
-    return CostTable(
-        amount="tokens", amounts=amounts, batches=(1.0,), time_s=tuple((fixed_s + token_s * n,) for n in amounts)
-    )
+    return CostTable(amount="tokens", amounts=amounts, time_s=tuple((fixed_s + token_s * n,) for n in amounts))
 
 
 TABLES = {
@@ -173,14 +171,21 @@ def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, faul
 
 
 @pytest.mark.parametrize(
-    ("missing", "tier"), [("restore.host", "host"), ("store.device", "both"), ("forward@1", "host")]
+    ("missing", "tier", "name"),
+    [
+        ("restore.host", "host", "restore.host"),
+        ("store.device", "both", "store.device"),
+        ("forward@1", "host", "of prefill"),
+    ],
 )
-def test_a_profile_without_a_cost_says_which_and_still_counts(tiny_model_path, scenario, missing, tier, capsys) -> None:
+def test_a_profile_without_a_cost_says_which_and_still_counts(
+    tiny_model_path, scenario, missing, tier, name, capsys
+) -> None:
     whole = run(scenario, f"cache.tier={tier}").summary["cells"][0]
     write_tiny(tiny_model_path, scenario.parent, {name: table for name, table in TABLES.items() if name != missing})
     assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 0
     output = capsys.readouterr().out
-    assert f"no cost {missing}" in output
+    assert f"no cost {name}" in output
     summary = run(scenario, f"cache.tier={tier}").summary
     (cell,) = summary["cells"]
     assert [cell[name] for name in ("hits", "reused_tokens", "kept_bytes")] == [3, 120, whole["kept_bytes"]]
@@ -226,7 +231,7 @@ def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_
     words = ["--set", 'cache.tier=["device","host"]', "--set", "prompts.document_tokens=[8,32,128]"]
     assert run_command(["run", str(scenario), *words, "-o", str(folder)]) == 0
     text = capsys.readouterr().out
-    assert text.count("  host  ") + text.count("\n  host") >= 3
+    assert [text.count(f"\n{tier} ") for tier in ("device", "host")] == [4, 4]  # three cells and a break-even
     assert "loading beats computing" in text
     (picture,) = folder.rglob("prompt_cache.png")
     assert run_command(["show", str(picture.parent)]) == 0

@@ -69,7 +69,7 @@ answer_tokens = 3
 
 
 def table(time_s: float) -> CostTable:
-    return CostTable(amount="tokens", amounts=(1.0, 201.0), batches=(1.0,), time_s=((time_s,), (2 * time_s,)))
+    return CostTable(amount="tokens", amounts=(1.0, 201.0), time_s=((time_s,), (2 * time_s,)))
 
 
 TABLES = {"restore.device": table(1e-4), "restore.host": table(3e-3), "store.device": table(2e-4)}
@@ -111,7 +111,7 @@ def test_counts_of_the_engine_are_those_of_the_simulator(simulated, measured) ->
     assert len(compared.contents["cells"]) == 8
     assert len(compared.contents["prompts"]) == 3 * 2 * 2  # prompts, tiers, with and without scaffolds
     assert "counts equal: yes" in compared.text and "KL" in compared.text
-    assert {"compare.csv", "compare.json", "compare.png"} == set(compared.files)
+    assert {f"compare.{kind}" for kind in ("csv", "json", "parquet", "png")} == set(compared.files)
     assert any(cell["evictions"] for cell in measured[0].summary["cells"])
 
 
@@ -168,13 +168,13 @@ def test_times_are_those_of_the_tables(scenario_file: Path) -> None:
     for assembly, ttft_s, full_s in zip(case.assemblies, rows["ttft_s"], rows["ttft_full_s"], strict=True):
         new = [case.layout.units[unit].num_tokens for unit in assembly.units if unit not in seen]
         stored = sum(part.stop - part.start for part in assembly.parts if part.unit in seen)
-        expected_s = sum(forward.at_s(tokens, 0) + store.at_s(tokens, 1) for tokens in new)
-        expected_s += restore.at_s(stored, 1) if stored else 0.0
+        expected_s = sum(forward.at_s(tokens, cached_tokens=0) + store.at_s(tokens) for tokens in new)
+        expected_s += restore.at_s(stored) if stored else 0.0
         is_joined = len(assembly.parts) > 1 and stored < assembly.reused_tokens
-        expected_s += store.at_s(assembly.reused_tokens, 1) if is_joined else 0.0
-        expected_s += forward.at_s(assembly.fresh_tokens, assembly.reused_tokens)
+        expected_s += store.at_s(assembly.reused_tokens) if is_joined else 0.0
+        expected_s += forward.at_s(assembly.fresh_tokens, cached_tokens=assembly.reused_tokens)
         assert ttft_s == pytest.approx(expected_s, rel=1e-12)
-        assert full_s == pytest.approx(forward.at_s(assembly.num_tokens, 0), rel=1e-12)
+        assert full_s == pytest.approx(forward.at_s(assembly.num_tokens, cached_tokens=0), rel=1e-12)
         seen |= set(assembly.units)
 
 
@@ -290,7 +290,9 @@ def test_table_and_pictures_show_every_cell_and_prompt(simulated, measured) -> N
     kind = load_experiment("prompt-modules")
     for result in (simulated, measured[0]):
         text = kind.show(result.summary)
-        assert text.count("\n  ") + text.count("\ndevice") > 8
+        starts = [line.partition(" ")[0] for line in text.splitlines()]
+        assert [starts.count(tier) for tier in ("device", "host")] == [4, 4]
+        assert starts.count("where") == 4
         assert all(name in text for name in ("where", "alone", "host", "scaf-"))
         assert kind.figures(result)["prompt_modules.png"].startswith(b"\x89PNG")
     assert "The price" in kind.show(measured[0].summary) and "The price" not in kind.show(simulated.summary)

@@ -1,9 +1,12 @@
-"""Simulated beside measured: counts first, then the error of every cell, and whether the grid could have failed."""
+"""Decode simulated beside measured: counts first, then the error of every cell, and whether the grid could have failed.
+
+In sample the simulation replays what was measured, and counts must be equal. Out of sample it replays other accesses
+(another text, dense attention), and counts have an error as times have.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
+from kvsim.experiments.decode.report.errors import count_errors, null_errors, situation, time_errors, values_of
+from kvsim.report.comparison import check_pair, check_sides, side_by_side
 from kvsim.report.results import RunResult
 
 COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
@@ -18,8 +23,12 @@ COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicte
 
 PARTS = ("embed_s", "attention_input_s", "select_s", "host_s", "stall_s", "attention_s", "attention_output_s", "head_s")
 
-STALLING_FRAC = 0.25
-"""A cell stalls from this share of its time on."""
+_KEYS = ("policy", "budget_pages", "context_tokens", "batch", "page_tokens")
+OUTSIDE = "out_of_sample_"
+"""How the figures of a comparison out of sample begin."""
+
+Cell = Mapping[str, Any]
+Rows = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +55,11 @@ class Comparison:
 
     cells: list[dict[str, Any]]
     figures: dict[str, Any]
-    divergence: Divergence | None
+    divergence: Divergence | None = None
+    accesses: tuple[str, ...] = ()
+    """Out of sample: names of the traces that were replayed."""
+    texts: tuple[str, ...] = ()
+    """Out of sample: what was read when they were recorded."""
 
 
 def compare(simulated: RunResult, measured: RunResult) -> Comparison:
@@ -60,21 +73,66 @@ def compare(simulated: RunResult, measured: RunResult) -> Comparison:
     ResultError
         If the two are not of one scenario, or the second was not measured.
     """
-    _check_pair(simulated, measured)
+    check_pair(simulated, measured)
+    if replays_measured(simulated, measured) is False:
+        raise ResultError(
+            f"the simulation replayed other accesses ({', '.join(simulated.manifest['accesses'])}) than were measured; "
+            "simulate with --trace and the measured result, or compare with --out-of-sample"
+        )
     divergence = first_divergence(simulated.rows, measured.rows)
-    cells = [
-        cell_of(number, sim, real, rows_of(simulated.rows, number), rows_of(measured.rows, number))
-        for number, (sim, real) in enumerate(zip(simulated.summary["cells"], measured.summary["cells"], strict=True))
-    ]
-    add_resident(cells)
-    return Comparison(cells=cells, figures=_figures(cells, divergence), divergence=divergence)
+    cells = [_cell(simulated, measured, number, number) for number in range(len(simulated.summary["cells"]))]
+    _add_resident(cells)
+    return Comparison(
+        cells=cells,
+        figures={"counts_equal": divergence is None} | time_errors(cells) | null_errors(cells),
+        divergence=divergence,
+    )
 
 
-def first_divergence(simulated: Mapping[str, NDArray[Any]], measured: Mapping[str, NDArray[Any]]) -> Divergence | None:
+def compare_out_of_sample(simulated: RunResult, measured: RunResult) -> Comparison:
+    """Compare a result simulated on other accesses (of another text, of dense attention) with a measured one.
+
+    Counts have an error and are never called equal. Errors are ``simulated / measured - 1``, those of hits
+    ``simulated - measured`` in points of a percent. The medians of counts are over the cells whose counts depend on the
+    accesses: a policy that selects, with a budget. Each simulated cell is held against the measured one of its policy,
+    budget, context, batch, page size, selector and swept values; the measured result may have more cells. The time per
+    token of those that select has a median of its own: what reads everything is as right out of sample as in it.
+
+    Raises
+    ------
+    ResultError
+        If a simulated cell was not measured, or the accesses are the measured ones.
+    """
+    check_sides(simulated, measured)
+    if replays_measured(simulated, measured):
+        raise ResultError(
+            "the simulation replayed what was measured, so it is in sample: compare without --out-of-sample, or "
+            "simulate with --trace and accesses of another text"
+        )
+    keys = (*_KEYS, "selector", *measured.summary.get("swept", ()))
+    places = {values_of(cell, keys): number for number, cell in enumerate(measured.summary["cells"])}
+    cells = []
+    for number, sim in enumerate(simulated.summary["cells"]):
+        place = places.get(values_of(sim, keys))
+        if place is None:
+            wanted = ", ".join(f"{name} = {sim.get(name)}" for name in keys)
+            raise ResultError(f"no such cell was measured: {wanted}; simulate what the measured result has")
+        real = measured.summary["cells"][place]
+        cells.append(_cell(simulated, measured, number, place) | _counts(sim, real))
+    _add_resident(cells)
+    found = time_errors(cells) | count_errors(cells)
+    return Comparison(
+        cells=cells,
+        figures={f"{OUTSIDE}{name}": value for name, value in found.items()},
+        accesses=tuple(sorted(simulated.manifest.get("accesses", ()))),
+        texts=tuple(simulated.manifest.get("texts", ())),
+    )
+
+
+def first_divergence(simulated: Rows, measured: Rows) -> Divergence | None:
     """Return where counts or decisions first differ, over all steps, warm-up included; None where they never do."""
     for number in np.unique(simulated["cell"]).tolist():
-        left = rows_of(simulated, number)
-        right = rows_of(measured, number)
+        left, right = _rows_of(simulated, number), _rows_of(measured, number)
         for step in range(left["step"].size):
             for column in ("digest", *COUNTED):
                 if int(left[column][step]) != int(right[column][step]):
@@ -89,26 +147,6 @@ def first_divergence(simulated: Mapping[str, NDArray[Any]], measured: Mapping[st
     return None
 
 
-def rows_of(rows: Mapping[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
-    """Return one row a step: of a simulated result its first repetition, of a measured one its instrumented run."""
-    chosen = (rows["cell"] == number) & (rows["is_stamped"] if "is_stamped" in rows else rows["repetition"] == 0)
-    return {name: column[chosen] for name, column in rows.items()}
-
-
-def check_kinds(simulated: RunResult, measured: RunResult) -> None:
-    """Refuse a pair that is not one simulated result and one measured.
-
-    Raises
-    ------
-    ResultError
-        Saying which of the two is wrong.
-    """
-    if not measured.summary.get("is_measured"):
-        raise ResultError("the second result was simulated; give one that `kvsim measure` wrote")
-    if simulated.summary.get("is_measured"):
-        raise ResultError("the first result was measured; give one that `kvsim run` wrote")
-
-
 def replays_measured(simulated: RunResult, measured: RunResult) -> bool | None:
     """Return whether a simulation replayed what a measurement recorded; None where one does not say."""
     replayed = simulated.manifest.get("accesses")
@@ -119,54 +157,37 @@ def replays_measured(simulated: RunResult, measured: RunResult) -> bool | None:
     return set(replayed.values()) <= recorded
 
 
-def _check_pair(simulated: RunResult, measured: RunResult) -> None:
-    check_kinds(simulated, measured)
-    if simulated.summary["scenario_hash"] != measured.summary["scenario_hash"]:
-        raise ResultError(
-            f"the results are of different scenarios: {simulated.summary['scenario']} "
-            f"({simulated.summary['scenario_hash']}) and {measured.summary['scenario']} "
-            f"({measured.summary['scenario_hash']}); simulate again with the measured one's scenario and options"
-        )
-    if replays_measured(simulated, measured) is False:
-        raise ResultError(
-            f"the simulation replayed other accesses ({', '.join(simulated.manifest['accesses'])}) than were measured; "
-            "simulate with --trace and the measured result, or compare with --out-of-sample"
-        )
+def _rows_of(rows: Rows, number: int) -> dict[str, NDArray[Any]]:
+    """Return one row a step: of a simulated result its first repetition, of a measured one its instrumented run."""
+    chosen = (rows["cell"] == number) & (rows["is_stamped"] if "is_stamped" in rows else rows["repetition"] == 0)
+    return {name: column[chosen] for name, column in rows.items()}
 
 
-def cell_of(
-    number: int,
-    simulated: Mapping[str, Any],
-    measured: Mapping[str, Any],
-    sim_rows: Mapping[str, NDArray[Any]],
-    real_rows: Mapping[str, NDArray[Any]],
-) -> dict[str, Any]:
-    """Return one cell's times side by side, with their errors and parts; `number` is the measured result's."""
+def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) -> dict[str, Any]:
+    """Return one cell's times side by side, with their errors and parts; `place` is its number in the measured one."""
+    sim, real = simulated.summary["cells"][number], measured.summary["cells"][place]
+    sim_rows, real_rows = _rows_of(simulated.rows, number), _rows_of(measured.rows, place)
     counted = ~sim_rows["is_warmup"]
-    sim_s = float(simulated["tpot_mean_s"])
-    repeats_s = sorted(measured["tpot_repeats_s"])
+    sim_s = float(sim["tpot_mean_s"])
+    repeats_s = sorted(real["tpot_repeats_s"])
     real_s = float(np.median(repeats_s))
-    low_s, high_s = simulated.get("tpot_interval_s") or (sim_s, sim_s)
-    keys = ("policy", "budget_pages", "context_tokens", "batch", "page_tokens")
-    cell: dict[str, Any] = {"cell": number} | {key: measured.get(key) for key in keys}
-    cell |= {key: value for key, value in measured.items() if "." in key}
+    low_s, high_s = sim.get("tpot_interval_s") or (sim_s, sim_s)
+    cell: dict[str, Any] = {"cell": place} | {key: real.get(key) for key in _KEYS}
+    cell |= {key: value for key, value in real.items() if "." in key} | side_by_side("tpot_s", sim_s, real_s)
     cell |= {
-        "tpot_simulated_s": sim_s,
         "tpot_simulated_low_s": low_s,
         "tpot_simulated_high_s": high_s,
-        "tpot_measured_s": real_s,
         "tpot_measured_low_s": repeats_s[0],
         "tpot_measured_high_s": repeats_s[-1],
-        "tpot_error_frac": sim_s / real_s - 1,
         "is_within_spread": bool(repeats_s[0] <= sim_s <= repeats_s[-1]),
         "is_in_interval": bool(low_s <= real_s <= high_s),
-        "stall_simulated_frac": simulated["stall_frac"],
-        "stall_measured_frac": measured["stall_frac"],
-        "late_simulated": simulated["late"],
-        "late_measured": measured["late"],
-        "instrument_overhead_frac": measured["instrument_overhead_frac"],
-        "mass_recall_frac": measured["mass_recall_frac"],
-        "link_s": float(sim_rows["misses"][counted].mean()) * _page_s(simulated),
+        "stall_simulated_frac": sim["stall_frac"],
+        "stall_measured_frac": real["stall_frac"],
+        "late_simulated": sim["late"],
+        "late_measured": real["late"],
+        "instrument_overhead_frac": real["instrument_overhead_frac"],
+        "mass_recall_frac": real["mass_recall_frac"],
+        "link_s": float(sim_rows["misses"][counted].mean()) * float(sim.get("page_link_s") or np.nan),
     }
     for part in PARTS:
         cell[f"{part[:-2]}_simulated_s"] = float(sim_rows[part][counted].mean())
@@ -174,12 +195,20 @@ def cell_of(
     return cell
 
 
-def _page_s(simulated: Mapping[str, Any]) -> float:
-    return float(simulated.get("page_link_s") or np.nan)
+def _counts(simulated: Cell, measured: Cell) -> dict[str, Any]:
+    """Return the counts of one cell side by side with their errors; None where there is nothing to err about."""
+    hits = simulated["hit_frac"], measured["hit_frac"]
+    found = {
+        "is_selecting": measured["selector"] != "full" and measured["budget_pages"] is not None,
+        "hit_error_points": 100 * (hits[0] - hits[1]) if hits[0] is not None and hits[1] is not None else None,
+    }
+    for name in ("hit_frac", "misses", "moved_bytes_per_token"):
+        found |= side_by_side(name, simulated[name], measured[name])
+    return found
 
 
-def add_resident(cells: list[dict[str, Any]]) -> None:
-    """Set beside each cell the resident one of its context, batch and page size, and what the null predictors say."""
+def _add_resident(cells: list[dict[str, Any]]) -> None:
+    """Add to each cell what it adds to the resident one of its situation, and what the null predictors say."""
     resident = {situation(cell): cell for cell in cells if cell["budget_pages"] is None}
     for cell in cells:
         base = resident.get(situation(cell))
@@ -194,73 +223,3 @@ def add_resident(cells: list[dict[str, Any]]) -> None:
         cell["null_additive_error_frac"] = (
             (base["tpot_measured_s"] + cell["link_s"]) / real_s - 1 if base and is_paged else None
         )
-
-
-def situation(cell: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what cells have in common that read the same contexts."""
-    return cell["context_tokens"], cell["batch"], cell["page_tokens"]
-
-
-def _figures(cells: list[dict[str, Any]], divergence: Divergence | None) -> dict[str, Any]:
-    errors = [abs(cell["tpot_error_frac"]) for cell in cells]
-    worst = cells[int(np.argmax(errors))]
-    paged = [cell for cell in cells if cell["budget_pages"] is not None]
-    stalling = [cell for cell in paged if (cell["stall_measured_frac"] or 0) >= STALLING_FRAC]
-    tau, pairs = kendall(
-        [cell["tpot_simulated_s"] for cell in cells],
-        [(cell["tpot_measured_low_s"], cell["tpot_measured_high_s"]) for cell in cells],
-    )
-    nulls = [median_abs(paged, f"null_{name}_error_frac") for name in ("resident", "link")]
-    return {
-        "counts_equal": divergence is None,
-        "num_cells": len(cells),
-        "tpot_median_error_frac": float(np.median(errors)),
-        "tpot_worst_error_frac": float(max(errors)),
-        "worst_cell": worst["cell"],
-        "worst_within_spread": worst["is_within_spread"],
-        "added_median_error_frac": median_abs(stalling, "added_error_frac"),
-        "paged_median_error_frac": median_abs(paged, "tpot_error_frac"),
-        "best_null_median_error_frac": min((null for null in nulls if null is not None), default=None),
-        "additive_null_median_error_frac": median_abs(paged, "null_additive_error_frac"),
-        "stall_cells_frac": len(stalling) / len(cells),
-        "slowest_over_fastest": _slowest_over_fastest(cells),
-        "kendall_tau": tau,
-        "kendall_pairs": pairs,
-        "interval_coverage_frac": float(np.mean([cell["is_in_interval"] for cell in cells])),
-    }
-
-
-def _slowest_over_fastest(cells: list[dict[str, Any]]) -> float | None:
-    """Return the largest ratio of slowest to fastest among cells of one context that read the same pages."""
-    ratios = []
-    for cell in cells:
-        if cell["mass_recall_frac"] == 1.0:
-            continue
-        alike = [
-            other["tpot_measured_s"]
-            for other in cells
-            if situation(other) == situation(cell) and other["mass_recall_frac"] == cell["mass_recall_frac"]
-        ]
-        ratios.append(max(alike) / min(alike))
-    return max(ratios, default=None)
-
-
-def median_abs(cells: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Return the median size of one field over the cells that have it; None where none does."""
-    values = [abs(cell[name]) for cell in cells if cell[name] is not None and np.isfinite(cell[name])]
-    return float(np.median(values)) if values else None
-
-
-def kendall(simulated_s: Sequence[float], measured_s: Sequence[tuple[float, float]]) -> tuple[float | None, int]:
-    """Return Kendall's tau over the pairs whose measured intervals are disjoint, and how many there are.
-
-    Examples
-    --------
-    >>> kendall([1.0, 2.0, 3.0], [(1.0, 1.1), (1.9, 2.1), (1.0, 1.05)])
-    (0.0, 2)
-    """
-    agreements = []
-    for (left_sim, left), (right_sim, right) in itertools.combinations(zip(simulated_s, measured_s, strict=True), 2):
-        if left[1] < right[0] or right[1] < left[0]:
-            agreements.append(float(np.sign((left_sim - right_sim) * (left[0] - right[0]))))
-    return (float(np.mean(agreements)) if agreements else None), len(agreements)

@@ -1,99 +1,141 @@
-"""A comparison for people: a row a cell, the error by part of the step, and the cells about the diagonal."""
+"""A comparison of decode for people: a row a cell, the error by part of the step, counts where they have errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from kvsim.experiments.decode.report.compare import PARTS, Comparison
-from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
+from kvsim.experiments.decode.report.compare import OUTSIDE, PARTS, Comparison
+from kvsim.experiments.decode.report.errors import median_abs
+from kvsim.experiments.decode.report.targets import targets_of, verdict_lines
+from kvsim.report.comparison import Compared, compared
+from kvsim.report.diagonal import Panel, diagonal_figure
+from kvsim.report.sides import SIDES, side
+from kvsim.report.tables import NOT_APPLICABLE, Column, percent, signed_percent, table_text
 
-_MS = 1e3
+_MS, _MIB = 1e3, 2**20
+_BAND_FRAC = 0.05
+
+_KEYS = {
+    "policy": Column(title="/policy"),
+    "context_tokens": Column(title="/context"),
+    "budget_pages": Column(title="/budget", text="{:.0f}".format),
+    "page_tokens": Column(title="/page"),
+    "batch": Column(title="/batch"),
+}
+_TIMES = {
+    **_KEYS,
+    "tpot_measured_s": Column(title="ms a token/measured"),
+    "tpot_simulated_s": Column(title="ms a token/simulated"),
+    "tpot_error_frac": Column(title="/error", text=signed_percent),
+    "stall_measured_frac": Column(title="stall/measured", text=lambda value: percent(value, 0)),
+    "stall_simulated_frac": Column(title="stall/simulated", text=lambda value: percent(value, 0)),
+}
+_OUTSIDE = {
+    **_KEYS,
+    "hit_measured_frac": Column(title="hits/measured", text=percent),
+    "hit_simulated_frac": Column(title="hits/simulated", text=percent),
+    "hit_error_points": Column(title="hits/points", text="{:+z.1f}".format),
+    "moved_bytes_per_token_measured": Column(title="MiB a token/measured", text=lambda value: f"{value / _MIB:.2f}"),
+    "moved_bytes_per_token_simulated": Column(title="MiB a token/simulated", text=lambda value: f"{value / _MIB:.2f}"),
+    "tpot_measured_s": Column(title="ms a token/measured", text=lambda value: f"{value * _MS:.1f}"),
+    "tpot_simulated_s": Column(title="ms a token/simulated", text=lambda value: f"{value * _MS:.1f}"),
+    "tpot_error_frac": Column(title="/error", text=signed_percent),
+    "in_sample_error_frac": Column(title="error/in sample", text=signed_percent),
+}
 
 
-def cells_csv(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Return every field of every cell as CSV."""
-    return str(pd.DataFrame(cells).to_csv(index=False))
+def compared_in_sample(found: Comparison) -> Compared:
+    """Return a comparison as a command shows and keeps it, with a panel a policy."""
+    targets = targets_of(found.figures)
+    contents: dict[str, Any] = found.figures | {"cells": found.cells, "targets": [asdict(one) for one in targets]}
+    lines = [compare_text(found)]
+    if found.divergence is not None:
+        contents |= {"divergence": str(found.divergence)}
+        lines.append(f"first divergence: {found.divergence}")
+    policies = dict.fromkeys(cell["policy"] for cell in found.cells)
+    panels = [
+        Panel(title=policy, name="tpot_s", cells=[cell for cell in found.cells if cell["policy"] == policy])
+        for policy in policies
+    ]
+    title = "Time per output token: simulated against measured"
+    figure = diagonal_figure(title, panels, color_by="policy", marker_by="context_tokens", band_frac=_BAND_FRAC)
+    missed = tuple(target.name for target in targets if target.is_met is False)
+    return replace(compared(contents, [*lines, *verdict_lines(found.figures)], found.cells, figure), missed=missed)
+
+
+def compared_out_of_sample(found: Comparison, in_sample: Mapping[str, Any] | None = None) -> Compared:
+    """Return a comparison out of sample; `in_sample` has the figures of one of the same cells, ``cells`` too."""
+    contents = found.figures | {f"{OUTSIDE}accesses": found.accesses, f"{OUTSIDE}cells": found.cells}
+    panels = [
+        Panel(title="hits", name="hit_frac", cells=found.cells),
+        Panel(title="time per output token", name="tpot_s", cells=found.cells),
+    ]
+    title = "Out of sample: simulated on other accesses than were measured"
+    figure = diagonal_figure(title, panels, color_by="policy", band_frac=_BAND_FRAC)
+    return compared(contents, [out_of_sample_text(found, in_sample)], found.cells, name="out_of_sample", figure=figure)
 
 
 def compare_text(found: Comparison) -> str:
-    """Return the cells as a printed table, then the median error of each part of a step, in milliseconds."""
-    lines = [
-        f"{'policy':<12}{'context':>8}{'budget':>8}{'page':>5}{'batch':>6}{'measured ms':>24}{'simulated ms':>24}"
-        f"{'error':>8}{'stall m / s':>16}"
-    ]
-    for cell in found.cells:
-        budget = "-" if cell["budget_pages"] is None else str(cell["budget_pages"])
-        measured = _range_ms(cell["tpot_measured_s"], cell["tpot_measured_low_s"], cell["tpot_measured_high_s"])
-        simulated = _range_ms(cell["tpot_simulated_s"], cell["tpot_simulated_low_s"], cell["tpot_simulated_high_s"])
-        stalls = f"{_percent(cell['stall_measured_frac'])} / {_percent(cell['stall_simulated_frac'])}"
-        lines.append(
-            f"{cell['policy']:<12}{cell['context_tokens']:>8}{budget:>8}{cell['page_tokens']:>5}{cell['batch']:>6}"
-            f"{measured:>24}{simulated:>24}{100 * cell['tpot_error_frac']:>+7.1f}%{stalls:>16}"
-        )
-    lines += ["", "simulated - measured by part of a step, of the measured time per token (median, worst):"]
+    """Return the cells as a printed table, then the median error of each part of a step."""
+    cells = [cell | {side("tpot_s", which): _range_ms(cell, which) for which in SIDES} for cell in found.cells]
+    lines = ["", "simulated - measured by part of a step, of the measured time per token (median, worst):"]
     for part in PARTS:
-        name = part[:-2]
+        sides = [(cell[side(part, "simulated")], cell[side(part, "measured")]) for cell in found.cells]
         errors = [
-            (cell[f"{name}_simulated_s"] - cell[f"{name}_measured_s"]) / cell["tpot_measured_s"] for cell in found.cells
+            (sim_s - real_s) / cell["tpot_measured_s"] for (sim_s, real_s), cell in zip(sides, found.cells, strict=True)
         ]
         worst = max(errors, key=abs)
-        lines.append(f"  {name:<18}{100 * float(np.median(errors)):>+7.2f}%{100 * worst:>+8.2f}%")
-    return "\n".join([*lines, ""])
+        lines.append(f"  {part[:-2]:<18}{signed_percent(float(np.median(errors)), 2):>8}{signed_percent(worst, 2):>9}")
+    return "\n".join([table_text(cells, _TIMES), *lines, ""])
 
 
-def _range_ms(middle_s: float, low_s: float, high_s: float) -> str:
-    return f"{middle_s * _MS:.1f} ({low_s * _MS:.1f} .. {high_s * _MS:.1f})"
+def _range_ms(cell: Mapping[str, Any], which: str) -> str:
+    middle, low, high = (_MS * cell[side("tpot_s", f"{which}{end}")] for end in ("", "_low", "_high"))
+    return f"{middle:.1f} ({low:.1f} .. {high:.1f})"
 
 
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.0f}%"
+def out_of_sample_text(found: Comparison, in_sample: Mapping[str, Any] | None = None) -> str:
+    """Return a row a cell, then the figures; `in_sample` as in `compared_out_of_sample`."""
+    cells = found.cells
+    if in_sample:
+        errors = {cell["cell"]: cell["tpot_error_frac"] for cell in in_sample["cells"]}
+        cells = [cell | {"in_sample_error_frac": errors.get(cell["cell"])} for cell in cells]
+    caption = (
+        f"out of sample: simulated on accesses recorded with {' and '.join(found.texts) or 'another text'} "
+        f"({', '.join(found.accesses) or 'no trace named'})"
+    )
+    parts = [*textwrap.wrap(caption, 120), "", table_text(cells, _OUTSIDE), "", *_error_lines(found, in_sample)]
+    return "\n".join(parts)
 
 
-def compare_figure(found: Comparison) -> Figure:
-    """Return measured against simulated time per token, a panel for each policy, both with their intervals."""
-    names = list(dict.fromkeys(cell["policy"] for cell in found.cells))
-    contexts = sorted({cell["context_tokens"] for cell in found.cells})
-    markers = dict(zip(contexts, "osD^vPX*" * len(contexts), strict=False))
-    figure = new_figure(4.6, "Time per output token: simulated against measured", "The band is 5% to either side.")
-    axes = add_panels(figure, 1, len(names), across_inches=0.7)[0]
-    looks = policy_looks(names)
-    handles = {
-        f"{context:,} tokens": Line2D([], [], color="#555555", marker=markers[context], linestyle="")
-        for context in contexts
-    }
-    for axis, name in zip(axes, names, strict=True):
-        cells = [cell for cell in found.cells if cell["policy"] == name]
-        ends_ms = [cell[f"tpot_{kind}_s"] * _MS for cell in cells for kind in ("measured", "simulated")]
-        low, high = 0.9 * min(ends_ms), 1.1 * max(ends_ms)
-        axis.plot([low, high], [low, high], color="0.5", linewidth=1, zorder=1)
-        axis.fill_between([low, high], [0.95 * low, 0.95 * high], [1.05 * low, 1.05 * high], color="0.92", zorder=0)
-        for context in contexts:
-            chosen = [cell for cell in cells if cell["context_tokens"] == context]
-            if chosen:
-                axis.errorbar(
-                    [cell["tpot_measured_s"] * _MS for cell in chosen],
-                    [cell["tpot_simulated_s"] * _MS for cell in chosen],
-                    xerr=_arms(chosen, "measured"),
-                    yerr=_arms(chosen, "simulated"),
-                    fmt=markers[context],
-                    color=looks[name]["color"],
-                    markersize=6,
-                    elinewidth=1,
-                )
-        axis.set(title=name, xlabel="measured (ms a token)", xlim=(low, high), ylim=(low, high))
-    axes[0].set_ylabel("simulated (ms a token)")
-    legend_above(figure, handles)
-    return figure
+def _error_lines(found: Comparison, in_sample: Mapping[str, Any] | None) -> list[str]:
+    """Return the figures of a comparison out of sample, a line each, with those in sample where there are some."""
+    inside = dict(in_sample or {})
+    if in_sample:
+        selecting = {cell["cell"] for cell in found.cells if cell["is_selecting"]}
+        chosen = [cell for cell in in_sample["cells"] if cell["cell"] in selecting]
+        inside["selecting_median_error_frac"] = median_abs(chosen, "tpot_error_frac")
 
+    def error(name: str) -> str:
+        more = f" (in sample: {percent(inside.get(name))})" if name in inside else ""
+        return f"{percent(found.figures[f'{OUTSIDE}{name}'])}{more}"
 
-def _arms(cells: list[dict[str, Any]], kind: str) -> list[list[float]]:
-    middle = [cell[f"tpot_{kind}_s"] for cell in cells]
-    low = [max(at - cell[f"tpot_{kind}_low_s"], 0.0) * _MS for at, cell in zip(middle, cells, strict=True)]
-    high = [max(cell[f"tpot_{kind}_high_s"] - at, 0.0) * _MS for at, cell in zip(middle, cells, strict=True)]
-    return [low, high]
+    def points(name: str) -> str:
+        value = found.figures[f"{OUTSIDE}{name}"]
+        return NOT_APPLICABLE if value is None else f"{value:.1f} points"
+
+    return [
+        f"hits, median error in the cells that select: {points('hit_error_points')}, worst "
+        f"{points('hit_worst_error_points')}",
+        f"misses, median error there: {error('misses_median_error_frac')}; bytes moved: "
+        f"{error('moved_median_error_frac')}",
+        f"time per token, median error there: {error('selecting_median_error_frac')}",
+        f"time per token, median error of all cells: {error('tpot_median_error_frac')}; worst: "
+        f"{error('tpot_worst_error_frac')}",
+        f"what the cache adds, median error in stalling cells: {error('added_median_error_frac')}",
+    ]

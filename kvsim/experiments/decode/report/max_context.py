@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kvsim.report.tables import aligned
 from kvsim.units import format_bytes
 
 _KNOWN = frozenset(
@@ -18,14 +19,8 @@ def max_context_text(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the table and what to know of it."""
     swept = list(dict.fromkeys(name for record in records for name in record if name not in _KNOWN))
     head = ["policy", *(name.rpartition(".")[2] for name in swept), "tokens", "device", "host", "ran out"]
-    table = [head, *(_cells(record, swept) for record in records)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in pairs).rstrip()
-        for row in table
-        for pairs in [list(enumerate(zip(row, widths, strict=True)))]
-    ]
-    return "\n".join([*lines, "", *_notes(records)])
+    rows = [head, *(_cells(record, swept) for record in records)]
+    return "\n".join([*aligned(rows), "", *_notes(records)])
 
 
 def _cells(record: Mapping[str, Any], swept: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kvsim.experiments.decode.report.table import cells_frame, swept_keys
+from kvsim.report.tables import aligned, percent
 from kvsim.types import FloatArray
 from kvsim.units import format_bytes, format_seconds
 
@@ -173,15 +174,13 @@ def _spread(numbers: list[int], most: int) -> list[int]:
 
 
 def _front_row(cell: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    shares = [cell["stall_frac"], cell["hit_frac"]]
-    recall = cell["mass_recall_frac"]
     return [
         str(cell["policy"]),
         *(str(cell[key]) for key in keys),
         format_seconds(cell["tpot_p50_s"]),
-        *("-" if share is None else f"{100 * share:.1f}%" for share in shares),
+        *(percent(cell[name]) for name in ("stall_frac", "hit_frac")),
         format_bytes(cell["device_bytes"]),
-        "-" if recall is None else f"{100 * recall:.1f}%",
+        percent(cell["mass_recall_frac"]),
     ]
 
 
@@ -193,19 +192,13 @@ def _weights_text(summary: Summary, width: int) -> str:
     table = [["field", *(f"{name}: alone / total" for name in _WEIGHED.values())]]
     for field in dict.fromkeys(weights["field"]):
         own = weights[weights["field"] == field].set_index("figure")
-        shares = [
-            f"{_share(own.loc[figure, 'alone_frac'])} / {_share(own.loc[figure, 'total_frac'])}" for figure in _WEIGHED
-        ]
-        table.append([field_name(field), *shares])
+        shares = [[percent(own.loc[figure, name], 0) for name in ("alone_frac", "total_frac")] for figure in _WEIGHED]
+        table.append([field_name(field), *map(" / ".join, shares)])
     caption = (
         "How much each field matters: share of the variance over all cells that it makes alone, and in all, together "
         "with what it does jointly with others (time: of the logarithm)."
     )
     return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table)])
-
-
-def _share(value: Any) -> str:
-    return "-" if pd.isna(value) else f"{100 * float(value):.0f}%"
 
 
 def _failures_text(summary: Summary, failed: Sequence[Mapping[str, Any]]) -> str:
@@ -220,13 +213,3 @@ def _failures_text(summary: Summary, failed: Sequence[Mapping[str, Any]]) -> str
         lines.append(f"  {where}{others}: {fault}")
     more = len(by_fault) - MAX_FAULT_LINES
     return "\n".join([*lines, *([f"  ... and {more} more faults in summary.json (failed)"] if more > 0 else [])])
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return a table's lines, its first row the titles: the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = []
-    for row in table:
-        cells = [row[0].ljust(widths[0]), *(text.rjust(size) for text, size in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return [lines[0], "  ".join("-" * size for size in widths), *lines[1:]]

@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from kvsim.report.tables import Column, cell_text, costs_text, digits, percent, scaled, table_line
+from kvsim.report.tables import Column, digits, header_text, percent, scaled, table_text
 from kvsim.units import format_bytes
 
 COLUMNS: dict[str, Column] = {
-    "budget_pages": Column(title="budget/pages", text=lambda value: f"{value:.0f}"),
+    "budget_pages": Column(title="budget/pages", text="{:.0f}".format),
     "tpot_p50_s": Column(title="TPOT ms/p50", text=scaled(1e-3)),
     "tpot_p95_s": Column(title="TPOT ms/p95", text=scaled(1e-3)),
     "tokens_per_s": Column(title="tokens/per s", text=digits),
-    "speed_vs_resident": Column(title="speed/vs res.", text=lambda value: f"{value:.2f}x"),
+    "speed_vs_resident": Column(title="speed/vs res.", text="{:.2f}x".format),
     "stall_frac": Column(title="/stall", text=percent),
     "hit_frac": Column(title="/hits", text=percent),
     "prefetch_precision_frac": Column(title="pref./prec.", text=percent),
@@ -51,18 +51,13 @@ def cells_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame(summary["cells"])
     first = dict.fromkeys(["policy", *swept_keys(summary), *COLUMNS])
     present = [name for name in first if name in frame]
-    return frame[present + sorted(name for name in frame if name not in first)]
+    return frame[present + sorted(str(name) for name in frame if name not in first)]
 
 
-def printed_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the table as text, its columns titled as they are printed."""
-    frame = cells_frame(summary)
-    shown = {"/policy": frame["policy"].map(str)}
-    shown |= {title: frame[key].map(str) for key, title in _short_titles(swept_keys(summary)).items()}
-    for name, column in COLUMNS.items():
-        if name in frame:
-            shown[column.title] = pd.Series([cell_text(column, value) for value in frame[name]], index=frame.index)
-    return pd.DataFrame(shown)
+def shown_columns(summary: Mapping[str, Any]) -> dict[str, Column]:
+    """Return the columns of the printed table: the policy, what is swept, and the figures."""
+    swept = {key: Column(title=title) for key, title in _short_titles(swept_keys(summary)).items()}
+    return {"policy": Column(title="/policy"), **swept, **COLUMNS}
 
 
 def text_table(summary: Mapping[str, Any], *, width: int = 120) -> str:
@@ -71,21 +66,8 @@ def text_table(summary: Mapping[str, Any], *, width: int = 120) -> str:
     Cells of one combination of swept values stand together. The columns are as wide as they must be, whatever
     `width` says: at 120 a sweep of two fields fits.
     """
-    frame = printed_frame(summary)
-    num_keys = 1 + len(swept_keys(summary))
-    titles = [title.partition("/") for title in map(str, frame.columns)]
-    body = frame.to_numpy().tolist()
-    table = [[upper for upper, _, _ in titles], [lower for _, _, lower in titles], *body]
-    widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= width else " "
-    lines = [table_line(row, widths, gap) for row in table]
-    lines.insert(2, gap.join("-" * size for size in widths))
-    spaced = lines[:3]
-    for number, line in enumerate(lines[3:]):
-        if number and body[number][1:num_keys] != body[number - 1][1:num_keys]:
-            spaced.append("")
-        spaced.append(line)
-    return "\n".join([*textwrap.wrap(_caption(summary), width), "", *spaced, "", *textwrap.wrap(LEGEND, width)])
+    table = table_text(summary["cells"], shown_columns(summary), apart_by=swept_keys(summary), width=width)
+    return "\n".join([*textwrap.wrap(_caption(summary), width), "", table, "", *textwrap.wrap(LEGEND, width)])
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 120) -> str:
@@ -107,9 +89,8 @@ def _in_two_lines(name: str) -> str:
 
 def _caption(summary: Mapping[str, Any]) -> str:
     """Say what all cells share: scenario, profile with its label, and the sizes that are not swept."""
-    profile = summary["profile"]
-    link = ["emulated link"] if profile["emulated_link"] else []
-    parts = [f"{summary['scenario']}: {costs_text(profile, *link)}"]
+    link = ["emulated link"] if summary["profile"]["emulated_link"] else []
+    parts = [header_text(summary, *link)]
     for name, wording in (("context_tokens", "{:,} tokens"), ("batch", "batch {}"), ("page_tokens", "{}-token pages")):
         values = {cell[name] for cell in summary["cells"] if name in cell}
         if len(values) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kvsim.report.tables import percent
 from kvsim.units import format_bytes, format_seconds
 
 Cell = Mapping[str, Any]
@@ -163,7 +164,7 @@ def _lost_mass(recalls: list[float | None]) -> str:
     known = [recall for recall in recalls if recall is not None]
     if not known:
         return "an unknown share"
-    least, most = (_percent(1 - recall) for recall in (max(known), min(known)))
+    least, most = (percent(1 - recall) for recall in (max(known), min(known)))
     if most == "0.0%":
         return "none"
     return least if least == most else f"{least} to {most}"
@@ -281,10 +282,6 @@ def _is_resident(cell: Cell) -> bool:
 
 def _fastest(cells: Iterable[Cell]) -> Cell | None:
     return min(cells, key=lambda cell: float(cell["tpot_p50_s"]), default=None)
-
-
-def _percent(fraction: float) -> str:
-    return f"{max(100 * fraction, 0.0):.1f}%"
 
 
 def _join(parts: Sequence[str]) -> str:

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from kvsim.experiments.decode.report.sweep_tables import aligned, field_name
+from kvsim.experiments.decode.report.sweep_tables import field_name
 from kvsim.experiments.decode.sweep.reach import Reached, is_whole, value_text
+from kvsim.report.tables import aligned, percent
 from kvsim.units import format_bytes, format_seconds
 
 Cell: TypeAlias = Mapping[str, Any]
@@ -53,12 +54,12 @@ def _two(before: Cell, after: Cell, ratio: float) -> list[str]:
         format_seconds(before["tpot_p50_s"]),
         format_seconds(after["tpot_p50_s"]),
         f"{ratio:.3f}",
-        _percent(before["stall_frac"]),
-        _percent(after["stall_frac"]),
+        percent(before["stall_frac"]),
+        percent(after["stall_frac"]),
         format_bytes(before["device_bytes"]),
         format_bytes(after["device_bytes"]),
-        _percent(before["mass_recall_frac"]),
-        _percent(after["mass_recall_frac"]),
+        percent(before["mass_recall_frac"]),
+        percent(after["mass_recall_frac"]),
     ]
 
 
@@ -112,8 +113,4 @@ def _shown(figure: str, value: float | None) -> str:
         return format_seconds(value)
     if figure.endswith("_bytes"):
         return format_bytes(value)
-    return _percent(value) if figure.endswith("_frac") else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"
+    return percent(value) if figure.endswith("_frac") else f"{value:.4g}"

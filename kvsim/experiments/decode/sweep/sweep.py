@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from kvsim.experiments.decode.summarise import simulated_summary
 from kvsim.experiments.decode.sweep.finished import KeptCell, has_cell, make_folder, parse_cell, read_cell, write_cell
 from kvsim.experiments.decode.sweep.keys import cell_keys
 from kvsim.experiments.decode.sweep.pieces import Piece, pieces_of, simulate_piece
+from kvsim.experiments.decode.workers import cluster, in_worker, processes
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.report.results import RunResult
@@ -152,25 +152,24 @@ def _shared_out(pieces: list[Piece], num_workers: int, scheduler: str | None, fo
         yield from map(simulate_piece, pieces)
         return
     try:
-        with _backend(scheduler, min(num_workers, len(pieces))):
+        with processes(min(num_workers, len(pieces))) if scheduler is None else cluster(scheduler):
             parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="3*n_jobs")
-            yield from parallel(joblib.delayed(simulate_piece)(piece) for piece in pieces)
+            if scheduler is not None:  # whose workers are nobody's children
+                yield from parallel(joblib.delayed(simulate_piece)(piece) for piece in pieces)
+            else:
+                yield from parallel(joblib.delayed(in_worker)(os.getpid(), simulate_piece, piece) for piece in pieces)
     except TerminatedWorkerError:
         raise KvsimError(
             f"a worker process was killed, probably for lack of memory; the finished cells are kept in {folder}: "
             "run the same command again with fewer --workers"
         ) from None
-
-
-def _backend(scheduler: str | None, num_workers: int) -> AbstractContextManager[Any]:
-    """Return who works: processes of this machine, or the workers of a cluster; arithmetic in one thread each."""
-    chosen: dict[str, Any] = {"backend": "loky", "n_jobs": num_workers, "inner_max_num_threads": 1}
-    if scheduler is not None:  # whose workers keep to one thread by themselves
-        if importlib.util.find_spec("distributed") is None:
-            raise KvsimError('--dask needs the package distributed: pip install "kvsim[dask]"')
-        chosen = {"backend": "dask", "n_jobs": -1, "scheduler_host": scheduler}
-    backend: AbstractContextManager[Any] = joblib.parallel_config(**chosen)
-    return backend
+    except KvsimError:
+        raise
+    except Exception as problem:
+        if scheduler is None:
+            raise
+        reason = " ".join(f"{type(problem).__name__}: {problem}".split())
+        raise KvsimError(f"--dask {scheduler}: {reason}; the finished cells are kept in {folder}") from None
 
 
 def _gather(

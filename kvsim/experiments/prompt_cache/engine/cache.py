@@ -16,7 +16,7 @@ from transformers import DynamicCache, StoppingCriteria
 
 from kvsim.caches.prompts.accounting import Keeping, PromptBooks, Reuse, TierBudget
 from kvsim.engine.links.states import KVStates, StateLink, keep, make_link, move, restore
-from kvsim.engine.model.families import check_config, shape_of
+from kvsim.engine.model.families import shape_of
 from kvsim.engine.model.forward import CACHE_ARGUMENT, cache_of
 from kvsim.errors import KvsimError
 from kvsim.types import IntArray
@@ -82,7 +82,6 @@ class PromptCache:
         least_tokens: int = 1,
         bandwidth_bytes_per_s: float | None = None,
     ) -> None:
-        check_config(model.config, type(model).__name__)
         shape = shape_of(model)
         self._model = model
         token_bytes = shape.num_layers * shape.page_bytes(1)
@@ -151,6 +150,10 @@ class PromptCache:
         """Let go of all prompts and end the link."""
         self._states.clear()
         self._link.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PromptCache:
+        """Refuse: a cache of prompts is shared by generations, and its prompts are another's for the asking."""
+        raise KvsimError("a PromptCache is not copied: use it for every generation, or make another PromptCache(model)")
 
     def __enter__(self) -> PromptCache:
         """Return the cache itself."""

@@ -1,0 +1,1 @@
+"""How results of a prompt cache are shown and compared."""
