@@ -15,7 +15,7 @@ from gpu_parts.jobs import LeftOutError, Outcome, Setting, write_json, write_tex
 from gpu_parts.profiles import slowed_path, trained_path
 from kvsim.cli import run_command
 from kvsim.engine.model.text import read_text
-from kvsim.experiments.decode.report.compare_tables import verdict_lines
+from kvsim.experiments.decode.report.targets import verdict_lines
 from kvsim.scenario.shipped import shipped_scenarios
 
 SCENARIO = "crosscheck_cuda"

@@ -125,10 +125,15 @@ def _memory_table(experiment: Experiment) -> str:
 
 
 def _prediction_table(experiment: Experiment) -> str:
+    """Return what became of prefetched pages: each that was read or left unread in the counted steps.
+
+    Some were fetched in the warm-up and unread when counting began: the pages fetched in the counted steps alone would
+    be fewer than those used and wasted.
+    """
     titles = ["Prefetching", "Prefetched", "Used", "Wasted", "Accuracy %", "Prefetch Hit %", "Wasted MB/token"]
     rows: list[list[str]] = []
     for setting in experiment.settings:
-        cells = [cell for cell in experiment.of(setting) if cell["prefetched"]]
+        cells = [cell for cell in experiment.of(setting) if cell["used"] + cell["wasted"]]
         if not cells:
             continue
         rows.append([setting_text(experiment, setting)])
@@ -138,7 +143,7 @@ def _prediction_table(experiment: Experiment) -> str:
             rows.append(
                 [
                     f"  {cell['policy']}, {cell['context']:,} tokens",
-                    *(str(cell[name]) for name in ("prefetched", "used", "wasted")),
+                    *map(str, (cell["used"] + cell["wasted"], cell["used"], cell["wasted"])),
                     _percent(found["precision_frac"]),
                     _percent(found["recall_frac"]),
                     f"{wasted_bytes * _MB / (experiment.num_tokens * cell['batch']):.2f}",

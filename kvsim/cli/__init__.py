@@ -109,13 +109,13 @@ def run(
 
     loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
     folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
-    from kvsim.experiments.registry import load_experiment
+    from kvsim.experiments.registry import load_experiment, simulate
     from kvsim.report.results import summary_json, write_result
 
     experiment = load_experiment(loaded.experiment)
     with bar(f"simulating {loaded.scenario.name}") as shown:
         job = loaded.job(command=command_text(), progress=shown.advance, recorded=trace)
-        result = experiment.simulate(loaded.scenario, job)
+        result = simulate(loaded, job)
     drawn = experiment.figures(result) if figures and loaded.scenario.output.figures else {}
     text = summary_json(result.summary) if as_json else experiment.show(result.summary)
     written = kept(lambda: write_result(result, folder, drawn), text)
@@ -333,22 +333,18 @@ def trace_fit(
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
     ] = "estimate:quest",
 ) -> None:
-    """Fit a generator to a trace, and print the statistics of both side by side."""
-    from kvsim.report.trace_table import fit_text
+    """Fit a generator to a trace, and print the statistics of both and what the generator misses."""
+    from kvsim.experiments.decode.generator_check import fit_text
     from kvsim.scenario.shipped import find_capture
     from kvsim.traces.access.file import open_trace
-    from kvsim.traces.access.statistics import measure_statistics
     from kvsim.traces.generator.fit import fit_generator
-    from kvsim.traces.generator.generate import SyntheticSource
     from kvsim.traces.generator.parameters import write_parameters
 
     path = find_capture(file)
     trace = open_trace(path)
     output_file(output, ".toml")
     parameters = fit_generator(trace, page_tokens, channel, name=path.stem)
-    context_tokens = int(trace.context_tokens(0).max())
-    made = SyntheticSource(parameters, context_tokens=context_tokens, num_steps=trace.num_steps, seed=1)
-    text = fit_text(measure_statistics(trace, page_tokens), measure_statistics(made, page_tokens))
+    text = fit_text(trace, parameters)
     kept(lambda: write_parameters(parameters, output), text)
     typer.echo(f"{text}\n\n{output}: written")
 

@@ -99,6 +99,7 @@ def crosscheck(
             help="Calibrate this machine first, into the output folder; only where the profile is stale if absent.",
         ),
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
@@ -131,6 +132,9 @@ def crosscheck(
         typer.echo(f"\nmeasured:  {measured}")
         for written in folders:
             typer.echo(f"simulated: {written}")
+    if strict and compared[0].missed:
+        typer.echo(f"targets missed: {'; '.join(compared[0].missed)}", err=True)
+        raise typer.Exit(1)
 
 
 def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: bool) -> None:

@@ -15,8 +15,8 @@ from kvsim.experiments.registry import (
     LoadedScenario,
     compare_out_of_sample,
     compare_results,
-    load_experiment,
     load_measurement,
+    simulate,
 )
 from kvsim.experiments.registry import load_scenario as load_named
 from kvsim.experiments.result import Comparison, Result, load_result
@@ -66,7 +66,7 @@ def run(
     """
     loaded, job = _loaded(scenario, overrides, policies, trace)
     job = replace(job, progress=progress)
-    return Result(run=load_experiment(loaded.experiment).simulate(loaded.scenario, job))
+    return Result(run=simulate(loaded, job))
 
 
 def measure(

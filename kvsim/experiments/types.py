@@ -85,6 +85,8 @@ class Experiment(Generic[ScenarioT]):
 
     The last argument has the figures of the same cells in sample.
     """
+    replays_recorded: bool = False
+    """Whether `simulate` replays what a measured result recorded (`Job.recorded`), in place of the scenario's own."""
     check_simulated: Callable[[ScenarioT], None] | None = None
     """Refuse what can be measured and not simulated, before a cross-check measures it."""
 

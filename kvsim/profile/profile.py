@@ -102,8 +102,9 @@ class Profile(Strict):
 
     schema_version: Literal[2]
     name: str
-    kind: Literal["measured", "published", "estimated"]
-    """``published``: no measurement of ours; every table carries the `source` of its numbers."""
+    kind: Literal["measured", "published", "estimated", "exact"]
+    """``published``, ``estimated``: no measurement of ours; every table carries the `source` of its numbers. ``exact``:
+    stated costs without an interval, for trials of thought; tables of the other kinds all have one."""
     notes: str = ""
     device: Literal["cpu", "cuda"]
     synchronous: bool
@@ -150,9 +151,24 @@ class Profile(Strict):
             )
         if complaints := list(misnamed(self.tables())):
             raise ValueError("; ".join(complaints))
-        if self.kind != "measured" and any(not table.source for table in self.tables().values()):
+        if self.kind in ("published", "estimated") and any(not table.source for table in self.tables().values()):
             raise ValueError(f"a profile of kind {self.kind!r} must give the source of every table")
+        if self.kind != "exact":
+            self._check_intervals()
         return self
+
+    def _check_intervals(self) -> None:
+        sure = [
+            name
+            for name, table in self.tables().items()
+            if table.residual_high_frac <= table.residual_low_frac and any(map(any, table.time_s))
+        ]
+        if sure:
+            raise ValueError(
+                f"a profile of kind {self.kind!r} must say how far each table may be off: residual_high_frac is not "
+                f"above residual_low_frac in {', '.join(sure[:3])}{' and others' if len(sure) > 3 else ''}; costs that "
+                "are only stated are of kind 'exact'"
+            )
 
     def tables(self) -> dict[str, CostTable]:
         """Return every table by a dotted name."""

@@ -36,6 +36,8 @@ class Compared:
     text: str
     files: Mapping[str, bytes]
     """Files for a folder, by name."""
+    missed: tuple[str, ...] = ()
+    """Targets that the simulation missed, by name: `kvsim crosscheck --strict` exits with 1 if there are any."""
 
 
 def check_sides(simulated: RunResult, measured: RunResult) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SIGNED = frozenset({"arrival", "difference", "error", "gain", "gains", "overhead", "saved"})
+_SIGNED = frozenset({"arrival", "avoided", "bias", "difference", "error", "gain", "gains", "overhead", "saved"})
 """Words of a name whose figure is a difference or a moment, and may be negative."""
 _ABOVE_ONE = frozenset({"load", "slowdown", "vs"})
 """Words of a name whose ``_frac`` is a ratio and not a part of a whole."""
@@ -22,7 +22,7 @@ _ROUNDING = 1e-6
 
 
 class RangeError(Exception):
-    """A figure has a value that its name rules out: an error of kvsim, not of what it was given."""
+    """A figure has a value that its name rules out: an error in kvsim, not in its input."""
 
     def __init__(self, name: str, value: object, rule: str) -> None:
         self.figure = f"{name} is {value}: {rule}"
@@ -33,8 +33,8 @@ def check_ranges(summary: Mapping[str, Any], rows: Mapping[str, NDArray[Any]]) -
     """Refuse a result in which a figure has a value that its unit rules out.
 
     Times, sizes, counts, rates and speeds are finite and not negative; a share (``_frac``) lies between 0 and 1. What
-    a name calls an error, a difference, a gain or saved has a sign, a load or a slowdown has no upper end. A figure
-    that does not apply is None in a summary and may be nan in `rows`, where nobody knows it.
+    a name calls an error, a difference, a bias, a gain, an overhead, avoided or saved has a sign; a load, a slowdown
+    and a ratio (``vs``) have no upper end. A figure that does not apply is None in a summary and nan in `rows`.
 
     Raises
     ------

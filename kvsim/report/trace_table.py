@@ -52,7 +52,7 @@ def trace_text(statistics: TraceStatistics, header: TraceHeader) -> str:
     return "\n".join(lines)
 
 
-def fit_text(real: TraceStatistics, made: TraceStatistics) -> str:
+def statistics_text(real: TraceStatistics, made: TraceStatistics) -> str:
     """Return the means of a trace beside those of what the generator fitted to it makes."""
     found, wanted = made.averages(), real.averages()
     rows = [["statistic", "trace", "generator"]]

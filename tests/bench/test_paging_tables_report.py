@@ -162,3 +162,13 @@ def test_one_trace_replayed_for_every_context_is_no_experiment(make: Make) -> No
     cells = [cell | {"context_tokens": 4352} for cell in result.summary["cells"]]
     with pytest.raises(ResultError, match="one trace was replayed for every context; measure it"):
         experiment_of(RunResult(summary=result.summary | {"cells": cells}, rows=result.rows, manifest={}))
+
+
+def test_no_more_pages_are_wasted_than_were_prefetched_and_not_used(make: Make) -> None:
+    """What the warm-up fetched and the counted steps wasted was fetched too: it was counted as wasted alone."""
+    result = make()
+    for cell in result.summary["cells"]:
+        if cell["policy"] == "predictive":
+            cell |= {"prefetched": 114, "used": 70, "wasted": 109}  # 65 came in the warm-up
+    lines = [line.split() for line in experiment_text(experiment_of(result)).splitlines() if "  predictive, " in line]
+    assert {tuple(line[3:6]) for line in lines if len(line) == 9} == {("179", "70", "109")}

@@ -57,9 +57,11 @@ def test_what_does_not_apply_is_a_dash_and_what_does_not_fit_stands_out(run):
     summary, _ = run
     rows = [printed(summary, cell) for cell in summary["cells"]]
     resident = [row for row in rows if row["/policy"] == "resident"]
-    assert {row[title] for row in resident for title in ("budget/pages", "/hits", "prefetch/prec.")} == {"-"}
+    assert {row[title] for row in resident for title in ("budget/pages", "/hits", "pref./prec.")} == {"-"}
     assert {row["/fits"] for row in resident} == {"yes", "NO"}
     assert not any("nan" in text or "None" in text for row in rows for text in row.values())
+    lru = [row for row in rows if row["/policy"] == "lru"]
+    assert {row[title] for row in lru for title in ("pref./prec.", "pref./recall")} == {"-"}  # nothing came early
 
 
 def test_the_frame_keeps_every_figure_and_puts_what_varies_first(run):

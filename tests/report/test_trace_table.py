@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.report.trace_table import fit_text, trace_text
+from kvsim.report.trace_table import statistics_text, trace_text
 from kvsim.scenario.shipped import find_capture
 from kvsim.traces.access.file import TraceFile, open_trace
 from kvsim.traces.access.statistics import TraceStatistics, measure_statistics
@@ -54,6 +54,6 @@ def test_channels_of_this_page_size_are_told_and_others_are_not(trace: TraceFile
 
 def test_a_fit_is_shown_beside_what_it_was_fitted_to(trace: TraceFile, statistics: TraceStatistics) -> None:
     other = measure_statistics(trace, 64, num_steps=3)
-    row = cells(fit_text(statistics, other), "sink,")
+    row = cells(statistics_text(statistics, other), "sink,")
     means = [100 * found.averages()["sink_frac"] for found in (statistics, other)]
     assert row[2:] == [f"{mean:.0f}" for mean in means]

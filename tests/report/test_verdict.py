@@ -21,6 +21,7 @@ def cell(policy="lru", *, context=1000, batch=1, kv_gib=2.0, tpot_s=0.01, mass=0
         "context_tokens": context,
         "batch": batch,
         "tpot_p50_s": tpot_s,
+        "tokens_per_s": batch / tpot_s,
         "stall_frac": 0.1,
         "mass_recall_frac": mass,
         "weights_bytes": 14 * GIB,
@@ -44,7 +45,8 @@ def test_it_says_what_fits_part_by_part_what_is_saved_paid_and_lost():
     assert paragraph == (
         "At 1,000 tokens, everything resident takes 27 GiB (weights 14 GiB, KV 12 GiB, activations 1 GiB) of 24 GiB, "
         "3 GiB too much; a token would take 8 ms. `lru` takes 10 ms (1.25 times) with 2 GiB of KV on the device "
-        "(saves 10 GiB). Of the attention mass (pages read: top-k by estimate:quest), `resident` and `lru` lose 10.0%."
+        "(saves 10 GiB). `lru` pins 8 GiB of host memory. Of the attention mass (pages read: top-k by estimate:quest), "
+        "`resident` and `lru` lose 10.0%."
     )
     assert closing.startswith("The fastest that fits is `lru`. ")
 
@@ -146,3 +148,51 @@ def test_it_loads_neither_pandas_nor_matplotlib():
     code = f"import sys\n{imported}\nprint({{'pandas', 'matplotlib'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_paging_more_sequences_may_give_fewer_tokens_than_fewer_that_are_resident():
+    cells = [
+        cell("resident", batch=6, kv_gib=6, tpot_s=0.00614),
+        cell("attention", batch=6, tpot_s=0.0135),
+        cell("resident", batch=8, kv_gib=100, tpot_s=0.00641),
+        cell("attention", batch=8, tpot_s=0.016),
+    ]
+    closing = say(cells)[-1]
+    assert (
+        "At 1,000 tokens the throughput is highest with 6 sequences of `resident`: 977 tokens/s, against 8 sequences "
+        "of `attention`: 500 tokens/s (0.51 times) at most."
+    ) in closing
+    assert "throughput" not in say(cells[:2])[-1]  # one batch: the fastest token is the most tokens
+
+
+def test_host_memory_is_said_by_what_it_takes_and_pinned_where_the_link_is_real():
+    cells = [cell("resident"), cell("lru"), cell("attention"), cell("snapkv", host_bytes=0)]
+    assert "`lru` and `attention` pin 8 GiB of host memory. Of the" in say(cells)[0]
+    assert "`lru` and `attention` take 8 GiB of host memory. Of the" in say(cells, emulated_link=True)[0]
+    assert "host memory" not in say([cell("resident")])[0]
+
+
+@pytest.mark.parametrize("kind", ["estimated", "exact"])
+def test_costs_that_nobody_measured_are_not_called_measured(kind):
+    closing = say([cell("resident"), cell("lru")], profile_kind=kind)[-1]
+    assert "were measured" not in closing
+    assert {"estimated": "estimated from a data sheet", "exact": "The costs are stated"}[kind] in closing
+
+
+def test_beside_an_extrapolated_loss_stands_how_far_the_generator_is_off():
+    cells = [cell("resident", recall_bias_frac=0.067), cell("lru", recall_bias_frac=0.067)]
+    assert "lose 10.0%; these accesses are generated: their loss at the trace's own length" in say(cells)[0]
+    assert "differs from the trace's by -6.7 points." in say(cells)[0]
+    assert "generated" not in say([cell("lru", recall_bias_frac=None)])[0]
+
+
+def test_a_predictive_policy_that_misses_more_than_lru_is_named_with_its_worst_budget():
+    def with_budget(policy, pages, misses, prefetched=0):
+        more = {"budget.pages_per_layer": pages, "misses": misses, "prefetched": prefetched}
+        return cell(policy, **more) | {"budget_pages": 30 * pages}
+
+    lru = [with_budget("lru", 20, 2485), with_budget("lru", 24, 1349), with_budget("lru", 32, 638)]
+    predictive = [(20, 2221), (24, 1380), (32, 700)]
+    cells = lru + [with_budget("attention", pages, misses, 100) for pages, misses in predictive]
+    assert "`attention` misses more pages than `lru` with 960 device pages (700 against 638)" in say(cells)[-1]
+    assert "misses more" not in say([lru[0], with_budget("attention", 20, 2221, 100)])[-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kvsim.errors import TraceError
-from kvsim.experiments import Job, load_scenario, simulated_kind
+from kvsim.experiments.registry import load_scenario, simulate
 from kvsim.scenario.shipped import find_capture, find_scenario
 from kvsim.traces.access.file import TraceFile, open_trace
 from kvsim.traces.access.registry import ACCESS_FORMATS, AccessFormat, is_access_trace, open_accesses
@@ -30,8 +30,8 @@ def test_a_new_format_is_replayed_by_a_scenario(monkeypatch: pytest.MonkeyPatch,
     tables = []
     for path in (capture, tmp_path / "capture.pointer"):
         overrides = [f"trace.path={path}", "trace.num_steps=20", "run.warmup_steps=4", "run.policies=['lru']"]
-        name, scenario = load_scenario(find_scenario("smollm2_cpu"), [*overrides, "budget.pages_per_layer=16"])
-        tables.append(simulated_kind(name).simulate(scenario, Job()).rows)
+        loaded = load_scenario(find_scenario("smollm2_cpu"), [*overrides, "budget.pages_per_layer=16"])
+        tables.append(simulate(loaded, loaded.job()).rows)
     assert np.array_equal(tables[0]["misses"], tables[1]["misses"])
     assert tables[0]["misses"].sum() > 0
 

@@ -71,6 +71,7 @@ EXPERIMENT: Experiment[Scenario] = Experiment(
     cells_frame=cells_frame,
     figures=figures_of,
     compare=compare,
+    replays_recorded=True,
     check_simulated=check_simulated,
     check_accesses=check_accesses,
     compare_out_of_sample=compare_out_of_sample,

@@ -111,8 +111,8 @@ def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond], cell
         if note is not None:
             notes[note] = times_of(cell.profile)
     lines = [*summary["verdict"], *map(str, beyond)]
-    told = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
-    return with_times_of(told, notes)
+    complete = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    return with_times_of(complete, notes)
 
 
 def _check_cells(cells: Sequence[Cell]) -> None:

@@ -52,7 +52,7 @@ def simulate(scenario: Scenario, job: Job, *, change_profile: Callable[[Profile]
     rows_of = simulate_cells(cells, sources, job.progress)
     entries = [simulated_entry(cell, rows) for cell, rows in zip(cells, rows_of, strict=True)]
     return RunResult(
-        summary=simulated_summary(scenario, cells, entries),
+        summary=simulated_summary(scenario, cells, entries, sources.fit),
         rows=joined([_named(number, cell, rows_of[number]) for number, cell in enumerate(cells)]),
         manifest=manifest_of(scenario, job, seed=scenario.run.seed, more=own_inputs(cells, job.accesses))
         | {"accesses": sources.digests(), "texts": sources.texts()},

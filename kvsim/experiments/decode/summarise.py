@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from kvsim.experiments.decode.cells import Cell
+from kvsim.experiments.decode.generator_check import recall_bias_frac
 from kvsim.experiments.decode.outside_profile import beyond_profile, with_extrapolated
 from kvsim.experiments.decode.report.summary import cell_figures
 from kvsim.experiments.decode.report.verdict import verdict
@@ -16,6 +17,7 @@ from kvsim.policies.baselines import HfOffloaded
 from kvsim.profile.profile import SEGMENTS
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Scenario
+from kvsim.traces import GeneratorParameters
 
 
 def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -90,8 +92,22 @@ def simulated_entry(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, A
     return entry_of(cell, rows) | {"tpot_interval_s": list(tpot_interval_s(cell, rows))}
 
 
-def simulated_summary(scenario: Scenario, cells: Sequence[Cell], entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return ``summary.json`` of a simulated scenario, with the costs that were extrapolated."""
+def simulated_summary(
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    entries: list[dict[str, Any]],
+    fit: Callable[[Scenario], GeneratorParameters],
+) -> dict[str, Any]:
+    """Return ``summary.json`` of a simulated scenario, with what was extrapolated: costs, and accesses.
+
+    Parameters
+    ----------
+    fit
+        Returns the generator fitted to the trace of a concrete scenario.
+    """
+    for cell, entry in zip(cells, entries, strict=True):
+        if cell.scenario.trace.extrapolate is not None:
+            entry["recall_bias_frac"] = recall_bias_frac(cell, fit(cell.scenario))
     return with_extrapolated(summarise(scenario, cells, entries), beyond_profile(cells), cells)
 
 
@@ -115,7 +131,7 @@ def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float
         variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2)
     mean_s = float(rows["step_s"][counted].mean())
     half_s = 1.645 * math.sqrt(variance)
-    return mean_s - half_s, mean_s + half_s
+    return max(0.0, mean_s - half_s), mean_s + half_s
 
 
 def page_link_s(cell: Cell) -> float:

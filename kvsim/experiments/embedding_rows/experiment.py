@@ -6,5 +6,5 @@ from kvsim.experiments.embedding_rows.simulate import check, simulate
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[EmbeddingRows] = Experiment(
-    check=check, simulate=simulate, show=show, figures=figures, compare=compare
+    check=check, simulate=simulate, show=show, figures=figures, compare=compare, replays_recorded=True
 )

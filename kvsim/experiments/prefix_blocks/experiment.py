@@ -6,5 +6,11 @@ from kvsim.experiments.prefix_blocks.simulate import check, simulate, warnings
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[PrefixBlocks] = Experiment(
-    check=check, warnings=warnings, simulate=simulate, show=show, figures=figures, compare=compare
+    check=check,
+    warnings=warnings,
+    simulate=simulate,
+    show=show,
+    figures=figures,
+    compare=compare,
+    replays_recorded=True,
 )

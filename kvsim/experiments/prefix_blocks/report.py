@@ -36,6 +36,9 @@ LEGEND = (
 )
 
 
+_NOT_MEASURED = {"published": "published ones, measured elsewhere", "exact": "stated, not measured"}
+
+
 def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assumed: bool) -> list[str]:
     """Return what the cells say in words, and what their figures leave out."""
     lines = []
@@ -68,8 +71,8 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
         lines.append(
             "The trace tells lengths only: what prompts share is an assumption of the scenario, not a finding."
         )
-    if profile_kind == "published":
-        lines.append("The costs are published ones, measured elsewhere.")
+    if profile_kind != "measured":
+        lines.append(f"The costs are {_NOT_MEASURED.get(profile_kind, profile_kind)}.")
     return lines
 
 

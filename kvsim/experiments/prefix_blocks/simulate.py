@@ -37,13 +37,13 @@ def check(scenario: PrefixBlocks, base_dir: Path | None) -> int:
 
 
 def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
-    """Return a line for what the profile cannot tell, and for times of arrival that go backward."""
-    told = []
+    """Return a line if times are not known, and one if times of arrival go backward."""
+    lines: list[str | None] = []
     for cell, _ in cells_of(scenario):
         requests = requests_of(cell.trace, beside)
         prefill = prefill_of(cell, profile_of(cell, beside), requests)
-        told += [prefill if isinstance(prefill, str) else None, backward_of(requests)]
-    return list(dict.fromkeys(line for line in told if line is not None))
+        lines += [prefill if isinstance(prefill, str) else None, backward_of(requests)]
+    return list(dict.fromkeys(line for line in lines if line is not None))
 
 
 def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:

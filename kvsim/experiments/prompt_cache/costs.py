@@ -19,7 +19,7 @@ _UNKNOWN = CostTable(amount="tokens", amounts=(0.0,), time_s=((0.0,),)).model_co
 
 
 class PromptCosts:
-    """The costs of one cell. What a profile cannot tell is nan: what is reused follows without it.
+    """The costs of one cell; nan where the profile has none. What is reused does not depend on them.
 
     Parameters
     ----------

@@ -51,11 +51,11 @@ def check(scenario: PromptCacheScenario, base_dir: Path | None) -> int:
 
 
 def warnings(scenario: PromptCacheScenario, beside: Path | None) -> list[str]:
-    """Return a line for what the profile cannot tell."""
-    streams, told = Streams(beside), []
+    """Return a line if times are not known."""
+    streams, lines = Streams(beside), []
     for cell, _ in cells_of(scenario):
-        told.append(PromptCosts(profile_of(cell, beside), cell, longest_of(cell, streams.of(cell))).unknown)
-    return list(dict.fromkeys(line for line in told if line is not None))
+        lines.append(PromptCosts(profile_of(cell, beside), cell, longest_of(cell, streams.of(cell))).unknown)
+    return list(dict.fromkeys(line for line in lines if line is not None))
 
 
 def longest_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
@@ -195,7 +195,7 @@ def _of_hits(sent: Sent, is_hit: NDArray[np.bool_], hit_bytes: int) -> dict[str,
 
 
 def _mean_s(times_s: FloatArray) -> float | None:
-    """Return the mean; None where the profile cannot tell the times."""
+    """Return the mean; None if the times are not known."""
     mean_s = float(times_s.mean())
     return None if np.isnan(mean_s) else mean_s
 
@@ -233,16 +233,16 @@ def result_of(
     Parameters
     ----------
     unknown
-        Why times are not known, of the cells where they are not; the last one is told.
+        Why times are not known, for the cells where they are not; the last reason is shown.
     """
     crossings = break_evens(entries)
-    told = verdict_of(entries, crossings, is_emulated=profile.link.emulated, stands_in=scenario.prompts.trace)
+    lines = verdict_of(entries, crossings, is_emulated=profile.link.emulated, stands_in=scenario.prompts.trace)
     return make_result(
         scenario,
         job,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
-        verdict=[*list(filter(None, unknown))[-1:], *told],
+        verdict=[*list(filter(None, unknown))[-1:], *lines],
         profile=profile,
         is_measured=is_measured,
         extra={"break_evens": crossings, "prompts_digest": streams.digest()},

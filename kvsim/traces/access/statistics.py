@@ -30,8 +30,8 @@ RECENT_TOKENS = 128
 class TraceStatistics:
     """Means over steps and sequences, by layer; a value that says nothing there is nan.
 
-    *Middle* leaves out the first page and everything after the last 128 tokens of the prompt began: sinks and the
-    recent window hold most of the mass, and any predictor that keeps them looks good.
+    The *middle* is that of the first step, the first page and the last 128 tokens of the prompt left out: sinks and
+    the recent window hold most of the mass, and any predictor that keeps them looks good.
     """
 
     page_tokens: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from kvsim.traces.access.statistics import RECALL_PAGES
 from kvsim.types import FloatArray
@@ -60,6 +61,12 @@ def rank_curves(num_pages: int) -> RankCurves:
         spreads_nats=spreads,
         top_frac=np.maximum.accumulate(np.array(top)) + np.arange(len(spreads)) * 1e-9,
     )
+
+
+def normal_scores(num_pages: int) -> FloatArray:
+    """Return what the largest, second largest, ... of so many independent normal numbers are near (Blom's scores)."""
+    scores: FloatArray = norm.isf((np.arange(1, num_pages + 1) - 0.375) / (num_pages + 0.25))
+    return scores
 
 
 def _is_best(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from kvsim.traces.access.base import MASS, AccessSource
 from kvsim.traces.access.statistics import RECALL_GAP_STEPS, RECALL_PAGES, TraceStatistics, measure_statistics
 from kvsim.traces.generator.curves import MAX_ANGLE, MAX_SPREAD_NATS, RankCurves, rank_curves
 from kvsim.traces.generator.generate import SyntheticSource
-from kvsim.traces.generator.moments import Moments, measure_moments
+from kvsim.traces.generator.moments import MAX_EXPONENT, Moments, measure_moments
 from kvsim.traces.generator.parameters import EstimateParameters, GeneratorParameters, LayerParameters
+from kvsim.traces.generator.profile import measure_profile, spread_of
+from kvsim.traces.generator.recall import compare_recall
 from kvsim.types import FloatArray
 
 MIN_STEPS = 24
@@ -26,13 +28,17 @@ _GAIN = 0.8
 """Part of a difference that a round corrects; the whole of it overshoots on noise."""
 _SEED = 20_240_229
 _MAX_PERSISTENCE = 0.9995
+_LEAST_SHARE = 1e-6
+"""Of a mass of which the logarithm is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Knobs:
     """What is turned until the statistics match, by layer: spreads in nats, correlations as angles (arc cosines)."""
 
-    spread: FloatArray
+    near: FloatArray
+    """The exponent of age before the recent window; as seen, half the logarithm of what lies there over the middle."""
+
     step: FloatArray
     """Of a page's log-weight with the step before."""
     gap: FloatArray
@@ -54,7 +60,7 @@ class _Knobs:
             return turned
 
         return _Knobs(
-            spread=turn("spread", MAX_SPREAD_NATS),
+            near=turn("near", MAX_EXPONENT),
             step=turn("step", MAX_ANGLE),
             gap=turn("gap", MAX_ANGLE),
             lasting=turn("lasting", MAX_ANGLE),
@@ -93,16 +99,18 @@ def fit_generator(
     real = measure_statistics(source, page_tokens, channels=channels, num_steps=num_steps)
     _check(real, name)
     moments = measure_moments(source, page_tokens, num_steps, real.middle_pages + 1)
+    profile = measure_profile(source, page_tokens, num_steps)
     curves = rank_curves(real.middle_pages)
     context_tokens = int(source.context_tokens(0).max())
-    wanted = knobs = _knobs_seen(real, curves, channel)
+    wanted = _knobs_seen(real, curves, channel)
+    knobs = replace(wanted, near=moments.near_exponent)
     for _ in range(_ROUNDS):
         trial = SyntheticSource(
             GeneratorParameters(
                 page_tokens=page_tokens,
                 context_tokens=context_tokens,
                 channel=channel,
-                layers=_layers(knobs, moments, real, channel),
+                layers=_layers(knobs, moments, profile, real, channel),
             ),
             context_tokens=context_tokens,
             num_steps=num_steps,
@@ -111,13 +119,14 @@ def fit_generator(
         )
         found = _knobs_seen(measure_statistics(trial, page_tokens), curves, channel)
         knobs = knobs.turned(wanted, found)
-    return GeneratorParameters(
+    fitted = GeneratorParameters(
         fitted_to=name,
         page_tokens=page_tokens,
         context_tokens=context_tokens,
         channel=channel,
-        layers=_layers(knobs, moments, real, channel),
+        layers=_layers(knobs, moments, profile, real, channel),
     )
+    return fitted.model_copy(update={"recall": compare_recall(source, fitted, num_steps)})
 
 
 def _check(real: TraceStatistics, name: str) -> None:
@@ -134,8 +143,9 @@ def _check(real: TraceStatistics, name: str) -> None:
 def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) -> _Knobs:
     nothing = np.full(seen.num_layers, np.nan)
     name = channel or ""
+    near = np.maximum(1 - seen.sink_frac - seen.recent_frac - seen.middle_frac, _LEAST_SHARE)
     return _Knobs(
-        spread=curves.spread_of(seen.middle_top_frac),
+        near=np.log(near / np.maximum(seen.middle_frac, _LEAST_SHARE)) / 2,
         step=curves.angle_of(seen.middle_step_recall_frac),
         gap=curves.angle_of(seen.middle_gap_recall_frac),
         lasting=curves.angle_of(seen.middle_first_recall_frac),
@@ -146,7 +156,9 @@ def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) 
     )
 
 
-def _layers(knobs: _Knobs, moments: Moments, real: TraceStatistics, channel: str | None) -> tuple[LayerParameters, ...]:
+def _layers(
+    knobs: _Knobs, moments: Moments, profile: FloatArray, real: TraceStatistics, channel: str | None
+) -> tuple[LayerParameters, ...]:
     step = np.cos(knobs.step)
     lasting = np.minimum(np.cos(knobs.lasting), step)
     gap = np.clip(np.cos(knobs.gap), lasting, step)
@@ -157,16 +169,17 @@ def _layers(knobs: _Knobs, moments: Moments, real: TraceStatistics, channel: str
     persistence, kept = _with_shifts((step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments)
     total = real.sink_frac + real.recent_frac
     scale = np.where(total > 1, 1 / total, 1.0) * (1 - 1e-9)
+    spreads = spread_of(profile)
     rows = []
     for layer in range(real.num_layers):
-        spread = float(knobs.spread[layer])
+        spread = float(spreads[layer])
         affinity = float(np.cos(knobs.layer[layer])) if layer else 0.0
         rows.append(
             LayerParameters(
                 sink_frac=float(real.sink_frac[layer] * scale[layer]),
                 recent_frac=float(real.recent_frac[layer] * scale[layer]),
                 recency_exponent=float(moments.recency_exponent[layer]),
-                near_exponent=float(moments.near_exponent[layer]),
+                near_exponent=float(knobs.near[layer]),
                 attraction_spread_nats=spread * float(lasting[layer]) ** 0.5,
                 dynamic_spread_nats=spread * float(dynamic[layer]) ** 0.5,
                 jitter_spread_nats=spread * float(jitter[layer]) ** 0.5,
@@ -176,8 +189,9 @@ def _layers(knobs: _Knobs, moments: Moments, real: TraceStatistics, channel: str
                 burst_rate_per_step=float(moments.burst_rate_per_step[layer]),
                 burst_size_nats=float(moments.burst_size_nats[layer]),
                 burst_duration_steps=int(moments.burst_duration_steps[layer]),
+                mass_profile_nats=tuple(np.clip(profile[layer], -60, 60).tolist()),
                 layer_affinity_corr=min(max(affinity, 0.0), 1.0),
-                estimate=_estimate(knobs, layer, float(step[layer])) if channel else None,
+                estimate=_estimate(knobs, layer, float(step[layer]), spread) if channel else None,
             )
         )
     return tuple(rows)
@@ -199,7 +213,7 @@ def _with_shifts(
     return persistence, np.clip(np.where(persistence > 0, kept, 1), 0, 1)
 
 
-def _estimate(knobs: _Knobs, layer: int, step_corr: float) -> EstimateParameters | None:
+def _estimate(knobs: _Knobs, layer: int, step_corr: float, mass_spread: float) -> EstimateParameters | None:
     """Return what is left of the estimate's spread and persistence once the part that follows the mass is taken off."""
     if not np.isfinite(knobs.estimate[layer]):
         return None
@@ -208,7 +222,7 @@ def _estimate(knobs: _Knobs, layer: int, step_corr: float) -> EstimateParameters
     spread = float(knobs.estimate_spread[layer])
     persistence = (float(np.cos(knobs.estimate_step[layer])) - corr**2 * step_corr) / noise_frac
     return EstimateParameters(
-        slope=min(corr * spread / max(float(knobs.spread[layer]), 1e-3), 20.0),
+        slope=min(corr * spread / max(mass_spread, 1e-3), 20.0),
         noise_spread_nats=spread * noise_frac**0.5,
         noise_persistence_per_step=min(max(persistence, 0.0), _MAX_PERSISTENCE),
     )

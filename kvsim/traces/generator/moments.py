@@ -19,7 +19,7 @@ _SHIFT_RATIO = 2.0
 _BURST_SPREADS = 4.5
 """A page whose log-weight rises by more spreads than this in a step is a needle: by chance 3 in a million."""
 _MAX_BURST_STEPS = 64
-_MAX_EXPONENT = 5.0
+MAX_EXPONENT = 5.0
 _EVERY_STEPS = 4
 """Of the contexts of a trace, every fourth is enough to average over how full the open page is."""
 
@@ -151,7 +151,7 @@ def _near_exponent(ages: list[FloatArray], page_tokens: int, middle_end: int, wa
 
 def _solve(rising: Callable[[FloatArray], FloatArray], wanted: FloatArray) -> FloatArray:
     """Return the exponents between 0 and 5 at which `rising` is `wanted`, or the nearer end."""
-    low, high = np.zeros(wanted.size), np.full(wanted.size, _MAX_EXPONENT)
+    low, high = np.zeros(wanted.size), np.full(wanted.size, MAX_EXPONENT)
     for _ in range(20):
         middle = (low + high) / 2
         is_low = rising(middle) < wanted

@@ -15,6 +15,9 @@ from kvsim.types import UNIT_TOKENS
 
 SCHEMA_VERSION = 1
 
+PROFILE_SCORES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+"""Normal scores of the rank of a page at which a mass profile has values."""
+
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Persistence: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Nats: TypeAlias = Annotated[float, Field(ge=0, le=20)]
@@ -62,6 +65,11 @@ class LayerParameters(Strict):
     burst_size_nats: Nats
     """Added to a needle's log-weight."""
     burst_duration_steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    mass_profile_nats: Annotated[tuple[Annotated[float, Field(ge=-60, le=60)], ...], BeforeValidator(_as_tuple)] = ()
+    """Log-weight of the middle page whose rank has each of `PROFILE_SCORES`; empty: what the spreads above give.
+
+    With a profile the log-weights decide which page has which rank, and the profile what a rank weighs.
+    """
     layer_affinity_corr: Annotated[float, Field(ge=0, le=1)]
     """Correlation of the log-weights with those of the layer before; 0 in the first."""
     estimate: EstimateParameters | None = None
@@ -72,6 +80,28 @@ class LayerParameters(Strict):
         if self.sink_frac + self.recent_frac > 1:
             raise ValueError(f"sink_frac + recent_frac is {self.sink_frac + self.recent_frac:.4g}, more than 1")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_whole_profile(self) -> LayerParameters:
+        profile = self.mass_profile_nats
+        if profile and (len(profile) != len(PROFILE_SCORES) or list(profile) != sorted(profile)):
+            raise ValueError(f"mass_profile_nats should be {len(PROFILE_SCORES)} numbers that do not fall")
+        return self
+
+
+class RecallAt(Strict):
+    """Attention recall where so many pages are read besides the first one and the last 128 tokens'."""
+
+    k_pages: PositiveInt
+    trace_frac: Share
+    """Of the trace."""
+    generated_frac: Share
+    """Of accesses generated at the trace's own length and layers."""
+
+    @property
+    def bias_frac(self) -> float:
+        """How much more than the trace the generator keeps; negative: less."""
+        return self.generated_frac - self.trace_frac
 
 
 class GeneratorParameters(Strict):
@@ -85,6 +115,8 @@ class GeneratorParameters(Strict):
     """Context that the shares of sink, recent window and middle were seen at."""
     channel: str | None = None
     """The estimate's channel, as in ``estimate:quest``; None generates ``mass`` alone."""
+    recall: Annotated[tuple[RecallAt, ...], BeforeValidator(_as_tuple)] = ()
+    """What the fit found of the generator's attention recall; nothing where parameters were only stated."""
     layers: Annotated[tuple[LayerParameters, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.traces.access.statistics import RECENT_TOKENS
-from kvsim.traces.generator.parameters import EstimateParameters, LayerParameters
+from kvsim.traces.generator.parameters import PROFILE_SCORES, EstimateParameters, LayerParameters
+from kvsim.traces.generator.profile import profile_at
 from kvsim.types import FloatArray, pages_of
 
 Field = NDArray[np.float32]
 """One number a page of every layer, ``[num_sequences, num_layers, num_pages]``."""
 
+_NO_PROFILE = (np.nan,) * len(PROFILE_SCORES)
 _NO_ESTIMATE = EstimateParameters(slope=0.0, noise_spread_nats=0.0, noise_persistence_per_step=0.0)
 NEAR_TOKENS = 1024
 """Up to this age a middle page's weight falls with it."""
@@ -40,6 +42,8 @@ class Columns:
     burst_rate: FloatArray
     burst_size: FloatArray
     burst_steps: FloatArray
+    profile: FloatArray
+    """``[num_layers, len(PROFILE_SCORES)]``; nan where a layer has none."""
     affinity: Field
     slope: Field
     noise: Field
@@ -71,6 +75,7 @@ def columns_of(layers: Sequence[LayerParameters]) -> Columns:
         burst_rate=double([layer.burst_rate_per_step for layer in layers]),
         burst_size=double([layer.burst_size_nats for layer in layers]),
         burst_steps=double([layer.burst_duration_steps for layer in layers]),
+        profile=np.array([layer.mass_profile_nats or _NO_PROFILE for layer in layers]),
         affinity=single([layer.layer_affinity_corr if depth else 0.0 for depth, layer in enumerate(layers)]),
         slope=single([estimate.slope for estimate in estimates]),
         noise=single([estimate.noise_spread_nats for estimate in estimates]),
@@ -196,6 +201,8 @@ class Shares:
     recent: FloatArray
     recency_nats: Field
     """Added to the log-weights of the last pages, ``[num_layers, num_near_pages + num_recent_pages]``."""
+    profile_nats: Field
+    """What the middle's pages weigh, the least first, ``[num_layers, num_middle_pages]``; nan in a layer without."""
 
 
 def shares_at(columns: Columns, context_tokens: int, page_tokens: int, recent_left_frac: float) -> Shares:
@@ -217,6 +224,7 @@ def shares_at(columns: Columns, context_tokens: int, page_tokens: int, recent_le
         middle=np.maximum(1 - columns.sink - kept, 0),
         recent=kept,
         recency_nats=nats.astype(np.float32),
+        profile_nats=profile_at(columns.profile, max(num_pages - 1 - recent, 0)).astype(np.float32),
     )
 
 
@@ -238,6 +246,7 @@ def masses(log_weights: Field, shares: Shares, recent: int) -> tuple[Field, Fiel
     `log_weights` are those of `Process.log_weights`, and are changed; the last `recent` pages share the recent mass.
     """
     log_weights[..., -shares.recency_nats.shape[1] :] += shares.recency_nats
+    _reshape(log_weights[..., : log_weights.shape[-1] - recent], shares.profile_nats)
     logs = np.empty((*log_weights.shape[:2], 1 + log_weights.shape[2]), dtype=np.float32)
     mass = np.empty_like(logs)
     mass[..., 0] = shares.sink[:, 0]
@@ -250,6 +259,17 @@ def masses(log_weights: Field, shares: Shares, recent: int) -> tuple[Field, Fiel
         shifted += np.log(np.maximum(share, _TINY)).astype(np.float32) - np.log(total)
         weights *= (share / total).astype(np.float32)
     return mass, logs
+
+
+def _reshape(middle: Field, profile_nats: Field) -> None:
+    """Give each page of the middle the log-weight that its rank has by the profile of its layer, in place."""
+    layers = np.flatnonzero(~np.isnan(profile_nats).any(axis=-1))
+    if not layers.size:
+        return
+    order = np.argsort(middle[:, layers], axis=-1)
+    shaped = np.empty_like(middle[:, layers])
+    np.put_along_axis(shaped, order, np.broadcast_to(profile_nats[layers], order.shape), axis=-1)
+    middle[:, layers] = shaped
 
 
 def estimates(logs: Field, noise: Field, columns: Columns) -> Field:

@@ -15,6 +15,7 @@ from kvsim.engine.model.loading import read_shape
 from kvsim.errors import TraceError
 from kvsim.experiments.decode import fresh_profile as wiring
 from kvsim.experiments.decode.crosscheck import accesses_in
+from kvsim.experiments.decode.report.targets import verdict_lines
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
@@ -87,6 +88,44 @@ def test_both_comparisons_stand_in_one_object(
     assert found["out_of_sample_tpot_median_error_frac"] > 0
     written = {path.name for path in tmp_path.glob("*/*/*")}
     assert {"compare.parquet", "out_of_sample.parquet", "out_of_sample.png", "out_of_sample.json"} <= written
+
+
+def test_strict_ends_with_one_where_a_target_is_missed_and_says_which(
+    scenario_file: Path, measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A made-up profile of a tiny model is far off: without --strict that is only printed."""
+    places = ["--measured", str(measured), "-o", str(tmp_path)]
+    out, _ = said(capsys, "crosscheck", str(scenario_file), *SMALL, *places, code=0)
+    closing = next(line for line in out.splitlines() if line.startswith("targets met: "))
+    assert "; missed: " in closing
+    _, err = said(capsys, "crosscheck", str(scenario_file), *SMALL, *places, "--strict", code=1)
+    assert err.splitlines()[-1] == f"targets missed: {closing.partition('; missed: ')[2]}"
+    as_json, _ = said(capsys, "crosscheck", str(scenario_file), *SMALL, *places, "--strict", "--json", code=1)
+    targets = {target["name"]: target["is_met"] for target in json.loads(as_json)["targets"]}
+    assert targets["counts equal"] is True
+    assert [name for name, is_met in targets.items() if is_met is False] == closing.partition("; missed: ")[2].split(
+        "; "
+    )
+
+
+def test_a_comparison_that_meets_every_target_says_so_and_misses_none() -> None:
+    figures = {
+        "counts_equal": True,
+        "tpot_median_error_frac": 0.03,
+        "tpot_worst_error_frac": -0.2,
+        "worst_within_spread": True,
+        "added_median_error_frac": None,
+        "best_null_median_error_frac": 0.4,
+        "paged_median_error_frac": 0.1,
+        "additive_null_median_error_frac": 0.08,
+        "stall_cells_frac": 0.4,
+        "kendall_tau": 0.95,
+        "kendall_pairs": 20,
+        "interval_coverage_frac": 0.9,
+    }
+    assert verdict_lines(figures)[-1] == "targets met: 7 of 7"
+    for name, value in (("interval_coverage_frac", 1.0), ("kendall_pairs", 19), ("paged_median_error_frac", 0.2)):
+        assert verdict_lines(figures | {name: value})[-1].startswith("targets met: 6 of 7; missed: ")
 
 
 def test_simulation_of_another_text_is_compared_only_where_that_is_asked_for(

@@ -21,7 +21,7 @@ from kvsim.experiments.decode.engine import bench as runs
 from kvsim.experiments.decode.experiment import check_simulated
 from kvsim.experiments.decode.recorded import trace_name
 from kvsim.experiments.decode.report.compare import COUNTED, Comparison, compare, first_divergence
-from kvsim.experiments.decode.report.compare_tables import verdict_lines
+from kvsim.experiments.decode.report.targets import verdict_lines
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.types import Job
 from kvsim.policies import Paged, Setting, make_policy
@@ -208,7 +208,9 @@ def test_policy_that_decides_otherwise_in_one_back_end_is_found_at_its_first_ste
     assert found is not None
     assert (found.policy, found.step, found.column) == ("lru", 5, "digest")
     assert not check.comparison.figures["counts_equal"]
-    assert "counts equal: NO" in verdict_lines(check.comparison.figures)
+    lines = verdict_lines(check.comparison.figures)
+    assert "counts equal: NO (target: yes): MISSED" in lines
+    assert lines[-1].startswith("targets met: ") and "; missed: counts equal" in lines[-1]
 
 
 @pytest.mark.parametrize("column", COUNTED)

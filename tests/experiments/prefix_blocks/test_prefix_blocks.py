@@ -201,14 +201,17 @@ def test_times_that_go_backward_are_reported_and_rows_replayed_in_their_order(tr
 def test_a_load_above_one_is_said(trace, tmp_path, capsys) -> None:
     words = command(trace, tmp_path, "cache.budget_blocks=100", "cache.policy=lru")
     assert run_command(words) == 0
-    said = {}
-    said[2000] = json.loads(capsys.readouterr().out)
+    summaries = {}
+    summaries[2000] = json.loads(capsys.readouterr().out)
     trace.write_text("\n".join(json.dumps(row | {"timestamp": 100 * row["timestamp"]}) for row in ROWS))
     assert run_command(words) == 0
-    said[200_000] = json.loads(capsys.readouterr().out)
-    loads = {span: summary["cells"][0]["prefill_load_frac"] for span, summary in said.items()}
+    summaries[200_000] = json.loads(capsys.readouterr().out)
+    loads = {span: summary["cells"][0]["prefill_load_frac"] for span, summary in summaries.items()}
     assert loads[200_000] < 1 < loads[2000]
-    assert [any(line.startswith("The load is ") for line in said[span]["verdict"]) for span in said] == [True, False]
+    assert [any(line.startswith("The load is ") for line in summaries[span]["verdict"]) for span in summaries] == [
+        True,
+        False,
+    ]
 
 
 def test_a_prompt_longer_than_the_learned_positions_is_refused(trace, tmp_path, capsys) -> None:

@@ -184,13 +184,13 @@ def test_a_profile_without_a_cost_says_which_and_still_counts(
     whole = run(scenario, f"cache.tier={tier}").summary["cells"][0]
     write_tiny(tiny_model_path, scenario.parent, {name: table for name, table in TABLES.items() if name != missing})
     assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 0
-    told = capsys.readouterr().out
-    assert f"no cost {name}" in told and "calibrate again" in told
+    output = capsys.readouterr().out
+    assert f"no cost {name}" in output
     summary = run(scenario, f"cache.tier={tier}").summary
     (cell,) = summary["cells"]
     assert [cell[name] for name in ("hits", "reused_tokens", "kept_bytes")] == [3, 120, whole["kept_bytes"]]
     assert cell["ttft_mean_s"] is cell["speedup"] is cell["least_link_bytes_per_s"] is None
-    assert summary["verdict"][0] in told
+    assert summary["verdict"][0] in output
     assert " -" in load_experiment("prompt-cache").show(summary)
 
 
@@ -281,7 +281,9 @@ def test_break_evens_stand_beside_each_other(scenario, capsys) -> None:
 @pytest.mark.model
 def test_the_trained_model_answers_alike_and_reuses_what_the_simulator_says(model_path, tmp_path, capsys) -> None:
     profile = load_profile(Path(__file__).parents[3] / "profiles" / "cpu-smollm2-135m.toml")
-    write_profile(profile.model_copy(update={"caches": TABLES}), tmp_path / "p.toml")  # counts ask for no cost
+    write_profile(
+        profile.model_copy(update={"caches": TABLES, "kind": "exact"}), tmp_path / "p.toml"
+    )  # counts ask for no cost
     sets = ["prompts.document_tokens=[8, 128]", f'model.path="{model_path}"', "measure.repeats=1", "cache.tier=host"]
     words = [word for given in sets for word in ("--set", given)]
     words += ["--set", "cache.link_bytes_per_s=200 MB", "--set", f'profile.path="{tmp_path / "p.toml"}"']

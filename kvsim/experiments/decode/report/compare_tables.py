@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from kvsim.experiments.decode.report.compare import OUTSIDE, PARTS, Comparison
 from kvsim.experiments.decode.report.errors import median_abs
-from kvsim.report.comparison import Compared, agreement, compared
+from kvsim.experiments.decode.report.targets import targets_of, verdict_lines
+from kvsim.report.comparison import Compared, compared
 from kvsim.report.diagonal import Panel, diagonal_figure
 from kvsim.report.sides import SIDES, side
 from kvsim.report.tables import NOT_APPLICABLE, Column, percent, signed_percent, table_text
@@ -49,7 +51,8 @@ _OUTSIDE = {
 
 def compared_in_sample(found: Comparison) -> Compared:
     """Return a comparison as a command shows and keeps it, with a panel a policy."""
-    contents: dict[str, Any] = found.figures | {"cells": found.cells}
+    targets = targets_of(found.figures)
+    contents: dict[str, Any] = found.figures | {"cells": found.cells, "targets": [asdict(one) for one in targets]}
     lines = [compare_text(found)]
     if found.divergence is not None:
         contents |= {"divergence": str(found.divergence)}
@@ -61,7 +64,8 @@ def compared_in_sample(found: Comparison) -> Compared:
     ]
     title = "Time per output token: simulated against measured"
     figure = diagonal_figure(title, panels, color_by="policy", marker_by="context_tokens", band_frac=_BAND_FRAC)
-    return compared(contents, [*lines, *verdict_lines(found.figures)], found.cells, figure)
+    missed = tuple(target.name for target in targets if target.is_met is False)
+    return replace(compared(contents, [*lines, *verdict_lines(found.figures)], found.cells, figure), missed=missed)
 
 
 def compared_out_of_sample(found: Comparison, in_sample: Mapping[str, Any] | None = None) -> Compared:
@@ -88,26 +92,6 @@ def compare_text(found: Comparison) -> str:
         worst = max(errors, key=abs)
         lines.append(f"  {part[:-2]:<18}{signed_percent(float(np.median(errors)), 2):>8}{signed_percent(worst, 2):>9}")
     return "\n".join([table_text(cells, _TIMES), *lines, ""])
-
-
-def verdict_lines(figures: Mapping[str, Any]) -> list[str]:
-    """Return the figures of a comparison against what they should be, a line each."""
-    share = {name: percent(value) for name, value in figures.items() if name.endswith("_frac")}
-    tau = NOT_APPLICABLE if figures["kendall_tau"] is None else f"{figures['kendall_tau']:.3f}"
-    within = "inside" if figures["worst_within_spread"] else "outside"
-    return [
-        agreement("counts", figures["counts_equal"]),
-        f"time per token, median error: {share['tpot_median_error_frac']} (target: at most 5%)",
-        f"time per token, worst error: {share['tpot_worst_error_frac']}, {within} that cell's measured spread "
-        "(target: at most 15%, or inside)",
-        f"what the cache adds, median error in stalling cells: {share['added_median_error_frac']} (target: 10%)",
-        f"best null predictor, median error: {share['best_null_median_error_frac']}; ours on the same cells: "
-        f"{share['paged_median_error_frac']} (target: a third of it)",
-        f"resident + misses x bytes / bandwidth, median error: {share['additive_null_median_error_frac']}",
-        f"cells that stall a quarter of their time or more: {share['stall_cells_frac']} (at least a third)",
-        f"Kendall's tau: {tau} over {figures['kendall_pairs']} pairs (target: 0.9 over 20)",
-        f"cells inside the simulated 90% interval: {share['interval_coverage_frac']} (target: 80 to 98%)",
-    ]
 
 
 def _range_ms(cell: Mapping[str, Any], which: str) -> str:

@@ -14,8 +14,9 @@ Rows = Mapping[str, NDArray[Any]]
 def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str, float | int | None]:
     """Return the figures of one cell from its rows, warm-up steps left out.
 
-    A ratio over nothing is None: a policy that keeps everything has no hit rate, one that fetches nothing early no
-    precision. Precision is ``used / (used + wasted)`` over the prefetches resolved in the counted steps.
+    What does not apply is None: a policy that keeps everything has no hit rate, one that fetches nothing early neither
+    precision nor recall of prefetches. Precision is ``used / (used + wasted)`` over the prefetches resolved in the
+    counted steps.
 
     Examples
     --------
@@ -33,6 +34,7 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
         for name in ("hits", "misses", "late", "prefetched", "used", "wasted", "to_device_bytes", "to_host_bytes")
     }
     paged = not holds_everything
+    prefetches = paged and bool(rows["prefetched"].any())
     return {
         "tpot_p50_s": float(np.percentile(step_s, 50)),
         "tpot_p95_s": float(np.percentile(step_s, 95)),
@@ -40,8 +42,8 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
         "tokens_per_s": float(batch / step_s.mean()),
         "stall_frac": _known_ratio(float(rows["stall_s"][counted].sum()), float(step_s.sum())),
         "hit_frac": _ratio(total["hits"], total["hits"] + total["misses"]) if paged else None,
-        "prefetch_precision_frac": _ratio(total["used"], total["used"] + total["wasted"]) if paged else None,
-        "prefetch_recall_frac": _ratio(total["used"], total["used"] + total["misses"]) if paged else None,
+        "prefetch_precision_frac": _ratio(total["used"], total["used"] + total["wasted"]) if prefetches else None,
+        "prefetch_recall_frac": _ratio(total["used"], total["used"] + total["misses"]) if prefetches else None,
         "moved_bytes": total["to_device_bytes"] + total["to_host_bytes"],
         "moved_bytes_per_token": (total["to_device_bytes"] + total["to_host_bytes"]) / (batch * step_s.size),
         "mass_recall_frac": _mean(rows["mass_recall_frac"][counted]),

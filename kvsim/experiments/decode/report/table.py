@@ -19,10 +19,11 @@ COLUMNS: dict[str, Column] = {
     "speed_vs_resident": Column(title="speed/vs res.", text="{:.2f}x".format),
     "stall_frac": Column(title="/stall", text=percent),
     "hit_frac": Column(title="/hits", text=percent),
-    "prefetch_precision_frac": Column(title="prefetch/prec.", text=percent),
-    "prefetch_recall_frac": Column(title="prefetch/recall", text=percent),
+    "prefetch_precision_frac": Column(title="pref./prec.", text=percent),
+    "prefetch_recall_frac": Column(title="pref./recall", text=percent),
     "moved_bytes_per_token": Column(title="moved/MiB/tok", text=scaled(2**20)),
     "device_bytes": Column(title="device/GiB", text=scaled(2**30)),
+    "host_bytes": Column(title="host/GiB", text=lambda value: scaled(2**30)(value) if value else "-"),
     "fits": Column(title="/fits", text=lambda value: "yes" if value else "NO"),
     "mass_recall_frac": Column(title="mass/kept", text=percent),
 }
@@ -31,8 +32,9 @@ COLUMNS: dict[str, Column] = {
 
 LEGEND = (
     "TPOT: time per output token. stall: share of the time in which compute waits for pages. hits: share of selected "
-    "pages that own a device slot. prefetch prec.: share of prefetched pages that were read before they left; recall: "
-    "used / (used + missed). mass kept: attention mass of the pages that were read. -: does not apply."
+    "pages that own a device slot. pref. prec.: share of prefetched pages that were read before they left; recall: "
+    "used / (used + missed). host: memory for the pages that are not on the device, pinned where that is a GPU. mass "
+    "kept: attention mass of the pages that were read. -: does not apply."
 )
 
 

@@ -22,24 +22,33 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
         The cells of ``summary.json``. Of a policy's cells in one situation, the fastest that fits speaks for it,
         and the leanest where that needs less memory.
     profile_kind
-        ``measured`` or ``published``.
+        As a profile says it: ``measured``, ``published``, ``estimated`` or ``exact``.
     """
     situations: dict[_Situation, list[Cell]] = {}
     for cell in cells:
         situations.setdefault((cell["context_tokens"], cell["batch"]), []).append(cell)
     ordered = dict(sorted(situations.items()))
-    paragraphs = [_paragraph(situation, members, device_memory_bytes) for situation, members in ordered.items()]
-    return [*paragraphs, f"{_recommendation(ordered)} {_trust(profile_kind, emulated_link)}"]
+    paragraphs = [
+        _paragraph(situation, members, device_memory_bytes, is_pinned=not emulated_link)
+        for situation, members in ordered.items()
+    ]
+    closing = [
+        _recommendation(ordered),
+        *_throughput(ordered),
+        *_no_use_of_predicting(cells),
+        _trust(profile_kind, emulated_link),
+    ]
+    return [*paragraphs, " ".join(closing)]
 
 
-def _paragraph(situation: _Situation, cells: list[Cell], memory_bytes: int) -> str:
+def _paragraph(situation: _Situation, cells: list[Cell], memory_bytes: int, *, is_pinned: bool) -> str:
     resident = _fastest(cell for cell in cells if _is_resident(cell))
     names = dict.fromkeys(cell["policy"] for cell in cells if not _is_resident(cell))
     by_policy = [[cell for cell in cells if cell["policy"] == name] for name in names]
     by_policy.sort(key=lambda members: float(min(cell["tpot_p50_s"] for cell in members)))
     sentences = [_memory(situation, cells, resident, memory_bytes)]
     sentences += [_policy(members, resident, memory_bytes) for members in by_policy]
-    return " ".join([*sentences, _loss(cells)])
+    return " ".join([*sentences, *_host_memory(cells, is_pinned=is_pinned), _loss(cells)])
 
 
 def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
@@ -86,6 +95,20 @@ def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
     return f"{sentence}."
 
 
+def _host_memory(cells: list[Cell], *, is_pinned: bool) -> list[str]:
+    """Say how much host memory the policies take that keep pages there."""
+    by_size: dict[int, list[str]] = {}
+    for name in dict.fromkeys(cell["policy"] for cell in cells):
+        most_bytes = max(cell["host_bytes"] for cell in cells if cell["policy"] == name)
+        if most_bytes:
+            by_size.setdefault(most_bytes, []).append(f"`{name}`")
+    verbs = ("pins", "pin") if is_pinned else ("takes", "take")
+    return [
+        f"{_join(names)} {verbs[len(names) > 1]} {format_bytes(size)} of host memory."
+        for size, names in by_size.items()
+    ]
+
+
 def _token(cell: Cell) -> str:
     return format_seconds(cell["tpot_p50_s"])
 
@@ -122,7 +145,19 @@ def _loss(cells: list[Cell]) -> str:
     phrases = [f"{_join(names)} {'loses' if len(names) == 1 else 'lose'} {loss}" for loss, names in by_loss.items()]
     selectors = dict.fromkeys(cell["selector"] for cell in cells if cell["selector"] != "full")
     reading = f" (pages read: {_join(list(selectors))})" if selectors else ""
-    return f"Of the attention mass{reading}, {_join(phrases)}."
+    return f"Of the attention mass{reading}, {_join(phrases)}{_bias(cells)}."
+
+
+def _bias(cells: list[Cell]) -> str:
+    """Say how far the attention recall of generated accesses is off where the trace can be asked."""
+    points = [100 * cell["recall_bias_frac"] for cell in cells if cell.get("recall_bias_frac") is not None]
+    if not points:
+        return ""
+    least, most = (f"{value:+.1f}" for value in (-max(points), -min(points)))
+    off = least if least == most else f"{least} to {most}"
+    return (
+        f"; these accesses are generated: their loss at the trace's own length differs from the trace's by {off} points"
+    )
 
 
 def _lost_mass(recalls: list[float | None]) -> str:
@@ -154,12 +189,83 @@ def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
     return f"The fastest that fits is {', '.join(chosen)}{nothing}."
 
 
+def _throughput(situations: dict[_Situation, list[Cell]]) -> list[str]:
+    """Compare the tokens of all sequences per second over the batches of a context; less than a batch apart, nothing.
+
+    The fastest token and the most tokens are two things: more sequences, paged, may give fewer than fewer, resident.
+    """
+    sentences = []
+    for context_tokens in dict.fromkeys(context for context, _ in situations):
+        fitting = {
+            batch: [cell for cell in cells if cell["fits"]]
+            for (context, batch), cells in situations.items()
+            if context == context_tokens
+        }
+        cells = [cell for own in fitting.values() for cell in own]
+        if len(fitting) < 2 or not cells:
+            continue
+        best = max(cells, key=_tokens_per_s)
+        others = [cell for cell in cells if cell["policy"] != best["policy"]]
+        sentence = f"At {context_tokens:,} tokens the throughput is highest with {_batch_of(best)}"
+        others_at_most = [
+            f"{_batch_of(own)} ({_tokens_per_s(own) / _tokens_per_s(best):.2f} times)" for own in _best_of_each(others)
+        ]
+        sentences.append(f"{sentence}{f', against {_join(others_at_most)} at most' if others_at_most else ''}.")
+    return sentences
+
+
+def _no_use_of_predicting(cells: Sequence[Cell]) -> list[str]:
+    """Say where a policy that prefetches misses more pages than `lru` alone does with the same budget."""
+    alone = {_settings(cell): cell for cell in cells if cell["policy"] == "lru"}
+    worse: dict[str, tuple[Cell, Cell]] = {}
+    for cell in cells:
+        base = alone.get(_settings(cell))
+        if base is not None and cell.get("prefetched") and cell["misses"] > base["misses"]:
+            known = worse.get(cell["policy"])
+            if known is None or cell["misses"] * known[1]["misses"] > known[0]["misses"] * base["misses"]:
+                worse[cell["policy"]] = cell, base
+    return [
+        f"`{name}` misses more pages than `lru` with {cell['budget_pages']:,} device pages ({cell['misses']:,} against "
+        f"{base['misses']:,}): where a budget is roomy, the last reading of a page says more than what is predicted."
+        for name, (cell, base) in worse.items()
+    ]
+
+
+def _settings(cell: Cell) -> tuple[tuple[str, str], ...]:
+    """Return what tells situations and budgets apart: the context, the batch and everything swept."""
+    varied = {key: str(value) for key, value in cell.items() if "." in key}
+    return tuple(sorted({**varied, "context": str(cell["context_tokens"]), "batch": str(cell["batch"])}.items()))
+
+
+def _best_of_each(cells: list[Cell]) -> list[Cell]:
+    """Return each policy's cell of the highest throughput, the highest first."""
+    names = dict.fromkeys(cell["policy"] for cell in cells)
+    best = [max((cell for cell in cells if cell["policy"] == name), key=_tokens_per_s) for name in names]
+    return sorted(best, key=_tokens_per_s, reverse=True)
+
+
+def _batch_of(cell: Cell) -> str:
+    sequences = "1 sequence" if cell["batch"] == 1 else f"{cell['batch']} sequences"
+    return f"{sequences} of `{cell['policy']}`: {_tokens_per_s(cell):,.0f} tokens/s"
+
+
+def _tokens_per_s(cell: Cell) -> float:
+    return float(cell["tokens_per_s"])
+
+
 def _trust(profile_kind: str, emulated_link: bool) -> str:
     if profile_kind == "published":
         return (
             "The costs are published figures, not measured on your machine: trust what fits and the order of the "
             "policies more than the milliseconds."
         )
+    if profile_kind == "estimated":
+        return (
+            "The costs are estimated from a data sheet, not measured on any machine: trust what fits and the order of "
+            "the policies where their intervals part, not the milliseconds."
+        )
+    if profile_kind == "exact":
+        return "The costs are stated, not measured: the answer holds as far as they do."
     if emulated_link:
         return "The link was emulated, held to a bandwidth: trust the order of the policies more than the milliseconds."
     return "The costs were measured on one machine: `kvsim measure` runs the same policies there for real."

@@ -201,7 +201,7 @@ def _gather(
     if not done:
         faults = list(dict.fromkeys(cell.fault for cell in failed))
         raise KvsimError("\n".join([f"{scenario.name}: all {len(cells)} cells failed:", *faults]))
-    summary = simulated_summary(scenario, [cell for cell, _ in done], [entry for _, entry in done])
+    summary = simulated_summary(scenario, [cell for cell, _ in done], [entry for _, entry in done], sources.fit)
     if failed:
         summary["failed"] = [
             {"cell": cell.number, "policy": cell.policy, **cell.swept, "fault": cell.fault} for cell in failed
