@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.types import Rows
 
-Rows = Mapping[str, NDArray[Any]]
 Summary = Mapping[str, Any]
 _Cells = Sequence[tuple[int, Mapping[str, Any]]]
 """Cells with their numbers, by which rows name them."""
