@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +18,9 @@ Scores: TypeAlias = NDArray[np.floating[Any]]
 BoolArray: TypeAlias = NDArray[np.bool_]
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
+
+Rows: TypeAlias = Mapping[str, NDArray[Any]]
+"""A table by the names of its columns, all of one length."""
 
 Partition: TypeAlias = Literal["shared", "per_layer"]
 

@@ -162,7 +162,7 @@ def experiment_figure(experiment: Experiment) -> Figure:
     )
     how = "measured" if experiment.is_measured else "simulated"
     figure = new_figure(7.6, f"{experiment.name}, {how}: keeping everything against paging", foot)
-    (latency, speedup), (stall, hits) = add_panels(figure, 2, 2, across_inches=0.8)
+    (latency, speedup), (stall, hits) = add_panels(figure, 2, 2)
     looks = policy_looks(experiment.modes)
     handles: dict[str, Any] = {}
     width = 0.8 / len(experiment.modes)

@@ -142,7 +142,7 @@ def predictors_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
         f"Middle of the context, best {int(frame['k_pages'].iloc[0])} pages a layer by estimate. Simulated. Bars: mean "
         "over texts; dots: texts.",
     )
-    panels = add_panels(figure, len(profiles), 3, left_inches=1.6, across_inches=0.35, down_inches=0.9)
+    panels = add_panels(figure, len(profiles), 3)
     looks = dict(zip(budgets, PALETTE, strict=False))
     one = {budgets[0]: "#777777"}
     with rc_context(STYLE):

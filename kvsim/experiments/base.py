@@ -18,7 +18,7 @@ from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
 from kvsim.scenario.decode import ModelChoice, ProfileChoice
 from kvsim.scenario.file import AnyScenario, Role
-from kvsim.scenario.shapes import SHAPES, ModelShape
+from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_profile, near
 
 
@@ -39,9 +39,7 @@ ScenarioT = TypeVar("ScenarioT", bound=CacheScenario)
 
 def shape_of(scenario: CacheScenario) -> ModelShape:
     """Return the model shape, found by name and with the scenario's own dtype."""
-    shape = scenario.model.shape
-    found = SHAPES[shape] if isinstance(shape, str) else shape
-    return found.model_copy(update={"dtype": scenario.model.dtype}) if scenario.model.dtype else found
+    return scenario.model.sizes
 
 
 def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:

@@ -48,7 +48,7 @@ def diagonal_figure(
     shapes = policy_looks(cell[marker_by or color_by] for cell in every)
     markers = {value: look["marker"] for value, look in shapes.items()}
     figure = new_figure(4.8, title, f"The band is {percent(band_frac, 0)} to either side.")
-    axes = add_panels(figure, 1, max(1, len(shown)), across_inches=0.9)[0]
+    axes = add_panels(figure, 1, max(1, len(shown)))[0]
     for axis, (panel, cells) in zip(axes, shown, strict=False):
         _draw_diagonal(axis, panel, cells, band_frac, num_ticks=min(_TICKS, _MOST_TICKS // len(shown)))
         for cell in cells:

@@ -36,7 +36,7 @@ def mrc_figure(curve: MissCurve, name: str, keys: str) -> Figure:
         f"Misses of LRU at every budget: {name}",
         f"{curve.num_accesses:,} accesses of {curve.num_keys:,} {keys}. Exact: stack distances in one pass.",
     )
-    ((axis,),) = add_panels(figure, 1, 1, top_inches=0.6)
+    ((axis,),) = add_panels(figure, 1, 1)
     shares = 100 * curve.miss_frac
     axis.step(range(1, shares.size), shares[1:], where="post", color=PALETTE[0], linewidth=2, label="LRU")
     axis.axhline(

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
-from kvsim.report.style import PALETTE, add_panels, new_figure
+from kvsim.report.style import PALETTE, add_panels, new_figure, title_panel
 from kvsim.units import format_bytes, format_seconds
 
 NUM_COLUMNS = 3
@@ -41,9 +41,7 @@ def profile_figure(profile: Profile) -> Figure:
         f"What things cost: {profile.name}",
         f"{label}{link}. Lines: the table, linear between its points; dots: raw samples.",
     )
-    panels = add_panels(
-        figure, num_rows, NUM_COLUMNS, left_inches=1.1, across_inches=1.15, down_inches=0.85, top_inches=0.7
-    )
+    panels = add_panels(figure, num_rows, NUM_COLUMNS)
     axes = [axis for row in panels for axis in row]
     for axis, (name, table) in zip(axes, tables.items(), strict=False):
         _draw_table(axis, name, table)
@@ -91,7 +89,7 @@ def _draw_table(axis: Any, name: str, table: CostTable) -> None:
             linewidths=0,
         )
     _scale(axis, table, over_columns)
-    axis.set_title(name, loc="left", fontsize=10.5)
+    title_panel(axis, name)
     amount = "sequences" if over_columns else _AMOUNTS[table.amount]
     axis.set_xlabel("tokens" if amount == "attended tokens" and not name.startswith("segments.") else amount)
     axis.set_ylabel("time")
@@ -151,7 +149,7 @@ def _count(value: float, _: object = None) -> str:
 def _draw_residuals(axis: Any, residuals: Mapping[str, list[float]]) -> None:
     size = min(8.0, _RESIDUALS_POINTS / len(residuals))
     percents = [[100 * residual for residual in found] for found in residuals.values()]
-    axis.set_title("sample against table", loc="left", fontsize=10.5)
+    title_panel(axis, "sample against table")
     axis.boxplot(percents, orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6)
     axis.set_yticks(range(1, len(residuals) + 1), [name.removeprefix("segments.") for name in residuals], fontsize=size)
     axis.invert_yaxis()

@@ -23,6 +23,7 @@ from kvsim.report.ranges import RangeError, check_ranges
 from kvsim.scenario.digest import file_digest
 from kvsim.scenario.regular_files import check_regular, read_text
 from kvsim.scenario.whole_files import temporary_name, write_whole
+from kvsim.types import Rows
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -110,6 +111,11 @@ def load_result(path: Path) -> RunResult:
         return RunResult(summary=summary, rows=rows, manifest=manifest)
     except RangeError as problem:
         raise ResultError(f"{path}: damaged: {problem.figure}; run it again") from None
+
+
+def joined(tables: Sequence[Rows]) -> dict[str, NDArray[Any]]:
+    """Return tables of equal columns as one, one after the other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 WIDTH_INCHES = 12.0
 DOTS_PER_INCH = 100
-_EDGE_INCHES, _LEGEND_INCHES, _BOTTOM_INCHES = 0.1, 0.3, 0.8
+_EDGE_INCHES, _TITLE_INCHES, _FOOT_INCHES, _LEGEND_INCHES, _LEGEND_LINE_INCHES = 0.1, 0.32, 0.24, 0.16, 0.2
+_LETTER_INCHES = 0.083
 
 PALETTE = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#949494", "#D55E00")
 """Eight colours after Okabe and Ito (2008), as seaborn's ``colorblind`` has them."""
@@ -38,48 +41,37 @@ STYLE: dict[Any, Any] = {
 def new_figure(height_inches: float, title: str, foot: str = "") -> Figure:
     """Return an empty figure 1200 pixels wide with a title line above and a small `foot` below.
 
-    It belongs to no window and no global list: it is gone when nobody holds it.
+    It belongs to no window and no global list: it is gone when nobody holds it. What is drawn between title and foot is
+    laid out when the figure is saved, so that no text runs into another.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH)
         FigureCanvasAgg(figure)
-        figure.text(
-            _EDGE_INCHES / WIDTH_INCHES, 1 - _EDGE_INCHES / height_inches, title, va="top", size=13, weight="bold"
-        )
-        figure.text(_EDGE_INCHES / WIDTH_INCHES, _EDGE_INCHES / height_inches, foot, size=9, color="#555555")
+        left, line = _EDGE_INCHES / WIDTH_INCHES, _EDGE_INCHES / height_inches
+        figure.text(left, 1 - line, title, va="top", size=13, weight="bold")
+        figure.text(left, line, foot, size=9, color="#555555")
+    _leave_room(figure, _TITLE_INCHES + _LEGEND_INCHES / 2)
     return figure
 
 
-def add_panels(
-    figure: Figure,
-    num_rows: int,
-    num_columns: int,
-    *,
-    left_inches: float = 0.85,
-    across_inches: float = 0.3,
-    down_inches: float = 0.62,
-    top_inches: float = 0.9,
-    right_inches: float = 0.25,
-    **shared: Any,
-) -> list[list[Any]]:
-    """Return a grid of axes, ``[num_rows][num_columns]``, below title and legend and above the foot.
-
-    Placed by hand: matplotlib's own layouts take half a second a figure. `across_inches` and `down_inches` lie between.
-    """
+def _leave_room(figure: Figure, above_inches: float) -> None:
+    """Keep panels out of what stands above them, and of the foot."""
     height_inches = figure.get_figheight()
-    width = (WIDTH_INCHES - left_inches - right_inches - across_inches * (num_columns - 1)) / num_columns
-    height = (height_inches - top_inches - _BOTTOM_INCHES - down_inches * (num_rows - 1)) / num_rows
-    place = {
-        "left": left_inches / WIDTH_INCHES,
-        "right": 1 - right_inches / WIDTH_INCHES,
-        "top": 1 - top_inches / height_inches,
-        "bottom": _BOTTOM_INCHES / height_inches,
-        "wspace": across_inches / width,
-        "hspace": down_inches / height,
-    }
+    rect = (0, _FOOT_INCHES / height_inches, 1, 1 - (_FOOT_INCHES + above_inches) / height_inches)
+    figure.set_layout_engine("constrained", rect=rect, w_pad=0.08, h_pad=0.06, hspace=0.06, wspace=0.04)
+
+
+def add_panels(figure: Figure, num_rows: int, num_columns: int, **shared: Any) -> list[list[Any]]:
+    """Return a grid of axes, ``[num_rows][num_columns]``, below title and legend and above the foot."""
     with rc_context(STYLE):
-        axes = figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=place, **shared)
+        axes = figure.subplots(num_rows, num_columns, squeeze=False, **shared)
     return [list(row) for row in axes]
+
+
+def title_panel(axis: Any, title: str) -> None:
+    """Put a title above a panel, in as many lines as the panel's width asks for."""
+    letters = int(0.88 * WIDTH_INCHES / axis.get_gridspec().ncols / _LETTER_INCHES)
+    axis.set_title(textwrap.fill(title, letters), loc="left", fontsize=10.5)
 
 
 def policy_looks(policies: Iterable[Any]) -> dict[Any, dict[str, Any]]:
@@ -102,22 +94,30 @@ def policy_looks(policies: Iterable[Any]) -> dict[Any, dict[str, Any]]:
     }
 
 
-def legend_above(figure: Figure, handles: Mapping[str, Any], *, num_columns: int | None = None) -> None:
-    """Put one legend for all panels between title and panels: in a line, or in rows of `num_columns`."""
+def legend_above(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Put one legend for all panels between title and panels, in as many rows as it needs."""
     if not handles:
         return
-    anchor = (0.0, 1 - _LEGEND_INCHES / figure.get_figheight())
+    num_columns = next(number for number in range(len(handles), 0, -1) if number == 1 or _fits(list(handles), number))
     with rc_context(STYLE):
         figure.legend(
             list(handles.values()),
             list(handles),
             loc="upper left",
-            bbox_to_anchor=anchor,
-            ncols=num_columns or len(handles),
+            bbox_to_anchor=(0.0, 1 - _TITLE_INCHES / figure.get_figheight()),
+            ncols=num_columns,
             fontsize=10,
             columnspacing=1.4,
             handletextpad=0.5,
         )
+    num_rows = -(-len(handles) // num_columns)
+    _leave_room(figure, _TITLE_INCHES + _LEGEND_INCHES + num_rows * _LEGEND_LINE_INCHES)
+
+
+def _fits(names: list[str], num_columns: int) -> bool:
+    """Return whether a legend of so many columns, filled one after another, is as wide as the picture or less."""
+    columns = np.array_split(np.array([len(name) for name in names]), num_columns)
+    return bool(sum(column.max() + 7 for column in columns) * _LETTER_INCHES <= WIDTH_INCHES)
 
 
 def png(figure: Figure) -> bytes:

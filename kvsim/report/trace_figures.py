@@ -29,7 +29,7 @@ def trace_figure(statistics: TraceStatistics, name: str) -> Figure:
         f"{statistics.num_steps} steps, {statistics.num_pages} pages of {statistics.page_tokens} tokens, "
         f"{statistics.middle_pages} in the middle (neither the first page nor the last {RECENT_TOKENS} tokens).",
     )
-    (shares, best), (steps, layers) = add_panels(figure, 2, 2, across_inches=0.75, down_inches=1.25, top_inches=1.1)
+    (shares, best), (steps, layers) = add_panels(figure, 2, 2)
     _draw_shares(shares, statistics)
     _draw_best(best, statistics)
     recalls = {

@@ -101,6 +101,12 @@ class ModelChoice(Strict):
     path: str | None = None
     """Folder, hub id or GGUF file: for `kvsim measure` and `kvsim capture`; the simulation needs none."""
 
+    @property
+    def sizes(self) -> ModelShape:
+        """The shape, found by name and with the scenario's own dtype."""
+        found = SHAPES[self.shape] if isinstance(self.shape, str) else self.shape
+        return found.model_copy(update={"dtype": self.dtype}) if self.dtype else found
+
 
 class DecodedModel(ModelChoice):
     """A model to decode with, its weights packed if so wanted."""

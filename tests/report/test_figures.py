@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from kvsim.experiments.decode.report.figures import PARTS, figures_of, hit_figure, latency_figure, parts_figure
 from kvsim.report.results import RunResult
-from kvsim.report.style import policy_looks
+from kvsim.report.style import png, policy_looks
 
 
 def texts_of(figure):
@@ -32,6 +35,24 @@ def test_three_pictures_of_1200_pixels_come_out_of_a_run(run):
         height, width, _ = imread(io.BytesIO(content)).shape
         assert width == 1200
         assert 300 < height <= 1000
+
+
+def boxes_of(figure):
+    """Return where each visible text is, in pixels, once the picture is drawn."""
+    png(figure)
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    return {(number, text.get_text()): text.get_window_extent() for number, text in enumerate(texts)}
+
+
+def test_no_text_runs_into_another_or_out_of_the_picture(run, make_run):
+    swept = {"model.context_tokens": [32768, 65536, 131072], "attention.quota_pages": [2], "scenario.path": ["a" * 40]}
+    named = [f"lru(prefetch=previous-step,look_ahead={number})" for number in range(6)]
+    for summary, rows in (run, make_run({**swept, "budget.context_frac": [0.1, 0.5]}, policies=named)):
+        for figure in (latency_figure(summary, rows), parts_figure(summary, rows), hit_figure(summary, rows)):
+            boxes = boxes_of(figure)
+            for (one, first), (other, second) in itertools.combinations(boxes.items(), 2):
+                assert not Bbox.intersection(first, second), f"{one[1]!r} on {other[1]!r}"
+            assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes.values())
 
 
 def test_every_panel_has_its_axes_labelled_with_units(run):

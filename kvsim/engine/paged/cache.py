@@ -7,23 +7,26 @@ from typing import Any, Protocol
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from kvsim.errors import KvsimError
 
-class Appends(Protocol):
-    """Whatever keeps the keys and values of one new token a sequence."""
 
-    context_tokens: int
-    """Tokens each sequence holds, those of the step under way not counted."""
+class Keeps(Protocol):
+    """Whatever keeps the keys and values of new tokens: a decode run, or a session with a prompt before it."""
 
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Keep ``[num_sequences, num_kv_heads, 1, head_dim]`` of one layer."""
+    @property
+    def context_tokens(self) -> int:
+        """Tokens each sequence holds, those of the pass under way not counted."""
+
+    def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep ``[num_sequences, num_kv_heads, tokens, head_dim]`` of one layer; return what attention is handed."""
 
 
 class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__
-    """One layer: `update` gets no query, so it stores the new token and hands it back; selection comes later."""
+    """One layer: `update` gets no query, so new tokens are kept, and pages are selected later."""
 
     is_sliding = False
 
-    def __init__(self, run: Appends, layer: int) -> None:
+    def __init__(self, run: Keeps, layer: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._run = run
         self._layer = layer
@@ -35,26 +38,29 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __ini
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the new token of each sequence; return just that."""
+        """Keep the new tokens and return what attention is handed."""
         del args, kwargs
-        self._run.append(self._layer, key_states, value_states)
-        return key_states, value_states
+        return self._run.update(self._layer, key_states, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the length a mask would have, and its offset."""
         return self._run.context_tokens + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Return the tokens seen before this step: the position of the new one."""
+        """Return the tokens seen before this pass: the position of the first new one."""
         return self._run.context_tokens
 
     def get_max_length(self) -> int:
-        """Return -1, which is how transformers writes "no limit"."""
+        """Return -1, which is how transformers writes "no limit": a session has its own, and says so."""
         return -1
+
+    def reset(self) -> None:
+        """Refuse to start over."""
+        raise KvsimError("a paged cache is for one generation; make another for the next")
 
 
 class RunCache(Cache):
     """A cache for `past_key_values` over a paged decode run."""
 
-    def __init__(self, run: Appends, num_layers: int) -> None:
+    def __init__(self, run: Keeps, num_layers: int) -> None:
         super().__init__(layers=[PagedLayer(run, layer) for layer in range(num_layers)])

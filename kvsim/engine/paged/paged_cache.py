@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any, cast
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from kvsim.engine.model.families import shape_of
+from kvsim.engine.paged.cache import PagedLayer
 from kvsim.engine.paged.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.session import Session
@@ -67,7 +68,7 @@ class PagedCache(Cache):
     """
 
     def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:
-        layers: list[Any] = [_Layer(session, layer) for layer in range(session.given.setting.grid.num_layers)]
+        layers: list[Any] = [PagedLayer(session, layer) for layer in range(session.given.setting.grid.num_layers)]
         super().__init__(layers=layers)
         self._policy = policy
         self._session = session
@@ -219,44 +220,6 @@ _COUNTS = tuple(
     for name in CacheReport.__dataclass_fields__
     if name not in ("policy", "prompt_tokens", "num_steps", "score_recall_frac")
 )
-
-
-class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__
-    """One layer of a `PagedCache`."""
-
-    is_sliding = False
-
-    def __init__(self, session: Session, layer: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._session = session
-        self._layer = layer
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing to do: the session makes its memory."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the new tokens and return what attention is handed."""
-        del args, kwargs
-        return self._session.update(self._layer, key_states, value_states)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the length of a mask, and its offset."""
-        return self._session.context_tokens + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Return the tokens seen before this forward pass."""
-        return self._session.context_tokens
-
-    def get_max_length(self) -> int:
-        """Return -1, which is how transformers writes "no limit": the session has its own, and says so."""
-        return -1
-
-    def reset(self) -> None:
-        """Refuse to start over."""
-        raise KvsimError("a PagedCache is for one generation; make another for the next")
 
 
 class _ScoreShare:

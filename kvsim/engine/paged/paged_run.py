@@ -198,6 +198,11 @@ class PagedRun:
         if self.observer is not None:
             self.observer.end_step(self.context_tokens)
 
+    def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the new token of each sequence and hand just that to attention, as a transformers cache does."""
+        self.append(layer, key, value)
+        return key, value
+
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write a token's key and value into each sequence's open page, opening one where the last is full."""
         index, place = divmod(self.context_tokens, self.given.page_tokens)

@@ -23,9 +23,8 @@ from kvsim.policies.selectors import Selector
 from kvsim.profile.other_shape import adapted
 from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario
-from kvsim.scenario.shapes import SHAPES, ModelShape
+from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_profile
-from kvsim.scenario.toml import nearest
 from kvsim.types import PageGrid, pages_of
 
 _T = TypeVar("_T")
@@ -162,7 +161,7 @@ def cells_of(
         for choice in concrete.run.policies:
             is_for_length = False
             try:
-                shape, policy = resolve_shape(concrete), find_policy(choice.name, plug_ins)
+                shape, policy = concrete.model.sizes, find_policy(choice.name, plug_ins)
                 profile = profile_of(concrete)
                 packing, scale = concrete.model.quantisation, concrete.profile.scale
                 if not (concrete.profile.allow_other_shape or scale):
@@ -224,16 +223,6 @@ def only(cells: Sequence[_T], number: int, name: str) -> _T:
     if not 0 <= number < len(cells):
         raise ScenarioError(f"{name}: no cell {number}; there are {len(cells)}, 0 to {len(cells) - 1}")
     return cells[number]
-
-
-def resolve_shape(scenario: Scenario) -> ModelShape:
-    """Return the scenario's model shape, found by name and with its own dtype."""
-    shape = scenario.model.shape
-    if isinstance(shape, str):
-        if shape not in SHAPES:
-            raise ScenarioError(f"{scenario.name}: model.shape: unknown shape {shape!r}{nearest(shape, SHAPES)}")
-        shape = SHAPES[shape]
-    return shape.model_copy(update={"dtype": scenario.model.dtype}) if scenario.model.dtype else shape
 
 
 def measure_of(scenario: Scenario) -> Measure:

@@ -9,7 +9,6 @@ from kvsim.calibration import calibrate
 from kvsim.calibration.measure import CostTables, Progress
 from kvsim.calibration.staleness import judge, reasons_here
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.cells import resolve_shape
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile, load_profile, write_profile
 from kvsim.scenario.decode import Scenario
@@ -45,7 +44,7 @@ def fresh_profile(
     """
     own = load_profile(find_profile(scenario.profile.path, job.base_dir))
     if recalibrate is False:
-        reasons = reasons_here(own, resolve_shape(scenario))
+        reasons = reasons_here(own, scenario.model.sizes)
         if reasons:
             say(f"profile {own.name} is stale: {'; '.join(reasons)}; used all the same (--no-calibrate)")
         return None
@@ -53,7 +52,7 @@ def fresh_profile(
     file = (folder / f"profile-{scenario.name}.toml").resolve()
     if recalibrate is None:
         asked = load_profile(file) if file.is_file() else own
-        found = judge(asked, resolve_shape(scenario), model)
+        found = judge(asked, scenario.model.sizes, model)
         say(f"{found.line}; calibrating" if found.is_stale else found.line)
         if not found.is_stale:
             return file if asked is not own else None
@@ -72,7 +71,7 @@ def _calibrated(
 ) -> Profile:
     return calibrate(
         model,
-        dtype=resolve_shape(scenario).dtype,
+        dtype=scenario.model.sizes.dtype,
         device=own.device,
         name=f"{scenario.name}-{own.device}",
         bandwidth_bytes_per_s=own.link.stated_bandwidth_bytes_per_s,

@@ -22,12 +22,12 @@ from kvsim.experiments.decode.fresh_profile import fresh_profile
 from kvsim.experiments.decode.max_context import max_contexts
 from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.recorded import hand_over, kept_mass_frac, replay_of, trace_name
-from kvsim.experiments.decode.simulate import Rows, joined, simulate_timeline
+from kvsim.experiments.decode.simulate import Rows, simulate_timeline
 from kvsim.experiments.decode.summarise import entry_of, summarise
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Files, Job, Measurement
 from kvsim.policies.base import reads_speculation
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.checks import check_shape
 from kvsim.scenario.decode import Scenario

@@ -21,7 +21,7 @@ from kvsim.experiments.decode.workers import in_worker
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.decode import Scenario
 from kvsim.sim import Replay, SimulationInput, Timeline, simulate_decode
@@ -173,11 +173,6 @@ def input_of(cell: Cell, replay: Replay, seed: int | None = None) -> SimulationI
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
     )
-
-
-def joined(tables: Sequence[Rows]) -> Rows:
-    """Return tables of equal columns as one, one after the other."""
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def simulate_cells(cells: Sequence[Cell], sources: Sources, progress: Progress) -> list[Rows]:

@@ -20,7 +20,7 @@ from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
 from kvsim.experiments.types import Job, Measurement
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.checks import check_length
 from kvsim.traces.tokens.stream import stream_bytes
 from kvsim.types import FloatArray, IntArray
@@ -71,7 +71,7 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=verdict_of(entries),
         profile=profile,
         is_measured=True,

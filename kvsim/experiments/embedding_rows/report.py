@@ -109,7 +109,7 @@ def rows_figure(summary: Mapping[str, Any]) -> Figure:
     if any(cell["is_tied"] for cell in cells):
         foot += " Saved: if the head had a table of its own; here it shares this one, and nothing is saved."
     figure = new_figure(5.4, f"{summary['scenario']}: a cache of embedding rows", foot)
-    left, middle, right = add_panels(figure, 1, 3, across_inches=1.0, top_inches=1.0)[0]
+    left, middle, right = add_panels(figure, 1, 3)[0]
     looks = policy_looks(dict.fromkeys(_named(cell) for cell in cells))
     handles: dict[str, Any] = {}
     for name, look in looks.items():
@@ -129,7 +129,7 @@ def rows_figure(summary: Mapping[str, Any]) -> Figure:
     for which in (middle.yaxis.set_major_formatter, middle.yaxis.set_minor_formatter):
         which("{x:g}")
     right.set(ylabel="tokens per s")
-    legend_above(figure, handles, num_columns=6)
+    legend_above(figure, handles)
     return figure
 
 

@@ -30,7 +30,8 @@ from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult
+from kvsim.report.applies import mean, ratio
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
@@ -74,7 +75,7 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=verdict_of(entries),
         profile=profile,
         extra={"tokens_digest": "-".join(sorted(told))},
@@ -135,14 +136,14 @@ def cell_of(
         "evicted_rows": counts.evicted_rows,
         "token_hit_frac": 1 - counts.missed_rows / counts.tokens,
         "row_hit_frac": hits / counts.distinct_rows,
-        "step_hit_frac": _ratio(
+        "step_hit_frac": ratio(
             int(columns["hit_rows"][~is_prompt].sum()), int(columns["distinct_rows"][~is_prompt].sum())
         ),
-        "prefetch_used_frac": _ratio(counts.used_prefetched_rows, counts.prefetched_rows),
+        "prefetch_used_frac": ratio(counts.used_prefetched_rows, counts.prefetched_rows),
         "prompt_embed_mean_s": float(columns["embed_s"][is_prompt].mean()),
         "prompt_plain_embed_mean_s": float(columns["plain_embed_s"][is_prompt].mean()),
-        "step_embed_mean_s": _mean(columns["embed_s"][~is_prompt]),
-        "step_plain_embed_mean_s": _mean(columns["plain_embed_s"][~is_prompt]),
+        "step_embed_mean_s": mean(columns["embed_s"][~is_prompt]),
+        "step_plain_embed_mean_s": mean(columns["plain_embed_s"][~is_prompt]),
         "prompt_mean_s": float(columns["call_s"][is_prompt].mean()),
         "request_mean_s": total_s / num_batches,
         "tokens_per_s": new_tokens / total_s,
@@ -181,11 +182,3 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
 def digest_of(requests: IntArray) -> str:
     """Return what tells requests apart."""
     return content_digest(requests)
-
-
-def _mean(values: FloatArray | IntArray) -> float | None:
-    return float(values.mean()) if values.size else None
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

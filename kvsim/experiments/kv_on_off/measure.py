@@ -18,7 +18,7 @@ from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.experiments.kv_on_off.simulate import add_speeds, cell_of, computed_tokens, rows_of, verdict_of
 from kvsim.experiments.types import Job, Measurement
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.checks import check_length
 from kvsim.scenario.shipped import near
 
@@ -93,7 +93,7 @@ def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: lis
         cells.append(entry)
         tables += [rows_of(number, cell, run.step_s, repetition) for repetition, run in enumerate(own)]
     add_speeds(cells)
-    rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    rows = joined(tables)
     return make_result(
         scenario,
         job,

@@ -110,7 +110,7 @@ def growth_figure(result: RunResult) -> Figure:
     cells = result.summary["cells"]
     kind = "measured" if result.summary.get("is_measured") else "simulated"
     figure = new_figure(7.6, f"Generation with and without a KV cache ({kind})")
-    axes = [axis for row in add_panels(figure, 2, 2, across_inches=0.9) for axis in row]
+    axes = [axis for row in add_panels(figure, 2, 2) for axis in row]
     handles: dict[str, Any] = {}
     series = sorted({(cell["use_cache"], cell["batch"]) for cell in cells})
     prompts = sorted({cell["prompt_tokens"] for cell in cells})

@@ -15,7 +15,7 @@ from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.shapes import ModelShape, check_context
 from kvsim.units import format_bytes
 
@@ -51,7 +51,7 @@ def simulate(scenario: KvOnOff, job: Job) -> RunResult:
         tables.append(rows_of(number, cell, step_s))
         job.progress(1 / len(found))
     add_speeds(cells)
-    rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    rows = joined(tables)
     return make_result(
         scenario,
         job,

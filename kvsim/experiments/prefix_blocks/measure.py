@@ -24,7 +24,7 @@ from kvsim.experiments.prefix_blocks.requests import digest_of
 from kvsim.experiments.prefix_blocks.scenario import PrefixBlocks, RealRequests
 from kvsim.experiments.prefix_blocks.simulate import RECORDED, budget_of, cell_of, rows_of
 from kvsim.experiments.types import Job, Measurement
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.checks import check_length
 from kvsim.scenario.shipped import near
 from kvsim.traces.requests.base import Request, RequestBlocks, gather
@@ -145,7 +145,7 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=False),
         profile=profile,
         is_measured=True,

@@ -94,7 +94,7 @@ def hit_figure(summary: Mapping[str, Any]) -> Figure:
     cells = [cell for cell in summary["cells"] if cell["block_hit_frac"] is not None]
     foot = "Time to first token: prefill of what was not hit, without a queue."
     figure = new_figure(5.0, f"{summary['scenario']}: what a prefix cache saves", foot)
-    left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
+    left, right = add_panels(figure, 1, 2)[0]
     handles: dict[str, Any] = {}
     names = list(dict.fromkeys(_named(cell) for cell in cells))
     looks = policy_looks(names)

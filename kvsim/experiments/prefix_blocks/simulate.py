@@ -17,7 +17,8 @@ from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
 from kvsim.experiments.types import Job
 from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult
+from kvsim.report.applies import mean, quantile, ratio
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.types import FloatArray, IntArray
@@ -73,8 +74,8 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         unlimited = cases.of(requests, cell.cache, policy="lru")
         bound = cases.of(requests, cell.cache, policy="belady", is_limited=True)
         num_blocks = requests.blocks.size
-        entry["bound_block_hit_frac"] = _ratio(int(bound.hits.sum()), num_blocks)
-        entry["unlimited_block_hit_frac"] = _ratio(int(unlimited.hits.sum()), num_blocks)
+        entry["bound_block_hit_frac"] = ratio(int(bound.hits.sum()), num_blocks)
+        entry["unlimited_block_hit_frac"] = ratio(int(unlimited.hits.sum()), num_blocks)
         entry["ttft_outside_frac"] = outside_frac
         entries.append(entry | swept)
         tables.append(rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s))
@@ -83,7 +84,7 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=[
             *verdict_of(entries, profile_kind=profile.kind, is_assumed=scenario.trace.shared_tokens is not None),
             *dict.fromkeys(line for line in notes if line is not None),
@@ -180,8 +181,7 @@ def cell_of(
     budget = budget_of(cell.cache, requests)
     held = requests.num_distinct if budget is None else min(budget, requests.num_distinct)
     shape = shape_of(cell)
-    is_known = bool(np.isfinite(ttft_s).all())
-    full_mean_s, mean_s = float(full_s.mean()), float(ttft_s.mean())
+    saved_frac = ratio(float((full_s - ttft_s).mean()), float(full_s.mean()))
     span_s = float(np.nanmax(requests.arrival_s) - np.nanmin(requests.arrival_s)) if _has_times(requests) else 0.0
     return {
         "policy": cell.cache.policy,
@@ -197,26 +197,20 @@ def cell_of(
         "hit_blocks": hits,
         "hit_tokens": int(hit_tokens(requests, done.hits).sum()),
         "evicted_blocks": int(done.evictions.sum()),
-        "block_hit_frac": _ratio(hits, int(requests.blocks.size)),
-        "token_hit_frac": _ratio(int(hit_tokens(requests, done.hits).sum()), tokens),
-        "request_mean_hit_frac": float(np.mean(done.hits[has_blocks] / counts[has_blocks]))
-        if any(has_blocks)
-        else None,
-        "ttft_mean_s": mean_s if is_known else None,
-        "ttft_p50_s": float(np.median(ttft_s)) if is_known else None,
-        "ttft_p90_s": float(np.quantile(ttft_s, 0.9)) if is_known else None,
-        "ttft_full_mean_s": full_mean_s if is_known else None,
-        "ttft_saved_frac": 1 - mean_s / full_mean_s if is_known and full_mean_s else None,
-        "prefill_load_frac": float(ttft_s.sum()) / span_s if is_known and span_s > 0 else None,
+        "block_hit_frac": ratio(hits, int(requests.blocks.size)),
+        "token_hit_frac": ratio(int(hit_tokens(requests, done.hits).sum()), tokens),
+        "request_mean_hit_frac": mean(done.hits[has_blocks] / counts[has_blocks]),
+        "ttft_mean_s": mean(ttft_s),
+        "ttft_p50_s": quantile(ttft_s, 0.5),
+        "ttft_p90_s": quantile(ttft_s, 0.9),
+        "ttft_full_mean_s": mean(full_s),
+        "ttft_saved_frac": saved_frac,
+        "prefill_load_frac": ratio(float(ttft_s.sum()), span_s),
     }
 
 
 def _has_times(requests: RequestBlocks) -> bool:
     return bool(np.isfinite(requests.arrival_s).any())
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def rows_of(

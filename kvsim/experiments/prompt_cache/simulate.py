@@ -19,7 +19,8 @@ from kvsim.experiments.prompt_cache.report.tables import verdict_of
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario, PromptsChoice
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult
+from kvsim.report.applies import mean
+from kvsim.report.results import RunResult, joined
 from kvsim.scenario.shapes import check_context
 from kvsim.types import BoolArray, FloatArray, IntArray
 
@@ -172,9 +173,9 @@ def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) 
         "evicted": sum(move.to is None and not move.is_replaced for move in moves),
         "demoted": sum(move.to is not None for move in moves),
         "kept_bytes": sent.kept_bytes,
-        "ttft_mean_s": _mean_s(sent.ttft_s),
-        "ttft_full_mean_s": _mean_s(sent.full_s),
-        "keep_mean_s": _mean_s(sent.keep_s),
+        "ttft_mean_s": mean(sent.ttft_s),
+        "ttft_full_mean_s": mean(sent.full_s),
+        "keep_mean_s": mean(sent.keep_s),
     }
     return found | _of_hits(sent, is_hit, int(reused.sum()) * token_bytes(cell))
 
@@ -183,21 +184,15 @@ def _of_hits(sent: Sent, is_hit: NDArray[np.bool_], hit_bytes: int) -> dict[str,
     """Return the figures of the prompts that reused something; None where none did."""
     if not is_hit.any():
         return dict.fromkeys(("ttft_hit_s", "ttft_hit_full_s", "speedup", "restore_hit_s", "least_link_bytes_per_s"))
-    hit_s, full_s = _mean_s(sent.ttft_s[is_hit]), _mean_s(sent.full_s[is_hit])
+    hit_s, full_s = mean(sent.ttft_s[is_hit]), mean(sent.full_s[is_hit])
     spared_s = float((sent.full_s - sent.ttft_s + sent.restore_s)[is_hit].sum())
     return {
         "ttft_hit_s": hit_s,
         "ttft_hit_full_s": full_s,
         "speedup": full_s / hit_s if full_s is not None and hit_s is not None else None,
-        "restore_hit_s": _mean_s(sent.restore_s[is_hit]),
+        "restore_hit_s": mean(sent.restore_s[is_hit]),
         "least_link_bytes_per_s": hit_bytes / spared_s if spared_s > 0 else None,
     }
-
-
-def _mean_s(times_s: FloatArray) -> float | None:
-    """Return the mean; None if the times are not known."""
-    mean_s = float(times_s.mean())
-    return None if np.isnan(mean_s) else mean_s
 
 
 def rows_of(number: int, prompts: Sequence[IntArray], sent: Sent) -> dict[str, NDArray[Any]]:
@@ -241,7 +236,7 @@ def result_of(
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=[*list(filter(None, unknown))[-1:], *lines],
         profile=profile,
         is_measured=is_measured,

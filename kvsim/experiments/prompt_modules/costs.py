@@ -17,6 +17,7 @@ from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
 from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
+from kvsim.report.applies import ratio
 from kvsim.types import FloatArray, Tier
 
 
@@ -145,8 +146,8 @@ def cell_of(
         "evictions": int(counts["evictions"].sum()),
         "hit_tokens": hit_tokens,
         "encoded_tokens": encoded_tokens,
-        "module_hit_frac": hits / (hits + misses) if hits + misses else None,
-        "token_hit_frac": hit_tokens / (hit_tokens + encoded_tokens) if hit_tokens + encoded_tokens else None,
+        "module_hit_frac": ratio(hits, hits + misses),
+        "token_hit_frac": ratio(hit_tokens, hit_tokens + encoded_tokens),
         "peak_bytes": int(counts["held_bytes"].max()),
         "ttft_mean_s": float(ttft_s.mean()),
         "ttft_full_mean_s": float(full_s.mean()),

@@ -25,7 +25,7 @@ from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
 from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 from kvsim.types import FloatArray
 
 LENGTHS = "lengths.json"
@@ -222,7 +222,7 @@ def _result(
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=verdict_of(entries, list(prompts.values())),
         profile=profile,
         seed=scenario.stream.seed,

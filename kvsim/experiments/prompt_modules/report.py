@@ -126,7 +126,7 @@ def modules_figure(summary: Mapping[str, Any]) -> Figure:
         "Times: all of a prompt's modules are stored."
         + (" KL: divergence from full attention on the same text." if is_priced else ""),
     )
-    panels = add_panels(figure, 1, 3 if is_priced else 2, across_inches=0.95, left_inches=1.25)[0]
+    panels = add_panels(figure, 1, 3 if is_priced else 2)[0]
     handles = _draw_times(panels[0], prompts, tiers, names)
     if is_priced:
         handles |= _draw_price(panels[1], prompts, names)

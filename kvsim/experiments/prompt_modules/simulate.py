@@ -24,7 +24,7 @@ from kvsim.experiments.prompt_modules.report import (
 )
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.types import Job
-from kvsim.report.results import RunResult
+from kvsim.report.results import RunResult, joined
 
 
 def check(scenario: PromptModules, base_dir: Path | None) -> int:
@@ -78,7 +78,7 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
         scenario,
         job,
         cells=entries,
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
+        rows=joined(tables),
         verdict=verdict_of(entries, list(prompts.values())),
         profile=profile,
         seed=scenario.stream.seed,

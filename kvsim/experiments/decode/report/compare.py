@@ -17,6 +17,7 @@ from kvsim.errors import ResultError
 from kvsim.experiments.decode.report.errors import count_errors, null_errors, situation, time_errors, values_of
 from kvsim.report.comparison import check_pair, check_sides, side_by_side
 from kvsim.report.results import RunResult
+from kvsim.types import Rows
 
 COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
 """Counts that must be equal; `late` and stall depend on time and are compared with an error."""
@@ -28,7 +29,6 @@ OUTSIDE = "out_of_sample_"
 """How the figures of a comparison out of sample begin."""
 
 Cell = Mapping[str, Any]
-Rows = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from kvsim.report.results import RunResult
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
+from kvsim.types import Rows
 
-Rows = Mapping[str, NDArray[Any]]
 Summary = Mapping[str, Any]
 _Cells = Sequence[tuple[int, Mapping[str, Any]]]
 """Cells with their numbers, by which rows name them."""
@@ -61,7 +61,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     figure = new_figure(
         1.2 + 2.5 * len(panels),
         "Time per output token over the context",
-        f"Line: median of {WINDOW_STEPS} steps, band: 10th to 90th percentile. {_label(summary)}",
+        f"Line: median of {WINDOW_STEPS} steps, band: 10th to 90th percentile. {costs_text(summary)}",
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharey=True)
     looks = policy_looks(cell["policy"] for cell in summary["cells"])
@@ -69,7 +69,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     limit_ms = _cut_at([float(high_ms.max()) for _, _, _, high_ms in curves.values()])
     handles: dict[str, Any] = {}
     for axis, (title, cells) in _pairs(axes, panels):
-        axis.set_title(title, loc="left", fontsize=10.5)
+        title_panel(axis, title)
         num_above = 0
         for number, cell in cells:
             tokens, middle_ms, low_ms, high_ms = curves[number]
@@ -101,14 +101,13 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
     figure = new_figure(
         1.1 + len(panels) * (0.8 + 0.34 * num_policies),
         "Where the time of a step goes",
-        f"Bar: mean over the counted steps, whisker: 5th to 95th percentile of the step. {_label(summary)}",
+        f"Bar: mean over the counted steps, whisker: 5th to 95th percentile of the step. {costs_text(summary)}",
     )
-    longest = max(len(cell["policy"]) for cell in summary["cells"])
-    axes = add_panels(figure, len(panels), len(panels[0]), left_inches=0.3 + 0.09 * longest, sharex=True)
+    axes = add_panels(figure, len(panels), len(panels[0]), sharex=True)
     totals_ms = [1e3 * float(rows["step_s"][_counted(rows, number)].mean()) for number in range(len(summary["cells"]))]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
-        axis.set_title(title, loc="left", fontsize=10.5)
+        title_panel(axis, title)
         axis.set_xlim(0, limit_ms * 1.2)
         axis.grid(False, axis="y")
         axis.set_yticks(range(len(cells)), [cell["policy"] for _, cell in cells])
@@ -143,14 +142,14 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
     figure = new_figure(
         1.2 + 2.9 * len(panels),
         "Hit rate against the budget",
-        f"Point: over all counted steps, whisker: 10th to 90th percentile of the steps. {_label(summary)}",
+        f"Point: over all counted steps, whisker: 10th to 90th percentile of the steps. {costs_text(summary)}",
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharey=True)
     looks = policy_looks(cell["policy"] for cell in summary["cells"])
     handles: dict[str, Any] = {}
     lowest = 100.0
     for axis, (title, cells) in _pairs(axes, panels):
-        axis.set_title(title, loc="left", fontsize=10.5)
+        title_panel(axis, title)
         for policy in dict.fromkeys(cell["policy"] for _, cell in cells):
             points = sorted(_hit_point(rows, number, cell) for number, cell in cells if cell["policy"] == policy)
             x, y, low, high = np.array(points).T
@@ -168,7 +167,7 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
     return figure
 
 
-def _label(summary: Summary) -> str:
+def costs_text(summary: Summary) -> str:
     """Say whose costs these are: nobody should take a published figure or an emulated link for a measurement."""
     profile = summary["profile"]
     label = "published figures" if profile["kind"] == "published" else profile["kind"]
@@ -187,8 +186,8 @@ def _grid(
     numbered = list(enumerate(summary["cells"])) if cells is None else list(cells)
     across = next((key for key in swept if key.endswith("context_tokens")), swept[0] if swept else None)
     down = [key for key in swept if key != across]
-    columns = _some(list(dict.fromkeys(cell[across] for _, cell in numbered)) if across else [None], _MAX_PANELS[1])
-    row_values = _some(list(dict.fromkeys(tuple(cell[key] for key in down) for _, cell in numbered)), _MAX_PANELS[0])
+    columns = some_of(list(dict.fromkeys(cell[across] for _, cell in numbered)) if across else [None], _MAX_PANELS[1])
+    row_values = some_of(list(dict.fromkeys(tuple(cell[key] for key in down) for _, cell in numbered)), _MAX_PANELS[0])
     panels = []
     for values in row_values:
         row: list[tuple[str, _Cells]] = []
@@ -200,7 +199,8 @@ def _grid(
     return panels
 
 
-def _some(values: list[Any], most: int) -> list[Any]:
+def some_of(values: list[Any], most: int) -> list[Any]:
+    """Return `most` of the values at most, spread evenly, the first and the last among them."""
     if len(values) <= most:
         return values
     return [values[round(place)] for place in np.linspace(0, len(values) - 1, most)]

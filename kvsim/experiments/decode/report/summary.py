@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Rows = Mapping[str, NDArray[Any]]
+from kvsim.report.applies import mean, ratio
+from kvsim.types import Rows
 
 
 def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str, float | int | None]:
@@ -40,13 +37,13 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
         "tpot_p95_s": float(np.percentile(step_s, 95)),
         "tpot_mean_s": float(step_s.mean()),
         "tokens_per_s": float(batch / step_s.mean()),
-        "stall_frac": _known_ratio(float(rows["stall_s"][counted].sum()), float(step_s.sum())),
-        "hit_frac": _ratio(total["hits"], total["hits"] + total["misses"]) if paged else None,
-        "prefetch_precision_frac": _ratio(total["used"], total["used"] + total["wasted"]) if prefetches else None,
-        "prefetch_recall_frac": _ratio(total["used"], total["used"] + total["misses"]) if prefetches else None,
+        "stall_frac": ratio(float(rows["stall_s"][counted].sum()), float(step_s.sum())),
+        "hit_frac": ratio(total["hits"], total["hits"] + total["misses"]) if paged else None,
+        "prefetch_precision_frac": ratio(total["used"], total["used"] + total["wasted"]) if prefetches else None,
+        "prefetch_recall_frac": ratio(total["used"], total["used"] + total["misses"]) if prefetches else None,
         "moved_bytes": total["to_device_bytes"] + total["to_host_bytes"],
         "moved_bytes_per_token": (total["to_device_bytes"] + total["to_host_bytes"]) / (batch * step_s.size),
-        "mass_recall_frac": _mean(rows["mass_recall_frac"][counted]),
+        "mass_recall_frac": mean(rows["mass_recall_frac"][counted]),
         "hits": total["hits"],
         "misses": total["misses"],
         "late": total["late"],
@@ -55,16 +52,3 @@ def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str,
         "wasted": total["wasted"],
         "digest": int(np.bitwise_xor.reduce(rows["digest"].astype(np.int64))),
     }
-
-
-def _known_ratio(part: float, whole: float) -> float | None:
-    """Return the ratio, None where nobody knows the part: the stalls of a cache that is not ours."""
-    return None if np.isnan(part) else _ratio(part, whole)
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _mean(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if values.size and bool(np.isfinite(values).all()) else None

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from kvsim.errors import ScenarioError
+from kvsim.experiments.decode.report.figures import costs_text, some_of
 from kvsim.experiments.decode.report.sweep_tables import conditions_of, field_name, front_of, varied_fields, weights_of
 from kvsim.experiments.decode.report.table import cells_frame
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
 from kvsim.scenario.toml import nearest
 
 Summary = Mapping[str, Any]
@@ -29,8 +30,6 @@ COLORS = "cividis"
 """A colour map that looks alike to all eyes, and is in order in grey."""
 _MAX_PANELS = 4
 _LOG_FROM = 5.0
-_ROW_CHARACTERS = 125
-"""As many fit in a row of a legend."""
 _WHOLE = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "mass kept"}
 
 
@@ -64,9 +63,9 @@ def pareto_figure(summary: Summary) -> Figure:
     figure = new_figure(
         6.2,
         "Time per output token against device memory",
-        f"Ring: none is at once faster, smaller and keeps more mass. Line: least time by memory. {_label(summary)}",
+        f"Ring: none is at once faster, smaller and keeps more mass. Line: least time by memory. {costs_text(summary)}",
     )
-    ((axis,),) = add_panels(figure, 1, 1, top_inches=_top_inches(list(dict.fromkeys(frame["policy"]))))
+    ((axis,),) = add_panels(figure, 1, 1)
     unit, size = ("GiB", 2**30) if frame["device_bytes"].max() >= 2**30 else ("MiB", 2**20)
     memory, time_ms = frame["device_bytes"] / size, frame["tpot_p50_s"] * 1e3
     recall = 100 * frame["mass_recall_frac"].astype(float)
@@ -75,7 +74,7 @@ def pareto_figure(summary: Summary) -> Figure:
     markers: dict[str, Any] = {}
     for policy, look in policy_looks(frame["policy"]).items():
         own = (frame["policy"] == policy).to_numpy()
-        points = axis.scatter(
+        axis.scatter(
             memory[own],
             time_ms[own],
             c=recall[own],
@@ -86,7 +85,6 @@ def pareto_figure(summary: Summary) -> Figure:
             linewidths=0,
             plotnonfinite=True,
         )
-        del points
         markers[policy] = axis.scatter([], [], marker=look["marker"], color="#555555")
     axis.scatter(memory.iloc[front], time_ms.iloc[front], s=90, facecolors="none", edgecolors="black", linewidths=0.9)
     for members in frame.groupby(given, sort=False).indices.values() if given else [range(len(frame))]:
@@ -96,9 +94,9 @@ def pareto_figure(summary: Summary) -> Figure:
     _scale(axis, time_ms)
     axis.set_xlabel(f"device memory, {unit}")
     axis.set_ylabel("time per token (p50), ms")
-    bar = figure.colorbar(ScalarMappable(norm, colormaps[COLORS]), ax=axis, pad=0.015, aspect=30)
+    bar = figure.colorbar(ScalarMappable(norm, colormaps[COLORS]), ax=axis, pad=0.01, aspect=30)
     bar.set_label("attention mass kept, %")
-    _legend(figure, markers)
+    legend_above(figure, markers)
     return figure
 
 
@@ -109,7 +107,7 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
     if across is None or down is None:
         return None
     frame = cells_frame(summary).assign(ms=lambda table: table["tpot_p50_s"] * 1e3)
-    policies = [None] if "policy" in (across, down) else _some(list(dict.fromkeys(frame["policy"])), 2 * _MAX_PANELS)
+    policies = [None] if "policy" in (across, down) else some_of(list(dict.fromkeys(frame["policy"])), 2 * _MAX_PANELS)
     tables = {policy: _heat_table(frame, across, down, policy) for policy in policies}
     values = np.concatenate([table.to_numpy(dtype=float).ravel() for table in tables.values()])
     values = values[np.isfinite(values)]
@@ -123,19 +121,9 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
     figure = new_figure(
         1.7 + num_rows * (height + 0.75),
         f"Time per output token: {field_name(down)} against {field_name(across)}",
-        f"{over}{_label(summary)}",
+        f"{over}{costs_text(summary)}",
     )
-    names_inches = 0.35 + 0.085 * max(len(str(value)) for value in next(iter(tables.values())).index)
-    axes = add_panels(
-        figure,
-        num_rows,
-        num_columns,
-        left_inches=0.45 + names_inches,
-        across_inches=0.3,
-        down_inches=0.75,
-        top_inches=0.85,
-        right_inches=1.3,
-    )
+    axes = add_panels(figure, num_rows, num_columns)
     for place, axis in enumerate(axis for row in axes for axis in row):
         if place >= len(policies):
             axis.set_visible(False)
@@ -153,13 +141,13 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
             linewidths=0.5,
         )
         axis.grid(False)
-        axis.set_title(policies[place] or "", loc="left", fontsize=10.5)
+        title_panel(axis, policies[place] or "")
         axis.tick_params(axis="x", rotation=0)
         axis.tick_params(axis="y", rotation=0, labelleft=place % num_columns == 0)
         axis.set_xlabel(field_name(across) if place + num_columns >= len(policies) else "")
         axis.set_ylabel(field_name(down) if place % num_columns == 0 else "")
-    bar_axis = figure.add_axes((1 - 0.95 / 12, 0.8 / figure.get_figheight(), 0.018, 1 - 1.65 / figure.get_figheight()))
-    bar = figure.colorbar(ScalarMappable(norm, colormaps[f"{COLORS}_r"]), cax=bar_axis)
+    every_axis = [axis for row in axes for axis in row]
+    bar = figure.colorbar(ScalarMappable(norm, colormaps[f"{COLORS}_r"]), ax=every_axis, pad=0.01, aspect=30)
     bar.set_label("time per token (p50), ms")
     if isinstance(norm, LogNorm):
         bar.ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
@@ -178,7 +166,7 @@ def lines_figure(summary: Summary) -> Figure | None:
         return None
     across, others = numbers[0], [field for field in ranked if field not in (numbers[0], "policy", "run.seed")]
     split = others[0] if others else None
-    values = _some(list(dict.fromkeys(frame[split])), _MAX_PANELS) if split else [None]
+    values = some_of(list(dict.fromkeys(frame[split])), _MAX_PANELS) if split else [None]
     looks = policy_looks(frame["policy"])
     policies = list(looks)[: 2 * _MAX_PANELS]
     rest = [
@@ -187,8 +175,8 @@ def lines_figure(summary: Summary) -> Figure | None:
         if field not in (across, split, "policy")
     ]
     spread = f"Line: median over {', '.join(rest)}; band: 10th to 90th percentile. " if rest else ""
-    figure = new_figure(4.6, f"Time per output token over {field_name(across)}", f"{spread}{_label(summary)}")
-    (axes,) = add_panels(figure, 1, len(values), top_inches=_top_inches(policies), sharey=True)
+    figure = new_figure(4.6, f"Time per output token over {field_name(across)}", f"{spread}{costs_text(summary)}")
+    (axes,) = add_panels(figure, 1, len(values), sharey=True)
     handles: dict[str, Any] = {}
     for axis, value in zip(axes, values, strict=True):
         shown = frame if value is None else frame[frame[split] == value]
@@ -211,12 +199,12 @@ def lines_figure(summary: Summary) -> Figure | None:
                 markeredgewidth=0,
             )
             handles.setdefault(policy, axis.lines[-1])
-        axis.set_title("" if value is None else f"{field_name(str(split))}: {value}", loc="left", fontsize=10.5)
+        title_panel(axis, "" if value is None else f"{field_name(str(split))}: {value}")
         axis.set_xlabel(field_name(across))
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.set_ylabel("time per token (p50), ms")
     _scale(axes[0], frame["ms"])
-    _legend(figure, handles)
+    legend_above(figure, handles)
     return figure
 
 
@@ -230,15 +218,14 @@ def weights_figure(summary: Summary) -> Figure | None:
         1.9 + 0.36 * len(fields),
         "How much each field matters",
         "Share of the variance over all cells: dark alone, light together with other fields (of time: its logarithm). "
-        f"{_label(summary)}",
+        f"{costs_text(summary)}",
     )
-    longest = max(len(field_name(field)) for field in fields)
-    (axes,) = add_panels(figure, 1, len(_WHOLE), left_inches=0.3 + 0.09 * longest, top_inches=0.75, sharey=True)
+    (axes,) = add_panels(figure, 1, len(_WHOLE), sharey=True)
     for axis, (figure_name, title) in zip(axes, _WHOLE.items(), strict=True):
         own = weights[weights["figure"] == figure_name].set_index("field").loc[fields]
         axis.barh(range(len(fields)), 100 * own["total_frac"].fillna(0.0), color="#C4DCEE", height=0.7)
         axis.barh(range(len(fields)), 100 * own["alone_frac"].fillna(0.0), color=PALETTE[0], height=0.4)
-        axis.set_title(f"{title}: nothing varies" if own["total_frac"].isna().all() else title, loc="left")
+        title_panel(axis, f"{title}: nothing varies" if own["total_frac"].isna().all() else title)
         axis.set_xlim(0, 100)
         axis.set_xlabel("share of the variance, %")
         axis.grid(False, axis="y")
@@ -296,27 +283,3 @@ def _scale(axis: Any, time_ms: pd.Series[float]) -> None:
     axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _some(values: list[Any], most: int) -> list[Any]:
-    if len(values) <= most:
-        return values
-    return [values[round(place)] for place in np.linspace(0, len(values) - 1, most)]
-
-
-def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Put names in one row, or in two where they are long."""
-    width = sum(len(name) + 7 for name in handles)
-    legend_above(figure, handles, num_columns=-(-len(handles) // (2 if width > _ROW_CHARACTERS else 1)))
-
-
-def _top_inches(policies: Sequence[str]) -> float:
-    """Return the room that `_legend` takes."""
-    return 1.15 if sum(len(name) + 7 for name in policies) > _ROW_CHARACTERS else 0.9
-
-
-def _label(summary: Summary) -> str:
-    profile = summary["profile"]
-    label = "published figures" if profile["kind"] == "published" else profile["kind"]
-    link = ", emulated link" if profile["emulated_link"] else ""
-    return f"{summary['scenario']}; simulated with {profile['name']} ({label}{link})."

@@ -38,7 +38,7 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
     foot += ", dotted measured, dashed simulated. " if simulated is not None else ". "
     foot += _how(summary, simulated)
     figure = new_figure(5.0, f"{summary['scenario']}: time to first token of prompts whose beginning is kept", foot)
-    left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
+    left, right = add_panels(figure, 1, 2)[0]
     handles: dict[str, Any] = {}
     for kind, cells in _kinds(summary, simulated):
         _line(left, handles, "no cache", cells, "ttft_hit_full_s", kind, color="0.35")
@@ -82,7 +82,7 @@ def _mark_break_evens(axes: Sequence[Any], summary: Mapping[str, Any], linestyle
 
 def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> Figure:
     figure = new_figure(5.0, f"{summary['scenario']}: what a prompt cache saves", _how(summary, simulated))
-    left, right = add_panels(figure, 1, 2, across_inches=0.95)[0]
+    left, right = add_panels(figure, 1, 2)[0]
     handles: dict[str, Any] = {}
     for kind, cells in _kinds(summary, simulated):
         groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
