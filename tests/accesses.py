@@ -100,7 +100,7 @@ def make_profile(
     return Profile(
         schema_version=1,
         name="test",
-        kind="measured",
+        kind="exact",
         device="cpu" if synchronous else "cuda",
         synchronous=synchronous,
         runtime="eager",

@@ -153,11 +153,16 @@ def result_of(comparison: Comparison, records: Sequence[Record], *, verdict: Seq
         "scenario": "predictors",
         "question": "Which prefetcher predicts best what attention reads next, and what is it worth at equal bytes?",
         "contest": about,
-        "cells": list(records),
+        "cells": [_applying(record) for record in records],
         "verdict": list(verdict),
     }
     manifest = make_manifest(scenario_text=text, scenario_hash=digest_of(text.encode())[:12], seed=0, command=command)
     return RunResult(summary=summary, rows={}, manifest=manifest)
+
+
+def _applying(record: Record) -> Record:
+    """Return a record with None for what does not apply."""
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in record.items()}
 
 
 def _against_alone(records: Sequence[Record]) -> list[Record]:

@@ -31,6 +31,7 @@ class Plan:
     prefill_tokens: tuple[int, ...]
     cached_tokens: tuple[int, ...]
     num_prefills: int
+    """Samples of each point, as below 2 or more: one says nothing of how far it may be off."""
     num_slowed_steps: int
     forward_new_tokens: tuple[int, ...]
     """New tokens of each sequence in one call of the model, for the other caches; with each batch and cached tokens."""
@@ -95,7 +96,7 @@ QUICK = Plan(
     link_cap_s=0.2,
     prefill_tokens=(24, 256),
     cached_tokens=(0, 1088),
-    num_prefills=1,
+    num_prefills=2,
     num_slowed_steps=12,
     forward_new_tokens=(1, 24, 144),
     forward_cached_tokens=(0, 208),

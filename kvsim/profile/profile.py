@@ -98,8 +98,9 @@ class Profile(Strict):
 
     schema_version: Literal[1]
     name: str
-    kind: Literal["measured", "published", "estimated"]
-    """``published``: no measurement of ours; every table carries the `source` of its numbers."""
+    kind: Literal["measured", "published", "estimated", "exact"]
+    """``published``, ``estimated``: no measurement of ours; every table carries the `source` of its numbers. ``exact``:
+    stated costs without an interval, for trials of thought; tables of the other kinds all have one."""
     notes: str = ""
     device: Literal["cpu", "cuda"]
     synchronous: bool
@@ -111,6 +112,8 @@ class Profile(Strict):
     shape: ModelShape
     quantisation: Quantisation | None = None
     """How the weights were packed that were measured."""
+    scaled_from: str | None = None
+    """The model that the tables were measured for, where they were scaled to this shape by rule; never in a file."""
     machine: Machine
     segments: dict[str, SegmentCost]
     sync_s: NonNegativeFloat
@@ -142,9 +145,24 @@ class Profile(Strict):
             raise ValueError(
                 f"segments must be {', '.join(SEGMENTS)}, and may be {SPECULATE}; missing {missing}, unknown {unknown}"
             )
-        if self.kind != "measured" and any(not table.source for table in self.tables().values()):
+        if self.kind in ("published", "estimated") and any(not table.source for table in self.tables().values()):
             raise ValueError(f"a profile of kind {self.kind!r} must give the source of every table")
+        if self.kind != "exact":
+            self._check_intervals()
         return self
+
+    def _check_intervals(self) -> None:
+        sure = [
+            name
+            for name, table in self.tables().items()
+            if table.residual_high_frac <= table.residual_low_frac and any(map(any, table.time_s))
+        ]
+        if sure:
+            raise ValueError(
+                f"a profile of kind {self.kind!r} must say how far each table may be off: residual_high_frac is not "
+                f"above residual_low_frac in {', '.join(sure[:3])}{' and others' if len(sure) > 3 else ''}; costs that "
+                "are only stated are of kind 'exact'"
+            )
 
     def tables(self) -> dict[str, CostTable]:
         """Return every table by a dotted name."""
@@ -167,7 +185,7 @@ class Profile(Strict):
         if cost is None:
             raise CalibrationError(
                 f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
-                "calibrate again"
+                f"{self.advice}"
             )
         return cost
 
@@ -181,8 +199,15 @@ class Profile(Strict):
         """
         if name not in self.caches:
             known = ", ".join(sorted(self.caches)) or "none of the other caches"
-            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
+            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; {self.advice}")
         return self.caches[name]
+
+    @property
+    def advice(self) -> str:
+        """What to do where it lacks a cost: only what was measured can be measured again."""
+        if self.kind == "measured":
+            return "calibrate again"
+        return f"it is {self.kind}, not measured: take one that `kvsim calibrate` wrote"
 
     def decision_cost(self, policy: str) -> str:
         """Return the name in `policies` of the table that stands for decisions of `policy`.

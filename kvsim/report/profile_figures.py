@@ -32,7 +32,9 @@ def profile_figure(profile: Profile) -> Figure:
     residuals = {name: found for name, table in tables.items() if (found := residuals_frac(table))}
     num_panels = len(tables) + bool(residuals)
     num_rows = math.ceil(num_panels / NUM_COLUMNS)
-    label = "published figures, no samples" if profile.kind == "published" else f"measured on {profile.machine.device}"
+    label = (
+        f"measured on {profile.machine.device}" if profile.kind == "measured" else f"{profile.kind} figures, no samples"
+    )
     link = ", emulated link" if profile.link.emulated else ""
     figure = new_figure(
         1.1 + 2.7 * num_rows,

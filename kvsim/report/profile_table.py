@@ -31,7 +31,7 @@ def profile_text(profile: Profile, *, width: int = 120) -> str:
         "",
         *_scalars(profile),
     ]
-    if profile.kind == "published":
+    if profile.kind in ("published", "estimated"):
         sources = {name: table.source for name, table in profile.tables().items()} | dict(profile.sources)
         parts += ["", "sources"]
         parts += [line for name, source in sources.items() for line in _wrapped(f"  {name}: {source}", width)]
@@ -70,9 +70,10 @@ def _row(name: str, table: CostTable) -> tuple[str, ...]:
         format_seconds(times_s[0]) if is_flat else f"{format_seconds(min(times_s))} .. {format_seconds(max(times_s))}"
     )
     measured = _range(table, beside=_beside(name))
+    is_wide = table.residual_high_frac > table.residual_low_frac
+    interval = f"{100 * table.residual_low_frac:+.0f}% .. {100 * table.residual_high_frac:+.0f}%" if is_wide else "-"
     if not table.num_samples:
-        return name, measured, time, "-", "-", "-"
-    interval = f"{100 * table.residual_low_frac:+.0f}% .. {100 * table.residual_high_frac:+.0f}%"
+        return name, measured, time, interval, "-", "-"
     return name, measured, time, interval, f"{100 * table.median_error_frac:.1f}%", str(table.num_samples)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
+from kvsim.report.ranges import RangeError, check_ranges
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -34,12 +35,21 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What one run found: a summary that equal scenarios make equal, its rows, and where and how it was made."""
+    """What one run found: a summary that equal scenarios make equal, its rows, and where and how it was made.
+
+    Raises
+    ------
+    RangeError
+        If a figure has a value that its unit rules out (`check_ranges`).
+    """
 
     summary: dict[str, Any]
     rows: dict[str, NDArray[Any]]
     """Columns of the per-step table, all of one length; none where a sweep kept the cells alone."""
     manifest: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_ranges(self.summary, self.rows)
 
 
 def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] | None = None) -> Path:
@@ -96,7 +106,10 @@ def load_result(path: Path) -> RunResult:
         raise ResultError(f"{path / SUMMARY}: damaged: no list of cells{', each with its policy' if is_decode else ''}")
     has_rows = ROWS in manifest["files"]
     rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",)) if has_rows else {}
-    return RunResult(summary=summary, rows=rows, manifest=manifest)
+    try:
+        return RunResult(summary=summary, rows=rows, manifest=manifest)
+    except RangeError as problem:
+        raise ResultError(f"{path}: damaged: {problem.figure}; run it again") from None
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:

@@ -119,6 +119,8 @@ class ProfileChoice(Strict):
     """Memory to plan for, where it is not the profile's own."""
     allow_other_shape: bool = False
     """Use a profile measured for another model shape. Its times are then those of the other shape."""
+    scale: Literal["work"] | None = None
+    """Use it with every table scaled by what it moves or computes for this shape over what it does for its own."""
 
 
 class Extrapolation(Strict):
@@ -209,6 +211,7 @@ class RunChoice(Strict):
     """First steps of every repetition that no figure counts."""
     seed: NonNegativeInt = 0
     prefill_chunk_tokens: PositiveInt = 512
+    """Tokens of a step in all, of all sequences: the token budget of a server's step. It decides on the activations."""
 
 
 class Measure(Strict):
@@ -229,7 +232,7 @@ class Scenario(AnyScenario):
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"),)
     lists: ClassVar = ("run.policies", "exclude")
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
-    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation")
+    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation", "profile.scale")
 
     kind: Literal["decode"] | None = None
     model: DecodedModel

@@ -14,13 +14,16 @@ import io
 import re
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
 from scipy.optimize import isotonic_regression
 
+from kvsim.profile.estimate.assumptions import load_assumptions
+from kvsim.profile.estimate.coefficients import load_coefficients
 from kvsim.profile.profile import Link, LinkCost, Machine, Profile, SegmentCost, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import SHAPES
@@ -50,6 +53,17 @@ LARGE_KIB, LARGE_GB_PER_S = 2048, 50.0
 TO_HOST_GB_PER_S = 52.77
 CALL_S = 2.3e-6
 TOP_K_S = 10e-6
+
+Spread: TypeAlias = tuple[float, float]
+"""How far a time may be off, as 5th and 95th percentile of measured / table - 1."""
+_ELEMENTWISE = load_coefficients().kinds["elementwise"].card_out
+RULE: Spread = (_ELEMENTWISE.low_frac, _ELEMENTWISE.high_frac)
+"""Of a rule for kernels that move bytes on a card that it was not fitted on: docs/estimates.md."""
+ASSUMED = load_assumptions()
+"""The intervals of decisions, copies and the top-k, which no table of kernels has: docs/estimates.md."""
+TOP_K: Spread = (ASSUMED.top_k.low_frac, ASSUMED.top_k.high_frac)
+COPIES: Spread = (ASSUMED.copy_pieces.low_frac, ASSUMED.copy_pieces.high_frac)
+DECISIONS: Spread = (ASSUMED.decide.low_frac, ASSUMED.decide.high_frac)
 
 
 def main(wheel: Path, target: Path) -> None:
@@ -133,36 +147,50 @@ def _segments(gemms: Gemms, attention: Any, kernels: SmallKernels) -> dict[str, 
     append_s = kernels(4 * kv * batch)
     gate_s = kernels(3 * inner * batch)
     sample_s = kernels(SHAPE.vocab_size * batch)
-    output_s = gemms.at(query, hidden) + norm_s + gemms.between_n(2 * inner, hidden, 16_384, 51_200)
-    output_s = output_s + gate_s + gemms.between_k(hidden, inner, 12_288, 16_384)
-    head_s = norm_s + gemms.at(65_536, hidden) * (SHAPE.vocab_size / 65_536) + sample_s
+    qkv_s, query_s = gemms.at(query + 2 * kv, hidden), gemms.at(query, hidden)
+    mlp_s = gemms.between_n(2 * inner, hidden, 16_384, 51_200) + gemms.between_k(hidden, inner, 12_288, 16_384)
+    head_s = gemms.at(65_536, hidden) * (SHAPE.vocab_size / 65_536)
     page_s = SHAPE.summary_bytes(1) / kernels.bytes_per_s
     last_page = 2**19
     return {
-        "embed": _by_batch(kernels(2 * hidden * batch), EMBED_SOURCE),
-        "attention_input": _by_batch(norm_s + gemms.at(query + 2 * kv, hidden) + rotary_s + append_s, INPUT_SOURCE),
+        "embed": _by_batch([(kernels(2 * hidden * batch), RULE)], EMBED_SOURCE),
+        "attention_input": _by_batch([(qkv_s, gemms.spread), (norm_s + rotary_s + append_s, RULE)], INPUT_SOURCE),
         "select": CostTable(
             amount="pages",
             amounts=(0.0, float(last_page)),
             batches=tuple(map(float, BATCHES)),
             time_s=tuple((_rounded(kernels.floor_s + TOP_K_S + pages * page_s),) * 7 for pages in (0, last_page)),
+            **_interval([(kernels.floor_s, RULE), (TOP_K_S, TOP_K)]),
             source=SELECT_SOURCE,
         ),
-        "speculate": _speculate(norm_s + gemms.at(query, hidden) + kernels(2 * query * batch), kernels.floor_s, page_s),
+        "speculate": _speculate(
+            [(query_s, gemms.spread), (norm_s + kernels(2 * query * batch), RULE)], kernels.floor_s, page_s
+        ),
         "attention": _attention(attention),
-        "attention_output": _by_batch(output_s, OUTPUT_SOURCE),
-        "head": _by_batch(head_s, HEAD_SOURCE),
+        "attention_output": _by_batch([(query_s + mlp_s, gemms.spread), (norm_s + gate_s, RULE)], OUTPUT_SOURCE),
+        "head": _by_batch([(head_s, gemms.spread), (norm_s + sample_s, RULE)], HEAD_SOURCE),
     }
 
 
-def _speculate(query_s: Any, floor_s: float, page_s: float) -> CostTable:
+def _interval(parts: Sequence[tuple[Any, Spread]]) -> dict[str, float]:
+    """Return the interval of a sum: the mean of its parts', weighted by their times at batch 1."""
+    times_s = [float(np.atleast_1d(time_s)[0]) for time_s, _ in parts]
+    low, high = (
+        round(sum(time_s * spread[end] for time_s, (_, spread) in zip(times_s, parts, strict=True)) / sum(times_s), 4)
+        for end in range(2)
+    )
+    return {"residual_low_frac": low, "residual_high_frac": high}
+
+
+def _speculate(parts: Sequence[tuple[Any, Spread]], floor_s: float, page_s: float) -> CostTable:
     """Return the next layer's norm, query and rotary for each of `BATCHES`, and the scoring of its pages."""
-    last_page = 2**19
+    last_page, query_s = 2**19, sum(time_s for time_s, _ in parts)
     return CostTable(
         amount="pages",
         amounts=(0.0, float(last_page)),
         batches=tuple(map(float, BATCHES)),
         time_s=tuple(tuple(map(_rounded, query_s + floor_s + pages * page_s)) for pages in (0, last_page)),
+        **_interval([*parts, (floor_s, RULE)]),
         source=SPECULATE_SOURCE,
     )
 
@@ -173,13 +201,21 @@ class Gemms:
     def __init__(self, rows: Any) -> None:
         keep = (rows["gemm_dtype"] == "bfloat16") & (rows["m"] <= BATCHES[-1])
         self._rows = {name: column[keep] for name, column in rows.items()}
+        self._residuals: list[float] = []
+
+    @property
+    def spread(self) -> Spread:
+        """How far the rows lie from what was made monotone of them, of all products asked for so far."""
+        return _spread(self._residuals)
 
     def at(self, n: int, k: int) -> Any:
         """Return the seconds of an [m, k] x [k, n] product at each of `BATCHES`."""
         keep = (self._rows["n"] == n) & (self._rows["k"] == k)
         order = np.argsort(self._rows["m"][keep])
         m = self._rows["m"][keep][order]
-        time_s = isotonic_regression(self._rows["latency"][keep][order] * 1e-3).x
+        raw_s = self._rows["latency"][keep][order] * 1e-3
+        time_s = isotonic_regression(raw_s).x
+        self._residuals += (raw_s / time_s - 1).tolist()
         return time_s[np.searchsorted(m, BATCHES)]
 
     def between_n(self, n: int, k: int, low: int, high: int) -> Any:
@@ -194,14 +230,15 @@ class Gemms:
 
 
 def _attention(rows: Any) -> CostTable:
-    columns = []
+    columns, residuals = [], []
     for batch in BATCHES:
         tokens, time_s = _attention_rows(rows, batch, SHAPE.num_heads)
         if batch == 1:  # the longest context has no row with 32 query heads; with 16 the KV cache is the same
             more, more_s = _attention_rows(rows, batch, 16)
             tokens = np.append(tokens, more[more > tokens[-1]])
             time_s = np.append(time_s, more_s[more_s.size - (tokens.size - time_s.size) :])
-        time_s = isotonic_regression(time_s).x
+        raw_s, time_s = time_s, isotonic_regression(time_s).x
+        residuals += (raw_s / time_s - 1).tolist()
         slope = (time_s[-1] - time_s[-2]) / (tokens[-1] - tokens[-2])
         inside = np.interp(ATTENDED_TOKENS, tokens, time_s)
         beyond = np.maximum(np.array(ATTENDED_TOKENS) - tokens[-1], 0) * slope
@@ -211,6 +248,7 @@ def _attention(rows: Any) -> CostTable:
         amounts=tuple(map(float, ATTENDED_TOKENS)),
         batches=tuple(map(float, BATCHES)),
         time_s=tuple(tuple(map(_rounded, row)) for row in np.array(columns).T),
+        **_interval([(1.0, _spread(residuals))]),
         source=ATTENTION_SOURCE,
     )
 
@@ -256,6 +294,7 @@ def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: st
         amounts=tuple(map(float, pieces)),
         batches=tuple(map(float, columns)),
         time_s=tuple(tuple(map(_rounded, row)) for row in zip(*columns.values(), strict=True)),
+        **_interval([(1.0, COPIES)]),
         source=source,
     )
 
@@ -263,18 +302,34 @@ def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: st
 def _decision(fixed_s: float, page_s: float, source: str) -> CostTable:
     many = 10_000.0
     times = ((_rounded(fixed_s),), (_rounded(fixed_s + many * page_s),))
-    return CostTable(amount="pages", amounts=(0.0, many), batches=(1.0,), time_s=times, source=source)
+    return CostTable(
+        amount="pages",
+        amounts=(0.0, many),
+        batches=(1.0,),
+        time_s=times,
+        **_interval([(1.0, DECISIONS)]),
+        source=source,
+    )
 
 
 def _constant(time_s: float, source: str) -> CostTable:
     return CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((time_s,),), source=source)
 
 
-def _by_batch(time_s: Any, source: str) -> CostTable:
-    batches = tuple(map(float, BATCHES))
+def _by_batch(parts: Sequence[tuple[Any, Spread]], source: str) -> CostTable:
     return CostTable(
-        amount="none", amounts=(0.0,), batches=batches, time_s=(tuple(map(_rounded, time_s)),), source=source
+        amount="none",
+        amounts=(0.0,),
+        batches=tuple(map(float, BATCHES)),
+        time_s=(tuple(map(_rounded, sum(time_s for time_s, _ in parts))),),
+        **_interval(parts),
+        source=source,
     )
+
+
+def _spread(residuals: Sequence[float]) -> Spread:
+    low, high = np.quantile(residuals, (0.05, 0.95))
+    return float(low), float(high)
 
 
 def _rounded(time_s: float) -> float:

@@ -46,11 +46,11 @@ TINY = Plan(
     link_cap_s=0.05,
     prefill_tokens=(8, 32),
     cached_tokens=(0, 32),
-    num_prefills=1,
+    num_prefills=2,
     num_slowed_steps=4,
     forward_new_tokens=(1, 16),
     forward_cached_tokens=(0, 24),
-    num_forwards=1,
+    num_forwards=2,
     restored_tokens=(8, 64),
     row_counts=(1, 8),
     row_bytes=(64, 256),
@@ -169,7 +169,7 @@ def test_the_other_caches_have_a_table_a_batch():
     assert set(caches) == {"forward@1", "forward@2"}
     for table in caches.values():
         assert (table.amounts, table.batches) == ((1.0, 16.0), (0.0, 24.0))
-        assert table.num_samples == 4
+        assert table.num_samples == 8
         assert min(min(row) for row in table.time_s) > 0
 
 

@@ -23,7 +23,7 @@ def here() -> Machine:
 
 
 def measured(here: Machine, **changes: Any) -> Profile:
-    return make_profile().model_copy(update={"machine": here.model_copy(update=changes)})
+    return make_profile().model_copy(update={"kind": "measured", "machine": here.model_copy(update=changes)})
 
 
 def reasons(profile: Profile, here: Machine) -> list[str]:

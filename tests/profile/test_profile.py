@@ -34,7 +34,7 @@ def profile(**changes: Any) -> Profile:
     values = {
         "schema_version": 1,
         "name": "test",
-        "kind": "measured",
+        "kind": "exact",
         "device": "cpu",
         "synchronous": True,
         "runtime": "eager",
@@ -79,9 +79,9 @@ def test_another_schema_version_is_refused_before_anything_else(tmp_path: Path) 
     [
         ("sync_s = 0.0", "sync = 0.0", "unknown key 'sync'; did you mean 'sync_s'?"),
         (
-            'kind = "measured"',
-            'kind = "x"',
-            "kind: should be 'measured', 'published' or 'estimated', found 'x'",
+            'kind = "exact"',
+            'kind = "guessed"',
+            "kind: should be 'measured', 'published', 'estimated' or 'exact', found 'guessed'",
         ),
         ("sync_s = 0.0", "sync_s = inf", "sync_s: should be a finite number, found inf"),
     ],
@@ -203,3 +203,14 @@ def test_beyond_the_last_amount_the_last_slope_goes_on() -> None:
     assert table.at_s(30, 1) == pytest.approx(5.0)
     assert not table.covers(30, 1)
     assert table.covers(20, 1)
+
+
+@pytest.mark.parametrize("kind", ["measured", "published", "estimated"])
+def test_costs_that_claim_to_be_sure_are_refused_but_for_exact_ones(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "p.toml"
+    write_profile(profile(), path)
+    path.write_text(
+        path.read_text().replace('kind = "exact"', f'kind = "{kind}"').replace('source = ""', 'source = "s"')
+    )
+    with pytest.raises(CalibrationError, match=r"residual_high_frac is not above residual_low_frac in segments\.embed"):
+        load_profile(path)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kvsim.experiments import load_scenario
+from kvsim.experiments.decode.simulate import simulate
 from kvsim.profile.profile import Profile, load_profile
 from kvsim.scenario.shapes import SHAPES
+from kvsim.scenario.shipped import find_scenario
 
 PATH = Path(__file__).resolve().parents[2] / "profiles" / "h200-llama-3-8b-published.toml"
 
@@ -75,3 +78,15 @@ def test_more_work_never_costs_less(profile):
     for name in ("embed", "attention_input", "attention_output", "head"):
         row = profile.segments[name].device.time_s[0]
         assert list(row) == sorted(row), name
+
+
+def test_every_cost_says_how_far_it_may_be_off_and_a_simulated_time_has_an_interval(profile):
+    spreads = {name: (table.residual_low_frac, table.residual_high_frac) for name, table in profile.tables().items()}
+    assert all(low < 0 < high for name, (low, high) in spreads.items() if name != "policies.resident")
+    assert spreads["segments.attention"][1] < spreads["segments.head"][1] < spreads["link.to_device"][1]
+    path = find_scenario("long_context")
+    overrides = ["trace.extrapolate.context_tokens=8192", "trace.num_steps=10", "budget.context_frac=0.25"]
+    _, scenario = load_scenario(path, overrides)
+    for cell in simulate(scenario, beside=path.parent).summary["cells"]:
+        low_s, high_s = cell["tpot_interval_s"]
+        assert 0.02 < (high_s - low_s) / cell["tpot_mean_s"] < 1

@@ -42,8 +42,9 @@ def test_a_measured_cost_has_range_residuals_and_samples() -> None:
     assert line.endswith("1.5%       80")
 
 
-def test_a_cost_of_which_nothing_was_sampled_shows_no_residual() -> None:
-    assert line_of(profile_text(measured()), "segments.head ").split()[-3:] == ["-", "-", "-"]
+def test_a_cost_of_which_nothing_was_sampled_shows_its_interval_and_no_samples() -> None:
+    assert line_of(profile_text(measured()), "segments.head ").split()[-5:] == ["-6%", "..", "+9%", "-", "-"]
+    assert line_of(profile_text(measured()), "policies.resident ").split()[-3:] == ["-", "-", "-"]
 
 
 def test_copies_are_told_in_pieces_and_their_size() -> None:

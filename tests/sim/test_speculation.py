@@ -79,7 +79,9 @@ def test_selecting_by_speculation_pays_for_it_under_any_policy() -> None:
 
 
 def test_a_profile_without_that_cost_is_one_line() -> None:
-    with pytest.raises(CalibrationError, match=r"^profile test: no cost of segment 'speculate'.*calibrate again$"):
+    with pytest.raises(
+        CalibrationError, match=r"^profile test: no cost of segment 'speculate'.*take one that `kvsim calibrate` wrote$"
+    ):
         run(make_replay(DriftingSource()), Speculative, without_cost())
 
 

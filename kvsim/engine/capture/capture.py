@@ -164,7 +164,7 @@ def capture_bytes(shape: ModelShape, request: CaptureRequest) -> int:
     pages = sum(-(-request.max_tokens // page) for page in {parse_channel(name)[1] for name in request.channels})
     summary_bytes = 5 * 4 * shape.num_kv_heads * shape.head_dim * pages
     chunk_tokens = min(request.chunk_tokens, request.prompt_tokens)
-    chunk_bytes = shape.activation_bytes(1, chunk_tokens) + chunk_tokens * request.prompt_tokens
+    chunk_bytes = shape.activation_bytes(chunk_tokens, 1) + chunk_tokens * request.prompt_tokens
     heads_bytes = 2 * shape.num_heads * shape.head_dim * request.max_tokens * shape.dtype_bytes  # K and V, repeated
     return shape.weights_bytes + shape.num_layers * (kv_bytes + summary_bytes) + kv_bytes + chunk_bytes + heads_bytes
 

@@ -20,6 +20,7 @@ from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS, HfOffloaded
 from kvsim.policies.budget import budget_pages, make_selector, make_setting
 from kvsim.policies.selectors import Selector
+from kvsim.profile.other_shape import adapted
 from kvsim.profile.profile import SEGMENTS, Profile, load_profile
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario, expand
@@ -92,6 +93,7 @@ def cells_of(scenario: Scenario, beside: Path | None = None) -> list[Cell]:
             profiles[path] = load_profile(path)
         shape = resolve_shape(concrete)
         _check_profile(concrete, shape, profiles[path])
+        profile = adapted(profiles[path], shape, concrete.model.quantisation, scale=concrete.profile.scale)
         swept = {key: _value_at(concrete, key) for key in scenario.sweep}
         cells += [
             Cell(
@@ -99,7 +101,7 @@ def cells_of(scenario: Scenario, beside: Path | None = None) -> list[Cell]:
                 choice=choice,
                 policy=find_policy(choice.name),
                 shape=shape,
-                profile=profiles[path],
+                profile=profile,
                 swept=swept,
             )
             for choice in concrete.run.policies
@@ -175,7 +177,7 @@ def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float
         variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2)
     mean_s = float(rows["step_s"][counted].mean())
     half_s = 1.645 * math.sqrt(variance)
-    return mean_s - half_s, mean_s + half_s
+    return max(0.0, mean_s - half_s), mean_s + half_s
 
 
 def page_link_s(cell: Cell) -> float:
@@ -230,7 +232,7 @@ def summary_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     sizes = {
         "kv_device_bytes": held * cell.page_bytes,
         "weights_bytes": shape.packed_weights_bytes(scenario.model.quantisation),
-        "activation_bytes": shape.activation_bytes(batch, scenario.run.prefill_chunk_tokens),
+        "activation_bytes": shape.activation_bytes(max(batch, scenario.run.prefill_chunk_tokens), batch),
         "summary_bytes": shape.summary_bytes(total_pages) if summarised else 0,
     }
     memory_bytes = scenario.profile.device_memory or cell.profile.device_memory_bytes
@@ -307,13 +309,14 @@ def compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Cel
 
 
 def _check_profile(scenario: Scenario, shape: ModelShape, profile: Profile) -> None:
-    if profile.shape != shape and not scenario.profile.allow_other_shape:
+    may_differ = scenario.profile.allow_other_shape or scenario.profile.scale is not None
+    if profile.shape != shape and not may_differ:
         raise ScenarioError(
             f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
             f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
             f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
         )
-    if profile.quantisation != scenario.model.quantisation and not scenario.profile.allow_other_shape:
+    if profile.quantisation != scenario.model.quantisation and not may_differ:
         raise ScenarioError(
             f"{scenario.name}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
             f"model.quantisation is {scenario.model.quantisation or 'not given'}; calibrate such weights with "

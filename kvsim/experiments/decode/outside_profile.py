@@ -8,8 +8,10 @@ from typing import Any
 
 from kvsim.errors import CalibrationError
 from kvsim.experiments.decode.cells import Cell
+from kvsim.profile.other_shape import step_problem, times_of, whose_times, with_times_of
 from kvsim.profile.profile import SEGMENTS
 from kvsim.profile.tables import CostTable
+from kvsim.scenario.shapes import check_context
 from kvsim.types import pages_of
 from kvsim.units import format_bytes
 
@@ -84,7 +86,11 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
     ------
     CalibrationError
         If the link was measured at one page size only, and a cell's is another: no table can tell what its copies cost.
+        Or if the times are another model's and less than the profile itself allows (`step_problem`).
+    CapacityError
+        If the model has not the context (`check_context`).
     """
+    _check_cells(cells, contexts_tokens)
     found: dict[tuple[str, str], Beyond] = {}
     for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
         for cost, counts, grid, value in _asked(cell, context_tokens):
@@ -102,10 +108,40 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
     return [found[key] for key in sorted(found)]
 
 
-def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond]) -> dict[str, Any]:
-    """Return `summary` with `beyond` as figures (`beyond_profile`) and a line each in its verdict."""
+def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return `summary` with whose times it has, and `beyond` as figures (`beyond_profile`) and a line each."""
+    notes = {}
+    for cell in cells:
+        note = whose_times(cell.profile, cell.shape, cell.scenario.model.quantisation)
+        if note is not None:
+            notes[note] = times_of(cell.profile)
     lines = [*summary["verdict"], *map(str, beyond)]
-    return {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    told = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    return with_times_of(told, notes)
+
+
+def _check_cells(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> None:
+    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
+        scenario = cell.scenario
+        check_context(cell.shape, context_tokens, scenario.name)
+        problem = step_problem(
+            cell.profile,
+            cell.shape,
+            scenario.model.quantisation,
+            read_tokens=scenario.run.batch * _read_tokens(cell, context_tokens),
+            batch=scenario.run.batch,
+        )
+        if problem is not None:
+            raise CalibrationError(f"{scenario.name}: {problem}")
+
+
+def _read_tokens(cell: Cell, context_tokens: int) -> int:
+    """Return the most tokens that a layer attends to of one sequence."""
+    page_tokens = cell.scenario.page_tokens
+    pages = pages_of(context_tokens, page_tokens)
+    selector = cell.selector if cell.policy.attends == "selection" else None
+    read_pages = pages if selector is None else selector.max_pages(pages)
+    return min(read_pages * page_tokens, context_tokens)
 
 
 def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[float, ...], float]]:
@@ -115,8 +151,7 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
     pages = pages_of(context_tokens, scenario.page_tokens)
     selector = cell.selector if cell.policy.attends == "selection" else None
     read_pages = pages if selector is None else selector.max_pages(pages)
-    attended_tokens = min(read_pages * scenario.page_tokens, context_tokens)
-    amounts = {"attention": batch * attended_tokens, "select": batch * pages}
+    amounts = {"attention": batch * _read_tokens(cell, context_tokens), "select": batch * pages}
     for name in SEGMENTS:
         if name == "select" and selector is None:
             continue

@@ -91,7 +91,7 @@ def summary_from(
     """Return ``summary.json`` of a scenario from its cells' entries, which are completed on the way."""
     compare_to_resident(entries, cells)
     beyond = beyond_profile(cells, [sources.last_context(cell) for cell in cells])
-    return tell_ranges(summarise(scenario, cells, entries), beyond)
+    return tell_ranges(summarise(scenario, cells, entries), beyond, cells)
 
 
 def simulate_timeline(
@@ -112,6 +112,7 @@ def simulate_timeline(
     cell = cell_at(scenario if recorded else by_the_traces_channel(scenario), number, beside)
     sources = BatchSources(beside, recorded)
     check_budget(cell, sources.last_context(cell))
+    beyond_profile([cell], [sources.last_context(cell)])
     seed = cell.scenario.run.seed
     replay = sources.of(cell, seed)
     advance = progress or ignore

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from kvsim.caches.rows import RowBooks, RowCounts
+from kvsim.experiments.base import check_calls
 from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, episodes, row_bytes
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.profile.profile import Profile
@@ -50,12 +51,14 @@ def costs_of(scenario: EmbeddingRows, profile: Profile) -> RowCosts:
     Raises
     ------
     CalibrationError
-        If the profile has them not.
+        If the profile has them not, or those of the model's calls are another model's and cannot be.
     """
+    run, forward = scenario.run, profile.cache_cost(f"forward@{scenario.run.batch}")
+    check_calls(scenario, profile, forward, [(run.prompt_tokens, 0), (1, run.prompt_tokens)], batch=run.batch)
     return RowCosts(
         row_bytes=row_bytes(scenario),
         tables={name: profile.cache_cost(name) for name in COSTS},
-        forward=profile.cache_cost(f"forward@{scenario.run.batch}"),
+        forward=forward,
     )
 
 

@@ -34,6 +34,7 @@ from kvsim.profile.profile import Profile
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
+from kvsim.report.tables import costs_text
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
 
@@ -192,8 +193,7 @@ def digest_of(requests: IntArray) -> str:
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     table = cells_text(summary["cells"], COLUMNS)
     return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
 

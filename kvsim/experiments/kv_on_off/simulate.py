@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.experiments import Compared, Job
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.experiments.base import cells_of, check_calls, make_result, profile_of, shape_of
 from kvsim.experiments.kv_on_off.report import growth_figure, growth_of, growth_text
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.profile.profile import Profile
+from kvsim.profile.tables import CostTable
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
-from kvsim.report.tables import Column
-from kvsim.scenario.shapes import ModelShape
+from kvsim.report.tables import Column, costs_text
+from kvsim.scenario.shapes import ModelShape, check_context
 from kvsim.units import format_bytes
 
 KIND = "kv-on-off"
@@ -48,8 +49,16 @@ def check(scenario: KvOnOff, beside: Path | None) -> int:
     """Check profile and costs, and return the number of cells."""
     cells = cells_of(scenario)
     for cell, _ in cells:
-        profile_of(cell, beside).cache_cost(_cost_name(cell))
+        _table_of(cell, profile_of(cell, beside))
     return len(cells)
+
+
+def _table_of(cell: KvOnOff, profile: Profile) -> CostTable:
+    """Return what the cell's calls of the model cost, refusing those that cannot be."""
+    run, table = cell.run, profile.cache_cost(_cost_name(cell))
+    check_context(shape_of(cell), run.prompt_tokens + run.new_tokens - 1, cell.name)
+    check_calls(cell, profile, table, [(run.prompt_tokens, 0), (1, run.prompt_tokens)], batch=run.batch)
+    return table
 
 
 def simulate(scenario: KvOnOff, job: Job) -> RunResult:
@@ -80,7 +89,7 @@ def simulate(scenario: KvOnOff, job: Job) -> RunResult:
 def step_times_s(scenario: KvOnOff, profile: Profile) -> NDArray[np.float64]:
     """Return the seconds of each generated token, ``[new_tokens]``, the first one with the prompt's."""
     run = scenario.run
-    table = profile.cache_cost(_cost_name(scenario))
+    table = _table_of(scenario, profile)
     steps = range(run.new_tokens)
     if run.use_cache:
         later = [table.at_s(1, run.prompt_tokens + step) for step in steps[1:]]
@@ -201,8 +210,7 @@ def verdict_of(cells: list[dict[str, Any]]) -> list[str]:
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells, how they grow, and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     table = cells_text(summary["cells"], COLUMNS)
     return "\n\n".join([f"{summary['scenario']}: {how}", table, growth_text(summary["growth"]), *summary["verdict"]])
 

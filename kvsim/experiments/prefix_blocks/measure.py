@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prefix import PrefixCache, Replayed, hash_blocks, make_eviction
 from kvsim.caches.prefix.evictions import next_uses
+from kvsim.caches.prefix.replay import chains
 from kvsim.engine.model.loading import load_model
 from kvsim.engine.model.loading import shape_of as shape_of_model
 from kvsim.engine.model.text import read_text
@@ -105,7 +106,7 @@ def _run(model: Any, cell: PrefixBlocks, prompts: list[NDArray[np.int64]], reque
         in_flight=cell.cache.in_flight,
     )
     store = BlockStore(model, num_slots=budget, block_tokens=requests.block_tokens)
-    coming = next_uses(requests.blocks.tolist())
+    coming = next_uses(chains(requests.blocks, requests.starts), requests.most_hits.tolist())
     return [
         answer(
             model,
@@ -114,7 +115,7 @@ def _run(model: Any, cell: PrefixBlocks, prompts: list[NDArray[np.int64]], reque
             cache=cache,
             store=store,
             block_tokens=requests.block_tokens,
-            next_uses=coming[requests.starts[number] : requests.starts[number + 1]],
+            next_uses=coming[number],
         )
         for number, prompt in enumerate(prompts)
     ]

@@ -89,7 +89,7 @@ class PrefixBlocks(CacheScenario):
     """Blocks of prompts kept for the next prompt that begins alike."""
 
     one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
-    younger: ClassVar = ("exclude", "trace.time_unit")
+    younger: ClassVar = (*CacheScenario.younger, "trace.time_unit")
 
     kind: Literal["prefix-blocks"]
     trace: RequestsChoice

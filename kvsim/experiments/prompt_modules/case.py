@@ -25,7 +25,7 @@ from kvsim.experiments.prompt_modules.schema import (
     parse_schema,
 )
 from kvsim.experiments.prompt_modules.schema.markup import read_markup
-from kvsim.scenario.shapes import ModelShape
+from kvsim.scenario.shapes import ModelShape, check_context
 from kvsim.types import IntArray
 
 
@@ -138,6 +138,7 @@ def _check_context(cell: PromptModules, assemblies: Iterable[Assembly], shape: M
             raise ScenarioError(
                 f"{cell.name}: prompt {assembly.name!r} ends at position {assembly.end}, the model has {limit}"
             )
+        check_context(shape, assembly.end + cell.measure.answer_tokens, f"{cell.name}: prompt {assembly.name!r}")
 
 
 def _budget(cell: PromptModules, num_read: int, largest_bytes: int) -> int:

@@ -39,7 +39,7 @@ class Costs:
             Naming the one that is missing.
         """
         if self.profile.prefill is None:
-            raise CalibrationError(f"profile {self.profile.name}: no cost of prefill; calibrate again")
+            raise CalibrationError(f"profile {self.profile.name}: no cost of prefill; {self.profile.advice}")
         for name in ("store.device", *(f"restore.{tier}" for tier in tiers)):
             self.profile.cache_cost(name)
 

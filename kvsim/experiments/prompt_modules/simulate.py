@@ -10,8 +10,8 @@ import numpy as np
 
 from kvsim.errors import ResultError
 from kvsim.experiments import Compared, Job
-from kvsim.experiments.base import cells_of, make_result, profile_of
-from kvsim.experiments.prompt_modules.case import case_of, source_of
+from kvsim.experiments.base import cells_of, check_calls, make_result, profile_of
+from kvsim.experiments.prompt_modules.case import Case, case_of, source_of
 from kvsim.experiments.prompt_modules.costs import COUNTED, Costs, all_stored, cell_of, counts_of, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.lengths import lengths_of
 from kvsim.experiments.prompt_modules.report import (
@@ -23,9 +23,11 @@ from kvsim.experiments.prompt_modules.report import (
     verdict_of,
 )
 from kvsim.experiments.prompt_modules.scenario import PromptModules
+from kvsim.profile.profile import Profile
 from kvsim.report.pairs import Pairs, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
+from kvsim.report.tables import costs_text
 from kvsim.types import FloatArray
 
 KIND = "prompt-modules"
@@ -43,9 +45,20 @@ def check(scenario: PromptModules, beside: Path | None) -> int:
     source = source_of(scenario, beside)
     length_of = lengths_of(scenario, source, beside)
     for cell in cells:
-        case_of(cell, source, length_of).books(cell)
-        Costs(profile=profile_of(cell, beside), chunk_tokens=cell.prefill_chunk_tokens).check((cell.cache.tier,))
+        case = case_of(cell, source, length_of)
+        case.books(cell)
+        _costs_of(cell, case, profile_of(cell, beside))
     return len(cells)
+
+
+def _costs_of(cell: PromptModules, case: Case, profile: Profile) -> Costs:
+    """Return the costs of a cell, refusing a profile that lacks one or whose times cannot be."""
+    costs = Costs(profile=profile, chunk_tokens=cell.prefill_chunk_tokens)
+    costs.check((cell.cache.tier,))
+    longest = max(assembly.num_tokens for assembly in case.assemblies)
+    assert profile.prefill is not None  # checked
+    check_calls(cell, profile, profile.prefill, [(min(costs.chunk_tokens, longest), 0)])
+    return costs
 
 
 def simulate(scenario: PromptModules, job: Job) -> RunResult:
@@ -59,8 +72,7 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
     for number, (cell, swept) in enumerate(found):
         case = case_of(cell, source, length_of)
         profile = profile_of(cell, job.beside)
-        costs = Costs(profile=profile, chunk_tokens=cell.prefill_chunk_tokens)
-        costs.check((cell.cache.tier,))
+        costs = _costs_of(cell, case, profile)
         served, counts = counts_of(case, cell)
         arrived = [case.assemblies[request] for request in case.requests]
         ttft_s = np.array(
@@ -99,8 +111,7 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells, that of the prompts, and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     return "\n\n".join(
         [
             f"{summary['scenario']}: {how}",

@@ -173,12 +173,33 @@ def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, faul
 @pytest.mark.parametrize(
     ("missing", "tier"), [("restore.host", "host"), ("store.device", "both"), ("forward@1", "host")]
 )
-def test_a_profile_without_a_cost_says_which_and_what_to_do(tiny_model_path, scenario, missing, tier, capsys) -> None:
+def test_a_profile_without_a_cost_says_which_and_still_counts(tiny_model_path, scenario, missing, tier, capsys) -> None:
+    whole = run(scenario, f"cache.tier={tier}").summary["cells"][0]
     write_tiny(tiny_model_path, scenario.parent, {name: table for name, table in TABLES.items() if name != missing})
-    assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 2
-    told = capsys.readouterr().err
-    assert f"no cost {missing!r}" in told and "calibrate again" in told
-    assert told.count("\n") == 1
+    assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 0
+    told = capsys.readouterr().out
+    assert f"no cost {missing}" in told and "calibrate again" in told
+    summary = run(scenario, f"cache.tier={tier}").summary
+    (cell,) = summary["cells"]
+    assert [cell[name] for name in ("hits", "reused_tokens", "kept_bytes")] == [3, 120, whole["kept_bytes"]]
+    assert cell["ttft_mean_s"] is cell["speedup"] is cell["least_link_bytes_per_s"] is None
+    assert summary["verdict"][0] in told
+    assert " -" in simulated_kind("prompt-cache").show(summary)
+
+
+def test_what_crosses_the_link_for_another_model_are_its_own_bytes(scenario) -> None:
+    """Subtracting this model's bytes from another's table gave negative seconds."""
+    profile = load_profile(scenario.parent / "p.toml")
+    larger = ["model.shape.num_kv_heads=4", "model.shape.head_dim=64", "profile.allow_other_shape=true"]
+    token_bytes = profile.shape.num_layers * 2 * 4 * 64 * profile.shape.dtype_bytes
+    for rate_bytes_per_s in (BANDWIDTH_BYTES_PER_S, 1e8, 1e12):
+        sets = ["cache.tier=host", f"cache.link_bytes_per_s={rate_bytes_per_s:.0f}"]
+        (own,) = run(scenario, *sets).summary["cells"]
+        (cell,) = run(scenario, *sets, *larger).summary["cells"]
+        more_bytes = 40 * (token_bytes - profile.shape.num_layers * profile.shape.page_bytes(1))
+        assert cell["restore_hit_s"] - own["restore_hit_s"] == pytest.approx(more_bytes / rate_bytes_per_s)
+        assert cell["restore_hit_s"] >= 40 * token_bytes / rate_bytes_per_s
+        assert cell["keep_mean_s"] > 0
 
 
 def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:

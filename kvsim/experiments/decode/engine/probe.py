@@ -69,7 +69,7 @@ def need_of(given: DecodeInput, shape: ModelShape, *, weights_bytes: int, keeps_
         slots_bytes=(kept_pages + grid.num_sequences) * page_bytes,
         summary_bytes=summary_bytes,
         working_bytes=max(start_bytes, grid.num_sequences * read_pages * page_bytes)
-        + shape.activation_bytes(grid.num_sequences, 1),
+        + shape.activation_bytes(grid.num_sequences, grid.num_sequences),
         host_bytes=grid.num_pages * page_bytes if keeps_host_pages else 0,
         scaffold_bytes=0 if keeps_host_pages else grid.pages_per_layer * page_bytes,
     )

@@ -171,7 +171,7 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
 def _label(summary: Summary) -> str:
     """Say whose costs these are: nobody should take a published figure or an emulated link for a measurement."""
     profile = summary["profile"]
-    label = "published figures" if profile["kind"] == "published" else "measured"
+    label = "published figures" if profile["kind"] == "published" else profile["kind"]
     link = ", emulated link" if profile["emulated_link"] else ""
     return f"{summary['scenario']}; simulated with {profile['name']} ({label}{link})."
 

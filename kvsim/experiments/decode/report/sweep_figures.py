@@ -317,6 +317,6 @@ def _top_inches(policies: Sequence[str]) -> float:
 
 def _label(summary: Summary) -> str:
     profile = summary["profile"]
-    label = "published figures" if profile["kind"] == "published" else "measured"
+    label = "published figures" if profile["kind"] == "published" else profile["kind"]
     link = ", emulated link" if profile["emulated_link"] else ""
     return f"{summary['scenario']}; simulated with {profile['name']} ({label}{link})."

@@ -21,7 +21,7 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
         The cells of ``summary.json``. Of a policy's cells in one situation, the fastest that fits speaks for it,
         and the leanest where that needs less memory.
     profile_kind
-        ``measured`` or ``published``.
+        As a profile says it: ``measured``, ``published``, ``estimated`` or ``exact``.
     """
     situations: dict[_Situation, list[Cell]] = {}
     for cell in cells:
@@ -159,6 +159,13 @@ def _trust(profile_kind: str, emulated_link: bool) -> str:
             "The costs are published figures, not measured on your machine: trust what fits and the order of the "
             "policies more than the milliseconds."
         )
+    if profile_kind == "estimated":
+        return (
+            "The costs are estimated from a data sheet, not measured on any machine: trust what fits and the order of "
+            "the policies where their intervals part, not the milliseconds."
+        )
+    if profile_kind == "exact":
+        return "The costs are stated, not measured: the answer holds as far as they do."
     if emulated_link:
         return "The link was emulated, held to a bandwidth: trust the order of the policies more than the milliseconds."
     return "The costs were measured on one machine: `kvsim measure` runs the same policies there for real."

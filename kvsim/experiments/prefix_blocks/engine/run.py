@@ -48,7 +48,7 @@ def answer(
 ) -> Answered:
     """Return the first token of a prompt, computed through a prefix cache, or whole where there is none.
 
-    A prompt that is hit to its end computes its last token again, for its logits.
+    A prompt that is found to its end computes its last block again, as in vLLM, for the logits of its last token.
     """
     started_s, computed_s = time.perf_counter(), time.thread_time()
     num_hits, num_kept, num_evicted = 0, 0, 0
@@ -56,10 +56,11 @@ def answer(
     held = DynamicCache(config=model.config)
     done = 0
     if cache is not None and store is not None:
-        decided = cache.request(hash_blocks(token_ids, block_tokens), next_uses)
+        most_hits = (len(token_ids) - 1) // block_tokens
+        decided = cache.request(hash_blocks(token_ids, block_tokens), next_uses, most_hits=most_hits)
         num_hits, num_kept, slots = decided.num_hits, decided.num_kept, decided.slots
         num_evicted = len(decided.evicted)
-        done = min(num_hits * block_tokens, len(token_ids) - 1)
+        done = num_hits * block_tokens
         held = store.restore(slots[:num_hits], done)
     ids = torch.from_numpy(token_ids).to(model.device).unsqueeze(0)
     logits = None
