@@ -24,7 +24,7 @@ from kvsim.scenario.shipped import find_profile
 class CacheScenario(AnyScenario):
     """A scenario of a cache other than that of decode: it names a model and what that costs somewhere."""
 
-    younger: ClassVar = ("exclude", "profile.scale")
+    younger: ClassVar[tuple[str, ...]] = ("exclude", "profile.scale")
 
     model: ModelChoice
     profile: ProfileChoice

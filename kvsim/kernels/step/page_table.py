@@ -1,4 +1,4 @@
-"""The page table of a compiled run, as in `kvsim.policies.residency`, and counts and digest as in `kvsim.sim.ledger`."""
+"""The page table of a compiled run as `kvsim.policies.residency` has it; counts and digest as `kvsim.sim.ledger`."""
 
 from __future__ import annotations
 
