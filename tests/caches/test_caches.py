@@ -169,7 +169,7 @@ def test_faults_say_what_would_be_right() -> None:
         Cache("belady", 3)
     with pytest.raises(ScenarioError, match="may not see the future"):
         Cache("lru", 3, future=[1])
-    with pytest.raises(PolicyError, match="not as foretold"):
+    with pytest.raises(PolicyError, match="`future` has another key"):
         Cache("belady", 3, future=[1, 2]).access([2])
     with pytest.raises(PolicyError, match="takes 0 to 3"):
         Cache("lru", 3, num_keys=4).access([4])

@@ -1,6 +1,6 @@
 """Prefix caching: blocks of prompts kept for the next prompt that begins alike, and which of them leave.
 
-A block is a full run of tokens, known by a hash of itself and everything before it (`hash_blocks`). `PrefixCache` is the
+A block is a full run of tokens, known by a hash of itself and all before it (`hash_blocks`). `PrefixCache` is the
 cache as vLLM has it, asked request by request, `RadixCache` the same as a radix tree, as SGLang has it; `replay` runs
 the compiled form of the first over a whole trace, `replay_radix` the second.
 """

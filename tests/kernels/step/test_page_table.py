@@ -62,9 +62,9 @@ def test_after_every_step_the_same_pages_own_slots_and_may_leave(partition: str,
                 step=step, layer=layer, selected=reading.selected, scores=reading.scores, num_pages=reading.num_pages
             )
             moved += decision.victims.size + decision.prefetches.size
-        np.testing.assert_array_equal(steps._flags[:3], residency.books.flags)
-        np.testing.assert_array_equal(steps._arrays[layout.FREE], residency.books.free)
-        np.testing.assert_array_equal(steps._arrays[layout.NUM_PAGES], residency.books.num_pages)
+        np.testing.assert_array_equal(steps._flags[:3], residency.page_table.flags)
+        np.testing.assert_array_equal(steps._arrays[layout.FREE], residency.page_table.free)
+        np.testing.assert_array_equal(steps._arrays[layout.NUM_PAGES], residency.page_table.num_pages)
     assert moved > 24
 
 
