@@ -60,7 +60,7 @@ class Learned:
             raise ValueError(f"threshold must be in (0, 1), got {threshold}")
         if not len(predicted_weights) == len(history_weights) == len(FEATURES):
             raise ValueError(
-                f"predicted_weights and history_weights should have {len(FEATURES)} numbers each, for {', '.join(FEATURES)}"
+                f"predicted_weights and history_weights should have {len(FEATURES)} numbers each: {', '.join(FEATURES)}"
             )
         self._grid = grid = setting.grid
         self._above = float(np.log(threshold / (1 - threshold)))
