@@ -235,7 +235,7 @@ def cell_of(
     shape = shape_of(cell)
     is_known = bool(np.isfinite(ttft_s).all())
     full_mean_s, mean_s = float(full_s.mean()), float(ttft_s.mean())
-    span_s = float(np.nanmax(requests.arrival_s) - np.nanmin(requests.arrival_s)) if _has_times(requests) else 0.0
+    span_s = float(np.max(requests.arrival_s) - np.min(requests.arrival_s)) if _has_times(requests) else 0.0
     return {
         "policy": cell.cache.policy,
         "admission": cell.cache.admission,
@@ -265,7 +265,7 @@ def cell_of(
 
 
 def _has_times(requests: RequestBlocks) -> bool:
-    return bool(np.isfinite(requests.arrival_s).any())
+    return bool(np.isfinite(requests.arrival_s).all())
 
 
 def _ratio(part: int, whole: int) -> float | None:

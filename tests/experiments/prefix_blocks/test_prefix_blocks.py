@@ -90,6 +90,16 @@ def test_what_a_trace_needs_besides_is_asked_for(tmp_path, capsys, text, error) 
     assert error in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("last", [{"timestamp": 4000}, {"delay": 4000}])
+def test_how_busy_a_server_would_be_is_shown_only_where_every_arrival_is_known(trace, tmp_path, capsys, last) -> None:
+    rows = [*ROWS[:2], {name: value for name, value in ROWS[2].items() if name != "timestamp"} | last]
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    assert run_command(command(trace, tmp_path, "cache.budget_blocks=10", "cache.policy=lru")) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    expected = 3 * cell["ttft_mean_s"] / 4 if "timestamp" in last else None
+    assert cell["prefill_load_frac"] == (expected if expected is None else pytest.approx(expected))
+
+
 def test_lengths_alone_hit_only_what_is_assumed(tmp_path, capsys) -> None:
     path = tmp_path / "a.csv"
     path.write_text(
