@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-from kvsim.caches.prefix import EVICTIONS, replay, replay_plain, replay_radix
+from kvsim.caches.prefix import EVICTIONS, replay, replay_radix
 from kvsim.scenario.shipped import find_requests
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.traces.requests.contents import blocks_of
@@ -37,9 +37,6 @@ def main() -> None:
         rows.append(timed(f"compiled {policy}", num_blocks, replay, *args, policy=policy, budget_blocks=budget))
     args = requests.blocks, requests.starts
     rows.append(timed("radix tree lru", num_blocks, replay_radix, *args, policy="lru", budget_blocks=budget))
-    few = int(requests.starts[400]) if requests.num_requests > 400 else num_blocks
-    cut = requests.blocks[:few], requests.starts[:401]
-    rows.append(timed("plain s3-fifo, 400 requests", few, replay_plain, *cut, policy="s3-fifo", budget_blocks=budget))
     found = {"num_blocks": num_blocks, "distinct_blocks": requests.num_distinct, "budget_blocks": budget, "rows": rows}
     if arguments.json:
         print(json.dumps(found, indent=1))

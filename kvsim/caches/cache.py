@@ -108,7 +108,7 @@ class Cache:
         Raises
         ------
         PolicyError
-            If an oracle meets another key than it was told of, or a key is not below `num_keys`.
+            If an oracle meets another key than `future` has, or a key is not below `num_keys`.
         """
         ids = self._ids_of(as_keys(keys))
         self._check_future(ids)
@@ -146,7 +146,9 @@ class Cache:
         if self._future is None:
             return
         if not np.array_equal(self._future[self._done : self._done + ids.size], ids):
-            raise PolicyError(f"cache policy {self.policy!r}: access {self._done} or one after it is not as foretold")
+            raise PolicyError(
+                f"cache policy {self.policy!r}: `future` has another key at access {self._done} or after it"
+            )
         self._done += ids.size
 
     def _make_room(self) -> None:

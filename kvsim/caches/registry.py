@@ -1,6 +1,6 @@
 """Eviction policies of a keyed store by name, each with its kernel and its source.
 
-Adding one: a kernel ``kvsim/kernels/replay/<name>.py`` a line here, and a plain version in ``tests/caches/plain.py``
+Adding one: a kernel ``kvsim/kernels/replay/<name>.py``, a line here, and a plain version in ``tests/caches/plain.py``
 that the kernel is held to. Policies of the paged KV cache, which choose among evictable pages batch by batch, are in
 `kvsim.policies`.
 """

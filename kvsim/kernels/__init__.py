@@ -12,12 +12,15 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numba
 
 _KEPT_FOLDERS = 3
 """Folders of kept code that stay, the newest ones: a few versions side by side, and no heap of old ones."""
+_IN_USE_S = 24 * 3600
+"""A folder that a process began to use so recently stays too: the process may still be writing to it."""
 
 
 def _digest(folder: Path = Path(__file__).parent) -> str:
@@ -41,7 +44,9 @@ def _make_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
         os.utime(folder)
-        old = sorted(home.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT_FOLDERS:]
+        used_s = {path: path.stat().st_mtime for path in home.iterdir()}
+        newest_first = sorted(used_s, key=used_s.__getitem__, reverse=True)
+        old = [path for path in newest_first[_KEPT_FOLDERS:] if time.time() - used_s[path] > _IN_USE_S]
     except (OSError, RuntimeError):
         own = Path(tempfile.mkdtemp(prefix="kvsim-kernels-"))
         atexit.register(shutil.rmtree, own, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Compiled replay of request traces through a prefix cache; its plain twin is `kvsim.caches.prefix.cache.PrefixCache`.
 
-One loop over requests, with a heap of free leaves for the ranked policies and linked queues for the others. What a
-block is told lies in one row of `node`, what a queue is in one row of `queue`, so that calls pass few arrays.
+One loop over requests, with a heap of free leaves for the ranked policies and queues for the others, oldest first, that
+are `kvsim.kernels.replay.rings`. What is known of a block lies in one row of `node`, so that calls pass few arrays.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
+
 LRU, FIFO, LFU, BELADY, SIEVE, S3_FIFO, ARC = range(7)
 
-_CACHED, _HOLDERS, _CHILDREN, _RANK, _USES, _HEAP, _OLDER, _YOUNGER, _QUEUE, _FLAG, _SEEN = range(11)
-_NUM_FIELDS = 11
-_FIRST, _LAST, _LENGTH = range(3)
+_CACHED, _HOLDERS, _CHILDREN, _RANK, _USES, _HEAP, _QUEUE, _FLAG, _SEEN = range(9)
+_NUM_FIELDS = 9
 _NONE, _A, _B, _GHOSTS_A, _GHOSTS_B = range(5)
 """Queues: small and main, or once and again; the ghosts of either."""
-_CLOCK, _SIZE, _BUDGET, _HEAP_SIZE, _HAND, _EVICTED, _POLICY = range(7)
+_CLOCK, _SIZE, _BUDGET, _HEAP_SIZE, _HAND, _POLICY, _LENGTHS = range(7)
+"""State: the lengths of the queues stand from `_LENGTHS` on."""
+_NUM_QUEUES = 5
 _LFU_SHIFT = 40
 
 
@@ -48,10 +51,11 @@ def replay_prefix(
     num_blocks, num_requests = parents.size, starts.size - 1
     node = np.zeros((num_blocks, _NUM_FIELDS), dtype=np.int64)
     node[:, _HEAP] = -1
-    queue = np.full((5, 3), -1, dtype=np.int64)
-    queue[:, _LENGTH] = 0
+    links = np.zeros(2 * (num_blocks + _NUM_QUEUES), dtype=np.uint32)
+    for name in range(_NUM_QUEUES):
+        make_empty(links, np.uint64(num_blocks + name))
     heap = np.empty(num_blocks + 1, dtype=np.int64)
-    state = np.zeros(7, dtype=np.int64)
+    state = np.zeros(_LENGTHS + _NUM_QUEUES, dtype=np.int64)
     state[_BUDGET], state[_POLICY], state[_HAND] = budget, policy, -1
     target = np.zeros(1)
     coming = _next_uses(blocks, starts, most_hits, num_blocks) if policy == BELADY else np.zeros(1, dtype=np.int64)
@@ -62,7 +66,7 @@ def replay_prefix(
     for request in range(num_requests):
         start, stop = starts[request], starts[request + 1]
         while request - oldest >= in_flight:
-            _finish(oldest, kept, blocks, starts, node, queue, heap, state)
+            _finish(oldest, kept, blocks, starts, node, links, heap, state)
             oldest += 1
         place = start
         while place < stop and node[blocks[place], _CACHED] == 1:
@@ -74,16 +78,16 @@ def replay_prefix(
             if second_touch and node[block, _SEEN] == 0:
                 break
             if state[_SIZE] == budget:
-                victim = _victim(node, queue, heap, state, target)
+                victim = _victim(node, links, heap, state, target)
                 while victim < 0 and oldest < request:
-                    _finish(oldest, kept, blocks, starts, node, queue, heap, state)
+                    _finish(oldest, kept, blocks, starts, node, links, heap, state)
                     oldest += 1
-                    victim = _victim(node, queue, heap, state, target)
+                    victim = _victim(node, links, heap, state, target)
                 if victim < 0 or (policy == BELADY and -node[victim, _RANK] <= coming[place]):
                     break
-                _evict(victim, parents, node, queue, heap, state)
+                _evict(victim, parents, node, links, heap, state)
                 evictions[request] += 1
-            _enter(block, coming[place] if policy == BELADY else 0, parents, node, queue, state, target)
+            _enter(block, coming[place] if policy == BELADY else 0, parents, node, links, state, target)
             place += 1
         kept[request] = place - start
         if second_touch:
@@ -127,7 +131,7 @@ def _hit(block: int, next_use: int, node: Any, heap: Any, state: Any) -> None:
 
 
 @numba.njit(cache=True)
-def _enter(block: int, next_use: int, parents: Any, node: Any, queue: Any, state: Any, target: Any) -> None:
+def _enter(block: int, next_use: int, parents: Any, node: Any, links: Any, state: Any, target: Any) -> None:
     policy = state[_POLICY]
     state[_SIZE] += 1
     node[block, _CACHED], node[block, _HOLDERS] = 1, 1
@@ -144,38 +148,38 @@ def _enter(block: int, next_use: int, parents: Any, node: Any, queue: Any, state
         node[block, _USES] = 0
         node[block, _FLAG] = 0
         if node[block, _QUEUE] == _GHOSTS_A:
-            _unlink(block, node, queue)
+            _unlink(block, node, links, state)
             node[block, _FLAG] = 1
     elif policy == ARC:
-        _adapt(block, node, queue, state, target)
+        _adapt(block, node, links, state, target)
 
 
 @numba.njit(cache=True)
-def _adapt(block: int, node: Any, queue: Any, state: Any, target: Any) -> None:
-    once, again = queue[_GHOSTS_A, _LENGTH], queue[_GHOSTS_B, _LENGTH]
+def _adapt(block: int, node: Any, links: Any, state: Any, target: Any) -> None:
+    once, again = state[_LENGTHS + _GHOSTS_A], state[_LENGTHS + _GHOSTS_B]
     node[block, _FLAG] = 0
     if node[block, _QUEUE] == _GHOSTS_A:
         target[0] = min(float(state[_BUDGET]), target[0] + max(1.0, again / once))
-        _unlink(block, node, queue)
+        _unlink(block, node, links, state)
         node[block, _FLAG] = 1
     elif node[block, _QUEUE] == _GHOSTS_B:
         target[0] = max(0.0, target[0] - max(1.0, once / again))
-        _unlink(block, node, queue)
+        _unlink(block, node, links, state)
         node[block, _FLAG] = 1
 
 
 @numba.njit(cache=True)
-def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, queue: Any, heap: Any, state: Any) -> None:
+def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
     first = starts[request]
     for place in range(first + kept[request] - 1, first - 1, -1):
         block = blocks[place]
         node[block, _HOLDERS] -= 1
         if node[block, _HOLDERS] == 0:
-            _release(block, node, queue, heap, state)
+            _release(block, node, links, heap, state)
 
 
 @numba.njit(cache=True)
-def _release(block: int, node: Any, queue: Any, heap: Any, state: Any) -> None:
+def _release(block: int, node: Any, links: Any, heap: Any, state: Any) -> None:
     policy = state[_POLICY]
     if policy <= BELADY:
         if policy == LRU:
@@ -189,37 +193,37 @@ def _release(block: int, node: Any, queue: Any, heap: Any, state: Any) -> None:
     elif policy == SIEVE:
         if node[block, _QUEUE] == _NONE:
             node[block, _FLAG] = 0
-            _append(block, _A, node, queue)
+            _append(block, _A, node, links, state)
     elif policy == S3_FIFO:
         if node[block, _QUEUE] == _NONE:
-            _append(block, _B if node[block, _FLAG] == 1 else _A, node, queue)
+            _append(block, _B if node[block, _FLAG] == 1 else _A, node, links, state)
     else:
         is_again = node[block, _QUEUE] == _B or node[block, _FLAG] == 1
         if node[block, _QUEUE] != _NONE:
-            _unlink(block, node, queue)
+            _unlink(block, node, links, state)
         node[block, _FLAG] = 0
-        _append(block, _B if is_again else _A, node, queue)
+        _append(block, _B if is_again else _A, node, links, state)
 
 
 @numba.njit(cache=True)
-def _victim(node: Any, queue: Any, heap: Any, state: Any, target: Any) -> Any:
+def _victim(node: Any, links: Any, heap: Any, state: Any, target: Any) -> Any:
     policy = state[_POLICY]
     if policy <= BELADY:
         return heap[0] if state[_HEAP_SIZE] > 0 else -1
     if policy == SIEVE:
-        return _sieve_victim(node, queue, state)
+        return _sieve_victim(node, links, state)
     if policy == S3_FIFO:
         found = -1
-        if queue[_A, _LENGTH] >= max(1, state[_BUDGET] // 10):
-            found = _small_victim(node, queue)
+        if state[_LENGTHS + _A] >= max(1, state[_BUDGET] // 10):
+            found = _small_victim(node, links, state)
         if found < 0:
-            found = _main_victim(node, queue)
-        return _small_victim(node, queue) if found < 0 else found
+            found = _main_victim(node, links, state)
+        return _small_victim(node, links, state) if found < 0 else found
     first, second = _A, _B
-    if queue[_A, _LENGTH] == 0 or queue[_A, _LENGTH] <= target[0]:
+    if state[_LENGTHS + _A] == 0 or state[_LENGTHS + _A] <= target[0]:
         first, second = _B, _A
-    found = _oldest_free(first, node, queue)
-    return _oldest_free(second, node, queue) if found < 0 else found
+    found = _oldest_free(first, node, links)
+    return _oldest_free(second, node, links) if found < 0 else found
 
 
 @numba.njit(cache=True)
@@ -228,56 +232,56 @@ def _is_free(block: int, node: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def _oldest_free(name: int, node: Any, queue: Any) -> Any:
-    block = queue[name, _FIRST]
+def _oldest_free(name: int, node: Any, links: Any) -> Any:
+    block = _oldest(name, node, links)
     while block >= 0 and not _is_free(block, node):
-        block = node[block, _YOUNGER]
+        block = _younger(block, node, links)
     return block
 
 
 @numba.njit(cache=True)
-def _sieve_victim(node: Any, queue: Any, state: Any) -> Any:
-    block = state[_HAND] if state[_HAND] >= 0 else queue[_A, _FIRST]
-    for _ in range(2 * queue[_A, _LENGTH]):
-        following = node[block, _YOUNGER]
+def _sieve_victim(node: Any, links: Any, state: Any) -> Any:
+    block = state[_HAND] if state[_HAND] >= 0 else _oldest(_A, node, links)
+    for _ in range(2 * state[_LENGTHS + _A]):
+        following = _younger(block, node, links)
         if _is_free(block, node):
             if node[block, _FLAG] == 0:
                 state[_HAND] = following
                 return block
             node[block, _FLAG] = 0
-        block = following if following >= 0 else queue[_A, _FIRST]
+        block = following if following >= 0 else _oldest(_A, node, links)
     return -1
 
 
 @numba.njit(cache=True)
-def _small_victim(node: Any, queue: Any) -> Any:
-    while queue[_A, _LENGTH] > 0:
-        block = queue[_A, _FIRST]
+def _small_victim(node: Any, links: Any, state: Any) -> Any:
+    while state[_LENGTHS + _A] > 0:
+        block = _oldest(_A, node, links)
         is_free = _is_free(block, node)
         if is_free and node[block, _USES] <= 1:
             return block
         if is_free:
             node[block, _USES] = 0
-        _unlink(block, node, queue)
-        _append(block, _B, node, queue)
+        _unlink(block, node, links, state)
+        _append(block, _B, node, links, state)
     return -1
 
 
 @numba.njit(cache=True)
-def _main_victim(node: Any, queue: Any) -> Any:
-    for _ in range(4 * queue[_B, _LENGTH]):
-        block = queue[_B, _FIRST]
+def _main_victim(node: Any, links: Any, state: Any) -> Any:
+    for _ in range(4 * state[_LENGTHS + _B]):
+        block = _oldest(_B, node, links)
         if _is_free(block, node):
             if node[block, _USES] == 0:
                 return block
             node[block, _USES] -= 1
-        _unlink(block, node, queue)
-        _append(block, _B, node, queue)
+        _unlink(block, node, links, state)
+        _append(block, _B, node, links, state)
     return -1
 
 
 @numba.njit(cache=True)
-def _evict(block: int, parents: Any, node: Any, queue: Any, heap: Any, state: Any) -> None:
+def _evict(block: int, parents: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
     policy, budget = state[_POLICY], state[_BUDGET]
     state[_SIZE] -= 1
     node[block, _CACHED] = 0
@@ -291,44 +295,44 @@ def _evict(block: int, parents: Any, node: Any, queue: Any, heap: Any, state: An
     if policy <= BELADY:
         return
     name = node[block, _QUEUE]
-    _unlink(block, node, queue)
+    _unlink(block, node, links, state)
     if policy == S3_FIFO and name == _A:
-        _append(block, _GHOSTS_A, node, queue)
-        if queue[_GHOSTS_A, _LENGTH] > budget:
-            _unlink(queue[_GHOSTS_A, _FIRST], node, queue)
+        _append(block, _GHOSTS_A, node, links, state)
+        if state[_LENGTHS + _GHOSTS_A] > budget:
+            _unlink(_oldest(_GHOSTS_A, node, links), node, links, state)
     elif policy == ARC:
-        _append(block, _GHOSTS_A if name == _A else _GHOSTS_B, node, queue)
-        while queue[_GHOSTS_A, _LENGTH] > 0 and queue[_A, _LENGTH] + queue[_GHOSTS_A, _LENGTH] > budget:
-            _unlink(queue[_GHOSTS_A, _FIRST], node, queue)
-        while queue[_GHOSTS_B, _LENGTH] > 0 and queue[1:, _LENGTH].sum() > 2 * budget:
-            _unlink(queue[_GHOSTS_B, _FIRST], node, queue)
+        _append(block, _GHOSTS_A if name == _A else _GHOSTS_B, node, links, state)
+        while state[_LENGTHS + _GHOSTS_A] > 0 and state[_LENGTHS + _A] + state[_LENGTHS + _GHOSTS_A] > budget:
+            _unlink(_oldest(_GHOSTS_A, node, links), node, links, state)
+        while state[_LENGTHS + _GHOSTS_B] > 0 and state[_LENGTHS + 1 :].sum() > 2 * budget:
+            _unlink(_oldest(_GHOSTS_B, node, links), node, links, state)
 
 
 @numba.njit(cache=True)
-def _append(block: int, name: int, node: Any, queue: Any) -> None:
-    last = queue[name, _LAST]
-    node[block, _QUEUE], node[block, _OLDER], node[block, _YOUNGER] = name, last, -1
-    if last >= 0:
-        node[last, _YOUNGER] = block
-    else:
-        queue[name, _FIRST] = block
-    queue[name, _LAST] = block
-    queue[name, _LENGTH] += 1
+def _append(block: int, name: int, node: Any, links: Any, state: Any) -> None:
+    join_last(links, np.uint64(node.shape[0] + name), np.uint64(block))
+    node[block, _QUEUE] = name
+    state[_LENGTHS + name] += 1
 
 
 @numba.njit(cache=True)
-def _unlink(block: int, node: Any, queue: Any) -> None:
-    name, older, younger = node[block, _QUEUE], node[block, _OLDER], node[block, _YOUNGER]
-    if older >= 0:
-        node[older, _YOUNGER] = younger
-    else:
-        queue[name, _FIRST] = younger
-    if younger >= 0:
-        node[younger, _OLDER] = older
-    else:
-        queue[name, _LAST] = older
-    queue[name, _LENGTH] -= 1
+def _unlink(block: int, node: Any, links: Any, state: Any) -> None:
+    leave(links, np.uint64(block))
+    state[_LENGTHS + node[block, _QUEUE]] -= 1
     node[block, _QUEUE] = _NONE
+
+
+@numba.njit(cache=True)
+def _oldest(name: int, node: Any, links: Any) -> Any:
+    """Return the oldest block of a queue; that of an empty one is no block."""
+    return _younger(node.shape[0] + name, node, links)
+
+
+@numba.njit(cache=True)
+def _younger(block: int, node: Any, links: Any) -> Any:
+    """Return the block after one in its queue, -1 after the youngest."""
+    following = np.int64(first_of(links, np.uint64(block)))
+    return following if following < node.shape[0] else -1
 
 
 @numba.njit(cache=True)

@@ -55,7 +55,7 @@ class View:
     prefetchable: BoolArray
     """Complete pages that own no slot and are not selected now, ``[num_page_ids]``."""
     speculation: Scores | None = None
-    """The next layer's scores as foretold at this layer, ``[num_sequences, num_pages]``, rounded to the trace's dtype.
+    """The next layer's scores as predicted at this layer, ``[num_sequences, num_pages]``, rounded to the trace's dtype.
 
     After InfiniGen (OSDI 2024). A page that the next layer is about to open has 0. None at the last layer, where all
     pages are read and none is scored, and where the policy's `reads_speculation` is not true.

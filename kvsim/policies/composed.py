@@ -44,7 +44,7 @@ class Evictor(Protocol):
 class Prefetcher(Protocol):
     """Says what is worth having before it is read.
 
-    A prefetcher may have a method ``fetched(pages)`` besides: it is told which pages of those it wanted found slots.
+    A prefetcher may have a method ``fetched(pages)`` besides: it learns which pages of those it wanted found slots.
     """
 
     reads_speculation: ClassVar[bool]
@@ -107,7 +107,7 @@ class Paged:
         self.shown_name = foreign[0] if foreign else f"policy {type(evictor).__name__}"
         self._oracles = [part for part in (evictor, prefetcher, admission) if isinstance(part, Oracle)]
         self.is_oracle = any(part.is_oracle for part in self._oracles)
-        self._is_foretold = False
+        self._has_future = False
         self._tell_fetched = getattr(prefetcher, "fetched", None)
         self._grid = setting.grid
         self._pools = Pools(setting)
@@ -115,7 +115,7 @@ class Paged:
 
     def foresee(self, future: Future) -> None:
         """Hand the future to the parts that are oracles."""
-        self._is_foretold = True
+        self._has_future = True
         for part in self._oracles:
             part.foresee(future)
 
@@ -127,7 +127,7 @@ class Paged:
         PolicyError
             If a part is an oracle and nobody handed it the future.
         """
-        if self.is_oracle and not self._is_foretold:
+        if self.is_oracle and not self._has_future:
             names = ", ".join(getattr(part, "shown_name", type(part).__name__) for part in self._oracles)
             raise PolicyError(f"{names}: a bound needs the future, which only a simulation or a repeated run can give")
         self.evictor.arrived(resident)

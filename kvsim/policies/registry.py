@@ -76,7 +76,7 @@ POLICIES: dict[str, Entry] = {
     "sieve": _evictor("sieve:Sieve", "Zhang and others, NSDI 2024"),
     "importance-rank": _evictor("importance_rank:ImportanceRank", "ArkVale, NeurIPS 2024"),
     "scored-recency": _evictor("scored_recency:ScoredRecency", "InfLLM, arXiv 2402.04617"),
-    "random": _evictor("random_pages:RandomPages", "the yardstick of the others"),
+    "random": _evictor("random_pages:RandomPages", "the baseline of the others"),
     "belady": _evictor("belady:Belady", "Belady, IBM Systems Journal 1966", is_oracle=True),
 }
 

@@ -1,4 +1,4 @@
-"""Which pages own device slots: the one set of books, kept alike by simulator and engine, that turns plans into facts.
+"""Which pages own device slots: the page table that simulator and engine share, and that plans change.
 
 It knows no time and no bytes. It refuses a plan that breaks the protocol, so a faulty plug-in is caught at its
 first wrong decision and not by a wrong figure.
@@ -28,7 +28,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class PageTable:
     """What `Residency` writes down, as arrays that it shares."""
 
     flags: BoolArray
@@ -70,9 +70,9 @@ class Residency:
         self._shown_prefetchable = read_only(self._prefetchable)
 
     @property
-    def books(self) -> Books:
+    def page_table(self) -> PageTable:
         """The arrays themselves, for a compiled run that carries decisions out in place of `decide`."""
-        return Books(flags=self._flags, num_pages=self._num_pages, free=self._free)
+        return PageTable(flags=self._flags, num_pages=self._num_pages, free=self._free)
 
     @property
     def num_free(self) -> int:
@@ -117,7 +117,7 @@ class Residency:
         num_pages: IntArray,
         speculation: Scores | None = None,
     ) -> Decision:
-        """Run the policy for one step and layer and carry out its plan in the books.
+        """Run the policy for one step and layer and carry out its plan in the page table.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class Residency:
             Pages of this layer of each sequence now, the open one included, ``[num_sequences]``; a growth by one
             since the last step opens a page, which takes a slot before anything is selected.
         speculation
-            The next layer's scores as foretold here; the policy sees them if it asks for them.
+            The next layer's scores as predicted here; the policy sees them if it asks for them.
 
         Notes
         -----

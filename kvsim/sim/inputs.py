@@ -51,7 +51,7 @@ class SimulationInput:
         return self.shows_speculation or (not self.reads_all and self.replay.selects_by_speculation)
 
     def make_residency(self) -> Residency:
-        """Return the books of the run, before it starts."""
+        """Return the page table of the run, before it starts."""
         return Residency(
             self.policy,
             self.setting,

@@ -55,7 +55,7 @@ class WholeSteps:
         self._taken = env.event()
         self._residency = given.make_residency()
         resident = given.start(self._residency)
-        books = self._residency.books
+        table = self._residency.page_table
         grid = given.setting.grid
         num_ids = grid.num_pages
         self._counts = _counts(given)
@@ -65,7 +65,7 @@ class WholeSteps:
         self._contexts: IntArray = np.zeros(chunk_steps, dtype=np.int64)
         self._mass: FloatArray = np.zeros(chunk_steps)
         self._flags = np.zeros((4, num_ids), dtype=np.bool_)
-        self._flags[:3] = books.flags
+        self._flags[:3] = table.flags
         self._first_step = 0  # of the rows
         self._rules = make_rules(given.policy, given.setting, resident)
         num_works = 1 << (2 * (5 * grid.num_layers + 2)).bit_length()
@@ -85,8 +85,8 @@ class WholeSteps:
             layout.PAGES: np.full((num_ids, 4), -1, dtype=np.int64),
             layout.PLAN: np.zeros((3, num_ids), dtype=np.int64),
             layout.PAGES_NOW: np.zeros(grid.num_sequences, dtype=np.int64),
-            layout.NUM_PAGES: books.num_pages,
-            layout.FREE: books.free,
+            layout.NUM_PAGES: table.num_pages,
+            layout.FREE: table.free,
             layout.OPENED: np.zeros(grid.num_sequences, dtype=np.int64),
             layout.WAS_EVICTABLE: np.zeros(num_ids, dtype=np.bool_),
             layout.RULES: self._rules.rules,
@@ -182,18 +182,18 @@ class WholeSteps:
         return len(victims), len(prefetches)
 
     def _fail(self, outcome: int, num_victims: int, num_prefetches: int, num_misses: int) -> None:
-        """Raise what the event path would raise: the reference books say what is wrong with a plan."""
+        """Raise what the event path would raise: the reference page table says what is wrong with a plan."""
         if outcome == layout.STUCK:
             raise RuntimeError("simulation stuck: a copy waits for what never happens")
         step, layer = int(self._counts[layout.STEP]), int(self._counts[layout.LAYER])
-        self._residency.books.flags[:] = self._flags[:3]
+        self._residency.page_table.flags[:] = self._flags[:3]
         if outcome == layout.BAD_PLAN:
             victims, prefetches = self._victims[:num_victims], self._prefetches[:num_prefetches]
             self._residency.check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
         self._residency.check_slots(
             step, layer, num_victims=num_victims, num_misses=num_misses, num_prefetches=num_prefetches
         )
-        raise RuntimeError("the compiled books refuse a plan that the plain ones accept")
+        raise RuntimeError("the compiled page table refuses a plan that the plain one accepts")
 
     def _grow(self) -> None:
         """Double the rings: what is numbered n moves to its slot in the larger ones."""
@@ -217,7 +217,7 @@ class WholeSteps:
 
 
 class _Shown:
-    """What a policy sees of a run: the books, read only, and one view a decision."""
+    """What a policy sees of a run: the page table, read only, and one view a decision."""
 
     def __init__(self, given: SimulationInput, flags: NDArray[np.bool_], misses: PageIds) -> None:
         shown = flags.view()
@@ -270,7 +270,7 @@ def _counts(given: SimulationInput) -> IntArray:
         layout.KEEPS_ORDER: profile.link.issue == "stream",
         layout.READS_ALL: given.reads_all,
         layout.WAITS_FOR_SCORES: given.policy.reads_selection,
-        layout.FORETELLS: given.foretells,
+        layout.SPECULATES: given.foretells,
         layout.HOLDS_ALL: given.policy.holds == "everything",
         layout.ATTENDS_ALL: given.policy.attends == "everything",
         layout.PAGE_BYTES: given.page_bytes,

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvsim.caches.prefix import EVICTIONS, PrefixCache, RadixCache, hash_blocks, make_eviction, replay, replay_plain
+from kvsim.caches.prefix import EVICTIONS, PrefixCache, RadixCache, hash_blocks, make_eviction, replay
 from kvsim.caches.prefix.cache import ADMISSIONS
 from kvsim.caches.prefix.replay import chains, replay_radix
 from kvsim.errors import PolicyError
 from kvsim.traces.requests.base import Request, gather
 from kvsim.traces.requests.contents import blocks_of
 from kvsim.traces.requests.registry import open_requests
+from tests.caches.plain_prefix import replay_plain
 
 
 @st.composite

@@ -46,6 +46,14 @@ def test_old_folders_go_and_the_newest_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in home.iterdir()) == sorted([Path(folder).name, "old3", "old4"])
 
 
+def test_a_folder_that_another_process_may_be_writing_to_stays(tmp_path: Path) -> None:
+    home = tmp_path / "kvsim" / "kernels"
+    for number in range(5):
+        (home / f"other{number}").mkdir(parents=True)
+    folder = folder_of(tmp_path)
+    assert {path.name for path in home.iterdir()} == {Path(folder).name, *(f"other{number}" for number in range(5))}
+
+
 def test_a_home_that_cannot_be_written_costs_no_more_than_compiling_again(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")

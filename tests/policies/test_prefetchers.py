@@ -169,10 +169,10 @@ def test_window_union_finds_what_comes_back_after_three_steps_and_previous_step_
 
 
 @pytest.mark.parametrize("prefetch", ["speculation", "corrected", "learned"])
-def test_speculation_finds_what_is_foretold_and_nothing_by_a_wrong_foretelling(prefetch: str) -> None:
+def test_speculation_finds_what_is_predicted_and_nothing_by_a_wrong_prediction(prefetch: str) -> None:
     chosen = at_random(14, 4, 24, seed=2)
     told = PlantedSource(plant(chosen, 24), plant(chosen, 24, seed=1))
-    # Nothing foretells the first layer; what it brings may now and then take a place of the others.
+    # Nothing predicts the first layer; what it brings may now and then take a place of the others.
     assert misses(run(told, prefetch, ROOMY), 4, 2, slice(1, None)) <= 2
     misled = replace(told, foretold=plant(at_random(14, 4, 24, seed=3), 24))
     alone = misses(run(misled, "none", ROOMY), 4, 2, slice(1, None))
@@ -240,10 +240,10 @@ def test_oracle_prefetch_wastes_nothing_and_no_prefetcher_misses_less(seed: int,
         ("corrected", {"decay_frac": 1.0}),
         ("attention", {"target_precision_frac": 1.0}),
         ("learned", {"threshold": 0.0}),
-        ("learned", {"foretold_weights": [1.0]}),
+        ("learned", {"predicted_weights": [1.0]}),
     ],
 )
 def test_an_impossible_argument_is_refused_by_name(prefetch: str, arguments: dict[str, Any]) -> None:
     source = PlantedSource(plant(at_random(2, 3, 16), 16), plant(at_random(2, 3, 16), 16))
-    with pytest.raises(ScenarioError, match=next(iter(arguments)).removeprefix("foretold_")):
+    with pytest.raises(ScenarioError, match=next(iter(arguments))):
         run(source, prefetch, ROOMY, **arguments)

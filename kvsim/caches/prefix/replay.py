@@ -1,4 +1,4 @@
-"""A whole request trace through a prefix cache: compiled, plain, or as a radix tree."""
+"""A whole request trace through a prefix cache: a block index, compiled, or a radix tree."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvsim.caches.prefix.cache import PrefixCache
-from kvsim.caches.prefix.evictions import EVICTIONS, make_eviction, next_uses
+from kvsim.caches.prefix.evictions import EVICTIONS
 from kvsim.caches.prefix.radix import RadixCache
 from kvsim.errors import PolicyError
 from kvsim.kernels import prefix as kernel
@@ -74,30 +73,6 @@ def replay(
         in_flight,
     )
     return Replayed(hits=hits, evictions=evictions)
-
-
-def replay_plain(
-    blocks: IntArray,
-    starts: IntArray,
-    *,
-    policy: str,
-    budget_blocks: int | None,
-    admission: str = "all",
-    in_flight: int = 1,
-    most_hits: IntArray | None = None,
-) -> Replayed:
-    """Return the same by the plain cache, which is slow and short enough to be believed."""
-    num_distinct = int(blocks.max(initial=-1)) + 1
-    budget = num_distinct if budget_blocks is None else min(budget_blocks, num_distinct)
-    cache = PrefixCache(max(budget, 1), make_eviction(policy, max(budget, 1)), admission=admission, in_flight=in_flight)
-    most = np.diff(starts) if most_hits is None else most_hits
-    coming = next_uses(chains(blocks, starts), most.tolist())
-    hits, evictions = [], []
-    for chain, own, most_here in zip(chains(blocks, starts), coming, most.tolist(), strict=True):
-        done = cache.request(chain, own, most_hits=most_here)
-        hits.append(done.num_hits)
-        evictions.append(len(done.evicted))
-    return Replayed(hits=np.array(hits, dtype=np.int64), evictions=np.array(evictions, dtype=np.int64))
 
 
 def replay_radix(

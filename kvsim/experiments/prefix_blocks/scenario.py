@@ -89,7 +89,7 @@ class PrefixBlocks(CacheScenario):
     """Blocks of prompts kept for the next prompt that begins alike."""
 
     one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
-    younger: ClassVar = ("exclude", "profile.scale", "trace.time_unit")
+    younger: ClassVar = (*CacheScenario.younger, "trace.time_unit")
 
     inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"trace.path": "requests"}
 

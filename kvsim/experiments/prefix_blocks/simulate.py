@@ -182,7 +182,7 @@ def cell_of(
     held = requests.num_distinct if budget is None else min(budget, requests.num_distinct)
     shape = shape_of(cell)
     saved_frac = ratio(float((full_s - ttft_s).mean()), float(full_s.mean()))
-    span_s = float(np.nanmax(requests.arrival_s) - np.nanmin(requests.arrival_s)) if _has_times(requests) else 0.0
+    span_s = float(np.max(requests.arrival_s) - np.min(requests.arrival_s)) if _has_times(requests) else 0.0
     return {
         "policy": cell.cache.policy,
         "admission": cell.cache.admission,
@@ -210,7 +210,7 @@ def cell_of(
 
 
 def _has_times(requests: RequestBlocks) -> bool:
-    return bool(np.isfinite(requests.arrival_s).any())
+    return bool(np.isfinite(requests.arrival_s).all())
 
 
 def rows_of(

@@ -1,6 +1,6 @@
 """Compiled evictors: who leaves, over arrays; each is the twin of a class of `kvsim.policies` that says what it means.
 
-LRU and FIFO, which whole steps know too, stand in `kvsim.kernels.pages.lists`.
+LRU and FIFO, which the step kernel shares, stand in `kvsim.kernels.pages.lists`.
 
 Queues are linked through one integer array, `links`, with a column a page and behind the pages a column a list, the
 last list first (`sentinel`). Row `YOUNGER` of a list's column is its oldest page, `OLDER` its youngest, `MARK` its

@@ -1,4 +1,4 @@
-"""Pages in order of age, linked through arrays: what LRU and FIFO keep, in whole steps and decision by decision.
+"""Pages in order of age, linked through arrays: what LRU and FIFO keep, in the step kernel and decision by decision.
 
 `links`, ``[num_pages + num_lists, 2]``: the page after each page and the page before it, side by side because they are
 read together. Behind the pages stands a sentinel a list, whose next page is the oldest and whose page before is the

@@ -34,10 +34,10 @@ def at_s(tables, start, amount):
     if row_frac != 0.0:
         value += row_frac * (tables[left + row + 1] - value)
     if column_frac != 0.0:
-        beside = tables[right + row]
+        right_value = tables[right + row]
         if row_frac != 0.0:
-            beside += row_frac * (tables[right + row + 1] - beside)
-        value = value + column_frac * (beside - value)
+            right_value += row_frac * (tables[right + row + 1] - right_value)
+        value = value + column_frac * (right_value - value)
     return max(value, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Compiled policies for whole steps: what `kvsim.policies.composed` decides with these parts, in one call.
+"""Compiled policies for the step kernel: what `kvsim.policies.composed` decides with these parts, in one call.
 
 `rules` says which parts; an evictor or a prefetcher joins by a number here and a branch in `decide`. The evictor has a
 list a pool (`pages.lists`). The prefetcher keeps what each layer read in its latest steps as bits, a line for

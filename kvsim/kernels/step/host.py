@@ -41,7 +41,7 @@ from kvsim.kernels.step.stream import first_missing, has_arrived, put
 
 @compiled
 def spend(run, column, time_s):
-    """Let the host work for `time_s`, told in `column` of the step's times."""
+    """Let the host work for `time_s`, recorded in `column` of the step's times."""
     if time_s != 0.0:
         counts, clock, times = ints(run, COUNTS), floats(run, CLOCK), float_rows(run, TIMES)
         times[counts[ROW], column] += time_s

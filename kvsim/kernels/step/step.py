@@ -28,7 +28,6 @@ from kvsim.kernels.step.layout import (
     DECIDING,
     DIGEST,
     EMBED,
-    FORETELLS,
     FREE_AFTER,
     HEAD_SEGMENT,
     HITS,
@@ -73,6 +72,7 @@ from kvsim.kernels.step.layout import (
     SELECT,
     SELECTED,
     SPECULATE,
+    SPECULATES,
     STEP,
     STEP_BEGAN_S,
     STEPS_DONE,
@@ -211,7 +211,7 @@ def _until_decision(run, chosen):
     """Launch what comes before the decision, open pages, and find the misses."""
     counts, clock = ints(run, COUNTS), floats(run, CLOCK)
     launch(run, ATTENTION_INPUT, counts[NUM_SEQUENCES])
-    if counts[FORETELLS] and counts[LAYER] + 1 < counts[NUM_LAYERS]:
+    if counts[SPECULATES] and counts[LAYER] + 1 < counts[NUM_LAYERS]:
         launch(run, SPECULATE, counts[ALL_PAGES])
     if not counts[READS_ALL]:
         scored = launch(run, SELECT, counts[ALL_PAGES])

@@ -108,14 +108,14 @@ def resolve(run):
             copies_s = max(copies_s, done[number & (done.shape[0] - 1), ARRIVED_S])
         row = times[counts[ROW]]
         if copies_s <= clock[SERVED_S]:
-            _foretell(clock, work, row)
+            _end_at_once(clock, work, row)
         else:
             _execute(clock, work, row, copies_s)
         counts[UNRESOLVED] += 1
 
 
 @compiled
-def _foretell(clock, work, row):
+def _end_at_once(clock, work, row):
     seen_s, free_s = clock[SERVED_S], clock[FREE_S]
     ready_s = max(free_s, work[LAUNCH_S])
     row[ROW_HOST] += ready_s - free_s

@@ -7,14 +7,14 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Coming, is_selected
+from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 
 class AttentionPrefetch:
     """Expect of a coming layer the pages whose recent score comes near to what it takes to be selected.
 
-    The predictor of the policy ``attention`` beside any eviction: predicted use is the exponential mean of a page's
+    The predictor of the policy ``attention`` with any eviction: predicted use is the exponential mean of a page's
     scores over the k-th largest of its layer (k pages were selected), plus 1 if the last step selected it. Pages above
     `confidence` are fetched; it falls when a prefetched page is read and rises when one leaves unread, so that the
     share of used ones settles at `target_precision_frac`. Above 1 it takes more than having been selected.
@@ -48,7 +48,7 @@ class AttentionPrefetch:
         if not 0 < target_precision_frac < 1:
             raise ValueError(f"target_precision_frac must be in (0, 1), got {target_precision_frac}")
         # The bar of confidence alone says how many pages are expected.
-        self._coming = Coming(setting, reach_frac=float(setting.grid.pages_per_layer), ahead_layers=ahead_layers)
+        self._lookahead = Lookahead(setting, reach_frac=float(setting.grid.pages_per_layer), ahead_layers=ahead_layers)
         grid = setting.grid
         self._decay_frac = decay_frac
         self._target_frac = target_precision_frac
@@ -73,8 +73,8 @@ class AttentionPrefetch:
     def wanted(self, view: View) -> PageIds:
         """Return the coming layer's pages of enough predicted use that are not there, the likeliest first."""
         self._learn(view)
-        layer = self._coming.layer(view)
-        likely = self._coming.likeliest(view, layer, self._use[layer], above=self.confidence)
+        layer = self._lookahead.layer(view)
+        likely = self._lookahead.likeliest(view, layer, self._use[layer], above=self.confidence)
         return likely[: view.prefetch_quota]
 
     def fetched(self, pages: PageIds) -> None:
@@ -84,12 +84,12 @@ class AttentionPrefetch:
     def spared(self, view: View) -> BoolArray | None:
         """Spare what the coming layer is expected to read."""
         del view
-        return self._coming.spared
+        return self._lookahead.spared
 
     def _learn(self, view: View) -> None:
         self._adapt(used=int(np.count_nonzero(self._is_unread[view.selected])), wasted=0)
         self._is_unread[view.selected] = False
-        chosen = is_selected(view, self._coming.grid)
+        chosen = is_selected(view, self._lookahead.grid)
         recent, use = self._recent[view.layer], self._use[view.layer]
         recent *= self._decay_frac
         recent[:, : view.scores.shape[1]] += (1 - self._decay_frac) * view.scores

@@ -7,17 +7,17 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Coming, log_scores
+from kvsim.policies.prefetchers.lookahead import Lookahead, log_scores
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 
 class CorrectedSpeculation:
-    """Expect of the next layer the pages that score best by foretold score times how wrong it was before.
+    """Expect of the next layer the pages that score best by predicted score times how wrong it was before.
 
     What one layer's input lacks for the next one's query (that layer's own attention and MLP) errs alike from step to
-    step, page by page. So each page keeps an exponential mean of ``log(score) - log(foretold)``, the latest counting
-    ``1 - decay_frac``, which is added to the logarithm of its foretold score. The speculation is InfiniGen's (OSDI
-    2024); the correction is ours. For the first layer, which nothing foretells, an exponential mean of the logarithms
+    step, page by page. So each page keeps an exponential mean of ``log(score) - log(predicted)``, the latest counting
+    ``1 - decay_frac``, which is added to the logarithm of its predicted score. The speculation is InfiniGen's (OSDI
+    2024); the correction is ours. For the first layer, which nothing predicts, an exponential mean of the logarithms
     of its scores stands in.
 
     Parameters
@@ -33,7 +33,7 @@ class CorrectedSpeculation:
     def __init__(self, setting: Setting, *, reach_frac: float = 1.0, decay_frac: float = 0.8) -> None:
         if not 0 <= decay_frac < 1:
             raise ValueError(f"decay_frac must be in [0, 1), got {decay_frac}")
-        self._coming = Coming(setting, reach_frac=reach_frac, ahead_layers=1)
+        self._lookahead = Lookahead(setting, reach_frac=reach_frac, ahead_layers=1)
         self.errors = SpeculationErrors(setting, decay_frac=decay_frac)
 
     def start(self, resident: PageIds) -> None:
@@ -47,28 +47,28 @@ class CorrectedSpeculation:
 
     def wanted(self, view: View) -> PageIds:
         """Return the next layer's best pages by corrected score that are not there."""
-        layer = self._coming.layer(view)
+        layer = self._lookahead.layer(view)
         ranks = self.errors.ranks(view, layer)
-        return self._coming.likeliest(view, layer, ranks)[: view.prefetch_quota]
+        return self._lookahead.likeliest(view, layer, ranks)[: view.prefetch_quota]
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare what the next layer is expected to read."""
         del view
-        return self._coming.spared
+        return self._lookahead.spared
 
 
 class SpeculationErrors:
-    """By how much each page was foretold wrongly, as logarithms of ratios, and what that makes of a foretelling."""
+    """By how much each page was predicted wrongly, as logarithms of ratios, and what that makes of a prediction."""
 
     def __init__(self, setting: Setting, *, decay_frac: float) -> None:
         grid = setting.grid
         shape = grid.num_layers, grid.num_sequences, grid.pages_per_layer
         self._grid = grid
         self._decay_frac = decay_frac
-        self._foretold: FloatArray = np.zeros(shape)
-        self._was_foretold = np.zeros(grid.num_layers, dtype=np.bool_)
+        self._predicted: FloatArray = np.zeros(shape)
+        self._was_predicted = np.zeros(grid.num_layers, dtype=np.bool_)
         self.correction: FloatArray = np.zeros(shape)
-        """Added to the logarithm of a foretold score, ``[num_layers, num_sequences, pages_per_layer]``."""
+        """Added to the logarithm of a predicted score, ``[num_layers, num_sequences, pages_per_layer]``."""
         self._is_corrected = np.zeros(grid.num_layers, dtype=np.bool_)
         self._mean: FloatArray = np.zeros(shape)
         """Exponential mean of the logarithms of the scores, by layer, sequence and page."""
@@ -79,17 +79,17 @@ class SpeculationErrors:
         scored = log_scores(view.scores, self._grid)
         self._mean[view.layer] = self._mixed(self._mean[view.layer], scored, self._is_known[view.layer])
         self._is_known[view.layer] = True
-        if self._was_foretold[view.layer]:
-            error = scored - self._foretold[view.layer]
+        if self._was_predicted[view.layer]:
+            error = scored - self._predicted[view.layer]
             last = self.correction[view.layer]
             self.correction[view.layer] = self._mixed(last, error, self._is_corrected[view.layer])
             self._is_corrected[view.layer] = True
         if view.speculation is None:
             mean: FloatArray = self._mean[layer]
             return mean
-        self._foretold[layer] = log_scores(view.speculation, self._grid)
-        self._was_foretold[layer] = True
-        ranks: FloatArray = self._foretold[layer] + self.correction[layer]
+        self._predicted[layer] = log_scores(view.speculation, self._grid)
+        self._was_predicted[layer] = True
+        ranks: FloatArray = self._predicted[layer] + self.correction[layer]
         return ranks
 
     def _mixed(self, last: FloatArray, latest: FloatArray, is_known: np.bool_) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Prefetching by a small model that learns on the way: which signs went before a page that was read."""
+"""Prefetching by a small model that learns on the way: which features precede a page that is read."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from kvsim.policies.base import Setting, View
 from kvsim.policies.prefetchers.corrected import SpeculationErrors
-from kvsim.policies.prefetchers.lookahead import Coming, is_selected, log_scores
+from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected, log_scores
 from kvsim.types import BoolArray, FloatArray, PageIds
 
-SIGNS = ("foretold", "corrected", "score", "frequency", "last", "recency", "distance", "affinity", "one")
+FEATURES = ("predicted", "corrected", "score", "frequency", "last", "recency", "distance", "affinity", "one")
 """What a page is judged by: `Learned` says what each is."""
 
-FORETOLD_WEIGHTS = (3.44, 1.60, 0.43, 1.14, 0.48, -0.08, 0.05, 0.03, -0.64)
+PREDICTED_WEIGHTS = (3.44, 1.60, 0.43, 1.14, 0.48, -0.08, 0.05, 0.03, -0.64)
 HISTORY_WEIGHTS = (0.0, 0.0, 6.52, 2.11, -0.46, -0.31, -0.21, 0.05, -0.16)
-"""Weights at the start, by `SIGNS`: fitted to the capture smollm2-docs; of pages with a foretold score and without."""
+"""Weights at the start, by `FEATURES`, fitted to the capture smollm2-docs: of pages with a prediction and without."""
 
 _SCORE_DECAY_FRAC = 0.5
 _FREQUENCY_DECAY_FRAC = 0.9
@@ -28,12 +28,12 @@ _NEVER_READ_STEPS = 50
 class Learned:
     """Expect of the next layer the pages to which a logistic regression gives more than `threshold`.
 
-    The signs of a page: its *foretold* score (InfiniGen's speculation) over the bar, in logarithms, where the bar is
+    Features of a page: its *predicted* score (InfiniGen's speculation) over the bar, in logarithms, where the bar is
     the k-th best of its layer and k as many as the last step read; the *corrected* part of it (`SpeculationErrors`);
     its *score*, an exponential mean over steps, over the bar; the *frequency* with which it was read, likewise;
     whether the *last* step read it; the *recency* and the *distance*, logarithms of steps since it was read and of
     pages to the end; its *affinity*, the score of the same tokens in this layer over its bar. The first layer, which
-    nothing foretells, has weights of its own. After each decision the regression takes a step of gradient descent on
+    nothing predicts, has weights of its own. After each decision the regression takes a step of gradient descent on
     what the layer then read: hits and misses, which are logical. Its first weights were fitted to one text;
     `learning_rate` 0 keeps them.
 
@@ -53,23 +53,25 @@ class Learned:
         *,
         threshold: float = 0.2,
         learning_rate: float = 0.05,
-        foretold_weights: Sequence[float] = FORETOLD_WEIGHTS,
+        predicted_weights: Sequence[float] = PREDICTED_WEIGHTS,
         history_weights: Sequence[float] = HISTORY_WEIGHTS,
     ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must be in (0, 1), got {threshold}")
-        if not len(foretold_weights) == len(history_weights) == len(SIGNS):
-            raise ValueError(f"{len(SIGNS)} weights are wanted, one each for {', '.join(SIGNS)}")
+        if not len(predicted_weights) == len(history_weights) == len(FEATURES):
+            raise ValueError(
+                f"predicted_weights and history_weights should have {len(FEATURES)} numbers each: {', '.join(FEATURES)}"
+            )
         self._grid = grid = setting.grid
         self._above = float(np.log(threshold / (1 - threshold)))
         self._learning_rate = learning_rate
         # The threshold alone says how many pages are expected.
-        self._coming = Coming(setting, reach_frac=float(grid.pages_per_layer), ahead_layers=1)
+        self._lookahead = Lookahead(setting, reach_frac=float(grid.pages_per_layer), ahead_layers=1)
         self._errors = SpeculationErrors(setting, decay_frac=0.8)
-        self.weights: FloatArray = np.array([history_weights, foretold_weights], dtype=np.float64)
-        """Weights by `SIGNS`: without a foretold score, and with one, ``[2, num_signs]``."""
+        self.weights: FloatArray = np.array([history_weights, predicted_weights], dtype=np.float64)
+        """Weights by `FEATURES`: without a predicted score, and with one, ``[2, num_features]``."""
         shape = grid.num_layers, grid.num_sequences, grid.pages_per_layer
-        self._signs: FloatArray = np.zeros((*shape, len(SIGNS)))
+        self._features: FloatArray = np.zeros((*shape, len(FEATURES)))
         self._judged_by: NDArray[np.int64] = np.full(grid.num_layers, -1)
         """Row of `weights` that the layer's pages were judged by for its next decision, -1 before the first."""
         self._free: BoolArray = np.zeros(shape, dtype=np.bool_)
@@ -89,21 +91,21 @@ class Learned:
     def wanted(self, view: View) -> PageIds:
         """Return the next layer's likely pages that are not there, the likeliest first."""
         read = is_selected(view, self._grid)
-        layer = self._coming.layer(view)
+        layer = self._lookahead.layer(view)
         self._learn(view.layer, read)
         self._note(view, read)
         judged_by = 0 if view.speculation is None else 1
-        free = self._coming.free_pages(view, layer)
-        self._signs[layer] = self._signs_of(view, layer, free)
+        free = self._lookahead.free_pages(view, layer)
+        self._features[layer] = self._features_of(view, layer, free)
         self._judged_by[layer] = judged_by
         self._free[layer] = free
-        ranks = self._signs[layer] @ self.weights[judged_by]
-        return self._coming.likeliest(view, layer, ranks, above=self._above)[: view.prefetch_quota]
+        ranks = self._features[layer] @ self.weights[judged_by]
+        return self._lookahead.likeliest(view, layer, ranks, above=self._above)[: view.prefetch_quota]
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare what the next layer is expected to read."""
         del view
-        return self._coming.spared
+        return self._lookahead.spared
 
     def _learn(self, layer: int, read: BoolArray) -> None:
         """Take a step towards weights by which what was just read would have been likelier."""
@@ -111,9 +113,9 @@ class Learned:
         free = self._free[layer]
         if row < 0 or not free.any():
             return
-        signs = self._signs[layer][free]
-        probability = 1 / (1 + np.exp(-np.clip(signs @ self.weights[row], -30, 30)))
-        gradient = (read[free] - probability) @ signs / probability.size
+        features = self._features[layer][free]
+        probability = 1 / (1 + np.exp(-np.clip(features @ self.weights[row], -30, 30)))
+        gradient = (read[free] - probability) @ features / probability.size
         self.weights[row] += self._learning_rate * gradient
 
     def _note(self, view: View, read: BoolArray) -> None:
@@ -128,26 +130,26 @@ class Learned:
         self._last_read[layer][read] = view.step
         self._now = over_bar
 
-    def _signs_of(self, view: View, layer: int, free: BoolArray) -> FloatArray:
-        """Return the signs of a layer's pages, ``[num_sequences, pages_per_layer, num_signs]``."""
+    def _features_of(self, view: View, layer: int, free: BoolArray) -> FloatArray:
+        """Return the features of a layer's pages, ``[num_sequences, pages_per_layer, num_features]``."""
         corrected = self._errors.ranks(view, layer)
-        signs: FloatArray = np.zeros((*corrected.shape, len(SIGNS)))
+        features: FloatArray = np.zeros((*corrected.shape, len(FEATURES)))
         if view.speculation is not None:
             correction = self._errors.correction[layer]
-            num_expected = self._coming.num_expected(view, layer, free)
-            foretold = np.where(free, corrected - correction, -np.inf)
-            bar = corrected - correction - _over_bar(foretold, num_expected, shown=corrected - correction)
-            signs[..., 0] = corrected - correction - bar
-            signs[..., 1] = correction
+            num_expected = self._lookahead.num_expected(view, layer, free)
+            predicted = np.where(free, corrected - correction, -np.inf)
+            bar = corrected - correction - _over_bar(predicted, num_expected, shown=corrected - correction)
+            features[..., 0] = corrected - correction - bar
+            features[..., 1] = correction
         step = view.step + (layer <= view.layer)
-        signs[..., 2] = self._score[layer]
-        signs[..., 3] = self._frequency[layer]
-        signs[..., 4] = self._last_read[layer] == step - 1
-        signs[..., 5] = np.log1p(np.minimum(step - 1 - self._last_read[layer], _NEVER_READ_STEPS))
-        signs[..., 6] = np.log1p(np.arange(self._grid.pages_per_layer, 0, -1))
-        signs[..., 7] = self._now
-        signs[..., 8] = 1.0
-        return signs
+        features[..., 2] = self._score[layer]
+        features[..., 3] = self._frequency[layer]
+        features[..., 4] = self._last_read[layer] == step - 1
+        features[..., 5] = np.log1p(np.minimum(step - 1 - self._last_read[layer], _NEVER_READ_STEPS))
+        features[..., 6] = np.log1p(np.arange(self._grid.pages_per_layer, 0, -1))
+        features[..., 7] = self._now
+        features[..., 8] = 1.0
+        return features
 
 
 def _over_bar(logs: FloatArray, counts: NDArray[np.int64], shown: FloatArray | None = None) -> FloatArray:

@@ -11,7 +11,7 @@ SCORE_FLOOR = 1e-6
 """Added to a score before its logarithm: far below what selects a page, and finite where a score is 0."""
 
 
-class Coming:
+class Lookahead:
     """The layer that is `ahead_layers` away, and the pages it is likely to read.
 
     A layer is expected to read `reach_frac` times as many pages as the last step read of it, sinks, window and open

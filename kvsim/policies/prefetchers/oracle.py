@@ -1,4 +1,4 @@
-"""Prefetching with the future in hand: the bound that every predictor is set beside."""
+"""Prefetching with the future in hand: the bound of every predictor."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Coming, is_selected, log_scores
+from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected, log_scores
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 
@@ -30,7 +30,7 @@ class PreviousStep:
     reads_speculation: ClassVar[bool] = False
 
     def __init__(self, setting: Setting, *, reach_frac: float = 1.0, ahead_layers: int = 1) -> None:
-        self._coming = Coming(setting, reach_frac=reach_frac, ahead_layers=ahead_layers)
+        self._lookahead = Lookahead(setting, reach_frac=reach_frac, ahead_layers=ahead_layers)
         grid = setting.grid
         self._ranks: FloatArray = np.zeros((grid.num_layers, grid.num_sequences, grid.pages_per_layer))
 
@@ -45,13 +45,13 @@ class PreviousStep:
 
     def wanted(self, view: View) -> PageIds:
         """Return what the coming layer read last and is not there, by score."""
-        grid = self._coming.grid
+        grid = self._lookahead.grid
         # A selection differs in rank from the rest by more than any two scores do.
         self._ranks[view.layer] = log_scores(view.scores, grid) + 100.0 * is_selected(view, grid)
-        layer = self._coming.layer(view)
-        return self._coming.likeliest(view, layer, self._ranks[layer])[: view.prefetch_quota]
+        layer = self._lookahead.layer(view)
+        return self._lookahead.likeliest(view, layer, self._ranks[layer])[: view.prefetch_quota]
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare what the coming layer is expected to read."""
         del view
-        return self._coming.spared
+        return self._lookahead.spared

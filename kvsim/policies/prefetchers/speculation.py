@@ -1,4 +1,4 @@
-"""Prefetching by a speculated query: what enters this layer already tells what the next will attend to."""
+"""Prefetching by a speculated query: what enters this layer already predicts what the next will attend to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Coming, log_scores
+from kvsim.policies.prefetchers.lookahead import Lookahead, log_scores
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 
@@ -26,7 +26,7 @@ class Speculation:
     reads_speculation: ClassVar[bool] = True
 
     def __init__(self, setting: Setting, *, reach_frac: float = 1.0) -> None:
-        self._coming = Coming(setting, reach_frac=reach_frac, ahead_layers=1)
+        self._lookahead = Lookahead(setting, reach_frac=reach_frac, ahead_layers=1)
         grid = setting.grid
         self._scored: FloatArray = np.zeros((grid.num_layers, grid.num_sequences, grid.pages_per_layer))
 
@@ -40,14 +40,14 @@ class Speculation:
         """Nothing to remember."""
 
     def wanted(self, view: View) -> PageIds:
-        """Return the next layer's best pages by foretold score that are not there."""
-        grid = self._coming.grid
+        """Return the next layer's best pages by predicted score that are not there."""
+        grid = self._lookahead.grid
         self._scored[view.layer] = log_scores(view.scores, grid)
-        layer = self._coming.layer(view)
+        layer = self._lookahead.layer(view)
         ranks = self._scored[layer] if view.speculation is None else log_scores(view.speculation, grid)
-        return self._coming.likeliest(view, layer, ranks)[: view.prefetch_quota]
+        return self._lookahead.likeliest(view, layer, ranks)[: view.prefetch_quota]
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare what the next layer is expected to read."""
         del view
-        return self._coming.spared
+        return self._lookahead.spared

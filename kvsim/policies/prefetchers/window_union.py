@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Coming, is_selected
+from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 
@@ -33,7 +33,7 @@ class WindowUnion:
         if window_steps < 1:
             raise ValueError(f"window_steps must be at least 1, got {window_steps}")
         self._window_steps = window_steps
-        self._coming = Coming(setting, reach_frac=reach_frac, ahead_layers=ahead_layers)
+        self._lookahead = Lookahead(setting, reach_frac=reach_frac, ahead_layers=ahead_layers)
         grid = setting.grid
         self._last_read: FloatArray = np.full((grid.num_layers, grid.num_sequences, grid.pages_per_layer), -np.inf)
 
@@ -48,10 +48,10 @@ class WindowUnion:
 
     def wanted(self, view: View) -> PageIds:
         """Return what the coming layer read within the window and is not there, the latest first."""
-        self._last_read[view.layer][is_selected(view, self._coming.grid)] = view.step
-        layer = self._coming.layer(view)
+        self._last_read[view.layer][is_selected(view, self._lookahead.grid)] = view.step
+        layer = self._lookahead.layer(view)
         coming_step = view.step + (layer <= view.layer)
-        likely = self._coming.likeliest(
+        likely = self._lookahead.likeliest(
             view, layer, self._last_read[layer], above=coming_step - self._window_steps - 0.5
         )
         return likely[: view.prefetch_quota]
@@ -59,4 +59,4 @@ class WindowUnion:
     def spared(self, view: View) -> BoolArray | None:
         """Spare what the coming layer is expected to read."""
         del view
-        return self._coming.spared
+        return self._lookahead.spared

@@ -25,7 +25,7 @@ HELD_FRAC = 0.9
 """Slots over pages: a few of a selection are missing, as where a budget is chosen well. As calibration has it."""
 WARMUP_STEPS, TIMED_STEPS = 3, 7
 CACHE_BYTES = 16 * 2**20
-"""Memory that is written between two decisions, as the work of a layer does: what a policy keeps is not at hand."""
+"""Memory that is written between two decisions, as the work of a layer does: no policy finds its own in a cache."""
 
 _Sample = tuple[float, float, float]
 
@@ -40,8 +40,8 @@ def time_decisions(
     """Return what a profile calls the decisions of a policy, and their times over the grid.
 
     Timed is what the engine does with a decision, as `calibrate` times it inside the engine: the policy's own code and
-    the books. A sample is the mean over the layers of a step. Between two decisions a block of memory is written, so
-    that caches are as cold as in a run.
+    the page table. A sample is the mean over the layers of a step. Between two decisions a block of memory is
+    written, so that caches are as cold as in a run.
 
     Parameters
     ----------

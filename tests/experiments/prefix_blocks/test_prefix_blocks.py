@@ -66,8 +66,9 @@ def test_a_lying_row_stops_the_command_with_file_and_line(trace, tmp_path, capsy
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
-        (["trace.format=azure"], "state what to assume: shared_tokens = 0"),
-        (["trace.format=sessions"], "tokenizer should be 'bytes' or the folder of a model"),
+        (["trace.format=azure"], ":1: no field TIMESTAMP, ContextTokens, GeneratedTokens"),
+        (["trace.tokenizer=bytes"], "format 'mooncake' has no text: leave tokenizer out"),
+        (["trace.shared_tokens=0"], "format 'mooncake' records contents: leave shared_tokens out"),
         (["cache.policy=lur"], "did you mean 'lru'?"),
         (["cache.index=radix", "cache.policy=arc"], "ranks leaves by lru, fifo or lfu"),
         (["trace.format=moncake"], "did you mean 'mooncake'?"),
@@ -76,6 +77,30 @@ def test_a_lying_row_stops_the_command_with_file_and_line(trace, tmp_path, capsy
 def test_what_a_scenario_cannot_mean_is_told(trace, tmp_path, capsys, overrides, fault) -> None:
     assert run_command(command(trace, tmp_path, *overrides)) == 2
     assert fault in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("Timestamp,Request tokens,Response tokens\n5,472,18\n", "state what to assume: shared_tokens = 0"),
+        ('{"timestamp": 1, "input": "a", "output": "b"}', "tokenizer should be 'bytes' or the folder of a model"),
+    ],
+)
+def test_what_a_trace_needs_besides_is_asked_for(tmp_path, capsys, text, error) -> None:
+    (tmp_path / "trace").write_text(text)
+    words = ["run", "prefix_blocks", "--set", f"trace.path={tmp_path / 'trace'}", "-o", str(tmp_path)]
+    assert run_command(words) == 2
+    assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last", [{"timestamp": 4000}, {"delay": 4000}])
+def test_how_busy_a_server_would_be_is_shown_only_where_every_arrival_is_known(trace, tmp_path, capsys, last) -> None:
+    rows = [*ROWS[:2], {name: value for name, value in ROWS[2].items() if name != "timestamp"} | last]
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    assert run_command(command(trace, tmp_path, "cache.budget_blocks=10", "cache.policy=lru")) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    expected = 3 * cell["ttft_mean_s"] / 4 if "timestamp" in last else None
+    assert cell["prefill_load_frac"] == (expected if expected is None else pytest.approx(expected))
 
 
 def test_lengths_alone_hit_only_what_is_assumed(tmp_path, capsys) -> None:
