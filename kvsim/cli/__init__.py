@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from kvsim import __version__
+from kvsim.cli.card import add_card
 from kvsim.cli.measure import add_commands
+from kvsim.cli.model import add_model
 from kvsim.cli.mrc import add_caches
 from kvsim.cli.policy import add_policy, policy_app
 from kvsim.cli.predictors import add_predictors
@@ -359,3 +361,5 @@ add_search(app)
 add_policy(app)
 add_predictors(policy_app)
 add_caches(app)
+add_model(app)
+add_card(app)
