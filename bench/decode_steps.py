@@ -189,7 +189,7 @@ class PlainLru:
 
 def reduced(profile: Profile) -> Profile:
     """Return `profile` with compute and link alone: no host, synchronisation, decision or submission, no slowdown."""
-    free = CostTable(amount="none", amounts=(1.0,), batches=(1.0,), time_s=((0.0,),))
+    free = CostTable(amount="none", amounts=(1.0,), time_s=((0.0,),))
     link = profile.link
     return profile.model_copy(
         update={

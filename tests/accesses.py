@@ -66,7 +66,7 @@ class DriftingSource:
 
 
 def constant(time_s: float) -> CostTable:
-    return CostTable(amount="none", amounts=(1.0,), batches=(1.0,), time_s=((time_s,),))
+    return CostTable(amount="none", amounts=(1.0,), time_s=((time_s,),))
 
 
 def make_profile(
@@ -87,7 +87,8 @@ def make_profile(
     transfer = CostTable(
         amount="pieces",
         amounts=(1.0, 101.0),
-        batches=(1.0, 2.0 * PAGE_BYTES),  # whatever the size of a page
+        columns_are="piece_bytes",
+        columns=(1.0, 2.0 * PAGE_BYTES),  # whatever the size of a page
         time_s=((1e-5 + per_page_s,) * 2, (1e-5 + 101 * per_page_s,) * 2),
     )
     back = transfer if write_back else constant(0.0)
@@ -95,10 +96,10 @@ def make_profile(
     for name in (*SEGMENTS, SPECULATE):
         device = constant(1e-4)
         if name == "attention":
-            device = CostTable(amount="tokens", amounts=(0.0, 1000.0), batches=(1.0,), time_s=((1e-4,), (2.1e-3,)))
+            device = CostTable(amount="tokens", amounts=(0.0, 1000.0), time_s=((1e-4,), (2.1e-3,)))
         segments[name] = SegmentCost(device=device, host=constant(host_s) if host_s else None)
     return Profile(
-        schema_version=1,
+        schema_version=2,
         name="test",
         kind="measured",
         device="cpu" if synchronous else "cuda",

@@ -82,8 +82,8 @@ def ratios(profile: Profile, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
         best[point] = min(latency_s, best.get(point, latency_s))
     found = []
     for (batch, context), latency_s in sorted(best.items()):
-        if table.covers(batch * context, batch):
-            ours_s = table.at_s(batch * context, batch)
+        if table.covers(batch * context, sequences=batch):
+            ours_s = table.at_s(batch * context, sequences=batch)
             found.append(
                 {"batch": batch, "context_tokens": context, "ours_s": ours_s, "table_s": latency_s}
                 | {"ratio": ours_s / latency_s}

@@ -75,9 +75,8 @@ def layer_s(profile: Profile) -> float:
     total_s = profile.sync_s
     for name in ("attention_input", "select", "attention", "attention_output"):
         segment = profile.segments[name]
-        device_s = segment.device.at_s(segment.device.amounts[len(segment.device.amounts) // 2], 1.0)
-        host_s = segment.host.at_s(segment.host.amounts[len(segment.host.amounts) // 2], 1.0) if segment.host else 0.0
-        total_s += max(device_s, host_s)
+        tables = [table for table in (segment.device, segment.host) if table is not None]
+        total_s += max(table.at_s(table.amounts[len(table.amounts) // 2], sequences=1) for table in tables)
     return total_s
 
 
@@ -115,7 +114,7 @@ def slowed_profile(setting: Setting) -> Outcome:
 
 def _with_samples(own: LinkCost, samples: list[Sample], mechanism: str) -> LinkCost:
     """Return the cost of one direction with other transfers; handing one over takes what it took."""
-    return LinkCost(transfer=fit_table(samples, "pieces"), submit_s=own.submit_s, mechanism=mechanism)
+    return LinkCost(transfer=fit_table(samples, "pieces", "piece_bytes"), submit_s=own.submit_s, mechanism=mechanism)
 
 
 def slowed_path(setting: Setting) -> Path:
@@ -125,7 +124,7 @@ def slowed_path(setting: Setting) -> Path:
 
 def _told(profile: Profile) -> str:
     table = profile.link.to_device.transfer
-    most, size = int(table.amounts[-1]), int(table.batches[-1])
+    most, size = int(table.amounts[-1]), int(table.columns[-1])
     rate = most * size / profile.link.to_device.transfer_s(most, size)
     return (
         f"a layer {1e6 * layer_s(profile):.0f} us, read-back {1e6 * profile.sync_s:.0f} us, "

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from kvsim.errors import CalibrationError
-from kvsim.profile.tables import CostTable
+from kvsim.profile.tables import Amount, Column, CostTable
 from kvsim.types import FloatArray
 
 Sample: TypeAlias = tuple[float, float, float]
-"""(amount, batch, seconds)."""
+"""(amount, column, seconds); see `CostTable`."""
 
 MAX_SAMPLES_A_POINT = 10
 """Raw samples kept for each point of the grid, evenly by rank: a profile is a file to be read and mailed."""
@@ -23,8 +23,8 @@ _SIGMAS_P20_TO_P80 = 1.6832  # of a normal distribution
 _MEDIAN_TO_MEAN_ERROR = 1.2533  # standard error of a median over that of a mean, sqrt(pi / 2)
 
 
-def fit_table(samples: Sequence[Sample], amount: Literal["none", "tokens", "pages", "pieces", "rows"]) -> CostTable:
-    """Return the table through the medians of `samples`, which are taken on a grid of amounts and batches.
+def fit_table(samples: Sequence[Sample], amount: Amount, columns_are: Column = "none") -> CostTable:
+    """Return the table through the medians of `samples`, which are taken on a grid of amounts and columns.
 
     Along the amounts the medians are replaced by the nearest values that never fall (isotonic regression, weighted by
     the number of samples): more work never costs less. A point of the grid without samples takes its time from its
@@ -33,7 +33,7 @@ def fit_table(samples: Sequence[Sample], amount: Literal["none", "tokens", "page
     Raises
     ------
     CalibrationError
-        If there is no sample, or a batch has none at all.
+        If there is no sample, or a column has none at all.
 
     Examples
     --------
@@ -44,19 +44,20 @@ def fit_table(samples: Sequence[Sample], amount: Literal["none", "tokens", "page
     if not samples:
         raise CalibrationError("no samples to fit a cost to; measure for longer")
     rows: FloatArray = np.array(samples, dtype=np.float64)
-    amounts, batches = np.unique(rows[:, 0]), np.unique(rows[:, 1])
-    medians, counts = _medians(rows, amounts, batches)
+    amounts, columns = np.unique(rows[:, 0]), np.unique(rows[:, 1])
+    medians, counts = _medians(rows, amounts, columns)
     fitted = np.empty_like(medians)
-    for column in range(batches.size):
+    for column in range(columns.size):
         fitted[:, column] = _rising(amounts, medians[:, column], counts[:, column])
-    places = np.searchsorted(amounts, rows[:, 0]), np.searchsorted(batches, rows[:, 1])
+    places = np.searchsorted(amounts, rows[:, 0]), np.searchsorted(columns, rows[:, 1])
     at_samples = fitted[places]
     residuals = np.divide(rows[:, 2], at_samples, out=np.ones(len(rows)), where=at_samples > 0) - 1
     low, high = np.quantile(residuals, (0.05, 0.95))
     return CostTable(
         amount=amount,
         amounts=tuple(amounts.tolist()),
-        batches=tuple(batches.tolist()),
+        columns_are=columns_are,
+        columns=tuple(columns.tolist()),
         time_s=tuple(tuple(row) for row in fitted.tolist()),
         residual_low_frac=float(low),
         residual_high_frac=float(high),
@@ -91,14 +92,14 @@ def cost_per_event_s(total_s: Sequence[float], num_events: Sequence[float], base
     return max(0.0, float(np.median(added))) if added else 0.0
 
 
-def _medians(rows: FloatArray, amounts: FloatArray, batches: FloatArray) -> tuple[FloatArray, FloatArray]:
-    medians = np.full((amounts.size, batches.size), np.nan)
+def _medians(rows: FloatArray, amounts: FloatArray, columns: FloatArray) -> tuple[FloatArray, FloatArray]:
+    medians = np.full((amounts.size, columns.size), np.nan)
     counts = np.zeros_like(medians)
     for row, amount in enumerate(amounts):
-        for column, batch in enumerate(batches):
-            times_s = rows[(rows[:, 0] == amount) & (rows[:, 1] == batch), 2]
+        for place, column in enumerate(columns):
+            times_s = rows[(rows[:, 0] == amount) & (rows[:, 1] == column), 2]
             if times_s.size:
-                medians[row, column], counts[row, column] = np.median(times_s), times_s.size
+                medians[row, place], counts[row, place] = np.median(times_s), times_s.size
     return medians, counts
 
 

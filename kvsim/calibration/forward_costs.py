@@ -38,7 +38,9 @@ def cache_tables(
     total = len(plan.batches) * len(plan.forward_new_tokens) * len(plan.forward_cached_tokens) * (plan.num_forwards + 1)
     advance = make_advance("other caches", total)
     return {
-        f"forward@{batch}": fit_table(forward_samples(model, tokens, plan, batch, num_layers, advance), "tokens")
+        f"forward@{batch}": fit_table(
+            forward_samples(model, tokens, plan, batch, num_layers, advance), "tokens", "cached_tokens"
+        )
         for batch in plan.batches
     }
 

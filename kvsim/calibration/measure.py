@@ -31,7 +31,7 @@ from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.errors import CalibrationError
-from kvsim.profile.profile import SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
+from kvsim.profile.profile import SCHEMA_VERSION, SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
 from kvsim.scenario.toml import nearest
@@ -279,7 +279,7 @@ def _profile(
     if given.num_layers != shape.num_layers:
         layers = f"Random weights; {given.num_layers} layers stood for all. "
     return Profile(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name=given.name,
         kind="measured",
         notes=f"{layers}One host thread. A sample of a segment is the mean over the layers of a step. {notes}",
@@ -293,9 +293,9 @@ def _profile(
         machine=describe_machine(device=device, num_threads=torch.get_num_threads(), command=given.command),
         segments=segments,
         sync_s=sync_s,
-        policies={policy: fit_table(samples, "pages") for policy, samples in host.decisions.items()},
+        policies={policy: fit_table(samples, "pages", "grid_pages") for policy, samples in host.decisions.items()},
         link=link,
-        prefill=fit_table(prefills, "tokens"),
+        prefill=fit_table(prefills, "tokens", "cached_tokens"),
         caches=caches,
         instrument_s=instrument_s,
     )
@@ -313,12 +313,12 @@ def _tables(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, 
     for name in (name for name in (*SEGMENTS, SPECULATE) if name in samples):
         overhead_s = instrument_s if name == "attention_input" else 0.0
         rows = [(amount, batch, max(time_s - overhead_s, 0.0)) for amount, batch, time_s in samples[name]]
-        tables[name] = fit_table(rows, _COUNTED.get(name, "none"))
+        tables[name] = fit_table(rows, _COUNTED.get(name, "none"), "sequences")
     return tables
 
 
 def _link_cost(samples: list[Sample], submit_s: float, mechanism: str) -> LinkCost:
-    return LinkCost(transfer=fit_table(samples, "pieces"), submit_s=submit_s, mechanism=mechanism)
+    return LinkCost(transfer=fit_table(samples, "pieces", "piece_bytes"), submit_s=submit_s, mechanism=mechanism)
 
 
 def _model(

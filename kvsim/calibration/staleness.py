@@ -173,7 +173,7 @@ def spots_of(profile: Profile, samples: dict[str, list[tuple[float, float, float
 
 
 def _expected_s(table: CostTable, samples: Sequence[tuple[float, float, float]]) -> float:
-    return float(np.median([table.at_s(amount, batch) for amount, batch, _ in samples]))
+    return float(np.median([table.point_s(amount, column) for amount, column, _ in samples]))
 
 
 def _minor(version: str) -> str:

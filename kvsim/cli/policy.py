@@ -94,7 +94,7 @@ def policy_time(
         typer.echo(json.dumps({"name": called, **table.model_dump(mode="json", exclude={"samples"})}, indent=2))
     else:
         typer.echo(f"a decision of {called}, in microseconds: pages selected (down), pages in all (across)")
-        typer.echo(" " * 8 + "".join(f"{batch:>10,.0f}" for batch in table.batches))
+        typer.echo(" " * 8 + "".join(f"{pages:>10,.0f}" for pages in table.columns))
         for amount, row in zip(table.amounts, table.time_s, strict=True):
             typer.echo(f"{amount:>8,.0f}" + "".join(f"{time_s * 1e6:>10.1f}" for time_s in row))
     if known is not None and output is not None:
@@ -119,16 +119,6 @@ def _described(name: str, entry: Entry) -> dict[str, Any]:
 
 def _parsed(arguments: list[str] | None) -> dict[str, Any]:
     """Return KEY=VALUE texts as arguments: a value is read as TOML, or else as the text it is."""
-    from kvsim.errors import ScenarioError
-    from kvsim.scenario.toml import parse_toml
+    from kvsim.scenario.overrides import parse_override
 
-    found: dict[str, Any] = {}
-    for text in arguments or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ScenarioError(f"--set {text!r}: KEY=VALUE is wanted, as in --set prefetch=previous-step")
-        try:
-            found[key] = parse_toml(f"value = {value}")["value"]
-        except ValueError:
-            found[key] = value
-    return found
+    return dict(parse_override(text, example="prefetch=previous-step") for text in arguments or ())

@@ -1,20 +1,23 @@
-"""What scenarios of the other kinds share: a model, a profile, the cells of a sweep, and the result they end in."""
+"""What experiments other than decode share: a model, a profile, the cells of a sweep, and the result they end in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
 
-from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
-from kvsim.profile.profile import Profile, load_profile
+from kvsim.errors import CalibrationError, ScenarioError
+from kvsim.experiments.types import Job
+from kvsim.profile.other_shape import adapted, call_problem, times_of, whose_times, with_times_of
+from kvsim.profile.prefill import PrefillCost, prefill_cost
+from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.profile.provenance import make_manifest
+from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
 from kvsim.scenario.decode import ModelChoice, ProfileChoice
-from kvsim.scenario.file import AnyScenario, expand_cells
+from kvsim.scenario.file import AnyScenario
 from kvsim.scenario.shapes import SHAPES, ModelShape
 from kvsim.scenario.shipped import find_profile
 
@@ -22,6 +25,10 @@ from kvsim.scenario.shipped import find_profile
 class CacheScenario(AnyScenario):
     """A scenario of a cache other than that of decode: it names a model and what that costs somewhere."""
 
+    younger: ClassVar = ("exclude", "profile.scale")
+
+    kind: str
+    """The experiment; each tree allows its own name only."""
     model: ModelChoice
     profile: ProfileChoice
 
@@ -37,7 +44,7 @@ def shape_of(scenario: CacheScenario) -> ModelShape:
 
 
 def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
-    """Return the profile.
+    """Return the profile, adapted to the scenario's model (`adapted`) where it was made for another.
 
     Raises
     ------
@@ -47,23 +54,66 @@ def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
         If it was made for another model shape and the scenario does not allow that.
     """
     profile = load_profile(find_profile(scenario.profile.path, beside))
+    shape, scale = shape_of(scenario), scenario.profile.scale
+    if not (scenario.profile.allow_other_shape or scale):
+        check_made_for(profile, shape, where=scenario.name)
+    return adapted(profile, shape, profile.quantisation, scale=scale)
+
+
+def call_problem_of(
+    scenario: CacheScenario, profile: Profile, table: CostTable, calls: Iterable[tuple[int, int]], *, batch: int = 1
+) -> str | None:
+    """Return why the times of calls cannot be: another model's, and less than the profile allows (`call_problem`).
+
+    Parameters
+    ----------
+    calls
+        New tokens of each sequence and those cached before them, of each call.
+    """
     shape = shape_of(scenario)
-    if profile.shape != shape and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
-            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
-            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
-        )
-    return profile
+    for new_tokens, cached_tokens in calls:
+        problem = call_problem(profile, shape, table, new_tokens=new_tokens, cached_tokens=cached_tokens, batch=batch)
+        if problem is not None:
+            return problem
+    return None
+
+
+def prefill_or_reason(
+    scenario: CacheScenario, profile: Profile, *, chunk_tokens: int, longest_tokens: int
+) -> PrefillCost | str:
+    """Return the cost of prefill in chunks, or why times to first token are not known.
+
+    Parameters
+    ----------
+    longest_tokens
+        Of the prompts.
+    """
+    cost = prefill_cost(profile, chunk_tokens)
+    if cost is None:
+        return f"profile {profile.name} has no cost of prefill; {profile.advice}"
+    call = (min(chunk_tokens, longest_tokens), 0)
+    problems = (call_problem_of(scenario, profile, table, [call]) for table in (cost.calls, cost.chunks))
+    return next(filter(None, problems), cost)
+
+
+def check_calls(
+    scenario: CacheScenario, profile: Profile, table: CostTable, calls: Iterable[tuple[int, int]], *, batch: int = 1
+) -> None:
+    """Refuse calls whose times cannot be; see `call_problem_of`.
+
+    Raises
+    ------
+    CalibrationError
+        With the time by the profile and what it cannot be less than.
+    """
+    problem = call_problem_of(scenario, profile, table, calls, batch=batch)
+    if problem is not None:
+        raise CalibrationError(f"{scenario.name}: {problem}")
 
 
 def cells_of(scenario: ScenarioT) -> list[tuple[ScenarioT, dict[str, Any]]]:
     """Return one scenario for each cell with its swept values by their dotted field, in the file's order."""
-    cells = []
-    for cell in expand_cells(scenario):
-        tables = cell.model_dump(mode="python")
-        cells.append((cell, {key: _at(tables, key) for key in scenario.sweep}))
-    return cells
+    return [(cell, cell.swept_values(scenario.sweep)) for cell in scenario.cells]
 
 
 def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
@@ -88,10 +138,9 @@ def near(path: str, beside: Path | None) -> str:
 
 
 def make_result(
-    scenario: AnyScenario,
+    scenario: CacheScenario,
     job: Job,
     *,
-    kind: str,
     cells: Sequence[Mapping[str, Any]],
     rows: Mapping[str, NDArray[Any]],
     verdict: Sequence[str],
@@ -100,10 +149,10 @@ def make_result(
     is_measured: bool = False,
     extra: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Return a result of one kind in the form that all results share."""
+    """Return a result in the form that all results share."""
     summary: dict[str, Any] = {
         "schema_version": SUMMARY_SCHEMA_VERSION,
-        "kind": kind,
+        "kind": scenario.kind,
         "scenario": scenario.name,
         "scenario_hash": scenario.hash,
         "question": scenario.question,
@@ -117,14 +166,20 @@ def make_result(
             "kind": profile.kind,
             "emulated_link": profile.link.emulated,
         }
+        if not is_measured:
+            summary = _with_times_of(scenario, job.base_dir, summary)
     if is_measured:
         summary["is_measured"] = True
     manifest = make_manifest(scenario_text=job.text, scenario_hash=scenario.hash, seed=seed, command=job.command)
     return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest)
 
 
-def _at(tables: Mapping[str, Any], dotted: str) -> Any:
-    value: Any = tables
-    for part in dotted.split("."):
-        value = value[part]
-    return value
+def _with_times_of(scenario: CacheScenario, beside: Path | None, summary: Mapping[str, Any]) -> dict[str, Any]:
+    noted: dict[str, str] = {}
+    for cell, _ in cells_of(scenario):
+        if cell.profile.allow_other_shape or cell.profile.scale:
+            profile = profile_of(cell, beside)
+            note = whose_times(profile, shape_of(cell), profile.quantisation)
+            if note is not None:
+                noted[note] = times_of(profile)
+    return with_times_of(summary, noted)

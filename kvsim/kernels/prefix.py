@@ -29,6 +29,7 @@ def replay_prefix(
     blocks: NDArray[np.int64],
     starts: NDArray[np.int64],
     parents: NDArray[np.int64],
+    most_hits: NDArray[np.int64],
     budget: int,
     second_touch: bool,
     in_flight: int,
@@ -41,6 +42,8 @@ def replay_prefix(
         One of the constants of this file.
     blocks, starts, parents
         As in `kvsim.traces.requests.base.RequestBlocks`.
+    most_hits
+        Blocks that each request may hit, ``[num_requests]``; what is cached beyond is computed again.
     """
     num_blocks, num_requests = parents.size, starts.size - 1
     node = np.zeros((num_blocks, _NUM_FIELDS), dtype=np.int64)
@@ -51,7 +54,7 @@ def replay_prefix(
     state = np.zeros(7, dtype=np.int64)
     state[_BUDGET], state[_POLICY], state[_HAND] = budget, policy, -1
     target = np.zeros(1)
-    coming = _next_uses(blocks, num_blocks) if policy == BELADY else np.zeros(1, dtype=np.int64)
+    coming = _next_uses(blocks, starts, most_hits, num_blocks) if policy == BELADY else np.zeros(1, dtype=np.int64)
     kept = np.zeros(num_requests, dtype=np.int64)
     hits = np.zeros(num_requests, dtype=np.int64)
     evictions = np.zeros(num_requests, dtype=np.int64)
@@ -65,7 +68,7 @@ def replay_prefix(
         while place < stop and node[blocks[place], _CACHED] == 1:
             _hit(blocks[place], coming[place] if policy == BELADY else 0, node, heap, state)
             place += 1
-        hits[request] = place - start
+        hits[request] = min(place - start, most_hits[request])
         while place < stop:
             block = blocks[place]
             if second_touch and node[block, _SEEN] == 0:
@@ -90,13 +93,17 @@ def replay_prefix(
 
 
 @numba.njit(cache=True)
-def _next_uses(blocks: NDArray[np.int64], num_blocks: int) -> NDArray[np.int64]:
+def _next_uses(
+    blocks: NDArray[np.int64], starts: NDArray[np.int64], most_hits: NDArray[np.int64], num_blocks: int
+) -> NDArray[np.int64]:
     never = blocks.size
     coming = np.full(num_blocks, never, dtype=np.int64)
     found = np.empty(blocks.size, dtype=np.int64)
-    for place in range(blocks.size - 1, -1, -1):
-        found[place] = coming[blocks[place]]
-        coming[blocks[place]] = place
+    for request in range(starts.size - 2, -1, -1):
+        for place in range(starts[request + 1] - 1, starts[request] - 1, -1):
+            found[place] = coming[blocks[place]]
+            if place - starts[request] < most_hits[request]:
+                coming[blocks[place]] = place
     return found
 
 

@@ -82,7 +82,7 @@ def _bandwidth(cost: LinkCost, stated_bytes_per_s: float | None) -> float:
     rates = [
         pieces * size_bytes / time_s
         for pieces, row in zip(table.amounts, table.time_s, strict=True)
-        for size_bytes, time_s in zip(table.batches, row, strict=True)
+        for size_bytes, time_s in zip(table.columns, row, strict=True)
         if time_s > 0
     ]
     return max([*rates, stated_bytes_per_s or 0.0])
@@ -100,7 +100,7 @@ def _with_bandwidth(profile: Profile, factor: float) -> Profile:
         times = tuple(
             tuple(
                 time_s - pieces * size_bytes / own * (1 - 1 / factor)
-                for size_bytes, time_s in zip(table.batches, row, strict=True)
+                for size_bytes, time_s in zip(table.columns, row, strict=True)
             )
             for pieces, row in zip(table.amounts, table.time_s, strict=True)
         )

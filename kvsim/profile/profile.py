@@ -7,17 +7,20 @@ accuracy), with the residuals of the samples around it and the range that was me
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import tomli_w
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from kvsim.errors import CalibrationError
+from kvsim.errors import CalibrationError, ScenarioError
+from kvsim.profile.columns import misnamed, upgraded
 from kvsim.profile.tables import CostTable, Row
+from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.toml import Strict, read_toml, validate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
+_READ_TOO = 1
 
 
 SEGMENTS = ("embed", "attention_input", "select", "attention", "attention_output", "head")
@@ -47,7 +50,7 @@ class LinkCost(Strict):
     """One direction of the link between host and device."""
 
     transfer: CostTable
-    """Seconds of one transfer over pieces (`amounts`) x bytes of one piece (`batches`), the link idle."""
+    """Seconds of one transfer over pieces x bytes of one piece, the link idle."""
     submit_s: NonNegativeFloat
     """Host time to hand over one transfer."""
     mechanism: str
@@ -55,7 +58,7 @@ class LinkCost(Strict):
 
     def transfer_s(self, num_pieces: int, piece_bytes: int) -> float:
         """Return the time of one transfer of `num_pieces` pieces over the idle link; none for no pieces."""
-        return self.transfer.at_s(num_pieces, piece_bytes) if num_pieces else 0.0
+        return self.transfer.at_s(num_pieces, piece_bytes=piece_bytes) if num_pieces else 0.0
 
 
 class Link(Strict):
@@ -96,7 +99,7 @@ class Machine(Strict):
 class Profile(Strict):
     """What things cost on one machine for one model shape."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     kind: Literal["measured", "published", "estimated"]
     """``published``: no measurement of ours; every table carries the `source` of its numbers."""
@@ -111,6 +114,8 @@ class Profile(Strict):
     shape: ModelShape
     quantisation: Quantisation | None = None
     """How the weights were packed that were measured."""
+    scaled_from: str | None = None
+    """The model that the tables were measured for, where they were scaled to this shape by rule; never in a file."""
     machine: Machine
     segments: dict[str, SegmentCost]
     sync_s: NonNegativeFloat
@@ -118,16 +123,16 @@ class Profile(Strict):
     policies: dict[str, CostTable]
     """Host time of one decision, by policy name; ``*`` is for any other.
 
-    Over pages selected by the batch (`amounts`) and pages of the whole grid, `PageGrid.num_pages` (`batches`).
+    Over pages selected by the batch x pages of the whole grid (`PageGrid.num_pages`).
     """
     link: Link
     prefill: CostTable | None = None
-    """Seconds to prefill new tokens (`amounts`) after cached ones (`batches`)."""
+    """Seconds to prefill new tokens x cached ones before them."""
     caches: dict[str, CostTable] = {}
     """What the other caches of an LLM cost, by name; a profile may lack them.
 
     ``forward@B``: one call of the model on a batch of B through transformers' own cache, over new tokens of each
-    sequence (`amounts`) after cached ones (`batches`). Others: see docs/profiles.md.
+    sequence x cached ones before them. Others: see docs/profiles.md.
     """
     instrument_s: NonNegativeFloat = 0.0
     """What the stamps added to one layer while the tables were measured; already taken off."""
@@ -142,6 +147,8 @@ class Profile(Strict):
             raise ValueError(
                 f"segments must be {', '.join(SEGMENTS)}, and may be {SPECULATE}; missing {missing}, unknown {unknown}"
             )
+        if complaints := list(misnamed(self.tables())):
+            raise ValueError("; ".join(complaints))
         if self.kind != "measured" and any(not table.source for table in self.tables().values()):
             raise ValueError(f"a profile of kind {self.kind!r} must give the source of every table")
         return self
@@ -167,7 +174,7 @@ class Profile(Strict):
         if cost is None:
             raise CalibrationError(
                 f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
-                "calibrate again"
+                f"{self.advice}"
             )
         return cost
 
@@ -181,8 +188,15 @@ class Profile(Strict):
         """
         if name not in self.caches:
             known = ", ".join(sorted(self.caches)) or "none of the other caches"
-            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; calibrate again")
+            raise CalibrationError(f"profile {self.name}: no cost {name!r}; it has {known}; {self.advice}")
         return self.caches[name]
+
+    @property
+    def advice(self) -> str:
+        """What to do where it lacks a cost: only what was measured can be measured again."""
+        if self.kind == "measured":
+            return "calibrate again"
+        return f"it is {self.kind}, not measured: take one that `kvsim calibrate` wrote"
 
     def decision_cost(self, policy: str) -> str:
         """Return the name in `policies` of the table that stands for decisions of `policy`.
@@ -214,7 +228,7 @@ class Profile(Strict):
     def decide_s(self, policy: str, pages: int, grid_pages: int) -> float:
         """Return the host time of one decision of `policy` over `pages` selected pages of `grid_pages` in all."""
         table = self.policies.get(policy) or self.policies[self.decision_cost(policy)]
-        return table.at_s(pages, grid_pages)
+        return table.at_s(pages, grid_pages=grid_pages)
 
 
 def load_profile(path: Path) -> Profile:
@@ -227,11 +241,36 @@ def load_profile(path: Path) -> Profile:
     """
     tables = read_toml(path, CalibrationError)
     version = tables.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version == _READ_TOO:
+        tables = upgraded(tables)
+    elif version != SCHEMA_VERSION:
         raise CalibrationError(
             f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; calibrate again"
         )
     return validate(Profile, tables, where=str(path), error=CalibrationError)
+
+
+def check_made_for(
+    profile: Profile, shape: ModelShape, quantisation: Quantisation | None = None, *, where: str
+) -> None:
+    """Refuse a profile of another model shape, or of weights packed otherwise.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the fields that differ.
+    """
+    way_out = "or set profile.allow_other_shape = true"
+    if profile.shape != shape:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made for another model shape than the scenario's, in these fields: "
+            f"{differing_fields(profile.shape, shape)}; calibrate this shape, {way_out}"
+        )
+    if profile.quantisation != quantisation:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
+            f"the scenario has {quantisation or 'unpacked'} ones; calibrate such weights with --quantisation, {way_out}"
+        )
 
 
 def write_profile(profile: Profile, path: Path) -> None:

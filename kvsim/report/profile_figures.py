@@ -26,7 +26,7 @@ _AMOUNTS = {"tokens": "attended tokens", "pages": "pages", "pieces": "pieces of 
 def profile_figure(profile: Profile) -> Figure:
     """Return a panel for each cost, line over samples, and a last one with the residuals of all.
 
-    Lines are batches; of a copy, bytes of a piece. A published profile has neither samples nor residuals, and says so.
+    A line is a column of the table. A published profile has neither samples nor residuals, and says so.
     """
     tables = {name: table for name, table in profile.tables().items() if _is_curve(table)}
     residuals = {name: found for name, table in tables.items() if (found := residuals_frac(table))}
@@ -57,61 +57,59 @@ def residuals_frac(table: CostTable) -> list[float]:
 
     Examples
     --------
-    >>> table = CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((2.0,),), samples=((0.0, 1.0, 2.5),))
+    >>> table = CostTable(amount="none", amounts=(0.0,), time_s=((2.0,),), samples=((0.0, 1.0, 2.5),))
     >>> residuals_frac(table)
     [0.25]
     """
-    fitted = [(time_s, table.at_s(amount, batch)) for amount, batch, time_s in table.samples]
+    fitted = [(time_s, table.point_s(amount, column)) for amount, column, time_s in table.samples]
     return [time_s / table_s - 1 for time_s, table_s in fitted if table_s > 0]
 
 
 def _is_curve(table: CostTable) -> bool:
     """Return whether there is more to draw than one number."""
-    return len(table.amounts) > 1 or len(table.batches) > 1 or bool(table.samples)
+    return len(table.amounts) > 1 or len(table.columns) > 1 or bool(table.samples)
 
 
 def _draw_table(axis: Any, name: str, table: CostTable) -> None:
-    over_batch = len(table.amounts) == 1
+    over_columns = len(table.amounts) == 1
     for number, fixed in enumerate(_lines(table)):
         color = PALETTE[number % len(PALETTE)]
-        grid = table.batches if over_batch else table.amounts
+        grid = table.columns if over_columns else table.amounts
         fine = _fine(grid)
-        curve_s = [table.at_s(fixed, x) if over_batch else table.at_s(x, fixed) for x in fine]
-        of_line = [row for row in table.samples if row[0 if over_batch else 1] == fixed]
+        curve_s = [table.point_s(fixed, x) if over_columns else table.point_s(x, fixed) for x in fine]
+        of_line = [row for row in table.samples if row[0 if over_columns else 1] == fixed]
         points = [] if of_line else list(np.searchsorted(fine, grid))
-        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=_line_name(name, table, fixed))
+        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=_line_name(table, fixed))
         axis.scatter(
-            [row[1 if over_batch else 0] for row in of_line],
+            [row[1 if over_columns else 0] for row in of_line],
             [row[2] for row in of_line],
             s=9,
             color=color,
             alpha=0.35,
             linewidths=0,
         )
-    _scale(axis, table, over_batch)
+    _scale(axis, table, over_columns)
     axis.set_title(name, loc="left", fontsize=10.5)
-    amount = "sequences" if over_batch else _AMOUNTS[table.amount]
+    amount = "sequences" if over_columns else _AMOUNTS[table.amount]
     axis.set_xlabel("tokens" if amount == "attended tokens" and not name.startswith("segments.") else amount)
     axis.set_ylabel("time")
-    if not over_batch and len(table.batches) > 1:
+    if not over_columns and len(table.columns) > 1:
         axis.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", handlelength=1.2)
 
 
 def _lines(table: CostTable) -> list[float]:
-    """Return the batches (or the one amount) that get a line: at most 5, the first and the last among them."""
+    """Return the columns (or the one amount) that get a line: at most 5, the first and the last among them."""
     if len(table.amounts) == 1:
         return [table.amounts[0]]
-    places = np.unique(np.linspace(0, len(table.batches) - 1, min(len(table.batches), _MAX_LINES)).round().astype(int))
-    return [table.batches[place] for place in places]
+    places = np.unique(np.linspace(0, len(table.columns) - 1, min(len(table.columns), _MAX_LINES)).round().astype(int))
+    return [table.columns[place] for place in places]
 
 
-def _line_name(name: str, table: CostTable, fixed: float) -> str:
-    """Return what a line's second amount is: bytes of a piece or row, cached tokens, all pages, or the batch."""
-    if table.amount in ("pieces", "rows"):
-        return format_bytes(fixed)
-    if name.startswith(("caches.forward", "prefill")):
-        return f"after {fixed:.0f}"
-    return f"of {fixed:.0f} pages" if name.startswith("policies.") else f"batch {fixed:.0f}"
+def _line_name(table: CostTable, column: float) -> str:
+    """Return which column a line is."""
+    words = {"sequences": f"batch {column:.0f}", "cached_tokens": f"after {column:.0f}"}
+    words |= {"grid_pages": f"of {column:.0f} pages"}
+    return words.get(table.columns_are) or format_bytes(column)
 
 
 def _is_wide(grid: tuple[float, ...]) -> bool:
@@ -125,10 +123,10 @@ def _fine(grid: tuple[float, ...]) -> list[float]:
     return [float(x) for x in np.union1d(grid, spaced(grid[0], grid[-1], 80))]
 
 
-def _scale(axis: Any, table: CostTable, over_batch: bool) -> None:
+def _scale(axis: Any, table: CostTable, over_columns: bool) -> None:
     """Use logarithmic axes where the grid or the times span a factor of 50, and ticks that people write."""
     times_s = [time_s for row in table.time_s for time_s in row if time_s > 0]
-    if _is_wide(table.batches if over_batch else table.amounts):
+    if _is_wide(table.columns if over_columns else table.amounts):
         axis.set_xscale("log")
     else:
         axis.xaxis.set_major_locator(MaxNLocator(4))

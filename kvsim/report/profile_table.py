@@ -6,10 +6,13 @@ import textwrap
 from collections.abc import Sequence
 
 from kvsim.profile.profile import Profile
-from kvsim.profile.tables import CostTable
+from kvsim.profile.tables import Column, CostTable
 from kvsim.units import format_bytes, format_seconds
 
 _TITLES = ("cost", "range", "time", "90% of samples", "median +-", "samples")
+COLUMN_WORDS: dict[Column, str] = {"sequences": "batch", "cached_tokens": "after", "grid_pages": "of all pages,"}
+"""What stands before the number of a column."""
+
 _FOOT = (
     "time: from the least to the most that was measured. 90% of samples: how far single samples lie from the table. "
     "median +-: relative standard error of the table's own medians."
@@ -69,30 +72,23 @@ def _row(name: str, table: CostTable) -> tuple[str, ...]:
     time = (
         format_seconds(times_s[0]) if is_flat else f"{format_seconds(min(times_s))} .. {format_seconds(max(times_s))}"
     )
-    measured = _range(table, beside=_beside(name))
+    measured = _range(table)
     if not table.num_samples:
         return name, measured, time, "-", "-", "-"
     interval = f"{100 * table.residual_low_frac:+.0f}% .. {100 * table.residual_high_frac:+.0f}%"
     return name, measured, time, interval, f"{100 * table.median_error_frac:.1f}%", str(table.num_samples)
 
 
-def _range(table: CostTable, *, beside: str) -> str:
-    """Say between which amounts and batches the table was measured; `beside` says what a batch is."""
+def _range(table: CostTable) -> str:
+    """Return between which amounts and columns the table was measured."""
     parts = []
     if table.amount != "none":
         parts.append(f"{_span([f'{amount:,.0f}' for amount in table.amounts])} {table.amount}")
-    if table.amount == "pieces":
-        parts.append(f"of {_span([format_bytes(size) for size in table.batches])}")
-    elif len(table.batches) > 1:
-        parts.append(f"{beside} {_span([f'{batch:.0f}' for batch in table.batches])}")
+    if table.columns_are in ("piece_bytes", "row_bytes"):
+        parts.append(f"of {_span([format_bytes(size) for size in table.columns])}")
+    elif len(table.columns) > 1:
+        parts.append(f"{COLUMN_WORDS[table.columns_are]} {_span([f'{column:.0f}' for column in table.columns])}")
     return " ".join(parts) or "-"
-
-
-def _beside(name: str) -> str:
-    """Say what the second axis of a table counts."""
-    if name == "prefill":
-        return "after"
-    return "of all pages," if name.startswith("policies.") else "batch"
 
 
 def _span(values: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
+from kvsim.report.ranges import RangeError, check_ranges
+from kvsim.scenario.digest import file_digest
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -34,12 +35,21 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What one run found: a summary that equal scenarios make equal, its rows, and where and how it was made."""
+    """What one run found: a summary that equal scenarios make equal, its rows, and where and how it was made.
+
+    Raises
+    ------
+    RangeError
+        If a figure has a value that its unit rules out (`check_ranges`).
+    """
 
     summary: dict[str, Any]
     rows: dict[str, NDArray[Any]]
     """Columns of the per-step table, all of one length; none where a sweep kept the cells alone."""
     manifest: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_ranges(self.summary, self.rows)
 
 
 def write_result(result: RunResult, folder: Path, figures: Mapping[str, bytes] | None = None) -> Path:
@@ -96,7 +106,10 @@ def load_result(path: Path) -> RunResult:
         raise ResultError(f"{path / SUMMARY}: damaged: no list of cells{', each with its policy' if is_decode else ''}")
     has_rows = ROWS in manifest["files"]
     rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",)) if has_rows else {}
-    return RunResult(summary=summary, rows=rows, manifest=manifest)
+    try:
+        return RunResult(summary=summary, rows=rows, manifest=manifest)
+    except RangeError as problem:
+        raise ResultError(f"{path}: damaged: {problem.figure}; run it again") from None
 
 
 def write_picture(content: bytes, folder: Path, name: str) -> Path:
@@ -114,11 +127,6 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     except OSError as problem:
         raise ResultError(f"{path}: cannot write the picture: {problem.strerror}") from None
     return path
-
-
-def digest_of(content: bytes) -> str:
-    """Return the digest by which manifests know a file."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -170,7 +178,7 @@ def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) 
     for name, content in figures.items():
         (folder / name).write_bytes(content)
     own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)
-    digests = {name: _digest(folder / name) for name in (*own, *figures)}
+    digests = {name: file_digest(folder / name) for name in (*own, *figures)}
     (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
 
 
@@ -191,10 +199,6 @@ def _remove(partial: Path) -> None:
         partial.parent.rmdir()
 
 
-def _digest(path: Path) -> str:
-    return digest_of(path.read_bytes())
-
-
 def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     written = manifest.get("files")
     if not isinstance(written, dict):
@@ -202,7 +206,7 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     for name in (SUMMARY, ROWS) if ROWS in written else (SUMMARY,):
         expected = written.get(name)
         try:
-            found = _digest(path / name)
+            found = file_digest(path / name)
         except OSError as problem:
             raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
         if found != expected:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,19 @@ def scaled(unit: float) -> Callable[[Any], str]:
 def percent(value: float) -> str:
     """Return a share as a percentage with one decimal."""
     return f"{100 * value:.1f}%"
+
+
+def costs_text(profile: Mapping[str, Any], *more: str) -> str:
+    """Return whose costs a table has, from a summary's ``profile``, and whose times where they are another model's.
+
+    Examples
+    --------
+    >>> costs_text({"name": "a", "kind": "published", "times_of": "times of another model, 2 layers of 8 in bf16"})
+    'costs of a (published figures; times of another model, 2 layers of 8 in bf16)'
+    """
+    kind = "published figures" if profile["kind"] == "published" else profile["kind"]
+    others = [profile["times_of"]] if "times_of" in profile else []
+    return f"costs of {profile['name']} ({'; '.join([', '.join([kind, *more]), *others])})"
 
 
 def cell_text(column: Column, value: Any) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Scalar, SizeBytes, expand_cells, load
+from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Overrides, Scalar, SizeBytes, load
 from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
 from kvsim.scenario.toml import Listed, Strict, nearest
 from kvsim.types import UNIT_TOKENS, Partition
@@ -23,7 +22,6 @@ __all__ = [
     "PolicyChoice",
     "Scenario",
     "SelectorChoice",
-    "expand",
     "load_scenario",
 ]
 
@@ -119,6 +117,8 @@ class ProfileChoice(Strict):
     """Memory to plan for, where it is not the profile's own."""
     allow_other_shape: bool = False
     """Use a profile measured for another model shape. Its times are then those of the other shape."""
+    scale: Literal["work"] | None = None
+    """Use it with every table scaled by what it moves or computes for this shape over what it does for its own."""
 
 
 class Extrapolation(Strict):
@@ -209,6 +209,7 @@ class RunChoice(Strict):
     """First steps of every repetition that no figure counts."""
     seed: NonNegativeInt = 0
     prefill_chunk_tokens: PositiveInt = 512
+    """Tokens of a step in all, of all sequences: the token budget of a server's step. It decides on the activations."""
 
 
 class Measure(Strict):
@@ -229,7 +230,7 @@ class Scenario(AnyScenario):
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"),)
     lists: ClassVar = ("run.policies", "exclude")
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
-    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation")
+    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation", "profile.scale")
 
     kind: Literal["decode"] | None = None
     model: DecodedModel
@@ -243,11 +244,6 @@ class Scenario(AnyScenario):
     measure: Measure | None = None
 
 
-def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(path: Path, overrides: Overrides = ()) -> Scenario:
     """Return the decode scenario in the file `path`; see `kvsim.scenario.file.load`."""
     return load(Scenario, path, overrides)
-
-
-def expand(scenario: Scenario) -> list[Scenario]:
-    """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
-    return expand_cells(scenario)

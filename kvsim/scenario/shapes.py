@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_serializer
+
+from kvsim.errors import CapacityError
 
 DType: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
@@ -33,6 +36,17 @@ class ModelShape(BaseModel):
     dtype: DType
     learned_positions: PositiveInt | None = None
     """Positions with a learned embedding (GPT-2): the MLP is then plain, and projections and norms have biases."""
+    attention_biases: Literal["qkv", "qkvo"] | None = None
+    """Projections of a Llama-like attention that have biases: ``qkv`` in Qwen 2 and 2.5."""
+    window_tokens: PositiveInt | None = None
+    """Tokens that every second layer attends to at most (Gemma 2); longer contexts are refused (`check_context`)."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: Callable[[ModelShape], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the newest fields where they are absent: digests of older scenarios stay what they were."""
+        fields = dump(self)
+        absent = [name for name in ("attention_biases", "window_tokens") if fields.get(name) is None]
+        return {name: value for name, value in fields.items() if name not in absent}
 
     @property
     def dtype_bytes(self) -> int:
@@ -63,6 +77,8 @@ class ModelShape(BaseModel):
             + 3 * self.hidden_size * self.intermediate_size
             + 2 * self.hidden_size
         )
+        if self.attention_biases is not None:
+            layer += query + 2 * kv + (self.hidden_size if self.attention_biases == "qkvo" else 0)
         return self.num_layers * layer + embeddings + self.hidden_size
 
     @property
@@ -85,19 +101,58 @@ class ModelShape(BaseModel):
         halves = 3 if self.learned_positions is None else 2
         return self.num_layers * self.hidden_size * (2 * query + 2 * kv + halves * self.intermediate_size)
 
-    def activation_bytes(self, num_sequences: int, prefill_chunk_tokens: int) -> int:
-        """Return a bound on the bytes alive between layers: the widest tensors of a prefill chunk, and the logits.
+    def activation_bytes(self, step_tokens: int, num_logit_rows: int) -> int:
+        """Return the bytes of activations alive at once in a step, and its logits in float32.
 
-        Counted from the shape, not measured: residual and normed input, both MLP halves, and one row of
-        fp32 logits for each sequence.
+        In the MLP: residual, normed input and output, each as wide as the model; gate, up and their product, each as
+        wide as the MLP: ``3 * hidden_size + 3 * intermediate_size`` numbers a token. vLLM reports 2.07 GiB for
+        Llama-3.1-8B and a step of 20,000 tokens (vllm issue 10517), this 2.06. transformers holds the embeddings
+        besides; an engine that fuses the MLP holds less. It is an estimate and no bound.
+
+        Parameters
+        ----------
+        step_tokens
+            Tokens that one step computes, of all sequences.
+        num_logit_rows
+            Rows of logits: one for each sequence whose next token is chosen.
         """
-        tokens = num_sequences * max(prefill_chunk_tokens, 1)
-        per_token = 2 * self.hidden_size + 2 * self.intermediate_size
-        return tokens * per_token * self.dtype_bytes + num_sequences * self.vocab_size * 4
+        token_bytes = 3 * (self.hidden_size + self.intermediate_size) * self.dtype_bytes
+        return step_tokens * token_bytes + num_logit_rows * self.vocab_size * 4
+
+
+def check_context(shape: ModelShape, context_tokens: int, where: str) -> None:
+    """Refuse a context that the model has no positions for, or of which some layers would drop the oldest tokens.
+
+    Raises
+    ------
+    CapacityError
+        Naming the feature and the longest context.
+    """
+    if shape.learned_positions is not None and context_tokens > shape.learned_positions:
+        raise CapacityError(
+            f"{where}: {context_tokens:,} tokens of context; the model has learned embeddings for "
+            f"{shape.learned_positions:,} positions (learned_positions): take a context of at most so many"
+        )
+    if shape.window_tokens is not None and context_tokens > shape.window_tokens:
+        raise CapacityError(
+            f"{where}: {context_tokens:,} tokens of context; every second layer of the model attends to a sliding "
+            f"window of {shape.window_tokens:,} tokens (window_tokens), which kvsim does not simulate: take a context "
+            "of at most so many, or a model with full attention in all layers"
+        )
 
 
 def _shape(
-    layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, intermediate: int, vocab: int, *, tied: bool
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    intermediate: int,
+    vocab: int,
+    *,
+    tied: bool,
+    biases: Literal["qkv"] | None = None,
+    window_tokens: int | None = None,
 ) -> ModelShape:
     return ModelShape(
         num_layers=layers,
@@ -109,6 +164,8 @@ def _shape(
         vocab_size=vocab,
         tied_embeddings=tied,
         dtype="bf16",
+        attention_biases=biases,
+        window_tokens=window_tokens,
     )
 
 
@@ -118,8 +175,8 @@ SHAPES: dict[str, ModelShape] = {
     "llama-3.2-3b": _shape(28, 3072, 24, 8, 128, 8192, 128_256, tied=True),
     "llama-3-8b": _shape(32, 4096, 32, 8, 128, 14_336, 128_256, tied=False),
     "llama-3-70b": _shape(80, 8192, 64, 8, 128, 28_672, 128_256, tied=False),
-    "qwen2.5-7b": _shape(28, 3584, 28, 4, 128, 18_944, 152_064, tied=False),
+    "qwen2.5-7b": _shape(28, 3584, 28, 4, 128, 18_944, 152_064, tied=False, biases="qkv"),
     "mistral-7b": _shape(32, 4096, 32, 8, 128, 14_336, 32_768, tied=False),
-    "gemma-2-9b": _shape(42, 3584, 16, 8, 256, 14_336, 256_000, tied=True),
+    "gemma-2-9b": _shape(42, 3584, 16, 8, 256, 14_336, 256_000, tied=True, window_tokens=4096),
 }
 """Shapes by the name that a scenario and `kvsim calibrate --shape` use; sizes from published config.json."""

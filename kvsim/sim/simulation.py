@@ -306,8 +306,9 @@ class _Host:
         key = segment, amount
         if key not in self._costs:
             cost = self._profile.segment(segment)
-            host_s = cost.host.at_s(amount, self._batch) if cost.host else 0.0
-            self._costs[key] = cost.device.at_s(amount, self._batch), host_s, cost.tail_s if cost.host else 0.0
+            host_s = cost.host.at_s(amount, sequences=self._batch) if cost.host else 0.0
+            device_s = cost.device.at_s(amount, sequences=self._batch)
+            self._costs[key] = device_s, host_s, cost.tail_s if cost.host else 0.0
         return self._costs[key]
 
     def _wait(self, work: Work) -> Process[None]:

@@ -19,7 +19,7 @@ from kvsim.kernels.step import layout
 from kvsim.kernels.step.step import go_on
 from kvsim.policies.base import View
 from kvsim.profile.profile import SEGMENTS, SPECULATE, Profile
-from kvsim.profile.tables import CostTable
+from kvsim.profile.tables import At, CostTable
 from kvsim.sim.clock import Process
 from kvsim.sim.inputs import SimulationInput
 from kvsim.sim.ledger import BYTES, COLUMNS, COUNTS, HOST_TIMES, TIMES
@@ -297,30 +297,31 @@ def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatA
         clock[base + layout.LOOK_S] = np.inf
         clock[base + layout.SINCE_S] = np.nan
         clock[base + layout.SLOWDOWN] = link.both_ways_slowdown_frac
-    tables: dict[int, tuple[CostTable | None, float]] = {}
+    sequences, piece = At(sequences=batch), At(piece_bytes=given.page_bytes)
+    tables: dict[int, tuple[CostTable | None, At]] = {}
     for place, name in enumerate((*SEGMENTS, SPECULATE)):
         if name == SPECULATE and not given.foretells:
             continue
         cost = profile.segment(name)
-        tables[place] = cost.device, batch
-        tables[layout.HOST_TABLE + place] = cost.host, batch
+        tables[place] = cost.device, sequences
+        tables[layout.HOST_TABLE + place] = cost.host, sequences
         clock[layout.MEMO + 4 * place + 3] = cost.tail_s if cost.host else 0.0
     if given.policy.holds == "budget":
         decision = profile.policies[profile.decision_cost(given.policy_name)]
-        tables[layout.DECIDE] = decision, float(given.setting.grid.num_pages)
-    tables[layout.TO_DEVICE_TABLE] = link.to_device.transfer, float(given.page_bytes)
-    tables[layout.TO_DEVICE_TABLE + 1] = link.to_host.transfer, float(given.page_bytes)
+        tables[layout.DECIDE] = decision, At(grid_pages=given.setting.grid.num_pages)
+    tables[layout.TO_DEVICE_TABLE] = link.to_device.transfer, piece
+    tables[layout.TO_DEVICE_TABLE + 1] = link.to_host.transfer, piece
     clock[layout.MEMO :: 4] = np.nan
     packed: list[float] = [0.0]  # the table of no cost
-    for place, (table, column) in tables.items():
+    for place, (table, at) in tables.items():
         counts[layout.TABLE + place] = len(packed) if table is not None else 0
-        packed += [] if table is None else _packed(table, column)
+        packed += [] if table is None else _packed(table, at)
     return clock, np.array(packed)
 
 
-def _packed(table: CostTable, value: float) -> list[float]:
-    """Return a table at one batch (for a copy: at one size of a piece) as `kvsim.kernels.step.costs` reads it."""
-    column, frac = table.column_at(value)
+def _packed(table: CostTable, at: At) -> list[float]:
+    """Return a table at one of its columns as `kvsim.kernels.step.costs` reads it."""
+    column, frac = table.column_at(**at)
     left = [row[column] for row in table.time_s]
     right = [row[column + 1] for row in table.time_s] if frac else left
     return [float(len(table.amounts)), frac, *table.amounts, *left, *right]

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.optimize import isotonic_regression
 
-from kvsim.profile.profile import Link, LinkCost, Machine, Profile, SegmentCost, write_profile
+from kvsim.profile.profile import SCHEMA_VERSION, Link, LinkCost, Machine, Profile, SegmentCost, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import SHAPES
 
@@ -81,7 +81,7 @@ class SmallKernels:
 def make_profile(attention: Any, gemm: Any, kernels: SmallKernels, memory_bytes: float) -> Profile:
     """Return the profile."""
     return Profile(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name="h200-llama-3-8b-published",
         kind="published",
         notes=NOTES,
@@ -144,7 +144,8 @@ def _segments(gemms: Gemms, attention: Any, kernels: SmallKernels) -> dict[str, 
         "select": CostTable(
             amount="pages",
             amounts=(0.0, float(last_page)),
-            batches=tuple(map(float, BATCHES)),
+            columns_are="sequences",
+            columns=tuple(map(float, BATCHES)),
             time_s=tuple((_rounded(kernels.floor_s + TOP_K_S + pages * page_s),) * 7 for pages in (0, last_page)),
             source=SELECT_SOURCE,
         ),
@@ -161,7 +162,8 @@ def _speculate(query_s: Any, floor_s: float, page_s: float) -> CostTable:
     return CostTable(
         amount="pages",
         amounts=(0.0, float(last_page)),
-        batches=tuple(map(float, BATCHES)),
+        columns_are="sequences",
+        columns=tuple(map(float, BATCHES)),
         time_s=tuple(tuple(map(_rounded, query_s + floor_s + pages * page_s)) for pages in (0, last_page)),
         source=SPECULATE_SOURCE,
     )
@@ -209,7 +211,8 @@ def _attention(rows: Any) -> CostTable:
     return CostTable(
         amount="tokens",
         amounts=tuple(map(float, ATTENDED_TOKENS)),
-        batches=tuple(map(float, BATCHES)),
+        columns_are="sequences",
+        columns=tuple(map(float, BATCHES)),
         time_s=tuple(tuple(map(_rounded, row)) for row in np.array(columns).T),
         source=ATTENTION_SOURCE,
     )
@@ -254,7 +257,8 @@ def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: st
     return CostTable(
         amount="pieces",
         amounts=tuple(map(float, pieces)),
-        batches=tuple(map(float, columns)),
+        columns_are="piece_bytes",
+        columns=tuple(map(float, columns)),
         time_s=tuple(tuple(map(_rounded, row)) for row in zip(*columns.values(), strict=True)),
         source=source,
     )
@@ -263,17 +267,21 @@ def _copies(pieces: tuple[int, ...], columns: dict[int, list[float]], source: st
 def _decision(fixed_s: float, page_s: float, source: str) -> CostTable:
     many = 10_000.0
     times = ((_rounded(fixed_s),), (_rounded(fixed_s + many * page_s),))
-    return CostTable(amount="pages", amounts=(0.0, many), batches=(1.0,), time_s=times, source=source)
+    return CostTable(amount="pages", amounts=(0.0, many), time_s=times, source=source)
 
 
 def _constant(time_s: float, source: str) -> CostTable:
-    return CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((time_s,),), source=source)
+    return CostTable(amount="none", amounts=(0.0,), time_s=((time_s,),), source=source)
 
 
 def _by_batch(time_s: Any, source: str) -> CostTable:
-    batches = tuple(map(float, BATCHES))
     return CostTable(
-        amount="none", amounts=(0.0,), batches=batches, time_s=(tuple(map(_rounded, time_s)),), source=source
+        amount="none",
+        amounts=(0.0,),
+        columns_are="sequences",
+        columns=tuple(map(float, BATCHES)),
+        time_s=(tuple(map(_rounded, time_s)),),
+        source=source,
     )
 
 

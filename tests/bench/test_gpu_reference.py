@@ -163,9 +163,8 @@ def test_attention_is_compared_where_heads_dtype_window_and_range_are_the_same(s
     pa = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), file)
     own = make_profile()
-    measured = CostTable(
-        amount="tokens", amounts=(1000.0, 5000.0), batches=(1.0, 4.0), time_s=((2e-5,) * 2, (4e-5,) * 2)
-    )
+    grid = {"amounts": (1000.0, 5000.0), "columns": (1.0, 4.0), "time_s": ((2e-5,) * 2, (4e-5,) * 2)}
+    measured = CostTable(amount="tokens", columns_are="sequences", **grid)
     segment = own.segments["attention"].model_copy(update={"device": measured})
     shaped = own.model_copy(update={"shape": SHAPES["llama-3-8b"], "segments": own.segments | {"attention": segment}})
     found = attention_table.ratios(shaped, attention_table.read_table(file))

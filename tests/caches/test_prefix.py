@@ -46,10 +46,11 @@ def arrays(prompts):
 def test_the_compiled_replay_does_what_the_plain_cache_does(policy, admission, prompts, budget, in_flight) -> None:
     found = arrays(prompts)
     options = {"policy": policy, "budget_blocks": budget, "admission": admission, "in_flight": in_flight}
-    compiled = replay(found.blocks, found.starts, found.parents, **options)
-    plain = replay_plain(found.blocks, found.starts, **options)
-    assert compiled.hits.tolist() == plain.hits.tolist()
-    assert compiled.evictions.tolist() == plain.evictions.tolist()
+    for most_hits in (None, found.most_hits):
+        compiled = replay(found.blocks, found.starts, found.parents, **options, most_hits=most_hits)
+        plain = replay_plain(found.blocks, found.starts, **options, most_hits=most_hits)
+        assert compiled.hits.tolist() == plain.hits.tolist()
+        assert compiled.evictions.tolist() == plain.evictions.tolist()
 
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "lfu"])
@@ -101,11 +102,14 @@ def test_no_block_leaves_while_a_request_holds_it_or_another_follows_it(policy, 
 def test_no_policy_beats_the_bound_and_none_beats_a_cache_that_holds_everything(policy, prompts, budget) -> None:
     found = arrays(prompts)
     args = found.blocks, found.starts, found.parents
-    hits = int(replay(*args, policy=policy, budget_blocks=budget).hits.sum())
-    bound = int(replay(*args, policy="belady", budget_blocks=budget).hits.sum())
-    everything = int(replay(*args, policy="lru", budget_blocks=None).hits.sum())
-    assert hits <= bound <= everything
-    assert int(replay(*args, policy=policy, budget_blocks=None).hits.sum()) == everything
+    for most_hits in (None, found.most_hits):
+        options = {"budget_blocks": budget, "most_hits": most_hits}
+        hits = int(replay(*args, policy=policy, **options).hits.sum())
+        bound = int(replay(*args, policy="belady", **options).hits.sum())
+        everything = int(replay(*args, policy="lru", budget_blocks=None, most_hits=most_hits).hits.sum())
+        assert hits <= bound <= everything
+        unlimited = replay(*args, policy=policy, budget_blocks=None, most_hits=most_hits)
+        assert int(unlimited.hits.sum()) == everything
 
 
 @settings(max_examples=100)
@@ -129,6 +133,22 @@ def test_the_bound_is_that_of_a_cache_without_the_prefix_rule(prompts, budget) -
             cached.remove(max(cached, key=lambda other: next_use(other, place + 1)))
     bound = replay(found.blocks, found.starts, found.parents, policy="belady", budget_blocks=budget)
     assert int(bound.hits.sum()) == hits
+
+
+@pytest.mark.parametrize("index", ["plain", "compiled", "radix"])
+def test_a_prompt_that_is_found_whole_computes_its_last_block_again(index) -> None:
+    """vLLM's ``max_cache_hit_length = num_tokens - 1``: the last token is computed, and with it its block."""
+    lengths = (48, 48, 50)
+    requests = [Request(arrival_s=None, input_tokens=n, output_tokens=1, blocks=(1, 2, 3)) for n in lengths]
+    found = gather(requests, block_tokens=16, source="test")
+    options = {"policy": "lru", "budget_blocks": 30, "most_hits": found.most_hits}
+    if index == "radix":
+        done = replay_radix(found.blocks, found.starts, **options)
+    elif index == "plain":
+        done = replay_plain(found.blocks, found.starts, **options)
+    else:
+        done = replay(found.blocks, found.starts, found.parents, **options)
+    assert done.hits.tolist() == [0, 2, 3]
 
 
 def test_a_request_keeps_its_hits_when_it_makes_room_and_tails_leave_before_heads() -> None:

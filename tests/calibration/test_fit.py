@@ -25,15 +25,15 @@ samples = st.lists(
 
 @given(samples)
 def test_more_work_never_costs_less(rows):
-    table = fit_table(rows, "pages")
-    for batch in table.batches:
-        times_s = [table.at_s(amount, batch) for amount in np.linspace(0.5, 12, 40)]
+    table = fit_table(rows, "pages", "sequences")
+    for batch in table.columns:
+        times_s = [table.point_s(amount, batch) for amount in np.linspace(0.5, 12, 40)]
         assert all(right >= left - 1e-12 for left, right in itertools.pairwise(times_s))
 
 
 @given(samples)
 def test_no_time_lies_outside_what_was_measured(rows):
-    table = fit_table(rows, "pages")
+    table = fit_table(rows, "pages", "sequences")
     least, most = min(row[2] for row in rows), max(row[2] for row in rows)
     assert all(least * (1 - 1e-9) <= time_s <= most * (1 + 1e-9) for row in table.time_s for time_s in row)
     assert table.num_samples == len(rows)
@@ -48,9 +48,11 @@ def test_a_line_with_noise_is_found_within_its_own_error():
         for batch in (1.0, 4.0)
         for _ in range(50)
     ]
-    table = fit_table(rows, "tokens")
+    table = fit_table(rows, "tokens", "sequences")
     for amount, batch in ((10, 1), (1000, 4), (100, 4)):
-        assert table.at_s(amount, batch) == pytest.approx(1e-4 + 2e-6 * amount * batch, rel=4 * table.median_error_frac)
+        assert table.point_s(amount, batch) == pytest.approx(
+            1e-4 + 2e-6 * amount * batch, rel=4 * table.median_error_frac
+        )
     assert 0.005 < table.median_error_frac < 0.015  # 1.25 * 5% / sqrt(50)
     assert table.residual_low_frac == pytest.approx(-0.08, abs=0.02)
     assert table.residual_high_frac == pytest.approx(0.085, abs=0.02)
@@ -58,12 +60,12 @@ def test_a_line_with_noise_is_found_within_its_own_error():
 
 def test_a_point_without_samples_lies_between_its_neighbours():
     rows = [(1.0, 1.0, 1e-3), (3.0, 1.0, 3e-3), (1.0, 2.0, 2e-3), (2.0, 2.0, 3e-3), (3.0, 2.0, 5e-3)]
-    assert fit_table(rows, "pages").at_s(2, 1) == pytest.approx(2e-3)
+    assert fit_table(rows, "pages", "sequences").at_s(2, sequences=1) == pytest.approx(2e-3)
 
 
 def test_a_time_that_falls_is_pooled_by_the_number_of_samples():
     rows = [(1.0, 1.0, 4e-3)] * 3 + [(2.0, 1.0, 2e-3)]
-    assert fit_table(rows, "pages").time_s == ((pytest.approx(3.5e-3),), (pytest.approx(3.5e-3),))
+    assert fit_table(rows, "pages", "sequences").time_s == ((pytest.approx(3.5e-3),), (pytest.approx(3.5e-3),))
 
 
 def test_a_profile_keeps_few_samples_from_the_least_to_the_most():

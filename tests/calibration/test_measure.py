@@ -17,7 +17,7 @@ from kvsim.calibration.plan import FULL, QUICK, Plan  # noqa: E402
 from kvsim.engine.links.page_pool import PagePool  # noqa: E402
 from kvsim.engine.paged.speculation import Speculation  # noqa: E402
 from kvsim.errors import CalibrationError  # noqa: E402
-from kvsim.experiments.cost_tables import COST_TABLES  # noqa: E402
+from kvsim.experiments.registry import all_cost_tables  # noqa: E402
 from kvsim.policies import Paged  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.profile.profile import load_profile, write_profile  # noqa: E402
@@ -68,7 +68,7 @@ def tiny_plan(monkeypatch):
 
 def _profile():
     return calibrate(
-        shape=SHAPE, name="tiny", quick=True, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, cost_tables=COST_TABLES
+        shape=SHAPE, name="tiny", quick=True, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, cost_tables=all_cost_tables()
     )
 
 
@@ -79,7 +79,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
         name="tiny",
         quick=True,
         bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S,
-        cost_tables=COST_TABLES,
+        cost_tables=all_cost_tables(),
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     write_profile(profile, tmp_path / "tiny.toml")
@@ -88,7 +88,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     assert profile.synchronous and profile.link.emulated and profile.kind == "measured"
     assert profile.machine.num_threads == 1
     assert set(profile.policies) == set(TIMED_POLICIES)
-    assert profile.segments["attention"].device.batches == (1.0, 2.0)
+    assert profile.segments["attention"].device.columns == (1.0, 2.0)
     assert profile.segments["speculate"].device.amounts == (8.0, 16.0)
     assert all(table.num_samples for table in profile.tables().values())
     page_bytes = SHAPE.page_bytes(16)
@@ -168,7 +168,7 @@ def test_the_other_caches_have_a_table_a_batch():
     caches = {name: table for name, table in _profile().caches.items() if name.startswith("forward@")}
     assert set(caches) == {"forward@1", "forward@2"}
     for table in caches.values():
-        assert (table.amounts, table.batches) == ((1.0, 16.0), (0.0, 24.0))
+        assert (table.amounts, table.columns) == ((1.0, 16.0), (0.0, 24.0))
         assert table.num_samples == 4
         assert min(min(row) for row in table.time_s) > 0
 
@@ -181,5 +181,5 @@ def test_states_of_a_prompt_have_a_table_a_tier_and_the_host_is_behind_the_link(
         assert near.amounts == far.amounts == (8.0, 64.0)
         for tokens in near.amounts:
             stated_s = tokens * token_bytes / BANDWIDTH_BYTES_PER_S
-            assert stated_s <= far.at_s(tokens, 1) < stated_s + 0.02
-            assert 0 < near.at_s(tokens, 1) < stated_s
+            assert stated_s <= far.at_s(tokens) < stated_s + 0.02
+            assert 0 < near.at_s(tokens) < stated_s

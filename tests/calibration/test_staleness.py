@@ -87,7 +87,7 @@ def samples(profile: Profile, times: dict[str, float]) -> dict[str, list[tuple[f
     """Return three samples of every segment and of copies, `times` as long as the profile says."""
     names = [*(f"segments.{name}" for name in SEGMENTS), "link.to_device"]
     tables = profile.tables()
-    return {name: [(101, 1, tables[name].at_s(101, 1) * times.get(name, 1.0))] * 3 for name in names}
+    return {name: [(101, 1, tables[name].point_s(101, 1) * times.get(name, 1.0))] * 3 for name in names}
 
 
 def off(profile: Profile, **times: float) -> set[str]:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
 from kvsim.engine.model.families import check_config, decoder_layers, query_of, shape_of  # noqa: E402
+from kvsim.engine.model.generation import peak_bytes  # noqa: E402
 from kvsim.engine.model.loading import load_model, read_shape  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
@@ -40,6 +42,36 @@ def test_the_shape_of_a_gpt2_counts_its_parameters(tiny_gpt2):
     shape = shape_of(tiny_gpt2)
     assert (shape.num_kv_heads, shape.head_dim, shape.intermediate_size, shape.learned_positions) == (4, 16, 256, 512)
     assert shape.num_parameters == sum(part.numel() for part in tiny_gpt2.parameters())
+
+
+@pytest.mark.parametrize("biases", ["qkv", "qkvo", None])
+def test_the_shape_of_a_llama_like_model_counts_its_biases(biases):
+    sizes = {
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    if biases == "qkv":
+        model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, tie_word_embeddings=True))
+    else:
+        config = transformers.LlamaConfig(**sizes, attention_bias=biases is not None, tie_word_embeddings=True)
+        model = transformers.LlamaForCausalLM(config)
+    shape = shape_of(model)
+    assert shape.attention_biases == biases
+    assert shape.num_parameters == sum(part.numel() for part in model.parameters())
+
+
+@pytest.mark.parametrize("num_tokens", [256, 480])
+def test_the_activations_of_a_step_are_close_to_the_peak_of_a_real_one(tiny_model, num_tokens):
+    """transformers holds the embeddings besides: one tensor of the hidden size more than the formula."""
+    shape = shape_of(tiny_model)
+    ids = np.arange(num_tokens, dtype=np.int64).reshape(1, -1) % 250
+    kv_bytes = shape.num_layers * shape.page_bytes(1) * num_tokens
+    peak = peak_bytes(tiny_model, ids, 1, use_cache=True) - kv_bytes
+    assert 1.0 <= peak / shape.activation_bytes(num_tokens, 1) < 1.25
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ def forward_table(weights_s: float = 1e-3, token_s: float = 1e-5, cached_s: floa
     """Return the cost of a call that is linear in new tokens and in cached ones."""
     new, cached = (1.0, 64.0, 512.0), (0.0, 512.0)
     time_s = tuple(tuple(weights_s + token_s * amount + cached_s * before for before in cached) for amount in new)
-    return CostTable(amount="tokens", amounts=new, batches=cached, time_s=time_s)
+    return CostTable(amount="tokens", amounts=new, columns_are="cached_tokens", columns=cached, time_s=time_s)
 
 
 def write_tiny(model_path: Path, folder: Path, caches: dict[str, CostTable] | None = None) -> str:

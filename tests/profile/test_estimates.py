@@ -73,7 +73,7 @@ def test_the_estimate_is_the_coefficients_that_ship():
         + tokens * 4096 / (kind.roofline.bandwidth_frac * card.memory_bandwidth_bytes_per_s)
     )
     table = estimate_profile(card, LLAMA).segments["attention"].device
-    assert table.at_s(tokens, batch) == pytest.approx(by_hand_s, rel=1e-4)
+    assert table.at_s(tokens, sequences=batch) == pytest.approx(by_hand_s, rel=1e-4)
     assert (table.residual_low_frac, table.residual_high_frac) == (kind.card_out.low_frac, kind.card_out.high_frac)
 
 
@@ -177,7 +177,7 @@ def test_fewer_bits_of_weights_and_cache_make_a_large_model_faster():
     assert steps_s == sorted(steps_s, reverse=True)
     assert steps_s[0] > 3 * steps_s[2]
     whole, half = (estimate_profile(card, shape, kv=kv).segments["attention"].device for kv in (None, "fp8"))
-    assert half.at_s(10**6, 8) < 0.6 * whole.at_s(10**6, 8)
+    assert half.at_s(10**6, sequences=8) < 0.6 * whole.at_s(10**6, sequences=8)
 
 
 def test_a_card_without_fp8_expands_fp8_weights_and_computes_in_bf16():
@@ -246,7 +246,7 @@ def test_eager_launches_bound_a_small_model_and_not_a_large_one_on_a_slow_card()
 def test_the_host_time_of_a_layers_segments_is_that_of_the_layer():
     profile = estimate_profile(load_card("h100"), LLAMA, runtime="eager")
     hosts = [profile.segments[name].host for name in LAYER]
-    assert sum(host.at_s(0, 1) for host in hosts if host) == pytest.approx(load_coefficients().eager_layer.time_s)
+    assert sum(host.at_s(0) for host in hosts if host) == pytest.approx(load_coefficients().eager_layer.time_s)
 
 
 @pytest.mark.parametrize(("batch", "context_tokens"), [(1, 1024), (1, 32_768), (8, 4096), (64, 4096)])
@@ -307,7 +307,7 @@ def test_prefill_grows_with_new_and_cached_tokens_and_nears_the_matrix_rate():
     assert np.all(np.diff(times_s, axis=0) > 0)
     assert np.all(np.diff(times_s, axis=1) > 0)
     layers = LLAMA.num_parameters - 2 * LLAMA.vocab_size * LLAMA.hidden_size
-    share = 2 * layers * 4096 / card.bf16_flop_per_s / prefill.at_s(4096, 0)
+    share = 2 * layers * 4096 / card.bf16_flop_per_s / prefill.at_s(4096, cached_tokens=0)
     assert 0.4 < share < 0.9
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,14 +18,15 @@ from kvsim.scenario.shapes import SHAPES
 
 
 def constant(time_s: float, source: str = "") -> CostTable:
-    return CostTable(amount="none", amounts=(0.0,), batches=(1.0,), time_s=((time_s,),), source=source)
+    return CostTable(amount="none", amounts=(0.0,), time_s=((time_s,),), source=source)
 
 
 def profile(**changes: Any) -> Profile:
     copy = CostTable(
         amount="pieces",
         amounts=(1.0, 8.0),
-        batches=(4096.0, 65536.0),
+        columns_are="piece_bytes",
+        columns=(4096.0, 65536.0),
         time_s=((1e-6, 2e-6), (5e-6, 1 / 3e5)),
         residual_low_frac=-0.04,
         residual_high_frac=0.1,
@@ -32,7 +35,7 @@ def profile(**changes: Any) -> Profile:
     )
     link = LinkCost(transfer=copy, submit_s=1e-6, mechanism="emulated")
     values = {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": "test",
         "kind": "measured",
         "device": "cpu",
@@ -69,8 +72,8 @@ def test_a_profile_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: P
 
 def test_another_schema_version_is_refused_before_anything_else(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
-    path.write_text("schema_version = 2\nnonsense = 1\n")
-    with pytest.raises(CalibrationError, match=r"p\.toml: schema_version 2, this kvsim reads 1; calibrate again$"):
+    path.write_text("schema_version = 3\nnonsense = 1\n")
+    with pytest.raises(CalibrationError, match=r"p\.toml: schema_version 3, this kvsim reads 2; calibrate again$"):
         load_profile(path)
 
 
@@ -78,11 +81,7 @@ def test_another_schema_version_is_refused_before_anything_else(tmp_path: Path) 
     ("line", "changed", "fault"),
     [
         ("sync_s = 0.0", "sync = 0.0", "unknown key 'sync'; did you mean 'sync_s'?"),
-        (
-            'kind = "measured"',
-            'kind = "x"',
-            "kind: should be 'measured', 'published' or 'estimated', found 'x'",
-        ),
+        ('kind = "measured"', 'kind = "x"', "kind: should be 'measured', 'published' or 'estimated', found 'x'"),
         ("sync_s = 0.0", "sync_s = inf", "sync_s: should be a finite number, found inf"),
     ],
 )
@@ -136,12 +135,12 @@ def test_no_pieces_take_no_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("amounts", "batches", "time_s"),
+    ("amounts", "columns", "time_s"),
     [((1.0, 1.0), (1.0,), ((1.0,), (1.0,))), ((), (1.0,), ()), ((1.0,), (1.0,), ((1.0, 2.0),)), ((2.0,), (1.0,), ())],
 )
-def test_a_table_that_is_no_grid_is_refused(amounts: Any, batches: Any, time_s: Any) -> None:
+def test_a_table_that_is_no_grid_is_refused(amounts: Any, columns: Any, time_s: Any) -> None:
     with pytest.raises(ValueError, match=r"must have a row for each|must not be empty and must increase"):
-        CostTable(amount="pages", amounts=amounts, batches=batches, time_s=time_s)
+        CostTable(amount="pages", amounts=amounts, columns_are="sequences", columns=columns, time_s=time_s)
 
 
 def increasing(min_size: int) -> st.SearchStrategy[list[float]]:
@@ -152,14 +151,15 @@ def increasing(min_size: int) -> st.SearchStrategy[list[float]]:
 
 @st.composite
 def tables(draw: st.DrawFn, *, is_monotone: bool = False) -> CostTable:
-    amounts, batches = draw(increasing(1)), draw(increasing(1))
+    amounts, columns = draw(increasing(1)), draw(increasing(1))
     cost = st.floats(0, 1, allow_subnormal=False)
-    rows = [[draw(cost) for _ in batches] for _ in amounts]
+    rows = [[draw(cost) for _ in columns] for _ in amounts]
     if is_monotone:
         for i in range(len(amounts)):
-            for j in range(len(batches)):
+            for j in range(len(columns)):
                 rows[i][j] += max(rows[i - 1][j] if i else 0, rows[i][j - 1] if j else 0)
-    return CostTable(amount="pages", amounts=tuple(amounts), batches=tuple(batches), time_s=tuple(map(tuple, rows)))
+    grid = {"amounts": tuple(amounts), "columns": tuple(columns), "time_s": tuple(map(tuple, rows))}
+    return CostTable(amount="pages", columns_are="sequences", **grid)
 
 
 AMOUNTS = st.floats(0, 2000, allow_subnormal=False)
@@ -168,38 +168,83 @@ AMOUNTS = st.floats(0, 2000, allow_subnormal=False)
 @given(tables())
 def test_measured_points_are_given_back_exactly(table: CostTable) -> None:
     for amount, row in zip(table.amounts, table.time_s, strict=True):
-        for batch, time_s in zip(table.batches, row, strict=True):
-            assert table.at_s(amount, batch) == pytest.approx(time_s, rel=1e-12, abs=1e-15)
+        for batch, time_s in zip(table.columns, row, strict=True):
+            assert table.at_s(amount, sequences=batch) == pytest.approx(time_s, rel=1e-12, abs=1e-15)
 
 
 @given(tables(), AMOUNTS, AMOUNTS)
 def test_a_cost_inside_the_range_lies_between_the_measured_ones(table: CostTable, amount: float, batch: float) -> None:
     flat = [time_s for row in table.time_s for time_s in row]
-    if table.covers(amount, batch):
-        assert min(flat) - 1e-12 <= table.at_s(amount, batch) <= max(flat) + 1e-12
+    if table.covers(amount, sequences=batch):
+        assert min(flat) - 1e-12 <= table.at_s(amount, sequences=batch) <= max(flat) + 1e-12
 
 
 @given(tables(), AMOUNTS, AMOUNTS)
 def test_a_cost_is_never_negative_however_far_outside(table: CostTable, amount: float, batch: float) -> None:
-    assert table.at_s(amount * 10, batch * 10) >= 0.0
+    assert table.at_s(amount * 10, sequences=batch * 10) >= 0.0
 
 
 @given(tables(is_monotone=True), AMOUNTS, AMOUNTS, st.integers(0, 1000))
 def test_more_work_never_costs_less_where_no_measured_point_does(
     table: CostTable, amount: float, more: float, column: int
 ) -> None:
-    batch = table.batches[column % len(table.batches)]
-    assert table.at_s(amount + more, batch) >= table.at_s(amount, batch) - 1e-12
+    batch = table.columns[column % len(table.columns)]
+    assert table.at_s(amount + more, sequences=batch) >= table.at_s(amount, sequences=batch) - 1e-12
 
 
 @given(tables(is_monotone=True), AMOUNTS)
 def test_below_the_first_amount_its_cost_holds(table: CostTable, amount: float) -> None:
     if amount <= table.amounts[0]:
-        assert table.at_s(amount, table.batches[0]) == table.time_s[0][0]
+        assert table.at_s(amount, sequences=table.columns[0]) == table.time_s[0][0]
+
+
+@given(tables(), st.lists(st.tuples(AMOUNTS, AMOUNTS), min_size=1, max_size=9))
+def test_many_costs_at_once_are_those_asked_one_by_one(table: CostTable, asked: list[tuple[float, float]]) -> None:
+    amounts, batches = map(np.array, zip(*asked, strict=True))
+    one_by_one = [table.at_s(amount, sequences=batch) for amount, batch in asked]
+    assert table.times_s(amounts, sequences=batches) == pytest.approx(one_by_one, rel=1e-9, abs=1e-12)
+    inside = [bool(table.covers(amount, sequences=batch)) for amount, batch in asked]
+    assert table.covers(amounts, sequences=batches).tolist() == inside
+
+
+def test_a_table_is_asked_by_the_name_of_its_columns_alone() -> None:
+    grid = {"amounts": (1.0,), "columns": (1.0, 2.0), "time_s": ((1.0, 2.0),)}
+    table = CostTable(amount="pages", columns_are="piece_bytes", **grid)
+    assert table.at_s(1, piece_bytes=2) == 2.0
+    for at in ({"sequences": 2}, {}, {"piece_bytes": 2, "sequences": 1}):
+        for ask in (table.at_s, table.covers, lambda amount, **at: table.column_at(**at)):
+            with pytest.raises(TypeError, match="a cost over piece_bytes was asked for by"):
+                ask(1, **at)
+    with pytest.raises(ValueError, match="columns_are must say what several columns count"):
+        CostTable(amount="pages", **grid)
+    assert constant(3.0).at_s(1, sequences=4) == constant(3.0).at_s(1) == 3.0  # whatever the column
+
+
+def test_a_profile_whose_columns_count_something_else_is_refused() -> None:
+    wrong = profile().link.to_device.transfer.model_copy(update={"columns_are": "sequences"})
+    with pytest.raises(ValueError, match="columns_are of prefill should be 'cached_tokens', found 'sequences'"):
+        profile(prefill=wrong)
+
+
+def test_a_file_of_schema_version_1_loads_as_what_it_meant(tmp_path: Path) -> None:
+    grid = {"amounts": (1.0,), "columns": (0.0, 9.0), "time_s": ((1.0, 2.0),)}
+    rows = CostTable(amount="rows", columns_are="row_bytes", **grid)
+    calls = CostTable(amount="tokens", columns_are="cached_tokens", **grid)
+    device = CostTable(amount="none", columns_are="sequences", **grid)
+    segments = {name: SegmentCost(device=device) for name in SEGMENTS}
+    new = profile(segments=segments, caches={"rows.copy": rows, "forward@2": calls}, prefill=calls)
+    write_profile(new, tmp_path / "p.toml")
+    text = (tmp_path / "p.toml").read_text()
+    old = re.sub("^columns = ", "batches = ", re.sub("^columns_are = .*\n", "", text, flags=re.M), flags=re.M)
+    (tmp_path / "old.toml").write_text(old.replace("schema_version = 2", "schema_version = 1"))
+    assert "columns" not in (tmp_path / "old.toml").read_text()
+    loaded = load_profile(tmp_path / "old.toml")
+    assert loaded.caches == new.caches
+    assert (loaded.prefill, loaded.segments, loaded.link) == (new.prefill, new.segments, new.link)
 
 
 def test_beyond_the_last_amount_the_last_slope_goes_on() -> None:
-    table = CostTable(amount="pages", amounts=(0.0, 10.0, 20.0), batches=(1.0,), time_s=((0.0,), (1.0,), (3.0,)))
-    assert table.at_s(30, 1) == pytest.approx(5.0)
-    assert not table.covers(30, 1)
-    assert table.covers(20, 1)
+    table = CostTable(amount="pages", amounts=(0.0, 10.0, 20.0), time_s=((0.0,), (1.0,), (3.0,)))
+    assert table.at_s(30) == pytest.approx(5.0)
+    assert not table.covers(30)
+    assert table.covers(20)

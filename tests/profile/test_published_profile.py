@@ -30,8 +30,8 @@ def test_it_is_for_llama_3_8b_on_a_gpu_and_labelled_published(profile):
 def test_attention_reproduces_rows_of_the_table_it_was_made_from(profile, batch, step, latency_us):
     """Rows of generation_attention_perf (H200, vLLM 0.24.0): 32 query heads, 8 KV heads, head 128, bf16."""
     table = profile.segments["attention"].device
-    assert table.at_s(batch * (step + 1), batch) * 1e6 == pytest.approx(latency_us, abs=0.006)
-    assert table.covers(batch * (step + 1), batch)
+    assert table.at_s(batch * (step + 1), sequences=batch) * 1e6 == pytest.approx(latency_us, abs=0.006)
+    assert table.covers(batch * (step + 1), sequences=batch)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def test_copies_reproduce_the_rates_of_vllm_pr_42212(profile, pieces, piece_byte
 
 def test_a_layer_takes_at_least_the_time_to_read_its_weights(profile):
     """218 million parameters of a layer at the H200's 4.8 TB/s: no published kernel may be faster."""
-    layer_s = sum(profile.segments[name].device.at_s(0, 1) for name in ("attention_input", "attention_output"))
+    layer_s = sum(
+        profile.segments[name].device.at_s(0, sequences=1) for name in ("attention_input", "attention_output")
+    )
     embeddings = 2 * profile.shape.vocab_size * profile.shape.hidden_size
     weights_bytes = (profile.shape.num_parameters - embeddings) / profile.shape.num_layers * 2
     assert weights_bytes / 4.8e12 < layer_s < 2 * weights_bytes / 4.8e12

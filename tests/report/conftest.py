@@ -97,7 +97,7 @@ def _cell(policy: str, context: int, budget: float, rows: dict[str, Any]) -> dic
     sizes = {
         "kv_device_bytes": on_device * SHAPE.page_bytes(PAGE_TOKENS),
         "weights_bytes": SHAPE.weights_bytes,
-        "activation_bytes": SHAPE.activation_bytes(1, 512),
+        "activation_bytes": SHAPE.activation_bytes(512, 1),
         "summary_bytes": 0 if policy == "stream" else SHAPE.summary_bytes(total_pages),
     }
     device_bytes = sum(sizes.values())

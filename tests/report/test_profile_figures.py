@@ -28,9 +28,9 @@ def measured(published):
 
     def sampled(table: CostTable) -> CostTable:
         samples = tuple(
-            (amount, batch, table.at_s(amount, batch) * generator.uniform(0.9, 1.1))
+            (amount, column, table.point_s(amount, column) * generator.uniform(0.9, 1.1))
             for amount in table.amounts
-            for batch in table.batches
+            for column in table.columns
             for _ in range(4)
         )
         return table.model_copy(update={"samples": samples})

@@ -16,7 +16,8 @@ def measured(**changes: object) -> Profile:
     table = CostTable(
         amount="pages",
         amounts=(1.0, 64.0),
-        batches=(1.0, 4.0),
+        columns_are="sequences",
+        columns=(1.0, 4.0),
         time_s=((1e-5, 2e-5), (3e-3, 4e-3)),
         residual_low_frac=-0.04,
         residual_high_frac=0.12,
@@ -73,5 +74,13 @@ def test_no_line_but_the_table_is_wider_than_asked() -> None:
 
 
 def test_prefill_is_told_as_new_tokens_after_cached_ones() -> None:
-    table = CostTable(amount="tokens", amounts=(24.0, 256.0), batches=(0.0, 1088.0), time_s=((0.1, 0.2), (0.3, 0.4)))
+    grid = {"amounts": (24.0, 256.0), "columns": (0.0, 1088.0), "time_s": ((0.1, 0.2), (0.3, 0.4))}
+    table = CostTable(amount="tokens", columns_are="cached_tokens", **grid)
     assert "24 .. 256 tokens after 0 .. 1088" in line_of(profile_text(measured(prefill=table)), "prefill ")
+
+
+def test_the_other_caches_are_told_in_what_their_columns_count() -> None:
+    text = profile_text(load_profile(find_profile("cpu-smollm2-135m")))
+    assert "1 .. 448 tokens after 0 .. 416" in line_of(text, "caches.forward@2 ")
+    assert "1 .. 1,600 rows of 1 KiB .. 16 KiB" in line_of(text, "caches.rows.copy ")
+    assert "3 .. 4,096 tokens  " in line_of(text, "caches.restore.host ")

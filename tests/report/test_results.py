@@ -20,9 +20,7 @@ def make_result(steps: int = 40) -> RunResult:
     summary = {
         "schema_version": 1,
         "scenario": "trial",
-        "cells": [
-            {"policy": "lru", "tpot_p50_s": np.float64(0.1) + 0.2, "hit_frac": float("nan"), "hits": np.int64(3)}
-        ],
+        "cells": [{"policy": "lru", "tpot_p50_s": np.float64(0.1) + 0.2, "hit_frac": None, "hits": np.int64(3)}],
         "verdict": ["ja"],
     }
     rows = {

@@ -24,9 +24,9 @@ class Admitted:
     """What the cache decided for one request."""
 
     num_hits: int
-    """Blocks found, from the first on: a request's hits stop at its first miss."""
+    """Blocks found, from the first on, and not computed again: a request's hits stop at its first miss."""
     num_kept: int
-    """Blocks that the cache holds now, the hits among them; the request computes the others for itself."""
+    """Blocks that the cache holds now, the hits among them; the request computes all but the hits."""
     slots: tuple[int, ...]
     """Slot of each kept block."""
     evicted: tuple[int, ...]
@@ -87,7 +87,9 @@ class PrefixCache:
         """Return how many requests hold a cached block."""
         return self._blocks[block].holders
 
-    def request(self, chain: Sequence[int], next_uses: Sequence[int] | None = None) -> Admitted:
+    def request(
+        self, chain: Sequence[int], next_uses: Sequence[int] | None = None, *, most_hits: int | None = None
+    ) -> Admitted:
         """Look up the blocks of one prompt, hold the hits, bring in the others, and let older requests finish.
 
         Parameters
@@ -96,18 +98,21 @@ class PrefixCache:
             Names of the prompt's blocks, each after its parent.
         next_uses
             When each is used next: for the policy that may know.
+        most_hits
+            Hits that count: what is found beyond is held, and computed again. A prompt's last token must be computed
+            for its logits, so vLLM allows ``(tokens - 1) // block_tokens``.
         """
         coming = next_uses if next_uses is not None else [0] * len(chain)
         while len(self._held) >= self._in_flight:
             self.finish_oldest()
-        num_hits = 0
-        while num_hits < len(chain) and chain[num_hits] in self._blocks:
-            num_hits += 1
-        for block, next_use in zip(chain[:num_hits], coming, strict=False):
+        num_found = 0
+        while num_found < len(chain) and chain[num_found] in self._blocks:
+            num_found += 1
+        for block, next_use in zip(chain[:num_found], coming, strict=False):
             self._blocks[block].holders += 1
             self._eviction.hit(block, next_use)
-        num_kept, evicted = num_hits, []
-        for place in range(num_hits, len(chain)):
+        num_kept, evicted = num_found, []
+        for place in range(num_found, len(chain)):
             block = chain[place]
             if self._seen is not None and block not in self._seen:
                 break
@@ -124,6 +129,7 @@ class PrefixCache:
         kept = tuple(chain[:num_kept])
         self._held.append(kept)
         slots = tuple(self._blocks[block].slot for block in kept)
+        num_hits = num_found if most_hits is None else min(num_found, most_hits)
         return Admitted(num_hits=num_hits, num_kept=num_kept, slots=slots, evicted=tuple(evicted))
 
     def finish_oldest(self) -> None:

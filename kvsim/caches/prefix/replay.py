@@ -31,7 +31,7 @@ class Replayed:
     """What a cache did for each request of a trace, ``[num_requests]`` each."""
 
     hits: IntArray
-    """Blocks found, from the first on."""
+    """Blocks found, from the first on, and not computed again."""
     evictions: IntArray
     """Blocks that left to make room for the request's."""
 
@@ -45,6 +45,7 @@ def replay(
     budget_blocks: int | None,
     admission: str = "all",
     in_flight: int = 1,
+    most_hits: IntArray | None = None,
 ) -> Replayed:
     """Return what a prefix cache does with a trace, by the compiled twin of `PrefixCache`.
 
@@ -52,6 +53,8 @@ def replay(
     ----------
     blocks, starts, parents
         As `kvsim.traces.requests.base.RequestBlocks` has them.
+    most_hits
+        Blocks that each request may hit, as its ``most_hits``; all where absent.
 
     Raises
     ------
@@ -65,6 +68,7 @@ def replay(
         blocks,
         starts,
         parents,
+        np.diff(starts) if most_hits is None else most_hits,
         parents.size if budget_blocks is None else min(budget_blocks, parents.size),
         admission == "second-touch",
         in_flight,
@@ -80,15 +84,17 @@ def replay_plain(
     budget_blocks: int | None,
     admission: str = "all",
     in_flight: int = 1,
+    most_hits: IntArray | None = None,
 ) -> Replayed:
     """Return the same by the plain cache, which is slow and short enough to be believed."""
     num_distinct = int(blocks.max(initial=-1)) + 1
     budget = num_distinct if budget_blocks is None else min(budget_blocks, num_distinct)
     cache = PrefixCache(max(budget, 1), make_eviction(policy, max(budget, 1)), admission=admission, in_flight=in_flight)
-    coming = next_uses(blocks.tolist())
+    most = np.diff(starts) if most_hits is None else most_hits
+    coming = next_uses(chains(blocks, starts), most.tolist())
     hits, evictions = [], []
-    for chain, start in zip(chains(blocks, starts), starts.tolist(), strict=False):
-        done = cache.request(chain, coming[start : start + len(chain)])
+    for chain, own, most_here in zip(chains(blocks, starts), coming, most.tolist(), strict=True):
+        done = cache.request(chain, own, most_hits=most_here)
         hits.append(done.num_hits)
         evictions.append(len(done.evicted))
     return Replayed(hits=np.array(hits, dtype=np.int64), evictions=np.array(evictions, dtype=np.int64))
@@ -101,15 +107,19 @@ def replay_radix(
     policy: str,
     budget_blocks: int | None,
     evicts: str = "node",
+    most_hits: IntArray | None = None,
 ) -> Replayed:
     """Return what a radix tree does with a trace, one request at a time; see `RadixCache`."""
     cache = RadixCache(budget_blocks, policy, evicts=evicts)
-    hits, evictions = [], []
+    found, evictions = [], []
     for chain in chains(blocks, starts):
-        found, left = cache.request(tuple(chain))
-        hits.append(found)
+        matched, left = cache.request(tuple(chain))
+        found.append(matched)
         evictions.append(left)
-    return Replayed(hits=np.array(hits, dtype=np.int64), evictions=np.array(evictions, dtype=np.int64))
+    hits = np.array(found, dtype=np.int64)
+    if most_hits is not None:
+        hits = np.minimum(hits, most_hits)
+    return Replayed(hits=hits, evictions=np.array(evictions, dtype=np.int64))
 
 
 def chains(blocks: IntArray, starts: IntArray) -> list[Sequence[int]]:

@@ -14,9 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvsim.engine.capture.recorder import QUEST, StepRecorder, parse_channel, recording
+from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.first_token import prefill_logits
 from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.loading import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
+from kvsim.scenario.checks import check_length
 from kvsim.scenario.shapes import DType, ModelShape
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.traces.access.file import TraceWriter
@@ -106,12 +109,8 @@ def capture(
         If the file cannot be written.
     """
     shape = shape_of(model)
-    limit = model.config.max_position_embeddings
-    if request.max_tokens > limit:
-        raise KvsimError(
-            f"{origin.model}: its context is {limit} tokens, {request.max_tokens} are asked for "
-            f"({request.prompt_tokens} of prompt, {request.decode_tokens} decoded)"
-        )
+    lengths = f"{request.prompt_tokens} tokens of prompt and {request.decode_tokens} decoded"
+    check_length(request.max_tokens, context_limit_of(model), where=f"{origin.model}: {lengths}")
     header = _header(text, shape, request, origin)
     tokens = _tokens(tokenizer, text, request, origin).to(model.device)
     steps = _steps(model, tokens, request, progress or _silent)
@@ -164,7 +163,7 @@ def capture_bytes(shape: ModelShape, request: CaptureRequest) -> int:
     pages = sum(-(-request.max_tokens // page) for page in {parse_channel(name)[1] for name in request.channels})
     summary_bytes = 5 * 4 * shape.num_kv_heads * shape.head_dim * pages
     chunk_tokens = min(request.chunk_tokens, request.prompt_tokens)
-    chunk_bytes = shape.activation_bytes(1, chunk_tokens) + chunk_tokens * request.prompt_tokens
+    chunk_bytes = shape.activation_bytes(chunk_tokens, 1) + chunk_tokens * request.prompt_tokens
     heads_bytes = 2 * shape.num_heads * shape.head_dim * request.max_tokens * shape.dtype_bytes  # K and V, repeated
     return shape.weights_bytes + shape.num_layers * (kv_bytes + summary_bytes) + kv_bytes + chunk_bytes + heads_bytes
 
@@ -239,12 +238,15 @@ def _prefill(
     before = model.config._attn_implementation
     model.set_attn_implementation("sdpa")
     try:
-        for chunk in torch.split(prompt, chunk_tokens, dim=1):
-            logits: Tensor = logits_of(model, chunk, cache, logits_to_keep=1)[0, -1]
-            progress("prefill", cache.get_seq_length(), prompt.shape[1])
+        return prefill_logits(
+            model,
+            prompt,
+            cache,
+            chunk_tokens=chunk_tokens,
+            progress=lambda _: progress("prefill", cache.get_seq_length(), prompt.shape[1]),
+        )[0]
     finally:
         model.set_attn_implementation(before)
-    return logits
 
 
 def _next_token(model: PreTrainedModel, logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,20 @@ def shape_of_config(config: Any, dtype: DType) -> ModelShape:
         tied_embeddings=bool(config.tie_word_embeddings),
         dtype=dtype,
         learned_positions=config.n_positions if is_gpt2 else None,
+        attention_biases=_attention_biases(config),
     )
+
+
+def context_limit_of(model: Any) -> int | None:
+    """Return the most tokens that a model was made to read; None where its configuration does not say."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    return limit
+
+
+def _attention_biases(config: Any) -> Literal["qkv", "qkvo"] | None:
+    if config.model_type == "qwen2":
+        return "qkv"  # always, and no key of the configuration says so
+    return "qkvo" if config.model_type == "llama" and config.attention_bias else None
 
 
 def head_dim_of(config: Any) -> int:

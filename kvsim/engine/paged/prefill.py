@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from kvsim.engine.model.forward import logits_of
+from kvsim.engine.model.first_token import prefill_logits
 
 _ROOM_FACTOR_TOKENS = 128
 """Room is a multiple of this, so that it is a whole number of pages of 16, 32, 64 and 128 tokens."""
@@ -72,18 +72,11 @@ def prefill(
     """
     prompt_tokens = token_ids.shape[1]
     cache = DynamicCache(config=model.config)
-    logits = None
-    with torch.inference_mode():
-        for start in range(0, prompt_tokens, chunk_tokens):
-            chunk = token_ids[:, start : start + chunk_tokens].to(model.device)
-            logits = logits_of(model, chunk, cache, logits_to_keep=1)
-            if progress is not None:
-                progress(chunk.shape[1])
-    assert logits is not None
+    logits = prefill_logits(model, token_ids, cache, chunk_tokens=chunk_tokens, progress=progress)
     return Snapshot(
         tokens=_host_tokens(cache, room=prompt_tokens + room_tokens),
         prompt_tokens=prompt_tokens,
-        next_token=logits[:, -1].argmax(dim=-1, keepdim=True).cpu(),
+        next_token=logits.argmax(dim=-1, keepdim=True).cpu(),
     )
 
 

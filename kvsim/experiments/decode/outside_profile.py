@@ -1,4 +1,4 @@
-"""What a run asks of its profile, held against what was measured: costs beyond the range are extrapolated, and told."""
+"""What a run asks of its profile beyond what was measured: such costs are extrapolated, and reported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from kvsim.errors import CalibrationError
 from kvsim.experiments.decode.cells import Cell
+from kvsim.profile.other_shape import step_problem, times_of, whose_times, with_times_of
 from kvsim.profile.profile import SEGMENTS
 from kvsim.profile.tables import CostTable
+from kvsim.scenario.shapes import check_context
 from kvsim.types import pages_of
 from kvsim.units import format_bytes
 
@@ -69,25 +71,24 @@ _COUNTED = {
 }
 
 
-def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> list[Beyond]:
+def beyond_profile(cells: Sequence[Cell]) -> list[Beyond]:
     """Return the costs that `cells` ask outside the measured range by more than `SLACK`, each once, by name.
 
     The amounts follow from the scenario: what a layer reads, scores and may miss at once at the longest context. Host
-    times of segments are measured with their device times and not told twice.
-
-    Parameters
-    ----------
-    contexts_tokens
-        The longest context of each cell.
+    times of segments are measured with their device times and not reported twice.
 
     Raises
     ------
     CalibrationError
         If the link was measured at one page size only, and a cell's is another: no table can tell what its copies cost.
+        Or if the times are another model's and less than the profile itself allows (`step_problem`).
+    CapacityError
+        If the model has not the context (`check_context`).
     """
+    _check_cells(cells)
     found: dict[tuple[str, str], Beyond] = {}
-    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
-        for cost, counts, grid, value in _asked(cell, context_tokens):
+    for cell in cells:
+        for cost, counts, grid, value in _asked(cell, cell.extent.context_tokens):
             if grid[0] / SLACK <= value <= grid[-1] * SLACK:
                 continue
             known = found.get((cost, counts))
@@ -102,10 +103,40 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
     return [found[key] for key in sorted(found)]
 
 
-def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond]) -> dict[str, Any]:
-    """Return `summary` with `beyond` as figures (`beyond_profile`) and a line each in its verdict."""
+def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return `summary` with whose times it has, and `beyond` as figures (`beyond_profile`) and a line each."""
+    notes = {}
+    for cell in cells:
+        note = whose_times(cell.profile, cell.shape, cell.scenario.model.quantisation)
+        if note is not None:
+            notes[note] = times_of(cell.profile)
     lines = [*summary["verdict"], *map(str, beyond)]
-    return {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    told = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    return with_times_of(told, notes)
+
+
+def _check_cells(cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        scenario, context_tokens = cell.scenario, cell.extent.context_tokens
+        check_context(cell.shape, context_tokens, scenario.name)
+        problem = step_problem(
+            cell.profile,
+            cell.shape,
+            scenario.model.quantisation,
+            read_tokens=scenario.run.batch * _read_tokens(cell, context_tokens),
+            batch=scenario.run.batch,
+        )
+        if problem is not None:
+            raise CalibrationError(f"{scenario.name}: {problem}")
+
+
+def _read_tokens(cell: Cell, context_tokens: int) -> int:
+    """Return the most tokens that a layer attends to of one sequence."""
+    page_tokens = cell.scenario.page_tokens
+    pages = pages_of(context_tokens, page_tokens)
+    selector = cell.selector if cell.policy.attends == "selection" else None
+    read_pages = pages if selector is None else selector.max_pages(pages)
+    return min(read_pages * page_tokens, context_tokens)
 
 
 def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[float, ...], float]]:
@@ -115,13 +146,13 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
     pages = pages_of(context_tokens, scenario.page_tokens)
     selector = cell.selector if cell.policy.attends == "selection" else None
     read_pages = pages if selector is None else selector.max_pages(pages)
-    attended_tokens = min(read_pages * scenario.page_tokens, context_tokens)
-    amounts = {"attention": batch * attended_tokens, "select": batch * pages}
+    amounts = {"attention": batch * _read_tokens(cell, context_tokens), "select": batch * pages}
     for name in SEGMENTS:
         if name == "select" and selector is None:
             continue
         table = profile.segments[name].device
-        yield f"segments.{name}", "sequences", table.batches, batch
+        if table.columns_are == "sequences":
+            yield f"segments.{name}", "sequences", table.columns, batch
         if table.amount != "none" and name in amounts:
             yield f"segments.{name}", table.amount, table.amounts, amounts[name]
     if cell.holds_everything:
@@ -132,7 +163,7 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
         ("link.to_host", profile.link.to_host.transfer, 1),
     ):
         _check_page_size(cell, direction, link)
-        yield direction, "bytes", link.batches, cell.page_bytes
+        yield direction, "bytes", link.columns, cell.page_bytes
         yield direction, "pieces", link.amounts, pieces
 
 
@@ -144,12 +175,12 @@ def _asked_of_decisions(
     if table.amount == "none":
         return
     yield f"policies.{name}", "pages", table.amounts, selected_pages
-    if len(table.batches) > 1:  # one column: its cost was found not to depend on the pages in all
-        yield f"policies.{name}", "all pages", table.batches, grid_pages
+    if len(table.columns) > 1:  # one column: its cost was found not to depend on the pages in all
+        yield f"policies.{name}", "all pages", table.columns, grid_pages
 
 
 def _check_page_size(cell: Cell, direction: str, table: CostTable) -> None:
-    sizes = table.batches
+    sizes = table.columns
     if len(sizes) > 1 or len(table.amounts) == 1 or sizes[0] / SLACK <= cell.page_bytes <= sizes[0] * SLACK:
         return
     raise CalibrationError(

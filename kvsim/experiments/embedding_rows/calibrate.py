@@ -31,7 +31,7 @@ def row_tables(
     bandwidth_bytes_per_s: float | None,
     make_advance: Callable[[str, int], Callable[[int], None]],
 ) -> dict[str, CostTable]:
-    """Return the tables ``rows.*`` of `Profile.caches`: seconds over rows (`amounts`) x bytes of a row (`batches`).
+    """Return the tables ``rows.*`` of `Profile.caches`: seconds over rows x bytes of a row.
 
     ``plain``: a look-up in a table on the device. ``look-up``: a call of `CachedEmbedding` whose rows are all in. A
     call whose rows all miss, stage by stage: ``books`` decide, ``gather`` lays rows side by side on the host, ``copy``
@@ -57,7 +57,7 @@ def row_tables(
                 for name, time_s in tested.times(count, plan.row_cap_s):
                     samples.setdefault(name, []).append((count, row_bytes, time_s))
                 advance(1)
-    return {f"rows.{name}": fit_table(found, "rows") for name, found in samples.items()}
+    return {f"rows.{name}": fit_table(found, "rows", "row_bytes") for name, found in samples.items()}
 
 
 @contextmanager

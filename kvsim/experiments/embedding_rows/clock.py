@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from kvsim.caches.rows import RowBooks, RowCounts
+from kvsim.experiments.base import check_calls
 from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, episodes, row_bytes
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.profile.profile import Profile
@@ -31,17 +32,17 @@ class RowCosts:
 
     def at_s(self, name: str, rows: int) -> float:
         """Return the seconds of `rows` rows in one part; none for none."""
-        return self.tables[name].at_s(rows, self.row_bytes) if rows else 0.0
+        return self.tables[name].at_s(rows, row_bytes=self.row_bytes) if rows else 0.0
 
     def compute_s(self, call: EmbedCall) -> float:
         """Return the seconds of the model without its embedding."""
         batch, new = call.tokens.shape
-        return max(0.0, self.forward.at_s(new, call.cached_tokens) - self.at_s(PLAIN, batch * new))
+        return max(0.0, self.forward.at_s(new, cached_tokens=call.cached_tokens) - self.at_s(PLAIN, batch * new))
 
     def is_outside(self, call: EmbedCall) -> bool:
         """Return whether a call lies outside what was measured."""
-        within = self.tables[LOOK_UP].covers(call.tokens.size, self.row_bytes)
-        return not (within and self.forward.covers(call.tokens.shape[1], call.cached_tokens))
+        within = self.tables[LOOK_UP].covers(call.tokens.size, row_bytes=self.row_bytes)
+        return not (within and self.forward.covers(call.tokens.shape[1], cached_tokens=call.cached_tokens))
 
 
 def costs_of(scenario: EmbeddingRows, profile: Profile) -> RowCosts:
@@ -50,12 +51,14 @@ def costs_of(scenario: EmbeddingRows, profile: Profile) -> RowCosts:
     Raises
     ------
     CalibrationError
-        If the profile has them not.
+        If the profile has them not, or those of the model's calls are another model's and cannot be.
     """
+    run, forward = scenario.run, profile.cache_cost(f"forward@{scenario.run.batch}")
+    check_calls(scenario, profile, forward, [(run.prompt_tokens, 0), (1, run.prompt_tokens)], batch=run.batch)
     return RowCosts(
         row_bytes=row_bytes(scenario),
         tables={name: profile.cache_cost(name) for name in COSTS},
-        forward=profile.cache_cost(f"forward@{scenario.run.batch}"),
+        forward=forward,
     )
 
 

@@ -105,7 +105,6 @@ class EmbeddingRows(CacheScenario):
     """The embedding table in host memory, and a cache of its rows on the device."""
 
     one_of: ClassVar = (("cache.budget_rows", "cache.budget_bytes", "cache.budget_frac"),)
-    younger: ClassVar = ("exclude",)
 
     kind: Literal["embedding-rows"]
     stream: StreamChoice

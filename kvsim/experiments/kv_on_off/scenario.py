@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -26,8 +26,6 @@ class Generation(Strict):
 
 class KvOnOff(CacheScenario):
     """Generation with and without a KV cache: what it saves in time and takes in memory."""
-
-    younger: ClassVar = ("exclude",)
 
     kind: Literal["kv-on-off"]
     run: Generation

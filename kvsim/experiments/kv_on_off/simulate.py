@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.experiments import Compared, Job
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.experiments.base import cells_of, check_calls, make_result, profile_of, shape_of
 from kvsim.experiments.kv_on_off.report import growth_figure, growth_of, growth_text
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
+from kvsim.profile.tables import CostTable
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
-from kvsim.report.tables import Column
-from kvsim.scenario.shapes import ModelShape
+from kvsim.report.tables import Column, costs_text
+from kvsim.scenario.shapes import ModelShape, check_context
 from kvsim.units import format_bytes
 
-KIND = "kv-on-off"
 KEYS = ("use_cache", "batch", "prompt_tokens", "new_tokens")
 _POSITION_BYTES = 8
 """Of a position, and of a token id."""
@@ -44,21 +44,29 @@ COLUMNS: dict[str, Column] = {
 }
 
 
-def check(scenario: KvOnOff, beside: Path | None) -> int:
+def check(scenario: KvOnOff, base_dir: Path | None) -> int:
     """Check profile and costs, and return the number of cells."""
     cells = cells_of(scenario)
     for cell, _ in cells:
-        profile_of(cell, beside).cache_cost(_cost_name(cell))
+        _table_of(cell, profile_of(cell, base_dir))
     return len(cells)
+
+
+def _table_of(cell: KvOnOff, profile: Profile) -> CostTable:
+    """Return what the cell's calls of the model cost, refusing those that cannot be."""
+    run, table = cell.run, profile.cache_cost(_cost_name(cell))
+    check_context(shape_of(cell), run.prompt_tokens + run.new_tokens - 1, cell.name)
+    check_calls(cell, profile, table, [(run.prompt_tokens, 0), (1, run.prompt_tokens)], batch=run.batch)
+    return table
 
 
 def simulate(scenario: KvOnOff, job: Job) -> RunResult:
     """Return what each cell takes: its calls of the model one after the other, at the profile's cost of each."""
     cells, tables = [], []
     found = cells_of(scenario)
-    profile = profile_of(found[0][0], job.beside)
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, _) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         step_s = step_times_s(cell, profile)
         cells.append(cell_of(cell, step_s, peak_bytes=peak_bytes(cell, shape_of(cell))))
         tables.append(rows_of(number, cell, step_s))
@@ -68,7 +76,6 @@ def simulate(scenario: KvOnOff, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=cells,
         rows=rows,
         verdict=verdict_of(cells),
@@ -80,12 +87,12 @@ def simulate(scenario: KvOnOff, job: Job) -> RunResult:
 def step_times_s(scenario: KvOnOff, profile: Profile) -> NDArray[np.float64]:
     """Return the seconds of each generated token, ``[new_tokens]``, the first one with the prompt's."""
     run = scenario.run
-    table = profile.cache_cost(_cost_name(scenario))
+    table = _table_of(scenario, profile)
     steps = range(run.new_tokens)
     if run.use_cache:
-        later = [table.at_s(1, run.prompt_tokens + step) for step in steps[1:]]
-        return np.array([table.at_s(run.prompt_tokens, 0), *later])
-    return np.array([table.at_s(run.prompt_tokens + step, 0) for step in steps])
+        later = [table.at_s(1, cached_tokens=run.prompt_tokens + step) for step in steps[1:]]
+        return np.array([table.at_s(run.prompt_tokens, cached_tokens=0), *later])
+    return np.array([table.at_s(run.prompt_tokens + step, cached_tokens=0) for step in steps])
 
 
 def kv_bytes(scenario: KvOnOff, shape: ModelShape) -> int:
@@ -201,8 +208,7 @@ def verdict_of(cells: list[dict[str, Any]]) -> list[str]:
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells, how they grow, and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     table = cells_text(summary["cells"], COLUMNS)
     return "\n\n".join([f"{summary['scenario']}: {how}", table, growth_text(summary["growth"]), *summary["verdict"]])
 

@@ -55,10 +55,12 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
             f"{budget} ({format_bytes(best['cache_bytes'])}): {_named(best)} hits {best['block_hit_frac']:.3f} of the "
             f"blocks{of_bound}" + (f", and saves {_percent(saved)} of the time to first token." if saved else ".")
         )
-    lines.append(
-        "Time to first token is the prefill of what was not hit, one request at a time: no queue, no batch, no "
-        "transfer; hits are free, as where blocks stay on the device."
-    )
+    if any(cell["ttft_mean_s"] is not None for cell in cells):
+        lines.append(
+            "Time to first token is the prefill of what was not hit, one request at a time: no queue, no batch, no "
+            "transfer; hits are free, as where blocks stay on the device."
+        )
+    lines += _overload(cells)
     outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(
@@ -74,6 +76,19 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
     return lines
 
 
+def _overload(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say so where the trace's requests come faster than they can be prefilled one at a time."""
+    loads = [cell["prefill_load_frac"] for cell in cells if cell.get("prefill_load_frac") is not None]
+    if not loads or max(loads) <= 1:
+        return []
+    least, most = min(loads), max(loads)
+    load = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
+    return [
+        f"The load is {load}: prefilling the requests one at a time takes that many times the span in which they "
+        "arrive. Above 1 a queue grows as long as requests come, and real times to first token are longer than these."
+    ]
+
+
 def hit_figure(summary: Mapping[str, Any]) -> Figure:
     """Return block hit rate and mean time to first token over the budget, a line a policy, with the bound."""
     cells = [cell for cell in summary["cells"] if cell["block_hit_frac"] is not None]
@@ -87,13 +102,14 @@ def hit_figure(summary: Mapping[str, Any]) -> Figure:
         own = sorted((cell for cell in cells if _named(cell) == name), key=_budget)
         budgets = [_budget(cell) for cell in own]
         handles[name] = left.plot(budgets, [cell["block_hit_frac"] for cell in own], **looks[name])[0]
-        right.plot(budgets, [cell["ttft_mean_s"] for cell in own], **looks[name])
+        known = [cell for cell in own if cell["ttft_mean_s"] is not None]
+        right.plot([_budget(cell) for cell in known], [cell["ttft_mean_s"] for cell in known], **looks[name])
     bounded = sorted((cell for cell in cells if cell.get("bound_block_hit_frac") is not None), key=_budget)
     if bounded:
         places, bounds = [_budget(cell) for cell in bounded], [cell["bound_block_hit_frac"] for cell in bounded]
         handles["Belady's bound"] = left.plot(places, bounds, color="black", linestyle=":", linewidth=1.5)[0]
-    if cells:
-        full_s = max(cell["ttft_full_mean_s"] for cell in cells)
+    full_s = max((cell["ttft_full_mean_s"] for cell in cells if cell["ttft_full_mean_s"] is not None), default=None)
+    if full_s is not None:
         handles["no cache"] = right.axhline(full_s, color="0.5", linestyle="--", linewidth=1.5)
     left.set(xscale="log", xlabel="budget (blocks)", ylabel="share of blocks hit", ylim=(0, 1))
     right.set(xscale="log", xlabel="budget (blocks)", ylabel="time to first token, mean (s)")

@@ -93,7 +93,6 @@ class PrefixBlocks(CacheScenario):
     """Blocks of prompts kept for the next prompt that begins alike."""
 
     one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
-    younger: ClassVar = ("exclude",)
 
     kind: Literal["prefix-blocks"]
     trace: RequestsChoice

@@ -10,21 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
-from kvsim.errors import CalibrationError, ResultError
-from kvsim.experiments import Compared, Job
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.errors import ResultError
+from kvsim.experiments.base import cells_of, make_result, prefill_or_reason, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.report import COLUMNS, LEGEND, hit_figure, verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
+from kvsim.experiments.types import Compared, Job
+from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
-from kvsim.profile.tables import CostTable
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
+from kvsim.report.tables import costs_text
+from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
-from kvsim.types import BoolArray, FloatArray, IntArray
+from kvsim.types import FloatArray, IntArray
 
-KIND = "prefix-blocks"
 KEYS = ("policy", "budget_blocks")
 FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
 COUNTS = ("hit_blocks", "hit_tokens", "evicted_blocks")
@@ -32,47 +33,68 @@ RECORDED = "requests.jsonl"
 """File of a measured result with the blocks of what was sent."""
 
 
-def check(scenario: PrefixBlocks, beside: Path | None) -> int:
+def check(scenario: PrefixBlocks, base_dir: Path | None) -> int:
     """Check profile and trace, and return the number of cells."""
     cells = cells_of(scenario)
-    for trace in {cell.trace: None for cell, _ in cells}:
-        requests_of(trace, beside)
+    traces = {trace: requests_of(trace, base_dir) for trace in {cell.trace: None for cell, _ in cells}}
     for cell, _ in cells:
-        _prefill_of(profile_of(cell, beside))
+        profile_of(cell, base_dir)
+        check_context(shape_of(cell), int(traces[cell.trace].input_tokens.max()), cell.name)
     return len(cells)
+
+
+def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
+    """Return a line for what the profile cannot tell, and for times of arrival that go backward."""
+    told = []
+    for cell, _ in cells_of(scenario):
+        requests = requests_of(cell.trace, beside)
+        prefill = prefill_of(cell, profile_of(cell, beside), requests)
+        told += [prefill if isinstance(prefill, str) else None, backward_of(requests)]
+    return list(dict.fromkeys(line for line in told if line is not None))
 
 
 def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     """Replay the trace through the cache of every cell, or what a measured result recorded."""
     found = cells_of(scenario)
     entries, tables, traces, cases = [], [], {}, _Cases()
-    profile = profile_of(found[0][0], job.beside)
+    notes: list[str | None] = []
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, swept) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         if cell.trace not in traces:
             traces[cell.trace] = _requests(cell, job)
         requests = traces[cell.trace]
+        check_context(shape_of(cell), int(requests.input_tokens.max()), cell.name)
         done = cases.of(requests, cell.cache)
-        full_s, _ = prefill_times_s(profile, requests.input_tokens, 0, cell.prefill_chunk_tokens)
-        cached = cached_tokens(requests, done.hits)
-        ttft_s, is_outside = prefill_times_s(profile, requests.input_tokens - cached, cached, cell.prefill_chunk_tokens)
+        prefill, cached = prefill_of(cell, profile, requests), hit_tokens(requests, done.hits)
+        outside_frac = None
+        if isinstance(prefill, str):
+            full_s, ttft_s = (np.full(requests.num_requests, np.nan) for _ in range(2))
+            notes.append(prefill)
+        else:
+            full_s, _ = prefill.times_s(requests.input_tokens, 0)
+            ttft_s, is_outside = prefill.times_s(requests.input_tokens - cached, cached)
+            outside_frac = float(is_outside.mean())
+        notes.append(backward_of(requests))
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
         unlimited = cases.of(requests, cell.cache, policy="lru")
         bound = cases.of(requests, cell.cache, policy="belady", is_limited=True)
         num_blocks = requests.blocks.size
         entry["bound_block_hit_frac"] = _ratio(int(bound.hits.sum()), num_blocks)
         entry["unlimited_block_hit_frac"] = _ratio(int(unlimited.hits.sum()), num_blocks)
-        entry["ttft_outside_frac"] = float(is_outside.mean())
+        entry["ttft_outside_frac"] = outside_frac
         entries.append(entry | swept)
         tables.append(rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s))
         job.progress(1 / len(found))
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
-        verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=scenario.trace.shared_tokens is not None),
+        verdict=[
+            *verdict_of(entries, profile_kind=profile.kind, is_assumed=scenario.trace.shared_tokens is not None),
+            *dict.fromkeys(line for line in notes if line is not None),
+        ],
         profile=profile,
         extra={"requests_digest": "-".join(digest_of(requests) for requests in traces.values())},
     )
@@ -104,7 +126,9 @@ def run_cache(
 ) -> Replayed:
     """Return what one cache does with a trace."""
     if index == "radix":
-        return replay_radix(requests.blocks, requests.starts, policy=policy, budget_blocks=budget)
+        return replay_radix(
+            requests.blocks, requests.starts, policy=policy, budget_blocks=budget, most_hits=requests.most_hits
+        )
     return replay(
         requests.blocks,
         requests.starts,
@@ -113,6 +137,7 @@ def run_cache(
         budget_blocks=budget,
         admission=admission,
         in_flight=in_flight,
+        most_hits=requests.most_hits,
     )
 
 
@@ -124,58 +149,28 @@ def budget_of(cache: BlockCache, requests: RequestBlocks) -> int | None:
 
 
 def hit_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
-    """Return the tokens that each request's hits hold: a partial last block holds fewer than others."""
-    tokens: IntArray = np.minimum(hits * requests.block_tokens, requests.input_tokens)
-    return tokens
+    """Return the tokens of each request that need no prefill: its hits are full blocks and leave out its last token."""
+    return hits * requests.block_tokens
 
 
-def cached_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
-    """Return the tokens that need no prefill: all that were hit but the last token, which gives the first logits."""
-    tokens: IntArray = np.minimum(hit_tokens(requests, hits), np.maximum(requests.input_tokens - 1, 0))
-    return tokens
+def prefill_of(cell: PrefixBlocks, profile: Profile, requests: RequestBlocks) -> PrefillCost | str:
+    """Return the cost of a cell's prefill, or a line on why times are not known. Hits follow without them."""
+    longest = int(requests.input_tokens.max())
+    found = prefill_or_reason(cell, profile, chunk_tokens=cell.prefill_chunk_tokens, longest_tokens=longest)
+    return f"Times are not known: {found}." if isinstance(found, str) else found
 
 
-def prefill_times_s(
-    profile: Profile, new_tokens: IntArray, cached: IntArray | int, chunk_tokens: int
-) -> tuple[FloatArray, BoolArray]:
-    """Return the seconds to prefill each request in chunks, and whether a chunk lies outside what was measured."""
-    table = _prefill_of(profile)
-    left, done = new_tokens.copy(), np.zeros_like(new_tokens) + cached
-    times_s, is_outside = np.zeros(left.size), np.zeros(left.size, dtype=bool)
-    while (busy := np.flatnonzero(left > 0)).size:
-        chunk = np.minimum(left[busy], chunk_tokens)
-        times_s[busy] += _at_s(table, chunk, done[busy])
-        is_outside[busy] |= (chunk > table.amounts[-1]) | (done[busy] > table.batches[-1])
-        left[busy] -= chunk
-        done[busy] += chunk
-    return times_s, is_outside
-
-
-def _prefill_of(profile: Profile) -> CostTable:
-    if profile.prefill is None:
-        raise CalibrationError(f"profile {profile.name}: no cost of prefill, which prefix blocks save; calibrate again")
-    return profile.prefill
-
-
-def _at_s(table: CostTable, amounts: IntArray, batches: IntArray) -> FloatArray:
-    """Return `CostTable.at_s` of many."""
-    rows, row_frac = _places(table.amounts, amounts)
-    columns, column_frac = _places(table.batches, batches)
-    time_s = np.array(table.time_s)
-    below, beside = np.minimum(rows + 1, len(table.amounts) - 1), np.minimum(columns + 1, len(table.batches) - 1)
-    left = time_s[rows, columns] + row_frac * (time_s[below, columns] - time_s[rows, columns])
-    right = time_s[rows, beside] + row_frac * (time_s[below, beside] - time_s[rows, beside])
-    found: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
-    return found
-
-
-def _places(grid: tuple[float, ...], values: IntArray) -> tuple[IntArray, FloatArray]:
-    if len(grid) == 1:
-        return np.zeros(values.size, dtype=np.int64), np.zeros(values.size)
-    points = np.array(grid)
-    left = np.clip(np.searchsorted(points, values, side="right") - 1, 0, len(grid) - 2)
-    frac = np.maximum((values - points[left]) / (points[left + 1] - points[left]), 0.0)
-    return left, frac
+def backward_of(requests: RequestBlocks) -> str | None:
+    """Return a line where requests arrive before the one above them; None where times of arrival never go back."""
+    known = requests.arrival_s[np.isfinite(requests.arrival_s)]
+    is_back = np.diff(known) < 0
+    if not is_back.any():
+        return None
+    first = int(np.argmax(is_back))
+    return (
+        f"Times of arrival go backward {int(is_back.sum()):,} times in the trace, first at request {first + 2:,} "
+        f"({known[first + 1]:g} s after {known[first]:g} s): requests are replayed in the file's order."
+    )
 
 
 def cell_of(
@@ -189,6 +184,7 @@ def cell_of(
     budget = budget_of(cell.cache, requests)
     held = requests.num_distinct if budget is None else min(budget, requests.num_distinct)
     shape = shape_of(cell)
+    is_known = bool(np.isfinite(ttft_s).all())
     full_mean_s, mean_s = float(full_s.mean()), float(ttft_s.mean())
     span_s = float(np.nanmax(requests.arrival_s) - np.nanmin(requests.arrival_s)) if _has_times(requests) else 0.0
     return {
@@ -210,12 +206,12 @@ def cell_of(
         "request_mean_hit_frac": float(np.mean(done.hits[has_blocks] / counts[has_blocks]))
         if any(has_blocks)
         else None,
-        "ttft_mean_s": mean_s,
-        "ttft_p50_s": float(np.median(ttft_s)),
-        "ttft_p90_s": float(np.quantile(ttft_s, 0.9)),
-        "ttft_full_mean_s": full_mean_s,
-        "ttft_saved_frac": 1 - mean_s / full_mean_s if full_mean_s else None,
-        "prefill_load_frac": float(ttft_s.sum()) / span_s if span_s > 0 else None,
+        "ttft_mean_s": mean_s if is_known else None,
+        "ttft_p50_s": float(np.median(ttft_s)) if is_known else None,
+        "ttft_p90_s": float(np.quantile(ttft_s, 0.9)) if is_known else None,
+        "ttft_full_mean_s": full_mean_s if is_known else None,
+        "ttft_saved_frac": 1 - mean_s / full_mean_s if is_known and full_mean_s else None,
+        "prefill_load_frac": float(ttft_s.sum()) / span_s if is_known and span_s > 0 else None,
     }
 
 
@@ -248,7 +244,7 @@ def rows_of(
 
 def _requests(cell: PrefixBlocks, job: Job) -> RequestBlocks:
     if job.recorded is None:
-        return requests_of(cell.trace, job.beside)
+        return requests_of(cell.trace, job.base_dir)
     file = job.recorded / RECORDED
     if not file.is_file():
         raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")
@@ -262,8 +258,7 @@ def measured_block_tokens(cell: PrefixBlocks) -> int:
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     table = cells_text(summary["cells"], COLUMNS)
     return "\n\n".join([f"{summary['scenario']}: {how}", f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
 

@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.first_token import agreement_of, medians
 from kvsim.engine.model.generation import use_threads
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, model_path_of, profile_of, shape_of
+from kvsim.experiments.prompt_cache.calibrate import restore_tables
 from kvsim.experiments.prompt_cache.costs import slower_s
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
 from kvsim.experiments.prompt_cache.engine.run import Answered, answer
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario
 from kvsim.experiments.prompt_cache.simulate import Sent, Streams, all_bytes, books_of, cell_of, result_of, rows_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
 from kvsim.report.results import RunResult
-from kvsim.types import FloatArray, IntArray
+from kvsim.scenario.checks import check_length
+from kvsim.types import IntArray
 
 
 def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[str, bytes]]:
@@ -33,14 +36,13 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
     """
     cells = [cell for cell, _ in cells_of(scenario)]
     _check_swept(scenario)
-    profile = profile_of(scenario, job.beside)
-    streams = Streams(job.beside)
+    profile = profile_of(scenario, job.base_dir)
+    streams = Streams(job.base_dir)
     for cell in cells:
         slower_s(profile, cell)
         books_of(cell, streams.of(cell))
-    model, _ = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    path = model_path_of(scenario, job.base_dir)
+    model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     _check_lengths(scenario, model, [prompt for cell in cells for prompt in streams.of(cell)])
     use_threads(profile.machine.num_threads)
     chunk_tokens = scenario.prefill_chunk_tokens
@@ -74,12 +76,8 @@ def _check_swept(scenario: PromptCacheScenario) -> None:
 
 
 def _check_lengths(scenario: PromptCacheScenario, model: Any, prompts: Sequence[IntArray]) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(prompt.size for prompt in prompts)
-    if limit is not None and longest > limit:
-        raise ScenarioError(
-            f"{scenario.name}: a prompt has {longest} tokens, the model reads {limit}; cut them: prompts.max_tokens"
-        )
+    where = f"{scenario.name}: the longest prompt (prompts.max_tokens cuts them)"
+    check_length(max(map(len, prompts)), context_limit_of(model), where=where)
 
 
 def _through_cache(
@@ -105,14 +103,14 @@ def _cell(
     report: PromptCacheReport,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
-    own, alone = runs[0], full[0]
+    own = runs[0]
     sent = Sent(
         reuses=[found.reuse for found in own if found.reuse is not None],
         keepings=[found.keeping for found in own if found.keeping is not None],
-        ttft_s=_median([[found.ttft_s for found in run] for run in runs]),
-        full_s=_median([[found.ttft_s for found in run] for run in full]),
-        restore_s=_median([[found.restore_s for found in run] for run in runs]),
-        keep_s=_median([[found.keep_s for found in run] for run in runs]),
+        ttft_s=medians(runs, "ttft_s"),
+        full_s=medians(full, "ttft_s"),
+        restore_s=medians(runs, "restore_s"),
+        keep_s=medians(runs, "keep_s"),
         kept_bytes=report.device_bytes + report.host_bytes,
     )
     entry = cell_of(cell, prompts, sent)
@@ -120,31 +118,23 @@ def _cell(
     is_hit = np.array(held) > 0
     if is_hit.any():
         gains_s = [
-            float(
-                np.mean([whole.ttft_s - found.ttft_s for found, whole in zip(run, others, strict=True)], where=is_hit)
-            )
-            for run, others in zip(runs, full, strict=True)
+            float(np.mean(medians([alone], "ttft_s") - medians([run], "ttft_s"), where=is_hit))
+            for run, alone in zip(runs, full, strict=True)
         ]
-        busy_s, full_busy_s = (_median([[found.busy_s for found in run] for run in each]) for each in (runs, full))
+        busy_s, full_busy_s = (medians(each, "busy_s") for each in (runs, full))
         entry |= {"gain_repeats_s": gains_s, "busy_gain_s": float((full_busy_s - busy_s)[is_hit].mean())}
-    agree = [int(found.logits.argmax()) == int(whole.logits.argmax()) for found, whole in zip(own, alone, strict=True)]
-    apart = [float((found.logits - whole.logits).abs().max()) for found, whole in zip(own, alone, strict=True)]
     entry |= {
         "reused_tokens": report.reused_tokens,
         "hits": report.hits,
         "host_hits": report.host_hits,
         "evicted": report.evicted,
         "demoted": report.demoted,
-        "next_token_agreement_frac": float(np.mean(agree)),
-        "max_logit_difference": max(apart),
-    }
+    } | agreement_of(own, full[0])
     rows = rows_of(number, prompts, sent) | {
         "reused_tokens": np.array(held),
-        "busy_s": _median([[found.busy_s for found in run] for run in runs]),
+        "busy_s": medians(runs, "busy_s"),
     }
     return entry, rows
 
 
-def _median(times_s: list[list[float]]) -> FloatArray:
-    found: FloatArray = np.median(times_s, axis=0)
-    return found
+MEASUREMENT: Measurement[PromptCacheScenario] = Measurement(measure=measure, cost_tables=restore_tables)

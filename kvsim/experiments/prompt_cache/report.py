@@ -217,7 +217,7 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
     left.set(ylabel="time to first token of a hit (s)")
     right.set(ylabel="times as fast as without the cache")
     ticks = sorted({cell["shared_tokens"] for cell in summary["cells"]})
-    for axis in (left, right):
+    for axis in filter(_has_points, (left, right)):
         axis.set(xscale="log", yscale="log", xlabel="tokens shared")
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
@@ -225,6 +225,14 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
         axis.yaxis.set_major_formatter("{x:g}")
     legend_above(figure, handles)
     return figure
+
+
+def _has_points(axis: Any) -> bool:
+    """Return whether a panel has something to scale by; else say why it has not."""
+    if any(len(line.get_xdata()) and line.get_transform() == axis.transData for line in axis.lines):
+        return True
+    axis.text(0.5, 0.5, "times are not known", ha="center", va="center", transform=axis.transAxes)
+    return False
 
 
 def _mark_break_evens(axes: Sequence[Any], summary: Mapping[str, Any], linestyle: str) -> None:
@@ -252,7 +260,7 @@ def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
     left.set(ylabel="share of tokens reused", ylim=(0, 1))
     right.set(ylabel="time to first token, mean (s)")
     right.set_ylim(bottom=0)
-    for axis in (left, right):
+    for axis in filter(_has_points, (left, right)):
         axis.set(xscale="log", xlabel="budget (MiB)")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:,g}")
@@ -280,6 +288,8 @@ def _line(
             places.setdefault((cell[over] if cell[over] is not None else cell["kept_bytes"]) / unit, []).append(
                 cell[figure]
             )
+    if not places:  # a profile that cannot tell the times
+        return
     ordered = sorted(places)
     looks = {"linewidth": 2} | looks | ({} if kind == "line" else {"marker": "o"})
     looks |= {"linestyle": "none"} if kind == "marks" else {}

@@ -99,7 +99,6 @@ class PromptCacheScenario(CacheScenario):
     """Whole prompts kept for the next prompt that begins alike."""
 
     one_of: ClassVar = (("cache.budget_bytes", "cache.budget_frac"), ("prompts.stream", "prompts.trace"))
-    younger: ClassVar = ("exclude",)
 
     kind: Literal["prompt-cache"]
     prompts: PromptsChoice

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prompts.accounting import Keeping, PromptBooks, Reuse
 from kvsim.errors import ResultError
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.prompt_cache.costs import PromptCosts
 from kvsim.experiments.prompt_cache.prompts import digest_of, prompts_of
@@ -26,13 +25,15 @@ from kvsim.experiments.prompt_cache.report import (
     verdict_of,
 )
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario, PromptsChoice
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
-from kvsim.types import FloatArray, IntArray
+from kvsim.report.tables import costs_text
+from kvsim.scenario.shapes import check_context
+from kvsim.types import BoolArray, FloatArray, IntArray
 
-KIND = "prompt-cache"
 KEYS = ("tier", "policy", "shared_tokens", "budget_bytes", "link_bytes_per_s")
 FIGURES = ("ttft_mean_s", "ttft_hit_s", "ttft_hit_full_s", "keep_mean_s")
 COUNTS = ("hits", "reused_tokens", "host_hits", "evicted", "demoted", "kept_bytes")
@@ -53,49 +54,74 @@ class Sent:
     """Of all prompts kept after the last one."""
 
 
-def check(scenario: PromptCacheScenario, beside: Path | None) -> int:
+def check(scenario: PromptCacheScenario, base_dir: Path | None) -> int:
     """Check profile, costs, prompts and budgets, and return the number of cells."""
     cells = cells_of(scenario)
-    streams = Streams(beside)
+    streams = Streams(base_dir)
     for cell, _ in cells:
-        PromptCosts(profile_of(cell, beside), cell)
-        books_of(cell, streams.of(cell))
+        prompts = streams.of(cell)
+        PromptCosts(profile_of(cell, base_dir), cell, longest_of(cell, prompts))
+        books_of(cell, prompts)
     return len(cells)
+
+
+def warnings(scenario: PromptCacheScenario, beside: Path | None) -> list[str]:
+    """Return a line for what the profile cannot tell."""
+    streams, told = Streams(beside), []
+    for cell, _ in cells_of(scenario):
+        told.append(PromptCosts(profile_of(cell, beside), cell, longest_of(cell, streams.of(cell))).unknown)
+    return list(dict.fromkeys(line for line in told if line is not None))
+
+
+def longest_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
+    """Return the tokens of the longest prompt.
+
+    Raises
+    ------
+    CapacityError
+        If the model has no positions for it.
+    """
+    longest = max(prompt.size for prompt in prompts)
+    check_context(shape_of(cell), longest, cell.name)
+    return longest
 
 
 def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
     """Send every cell's prompts through its books."""
     found = cells_of(scenario)
-    entries, tables, streams = [], [], Streams(job.beside)
-    profile = profile_of(found[0][0], job.beside)
+    entries, tables, streams, unknown = [], [], Streams(job.base_dir), []
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, _) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         prompts = streams.of(cell)
-        costs = PromptCosts(profile, cell)
-        sent = _send(cell, prompts, costs)
-        entry = cell_of(cell, prompts, sent)
-        outside = [costs.is_outside(prompt.size, reuse) for prompt, reuse in zip(prompts, sent.reuses, strict=True)]
-        entries.append(entry | {"ttft_outside_frac": float(np.mean(outside))})
+        costs = PromptCosts(profile, cell, longest_of(cell, prompts))
+        unknown.append(costs.unknown)
+        sent, is_outside = _send(cell, prompts, costs)
+        outside_frac = None if costs.unknown else float(is_outside.mean())
+        entries.append(cell_of(cell, prompts, sent) | {"ttft_outside_frac": outside_frac})
         tables.append(rows_of(number, prompts, sent))
         job.progress(1 / len(found))
-    return result_of(scenario, job, entries, tables, streams, profile=profile)
+    return result_of(scenario, job, entries, tables, streams, profile=profile, unknown=unknown)
 
 
-def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> Sent:
+def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> tuple[Sent, BoolArray]:
+    """Return what happened to the prompts, and which of them ask for more than the profile measured."""
     books = books_of(cell, prompts)
     reuses, keepings = zip(*(books.request(prompt) for prompt in prompts), strict=True)
     restore_s = np.array([costs.restore_s(reuse) for reuse in reuses])
-    pairs = list(zip(prompts, reuses, strict=True))
-    computed_s = [costs.compute_s(prompt.size - reuse.tokens, reuse.tokens) for prompt, reuse in pairs]
-    return Sent(
+    sizes = np.array([prompt.size for prompt in prompts])
+    reused = np.array([reuse.tokens for reuse in reuses])
+    computed_s, is_outside = costs.compute_s(sizes - reused, reused)
+    sent = Sent(
         reuses=reuses,
         keepings=keepings,
-        ttft_s=restore_s + np.array(computed_s),
-        full_s=np.array([costs.compute_s(prompt.size, 0) for prompt in prompts]),
+        ttft_s=restore_s + computed_s,
+        full_s=costs.compute_s(sizes, 0)[0],
         restore_s=restore_s,
         keep_s=np.array([costs.keep_s(kept, prompt.size) for prompt, kept in zip(prompts, keepings, strict=True)]),
         kept_bytes=books.used_bytes("device") + books.used_bytes("host"),
     )
+    return sent, is_outside | np.array([costs.is_restored_outside(reuse) for reuse in reuses])
 
 
 class Streams:
@@ -161,9 +187,9 @@ def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) 
         "evicted": sum(move.to is None and not move.is_replaced for move in moves),
         "demoted": sum(move.to is not None for move in moves),
         "kept_bytes": sent.kept_bytes,
-        "ttft_mean_s": float(sent.ttft_s.mean()),
-        "ttft_full_mean_s": float(sent.full_s.mean()),
-        "keep_mean_s": float(sent.keep_s.mean()),
+        "ttft_mean_s": _mean_s(sent.ttft_s),
+        "ttft_full_mean_s": _mean_s(sent.full_s),
+        "keep_mean_s": _mean_s(sent.keep_s),
     }
     return found | _of_hits(sent, is_hit, int(reused.sum()) * token_bytes(cell))
 
@@ -172,15 +198,21 @@ def _of_hits(sent: Sent, is_hit: NDArray[np.bool_], hit_bytes: int) -> dict[str,
     """Return the figures of the prompts that reused something; None where none did."""
     if not is_hit.any():
         return dict.fromkeys(("ttft_hit_s", "ttft_hit_full_s", "speedup", "restore_hit_s", "least_link_bytes_per_s"))
-    hit_s, full_s = float(sent.ttft_s[is_hit].mean()), float(sent.full_s[is_hit].mean())
+    hit_s, full_s = _mean_s(sent.ttft_s[is_hit]), _mean_s(sent.full_s[is_hit])
     spared_s = float((sent.full_s - sent.ttft_s + sent.restore_s)[is_hit].sum())
     return {
         "ttft_hit_s": hit_s,
         "ttft_hit_full_s": full_s,
-        "speedup": full_s / hit_s,
-        "restore_hit_s": float(sent.restore_s[is_hit].mean()),
+        "speedup": full_s / hit_s if full_s is not None and hit_s is not None else None,
+        "restore_hit_s": _mean_s(sent.restore_s[is_hit]),
         "least_link_bytes_per_s": hit_bytes / spared_s if spared_s > 0 else None,
     }
+
+
+def _mean_s(times_s: FloatArray) -> float | None:
+    """Return the mean; None where the profile cannot tell the times."""
+    mean_s = float(times_s.mean())
+    return None if np.isnan(mean_s) else mean_s
 
 
 def rows_of(number: int, prompts: Sequence[IntArray], sent: Sent) -> dict[str, NDArray[Any]]:
@@ -209,16 +241,23 @@ def result_of(
     *,
     profile: Profile,
     is_measured: bool = False,
+    unknown: Sequence[str | None] = (),
 ) -> RunResult:
-    """Return the result of all cells, simulated or measured, with the break-even of each group of them."""
+    """Return the result of all cells, simulated or measured, with the break-even of each group of them.
+
+    Parameters
+    ----------
+    unknown
+        Why times are not known, of the cells where they are not; the last one is told.
+    """
     crossings = break_evens(entries)
+    told = verdict_of(entries, crossings, is_emulated=profile.link.emulated, stands_in=scenario.prompts.trace)
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
-        verdict=verdict_of(entries, crossings, is_emulated=profile.link.emulated, stands_in=scenario.prompts.trace),
+        verdict=[*list(filter(None, unknown))[-1:], *told],
         profile=profile,
         is_measured=is_measured,
         extra={"break_evens": crossings, "prompts_digest": streams.digest()},
@@ -227,8 +266,7 @@ def result_of(
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells, the break-evens and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
+    how = "measured" if summary.get("is_measured") else costs_text(summary["profile"])
     parts = [f"{summary['scenario']}: {how}", f"{cells_text(summary['cells'], COLUMNS)}\n{LEGEND}"]
     if summary["break_evens"]:
         parts.append(break_evens_text(summary["break_evens"]))

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import CalibrationError
+from kvsim.experiments.base import prefill_or_reason
 from kvsim.experiments.prompt_modules.accounting import Served
 from kvsim.experiments.prompt_modules.case import Case
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
+from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
 from kvsim.types import FloatArray, Tier
 
@@ -22,33 +24,17 @@ from kvsim.types import FloatArray, Tier
 class Costs:
     """A profile's costs of prompts.
 
-    A call of the model costs what prefill of its tokens after the cached ones does. Modules that are on the host come
+    Modules that are on the host come
     in one transfer (``restore.host``); where parts lie on the device they are joined there, which costs what copying
     that many tokens does (``store.device``), as taking a module out of the pass that encodes it does.
     """
 
     profile: Profile
-    chunk_tokens: int
-
-    def check(self, tiers: Sequence[Tier]) -> None:
-        """Refuse a profile without the tables.
-
-        Raises
-        ------
-        CalibrationError
-            Naming the one that is missing.
-        """
-        if self.profile.prefill is None:
-            raise CalibrationError(f"profile {self.profile.name}: no cost of prefill; calibrate again")
-        for name in ("store.device", *(f"restore.{tier}" for tier in tiers)):
-            self.profile.cache_cost(name)
+    prefill: PrefillCost
 
     def read_s(self, new_tokens: int, cached_tokens: int) -> float:
         """Return the seconds to read new tokens after cached ones, in chunks."""
-        table = self.profile.prefill
-        assert table is not None
-        starts = range(0, new_tokens, self.chunk_tokens)
-        return sum(table.at_s(min(self.chunk_tokens, new_tokens - start), cached_tokens + start) for start in starts)
+        return self.prefill.time_s(new_tokens, cached_tokens)
 
     def full_s(self, assembly: Assembly) -> float:
         """Return the time to first token under full attention, without a store."""
@@ -67,18 +53,30 @@ class Costs:
 
     def is_outside(self, assembly: Assembly, tier: Tier) -> bool:
         """Return whether a prompt is longer than anything that the profile measured of prefill or of restoring."""
-        prefill, restore = self.profile.prefill, self.profile.cache_cost(f"restore.{tier}")
-        assert prefill is not None
-        longest = max(assembly.num_tokens - self.chunk_tokens, assembly.reused_tokens)
-        largest = min(self.chunk_tokens, assembly.num_tokens)
-        return (
-            longest > prefill.batches[-1]
-            or largest > prefill.amounts[-1]
-            or assembly.reused_tokens > restore.amounts[-1]
-        )
+        restore = self.profile.cache_cost(f"restore.{tier}")
+        new = np.array([assembly.num_tokens, assembly.fresh_tokens])
+        _, is_outside = self.prefill.times_s(new, np.array([0, assembly.reused_tokens]))
+        return bool(is_outside.any()) or assembly.reused_tokens > restore.amounts[-1]
 
     def _at_s(self, name: str, tokens: int) -> float:
-        return self.profile.cache_cost(name).at_s(tokens, 1) if tokens else 0.0
+        return self.profile.cache_cost(name).at_s(tokens) if tokens else 0.0
+
+
+def costs_of(cell: PromptModules, case: Case, profile: Profile) -> Costs:
+    """Return the costs of a cell.
+
+    Raises
+    ------
+    CalibrationError
+        If the profile lacks one, or its times cannot be.
+    """
+    for name in ("store.device", f"restore.{cell.cache.tier}"):
+        profile.cache_cost(name)
+    longest = max(assembly.num_tokens for assembly in case.assemblies)
+    prefill = prefill_or_reason(cell, profile, chunk_tokens=cell.prefill_chunk_tokens, longest_tokens=longest)
+    if isinstance(prefill, str):
+        raise CalibrationError(f"{cell.name}: {prefill}")
+    return Costs(profile=profile, prefill=prefill)
 
 
 def all_stored(assembly: Assembly) -> Served:

@@ -81,7 +81,6 @@ class PromptModules(CacheScenario):
     """Pieces of prompts encoded once, each alone at its own positions, and reused wherever a prompt selects them."""
 
     one_of: ClassVar = (("cache.budget_modules", "cache.budget_frac", "cache.budget_bytes"),)
-    younger: ClassVar = ("exclude",)
     not_swept: ClassVar = {
         **{
             f"prompts.{field}": "; all cells read one set of prompts"

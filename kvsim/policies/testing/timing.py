@@ -90,19 +90,20 @@ def fit_decisions(samples: Sequence[_Sample], *, everything: bool, source: str) 
     rows = np.array(samples, dtype=np.float64)
     if everything:
         rows[:, 1] = 1.0
-    amounts, batches = np.unique(rows[:, 0]), np.unique(rows[:, 1])
-    medians = np.full((amounts.size, batches.size), np.nan)
+    amounts, columns = np.unique(rows[:, 0]), np.unique(rows[:, 1])
+    medians = np.full((amounts.size, columns.size), np.nan)
     for place, amount in enumerate(amounts):
-        for column, batch in enumerate(batches):
-            here = rows[(rows[:, 0] == amount) & (rows[:, 1] == batch), 2]
+        for column, grid_pages in enumerate(columns):
+            here = rows[(rows[:, 0] == amount) & (rows[:, 1] == grid_pages), 2]
             medians[place, column] = np.median(here) if here.size else np.nan
     fitted = np.fmax.accumulate(medians, axis=0)
-    at_samples = fitted[np.searchsorted(amounts, rows[:, 0]), np.searchsorted(batches, rows[:, 1])]
+    at_samples = fitted[np.searchsorted(amounts, rows[:, 0]), np.searchsorted(columns, rows[:, 1])]
     low, high = np.quantile(rows[:, 2] / at_samples - 1, (0.05, 0.95))
     return CostTable(
         amount="pages",
         amounts=tuple(amounts.tolist()),
-        batches=tuple(batches.tolist()),
+        columns_are="none" if everything else "grid_pages",
+        columns=tuple(columns.tolist()),
         time_s=tuple(tuple(row) for row in fitted.tolist()),
         residual_low_frac=float(low),
         residual_high_frac=float(high),

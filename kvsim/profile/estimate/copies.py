@@ -45,7 +45,8 @@ def _table(copy: Copy, transfer_s: Callable[[float, float], float], source: str)
     return CostTable(
         amount="pieces",
         amounts=copy.pieces,
-        batches=copy.piece_bytes,
+        columns_are="piece_bytes",
+        columns=copy.piece_bytes,
         time_s=tuple(
             tuple(float(f"{transfer_s(count, size):.6g}") for size in copy.piece_bytes) for count in copy.pieces
         ),

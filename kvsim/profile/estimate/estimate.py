@@ -13,7 +13,7 @@ from kvsim.profile.estimate.copies import link_of
 from kvsim.profile.estimate.hosts import Runtime, decision_costs, with_launches
 from kvsim.profile.estimate.kernels import Formats, Weights, formats_of
 from kvsim.profile.estimate.pricing import Price, Pricing, Work
-from kvsim.profile.profile import Machine, Profile
+from kvsim.profile.profile import SCHEMA_VERSION, Machine, Profile
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import ModelShape, Quantisation
 
@@ -62,7 +62,7 @@ def estimate_profile(
         )
     devices = _segments(pricing, shape, formats, assumptions)
     return Profile(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name=_name(card, formats, kv, runtime),
         kind="estimated",
         notes=_notes(card, coefficients),
@@ -148,7 +148,7 @@ def _prefill(pricing: Pricing, shape: ModelShape, formats: Formats) -> CostTable
         "Attention was fitted without cached tokens; assumption: pairs of a new and a cached token cost the same. "
         + _fitted_source(pricing, "prefill_attention", formats)
     )
-    return pricing.by_amount(whole, "tokens", NEW_TOKENS, CACHED_TOKENS, source=source)
+    return pricing.by_amount(whole, "tokens", NEW_TOKENS, CACHED_TOKENS, columns_are="cached_tokens", source=source)
 
 
 _ELEMENTWISE = "kernels that move bytes: kind elementwise of kvsim/profile/estimate/coefficients.toml"

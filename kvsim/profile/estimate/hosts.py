@@ -38,9 +38,7 @@ def with_launches(
 def decision_costs(assumptions: Assumptions) -> dict[str, CostTable]:
     """Return host times of decisions by policy name."""
     return {
-        "resident": CostTable(
-            amount="none", amounts=(0.0,), batches=(1.0,), time_s=((0.0,),), source="assumption: nothing to decide"
-        ),
+        "resident": CostTable(amount="none", amounts=(0.0,), time_s=((0.0,),), source="assumption: nothing to decide"),
         "stream": _decision(assumptions.stream),
         "*": _decision(assumptions.decide),
     }
@@ -50,7 +48,6 @@ def _launched(host: HostTime, share: float) -> CostTable:
     return CostTable(
         amount="none",
         amounts=(0.0,),
-        batches=(1.0,),
         time_s=((float(f"{host.time_s * share:.6g}"),),),
         residual_low_frac=host.low_frac,
         residual_high_frac=host.high_frac,
@@ -63,7 +60,6 @@ def _decision(decision: Decision) -> CostTable:
     return CostTable(
         amount="pages",
         amounts=(0.0, many),
-        batches=(1.0,),
         time_s=((decision.fixed_s,), (decision.fixed_s + many * decision.page_s,)),
         residual_low_frac=decision.low_frac,
         residual_high_frac=decision.high_frac,

@@ -9,7 +9,7 @@ from kvsim.errors import ScenarioError
 from kvsim.profile.cards.card import Card
 from kvsim.profile.estimate.coefficients import Coefficients
 from kvsim.profile.estimate.kernels import Kernel
-from kvsim.profile.tables import CostTable
+from kvsim.profile.tables import Amount, Column, CostTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,8 @@ class Pricing:
         return CostTable(
             amount="none",
             amounts=(0.0,),
-            batches=tuple(batches),
+            columns_are="sequences",
+            columns=tuple(batches),
             time_s=(tuple(_rounded(total.time_s) for total in totals),),
             residual_low_frac=round(min(total.low_frac for total in totals), 4),
             residual_high_frac=round(max(total.high_frac for total in totals), 4),
@@ -85,19 +86,21 @@ class Pricing:
     def by_amount(
         self,
         work: Callable[[float, float], Work],
-        amount: str,
+        amount: Amount,
         amounts: Sequence[float],
-        batches: Sequence[float],
+        columns: Sequence[float],
         *,
+        columns_are: Column = "sequences",
         source: str,
     ) -> CostTable:
-        """Return the cost over amounts and batches (for prefill: new and cached tokens); the interval is the widest."""
-        totals = [[self.total(work(count, batch)) for batch in batches] for count in amounts]
+        """Return the cost over amounts and columns, by default sequences; the interval is the widest."""
+        totals = [[self.total(work(count, column)) for column in columns] for count in amounts]
         every = [total for row in totals for total in row]
         return CostTable(
-            amount=amount,  # type: ignore[arg-type]
+            amount=amount,
             amounts=tuple(amounts),
-            batches=tuple(batches),
+            columns_are=columns_are,
+            columns=tuple(columns),
             time_s=tuple(tuple(_rounded(total.time_s) for total in row) for row in totals),
             residual_low_frac=round(min(total.low_frac for total in every), 4),
             residual_high_frac=round(max(total.high_frac for total in every), 4),

@@ -30,5 +30,5 @@ def _sum_s(profile: Profile, *, batch: int, context_tokens: float, is_host: bool
         table = cost.host if is_host else cost.device
         if table is not None:
             amount = batch * context_tokens if table.amount == "tokens" else 0.0
-            total_s += count * table.at_s(amount, batch)
+            total_s += count * table.at_s(amount, sequences=batch)
     return total_s

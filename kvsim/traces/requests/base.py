@@ -65,6 +65,12 @@ class RequestBlocks:
         """Blocks of each request."""
         return np.diff(self.starts)
 
+    @property
+    def most_hits(self) -> IntArray:
+        """Blocks that each request may hit: its last token is computed for its logits, and with it its block."""
+        most: IntArray = np.minimum(self.counts, np.maximum(self.input_tokens - 1, 0) // self.block_tokens)
+        return most
+
 
 def gather(requests: Iterable[Request], *, block_tokens: int, source: Path | str) -> RequestBlocks:
     """Return requests with blocks as arrays, in the order given.

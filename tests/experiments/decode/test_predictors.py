@@ -141,8 +141,8 @@ def test_where_speculation_was_not_measured_scoring_and_attention_input_stand_in
     unmeasured = profile.model_copy(
         update={"segments": {name: cost for name, cost in profile.segments.items() if name != "speculate"}}
     )
-    cost = with_speculation(unmeasured).segments["speculate"].device.at_s(1, 1)
-    select, entry = (unmeasured.segments[name].device.at_s(1, 1) for name in ("select", "attention_input"))
+    cost = with_speculation(unmeasured).segments["speculate"].device.at_s(1, sequences=1)
+    select, entry = (unmeasured.segments[name].device.at_s(1, sequences=1) for name in ("select", "attention_input"))
     assert cost == pytest.approx(select + entry)
 
 

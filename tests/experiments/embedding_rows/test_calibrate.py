@@ -43,14 +43,15 @@ def test_every_cost_of_a_simulation_has_a_table_over_rows_and_their_bytes() -> N
     found = tables()
     assert set(found) == set(COSTS)
     for table in found.values():
-        assert (table.amount, table.amounts, table.batches) == ("rows", (2.0, 9.0), (64.0, 256.0))
+        assert (table.amount, table.columns_are) == ("rows", "row_bytes")
+        assert (table.amounts, table.columns) == ((2.0, 9.0), (64.0, 256.0))
         assert table.num_samples >= 4 * 4
 
 
 def test_a_copy_takes_at_least_what_the_link_is_held_to() -> None:
     copies = tables(bandwidth_bytes_per_s=1e5)["rows.copy"]
     for row, row_times_s in zip(copies.amounts, copies.time_s, strict=True):
-        for row_bytes, time_s in zip(copies.batches, row_times_s, strict=True):
+        for row_bytes, time_s in zip(copies.columns, row_times_s, strict=True):
             assert time_s >= row * row_bytes / 1e5
 
 

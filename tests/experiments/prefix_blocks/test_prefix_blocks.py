@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
-from kvsim.experiments.prefix_blocks.simulate import prefill_times_s
+from kvsim.errors import ScenarioError
+from kvsim.experiments.registry import load_experiment, load_measurement
+from kvsim.experiments.types import Job
+from kvsim.profile.prefill import prefill_cost
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile
+from tests.experiments.named import load_named
+from tests.experiments.tiny import write_tiny
 
 ROWS = [
     {"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [0, 1]},
@@ -37,9 +40,9 @@ def command(trace: Path, folder: Path, *overrides: str) -> list[str]:
 def test_a_trace_given_on_the_command_line_gives_one_cell_with_its_hit_rates(trace, tmp_path, capsys) -> None:
     assert run_command(command(trace, tmp_path, "cache.budget_blocks=10000", "cache.policy=lru")) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
-    assert cell["block_hit_frac"] == 5 / 8
-    assert cell["token_hit_frac"] == pytest.approx((1024 + 1200) / 3424)
-    assert cell["request_mean_hit_frac"] == pytest.approx((0 + 2 / 3 + 1) / 3)
+    assert cell["block_hit_frac"] == 4 / 8  # the last block of the third is found, and computed for its last token
+    assert cell["token_hit_frac"] == pytest.approx((1024 + 1024) / 3424)
+    assert cell["request_mean_hit_frac"] == pytest.approx((0 + 2 / 3 + 2 / 3) / 3)
     assert (cell["policy"], cell["budget_blocks"], cell["block_tokens"]) == ("lru", 10000, 512)
     assert cell["ttft_mean_s"] < cell["ttft_full_mean_s"]
 
@@ -96,33 +99,31 @@ def test_a_radix_tree_and_a_block_index_hit_alike_where_nothing_leaves(trace, tm
         given = [f"cache.index={index}", "cache.policy=lru", "cache.budget_blocks=100"]
         assert run_command(command(trace, tmp_path, *given)) == 0
         found.append(json.loads(capsys.readouterr().out)["cells"][0]["hit_blocks"])
-    assert found == [5, 5]
+    assert found == [4, 4]
 
 
 def test_more_hits_never_take_longer() -> None:
     path = Path("scenarios/prefix_blocks.toml")
     overrides = ["trace.num_requests=200", "cache.policy=lru", "cache.budget_frac=[0.01, 0.1, 1.0]"]
-    _, scenario = load_scenario(Path(__file__).parents[3] / path, overrides)
-    kind = simulated_kind("prefix-blocks")
+    _, scenario = load_named(Path(__file__).parents[3] / path, overrides)
+    kind = load_experiment("prefix-blocks")
     cells = kind.simulate(scenario, Job()).summary["cells"]
     assert [cell["hit_blocks"] for cell in cells] == sorted(cell["hit_blocks"] for cell in cells)
     assert [cell["ttft_mean_s"] for cell in cells] == sorted((cell["ttft_mean_s"] for cell in cells), reverse=True)
     assert all(cell["block_hit_frac"] <= cell["bound_block_hit_frac"] for cell in cells)
 
 
-def test_prefill_of_many_is_the_profiles_cost_chunk_by_chunk() -> None:
-    profile = load_profile(find_profile("cpu-smollm2-135m"))
-    new, cached = np.array([10, 700, 1500, 0]), np.array([0, 300, 6000, 64])
-    times_s, is_outside = prefill_times_s(profile, new, cached, 512)
-    at_s = profile.prefill.at_s
-    known_s = [
-        at_s(10, 0),
-        at_s(512, 300) + at_s(188, 812),
-        at_s(512, 6000) + at_s(512, 6512) + at_s(476, 7024),
-        0.0,
-    ]
-    assert times_s == pytest.approx(known_s)
-    assert is_outside.tolist() == [False, False, True, False]
+def test_times_are_those_of_prefill_in_chunks_after_what_was_hit(trace) -> None:
+    sets = [f"trace.path={trace}", "trace.format=mooncake", "prefill_chunk_tokens=300"]
+    sets += ["cache.policy=lru", "cache.budget_blocks=10000"]
+    _, loaded = load_named(Path(__file__).parents[3] / "scenarios/prefix_blocks.toml", sets)
+    rows = load_experiment("prefix-blocks").simulate(loaded, Job()).rows
+    cost = prefill_cost(load_profile(find_profile("cpu-smollm2-135m")), 300)
+    assert cost is not None
+    new = rows["input_tokens"] - rows["hit_tokens"]
+    assert rows["hit_tokens"].tolist() == [0, 1024, 1024]
+    assert rows["ttft_s"].tolist() == pytest.approx(cost.times_s(new, rows["hit_tokens"])[0].tolist())
+    assert rows["ttft_full_s"].tolist() == pytest.approx(cost.times_s(rows["input_tokens"], 0)[0].tolist())
 
 
 def test_figures_and_table_show_every_cell(trace, tmp_path, capsys) -> None:
@@ -137,6 +138,22 @@ def test_figures_and_table_show_every_cell(trace, tmp_path, capsys) -> None:
     assert capsys.readouterr().out.splitlines()[0] in text
 
 
+def test_a_prompt_longer_than_the_model_reads_and_another_model_are_refused(tiny_model_path, tmp_path) -> None:
+    measure = '[measure]\ntext = "text.txt"\nsessions = 1\nturns = 1\nsystem_tokens = 600\nturn_tokens = 10\n'
+    cache = '[trace]\npath = "agent-sessions"\nformat = "full-blocks"\n[cache]\npolicy = "lru"\n'
+    head = 'schema_version = 1\nkind = "prefix-blocks"\nname = "tiny"\n'
+    path = tmp_path / "s.toml"
+    path.write_text(head + write_tiny(tiny_model_path, tmp_path) + cache + measure)
+    sizes = ["model.shape.num_layers=7", "profile.allow_other_shape=true"]
+    for overrides, line in (
+        ([], "tiny: the longest prompt: 610 tokens, the model reads 512"),
+        (sizes, r"tiny: the model in .* in these fields: num_layers \(\d, not 7\)"),
+    ):
+        name, scenario = load_named(path, overrides)
+        with pytest.raises(ScenarioError, match=line):
+            load_measurement(name).measure(scenario, Job(base_dir=tmp_path))
+
+
 @pytest.mark.model
 def test_the_real_model_hits_what_the_simulator_says_and_answers_the_same(model_path, tmp_path, capsys) -> None:
     sets = ["cache.policy=lru", "cache.budget_frac=[0.4, 1.0]", f'model.path="{model_path}"']
@@ -149,3 +166,55 @@ def test_the_real_model_hits_what_the_simulator_says_and_answers_the_same(model_
     assert found["next_token_agreement_frac"] == 1
     assert found["max_logit_difference"] < 1
     assert [cell["hit_blocks_measured"] > 0 for cell in found["cells"]] == [True, True]
+
+
+def test_hits_need_no_cost_of_prefill_and_a_published_profile_is_not_to_be_calibrated(trace, tmp_path, capsys) -> None:
+    published = ["model.shape=llama-3-8b", "profile.path=h200-llama-3-8b-published", "cache.policy=lru"]
+    words = command(trace, tmp_path, "cache.budget_blocks=4", *published)
+    assert run_command(words) == 0
+    summary = json.loads(capsys.readouterr().out)
+    (cell,) = summary["cells"]
+    assert cell["block_hit_frac"] == 4 / 8
+    assert (
+        cell["ttft_mean_s"] is cell["ttft_full_mean_s"] is cell["ttft_saved_frac"] is cell["prefill_load_frac"] is None
+    )
+    assert any(line.startswith("Times are not known: ") and "no cost of prefill" in line for line in summary["verdict"])
+    assert "calibrate again" not in " ".join(summary["verdict"])
+    assert run_command([word for word in words if word not in ("--json", "--no-figures")]) == 0  # draws as well
+    assert "  -  " in capsys.readouterr().out
+    assert run_command(["check", *words[1:-4]]) == 0
+    assert "no cost of prefill" in capsys.readouterr().out
+
+
+def test_times_that_go_backward_are_reported_and_rows_replayed_in_their_order(trace, tmp_path, capsys) -> None:
+    rows = [ROWS[0], ROWS[1] | {"timestamp": 5000}, ROWS[2] | {"timestamp": 4000}]
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    words = command(trace, tmp_path, "cache.budget_blocks=100", "cache.policy=lru")
+    assert run_command(words) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert any(
+        "go backward 1 times in the trace, first at request 3 (4 s after 5 s)" in line for line in summary["verdict"]
+    )
+    assert summary["cells"][0]["hit_blocks"] == 4
+
+
+def test_a_load_above_one_is_said(trace, tmp_path, capsys) -> None:
+    words = command(trace, tmp_path, "cache.budget_blocks=100", "cache.policy=lru")
+    assert run_command(words) == 0
+    said = {}
+    said[2000] = json.loads(capsys.readouterr().out)
+    trace.write_text("\n".join(json.dumps(row | {"timestamp": 100 * row["timestamp"]}) for row in ROWS))
+    assert run_command(words) == 0
+    said[200_000] = json.loads(capsys.readouterr().out)
+    loads = {span: summary["cells"][0]["prefill_load_frac"] for span, summary in said.items()}
+    assert loads[200_000] < 1 < loads[2000]
+    assert [any(line.startswith("The load is ") for line in said[span]["verdict"]) for span in said] == [True, False]
+
+
+def test_a_prompt_longer_than_the_learned_positions_is_refused(trace, tmp_path, capsys) -> None:
+    words = command(trace, tmp_path, "model.shape.learned_positions=1024", "profile.allow_other_shape=true")
+    sizes = "num_layers=30, hidden_size=576, num_heads=9, num_kv_heads=9, head_dim=64, intermediate_size=1536"
+    shape = f'model.shape={{{sizes}, vocab_size=49152, tied_embeddings=true, dtype="bf16", learned_positions=1024}}'
+    words[words.index("model.shape.learned_positions=1024")] = shape
+    assert run_command(words) == 2
+    assert "1,200 tokens of context; the model has learned embeddings for 1,024 positions" in capsys.readouterr().err

@@ -12,15 +12,17 @@ import pytest
 from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
 from kvsim.experiments.prompt_cache.prompts import prompts_of
 from kvsim.experiments.prompt_cache.report import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
+from kvsim.experiments.registry import load_experiment
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.traces.requests.base import gather
 from kvsim.traces.requests.full_blocks import read_full_blocks
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream
+from tests.experiments.named import load_named
 from tests.experiments.tiny import forward_table, write_tiny
 
 WEIGHTS_S, TOKEN_S, CACHED_S = 1e-3, 1e-5, 1e-7
@@ -29,9 +31,7 @@ BANDWIDTH_BYTES_PER_S = 2e9
 
 def line(fixed_s: float, token_s: float) -> CostTable:
     amounts = (0.0, 1000.0)
-    return CostTable(
-        amount="tokens", amounts=amounts, batches=(1.0,), time_s=tuple((fixed_s + token_s * n,) for n in amounts)
-    )
+    return CostTable(amount="tokens", amounts=amounts, time_s=tuple((fixed_s + token_s * n,) for n in amounts))
 
 
 TABLES = {
@@ -70,8 +70,8 @@ def scenario(tiny_model_path, tmp_path) -> Path:
 
 
 def run(path: Path, *overrides: str):
-    _, found = load_scenario(path, overrides)
-    return simulated_kind("prompt-cache").simulate(found, Job(beside=path.parent))
+    _, found = load_named(path, overrides)
+    return load_experiment("prompt-cache").simulate(found, Job(base_dir=path.parent))
 
 
 def test_a_prompt_takes_its_transfer_and_the_computing_of_what_it_did_not_share(scenario) -> None:
@@ -171,14 +171,42 @@ def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, faul
 
 
 @pytest.mark.parametrize(
-    ("missing", "tier"), [("restore.host", "host"), ("store.device", "both"), ("forward@1", "host")]
+    ("missing", "tier", "name"),
+    [
+        ("restore.host", "host", "restore.host"),
+        ("store.device", "both", "store.device"),
+        ("forward@1", "host", "of prefill"),
+    ],
 )
-def test_a_profile_without_a_cost_says_which_and_what_to_do(tiny_model_path, scenario, missing, tier, capsys) -> None:
+def test_a_profile_without_a_cost_says_which_and_still_counts(
+    tiny_model_path, scenario, missing, tier, name, capsys
+) -> None:
+    whole = run(scenario, f"cache.tier={tier}").summary["cells"][0]
     write_tiny(tiny_model_path, scenario.parent, {name: table for name, table in TABLES.items() if name != missing})
-    assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 2
-    told = capsys.readouterr().err
-    assert f"no cost {missing!r}" in told and "calibrate again" in told
-    assert told.count("\n") == 1
+    assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 0
+    told = capsys.readouterr().out
+    assert f"no cost {name}" in told and "calibrate again" in told
+    summary = run(scenario, f"cache.tier={tier}").summary
+    (cell,) = summary["cells"]
+    assert [cell[name] for name in ("hits", "reused_tokens", "kept_bytes")] == [3, 120, whole["kept_bytes"]]
+    assert cell["ttft_mean_s"] is cell["speedup"] is cell["least_link_bytes_per_s"] is None
+    assert summary["verdict"][0] in told
+    assert " -" in load_experiment("prompt-cache").show(summary)
+
+
+def test_what_crosses_the_link_for_another_model_are_its_own_bytes(scenario) -> None:
+    """Subtracting this model's bytes from another's table gave negative seconds."""
+    profile = load_profile(scenario.parent / "p.toml")
+    larger = ["model.shape.num_kv_heads=4", "model.shape.head_dim=64", "profile.allow_other_shape=true"]
+    token_bytes = profile.shape.num_layers * 2 * 4 * 64 * profile.shape.dtype_bytes
+    for rate_bytes_per_s in (BANDWIDTH_BYTES_PER_S, 1e8, 1e12):
+        sets = ["cache.tier=host", f"cache.link_bytes_per_s={rate_bytes_per_s:.0f}"]
+        (own,) = run(scenario, *sets).summary["cells"]
+        (cell,) = run(scenario, *sets, *larger).summary["cells"]
+        more_bytes = 40 * (token_bytes - profile.shape.num_layers * profile.shape.page_bytes(1))
+        assert cell["restore_hit_s"] - own["restore_hit_s"] == pytest.approx(more_bytes / rate_bytes_per_s)
+        assert cell["restore_hit_s"] >= 40 * token_bytes / rate_bytes_per_s
+        assert cell["keep_mean_s"] > 0
 
 
 def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
@@ -194,7 +222,8 @@ def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
 def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_measured(scenario, capsys) -> None:
     words = ["--set", "prompts.document_tokens=600", "--set", "prompts.num_requests=2"]
     assert run_command(["measure", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
-    assert "a prompt has 608 tokens, the model reads 512; cut them: prompts.max_tokens" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the longest prompt (prompts.max_tokens cuts them): 608 tokens, the model reads 512" in err
 
 
 def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_pay(scenario, capsys) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from kvsim.calibration.random_inputs import random_snapshot, random_tokens
 from kvsim.engine.links.cuda import mechanism_named
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.loading import TORCH_DTYPES
 from kvsim.engine.paged.baselines import decode_on, offloaded_cache
 from kvsim.engine.paged.decode import decode
@@ -69,7 +70,7 @@ def need_of(given: DecodeInput, shape: ModelShape, *, weights_bytes: int, keeps_
         slots_bytes=(kept_pages + grid.num_sequences) * page_bytes,
         summary_bytes=summary_bytes,
         working_bytes=max(start_bytes, grid.num_sequences * read_pages * page_bytes)
-        + shape.activation_bytes(grid.num_sequences, 1),
+        + shape.activation_bytes(grid.num_sequences, grid.num_sequences),
         host_bytes=grid.num_pages * page_bytes if keeps_host_pages else 0,
         scaffold_bytes=0 if keeps_host_pages else grid.pages_per_layer * page_bytes,
     )
@@ -116,8 +117,7 @@ class ContextProbe:
     @property
     def positions(self) -> int | None:
         """Tokens that the model was made to read; None where its configuration does not say."""
-        found = getattr(self._model.config, "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return context_limit_of(self._model)
 
     def limit_device(self, limit_bytes: int) -> None:
         """Let torch take no more of a GPU than `limit_bytes` from now on, so that it runs out of memory there."""

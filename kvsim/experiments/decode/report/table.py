@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from kvsim.report.tables import Column, cell_text, digits, percent, scaled, table_line
+from kvsim.report.tables import Column, cell_text, costs_text, digits, percent, scaled, table_line
 from kvsim.units import format_bytes
 
 COLUMNS: dict[str, Column] = {
@@ -106,9 +106,8 @@ def _in_two_lines(name: str) -> str:
 def _caption(summary: Mapping[str, Any]) -> str:
     """Say what all cells share: scenario, profile with its label, and the sizes that are not swept."""
     profile = summary["profile"]
-    label = "published figures" if profile["kind"] == "published" else profile["kind"]
-    link = ", emulated link" if profile["emulated_link"] else ""
-    parts = [f"{summary['scenario']}: costs of {profile['name']} ({label}{link})"]
+    link = ["emulated link"] if profile["emulated_link"] else []
+    parts = [f"{summary['scenario']}: {costs_text(profile, *link)}"]
     for name, wording in (("context_tokens", "{:,} tokens"), ("batch", "batch {}"), ("page_tokens", "{}-token pages")):
         values = {cell[name] for cell in summary["cells"] if name in cell}
         if len(values) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,6 +12,7 @@ from transformers import DynamicCache
 
 from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.links.states import KVStates, StateLink, keep, move, restore
+from kvsim.engine.model.first_token import FirstToken, Stopwatch, prefill_logits
 from kvsim.engine.model.forward import logits_of
 from kvsim.experiments.prompt_modules.accounting import ModuleBooks
 from kvsim.experiments.prompt_modules.schema import Assembly, Layout, Unit
@@ -29,16 +29,10 @@ _TOGETHER_TOKENS = 2048
 """Units are encoded side by side up to so many tokens: their mask grows with the square."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answered(FirstToken):
     """The first token of one prompt, and what it took from the store; counted where it happened."""
 
-    ttft_s: float
-    """From the prompt's tokens to the first token: looking up, encoding what was missing, restoring, computing."""
-    processor_s: float
-    """What this thread computed of it."""
-    logits: torch.Tensor
-    """Of the first token, ``[vocab_size]``, in fp32."""
     num_hits: int = 0
     num_encoded: int = 0
     num_evicted: int = 0
@@ -147,7 +141,7 @@ class ModuleRunner:
 
     def answer(self, assembly: Assembly, books: ModuleBooks, store: ModuleStore) -> Answered:
         """Return a prompt's first token; what was missing is encoded, and stored once the token is there."""
-        started_s, computed_s = time.perf_counter(), time.thread_time()
+        watch = Stopwatch()
         served = books.serve(assembly.units)
         states: dict[int, KVStates] = {}
         num_evicted, hits, misses = 0, [0], [0]
@@ -162,13 +156,10 @@ class ModuleRunner:
             if enters and not is_hit:
                 store.put(number, states[number])
         logits, _ = self.first(assembly, states)
-        int(logits.argmax())  # the first token is there: a device has caught up
-        ttft_s, processor_s = time.perf_counter() - started_s, time.thread_time() - computed_s
+        found = watch.stop(logits)
         store.settle()
         return Answered(
-            ttft_s=ttft_s,
-            processor_s=processor_s,
-            logits=logits.float().cpu(),
+            **found,
             num_hits=len(hits) - 1,
             num_encoded=len(misses) - 1,
             num_evicted=num_evicted,
@@ -195,13 +186,11 @@ class ModuleRunner:
 
     def full(self, assembly: Assembly) -> tuple[Answered, DynamicCache]:
         """Return the first token of the same text under full attention, without any store, and the cache."""
-        started_s, computed_s = time.perf_counter(), time.thread_time()
+        watch = Stopwatch()
         ids = [token for text in assembly.texts for token in self._ids_of(text)]
         cache = DynamicCache(config=self._model.config)
         logits = self._read(ids, list(range(len(ids))), cache)
-        int(logits.argmax())
-        ttft_s, processor_s = time.perf_counter() - started_s, time.thread_time() - computed_s
-        return Answered(ttft_s=ttft_s, processor_s=processor_s, logits=logits.float().cpu()), cache
+        return Answered(**watch.stop(logits)), cache
 
     def follow(
         self, cache: DynamicCache, first: torch.Tensor, position: int, num_tokens: int, forced: Sequence[int] | None
@@ -225,22 +214,14 @@ class ModuleRunner:
         self, ids: Sequence[int], positions: Sequence[int], cache: DynamicCache, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Read tokens at their positions into the cache; return the logits of the last, ``[vocab_size]``."""
-        logits = None
-        with torch.inference_mode():
-            for start in range(0, len(ids), self._chunk_tokens):
-                chunk = slice(start, start + self._chunk_tokens)
-                read = cache.get_seq_length() + len(ids[chunk])
-                logits = logits_of(
-                    self._model,
-                    self._tensor(ids[chunk]),
-                    cache,
-                    position_ids=self._tensor(positions[chunk]),
-                    attention_mask=None if mask is None else mask[:, :, chunk, :read],
-                    logits_to_keep=1,
-                )[0, -1]
-        assert logits is not None
-        found: torch.Tensor = logits
-        return found
+        return prefill_logits(
+            self._model,
+            self._tensor(ids),
+            cache,
+            chunk_tokens=self._chunk_tokens,
+            positions=self._tensor(positions),
+            mask=mask,
+        )[0]
 
     def _unit_ids(self, unit: Unit) -> list[int]:
         ids: list[int] = []

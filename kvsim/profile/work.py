@@ -1,0 +1,55 @@
+"""What a segment or a call of a model moves and computes, by its shape: the amounts that its time should follow."""
+
+from __future__ import annotations
+
+from kvsim.scenario.shapes import PACKED_BYTES, ModelShape, Quantisation
+
+
+def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -> dict[str, float]:
+    """Return the bytes that each segment of a decode step moves for one of what its table counts.
+
+    The weights of a layer for ``attention_input``, ``attention_output`` and ``speculate``, those of the head, an
+    embedding for ``embed``; the keys and values of a token for ``attention``, the summary of a page for ``select``.
+    """
+    weight_bytes = PACKED_BYTES[quantisation] if quantisation else shape.dtype_bytes
+    inner, outer = _layer_weights(shape)
+    return {
+        "embed": shape.hidden_size * shape.dtype_bytes,
+        "attention_input": inner * weight_bytes,
+        "select": shape.summary_bytes(1),
+        "speculate": shape.hidden_size * shape.num_heads * shape.head_dim * weight_bytes,
+        "attention": shape.page_bytes(1),
+        "attention_output": outer * weight_bytes,
+        "head": shape.vocab_size * shape.hidden_size * shape.dtype_bytes,
+    }
+
+
+def read_weights_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -> float:
+    """Return the bytes of weights that every step reads: the layers' and the head's, of the embeddings none."""
+    sizes = segment_bytes(shape, quantisation)
+    return shape.num_layers * (sizes["attention_input"] + sizes["attention_output"]) + sizes["head"]
+
+
+def call_bytes(shape: ModelShape, quantisation: Quantisation | None, cached_tokens: float, batch: int) -> float:
+    """Return the bytes of weights, keys and values that one call of the model reads."""
+    kv_bytes = batch * cached_tokens * shape.num_layers * shape.page_bytes(1)
+    return read_weights_bytes(shape, quantisation) + kv_bytes
+
+
+def call_flop(shape: ModelShape, new_tokens: float, cached_tokens: float, batch: int) -> float:
+    """Return the operations of one call: two for each weight of the layers and token, the head for the last one only.
+
+    Attention takes four for each query head's number and token attended to; of the new ones half on average.
+    """
+    tokens = batch * new_tokens
+    attended = cached_tokens + new_tokens / 2
+    weights = shape.num_layers * sum(_layer_weights(shape)) * tokens + shape.vocab_size * shape.hidden_size * batch
+    return 2.0 * weights + 4.0 * shape.num_layers * shape.num_heads * shape.head_dim * tokens * attended
+
+
+def _layer_weights(shape: ModelShape) -> tuple[int, int]:
+    """Return the weights of a layer's projections before attention, and behind it with the MLP."""
+    query, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    mlp_parts = 3 if shape.learned_positions is None else 2
+    inner = shape.hidden_size * (query + 2 * kv)
+    return inner, shape.hidden_size * (query + mlp_parts * shape.intermediate_size)
