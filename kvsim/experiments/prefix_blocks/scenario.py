@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction
 from kvsim.scenario.toml import Strict
 
@@ -92,7 +93,7 @@ class RealRequests(Strict):
 class PrefixBlocks(CacheScenario):
     """Blocks of prompts kept for the next prompt that begins alike."""
 
-    one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
+    one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"), ONE_PROFILE)
 
     kind: Literal["prefix-blocks"]
     trace: RequestsChoice

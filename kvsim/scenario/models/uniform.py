@@ -26,11 +26,15 @@ def uniform_attention(spec: ModelSpec) -> Attention:
     return _attentions(spec)[0]
 
 
-def differences(spec: ModelSpec) -> list[str]:
+def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]:
     """Return what keeps a model from being simulated page by page, in a few words each; empty where nothing does.
 
-    A window or a chunk that is no shorter than the positions that the model was made for drops nothing, and counts as
-    the whole context.
+    A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context.
+
+    Parameters
+    ----------
+    context_tokens
+        The longest context; by default the positions that the model was made for.
 
     Examples
     --------
@@ -38,7 +42,8 @@ def differences(spec: ModelSpec) -> list[str]:
     >>> differences(known_model("gemma-2-9b"))
     ['of its 42 layers 21 attend to a window of 4,096 tokens']
     """
-    kinds = Counter(layer.kind for layer in spec.layers if not _is_full(layer, spec.max_positions))
+    limit = spec.max_positions if context_tokens is None else context_tokens
+    kinds = Counter(layer.kind for layer in spec.layers if not _is_full(layer, limit))
     others = [f"{number} {_words(kind, spec)}" for kind, number in kinds.items()]
     if others:
         return [f"of its {len(spec.layers)} layers {', '.join(others)}"]
@@ -49,11 +54,17 @@ def differences(spec: ModelSpec) -> list[str]:
     return [] if head_dim == value_dim else [f"its keys are {head_dim} wide and its values {value_dim}"]
 
 
-def _is_full(layer: Layer, max_positions: int | None) -> bool:
+def shortest_window(spec: ModelSpec) -> int | None:
+    """Return the tokens that the layer with the shortest window holds; None where every layer holds all."""
+    held = {mixer.max_held_tokens for mixer in _attentions(spec)}
+    return min((size for size in held if size is not None), default=None)
+
+
+def _is_full(layer: Layer, limit: int | None) -> bool:
     if len(layer.mixers) != 1 or not isinstance(layer.mixers[0], Attention) or layer.mixers[0].reuses_keys:
         return False
     held = layer.mixers[0].max_held_tokens
-    return held is None or (max_positions is not None and held >= max_positions)
+    return held is None or (limit is not None and held >= limit)
 
 
 def _attentions(spec: ModelSpec) -> list[Attention]:
