@@ -14,6 +14,7 @@ from kvsim.cli.card import add_card
 from kvsim.cli.measure import add_commands
 from kvsim.cli.model import add_model
 from kvsim.cli.mrc import add_caches
+from kvsim.cli.plan import add_plan
 from kvsim.cli.policy import add_policy, policy_app
 from kvsim.cli.predictors import add_predictors
 from kvsim.cli.search import add_search
@@ -363,5 +364,6 @@ add_search(app)
 add_policy(app)
 add_predictors(policy_app)
 add_caches(app)
+add_plan(app)
 add_model(app)
 add_card(app)

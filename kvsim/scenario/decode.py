@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_serializer,
+    model_validator,
+)
 
 from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Overrides, Scalar, SizeBytes, load
 from kvsim.scenario.models.known import known_models
@@ -172,6 +181,13 @@ class Extrapolation(Strict):
     """Layer l of L' takes the parameters of the trace's layer at the same relative depth, round(l (L-1) / (L'-1))."""
     middle_growth: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the recent window's mass that goes to the middle at each doubling of the context."""
+    sequences: PositiveInt | None = None
+    """Sequences to generate, repeated in turn up to the batch; one for each of the batch where absent."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: Callable[[Extrapolation], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the newest field where it is absent: digests of older scenarios stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "sequences" or value is not None}
 
 
 class TraceChoice(Strict):
