@@ -9,7 +9,7 @@ from setuptools.command.build_py import build_py
 SHIPPED = {
     "scenarios": ["*.toml", "*.xml", "*.json"],
     "profiles": ["*.toml"],
-    "captures": ["*.kvtrace", "*.requests.jsonl.gz", "*.tokens.jsonl.gz"],
+    "captures": ["*.kvtrace", "*.generator.toml", "*.requests.jsonl.gz", "*.tokens.jsonl.gz"],
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 
 from kvsim.errors import ScenarioError
@@ -52,6 +53,49 @@ def parse_bytes(text: str | int) -> int:
     if match is None or (match["unit"] or "B") not in _BYTE_UNITS:
         raise ScenarioError(f'{text!r} is no size: write a number and one of {", ".join(_SHOWN)}, as in "24 GiB"')
     return math.floor(Fraction(match["number"].replace(",", "")) * _BYTE_UNITS[match["unit"] or "B"])
+
+
+def parse_tokens(text: str) -> int:
+    """Return the tokens that `text` names; ``k`` is 1,024 and ``M`` 1,048,576.
+
+    Raises
+    ------
+    ScenarioError
+        If `text` is no whole number of tokens.
+
+    Examples
+    --------
+    >>> parse_tokens("64k"), parse_tokens("20000")
+    (65536, 20000)
+    """
+    return int(_quantity(text, {"": Fraction(1), "k": Fraction(1024), "M": Fraction(1024**2)}, "20000 or 64k"))
+
+
+def parse_seconds(text: str) -> float:
+    """Return the seconds that `text` names.
+
+    Raises
+    ------
+    ScenarioError
+        If `text` is no number with a unit of time.
+
+    Examples
+    --------
+    >>> parse_seconds("50ms")
+    0.05
+    """
+    units = {"s": Fraction(1), "ms": Fraction(1, 1000), "us": Fraction(1, 10**6)}
+    return float(_quantity(text, units, "50ms or 0.2 s", is_whole=False))
+
+
+def _quantity(text: str, units: Mapping[str, Fraction], example: str, *, is_whole: bool = True) -> Fraction:
+    match = _QUANTITY.match(text)
+    if match is None or match["unit"] not in units:
+        raise ScenarioError(f"{text!r}: write a number{' and a unit' if '' not in units else ''}, as in {example}")
+    value = Fraction(match["number"]) * units[match["unit"]]
+    if is_whole and value.denominator != 1:
+        raise ScenarioError(f"{text!r} is not a whole number, as {example} are")
+    return value
 
 
 def format_bytes(size_bytes: float) -> str:

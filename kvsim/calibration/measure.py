@@ -33,8 +33,7 @@ from kvsim.engine.paged.stamps import Stamps
 from kvsim.errors import CalibrationError
 from kvsim.profile.profile import SCHEMA_VERSION, SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
 from kvsim.profile.tables import CostTable
-from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
-from kvsim.scenario.toml import nearest
+from kvsim.scenario.shapes import DType, ModelShape, Quantisation, find_shape
 
 DEFAULT_BANDWIDTH_BYTES_PER_S = 0.2e9
 """Of the emulated link. At 0.2 GB/s a miss costs SmolLM2 on a laptop's core about what a tenth of a layer does; a CPU's
@@ -88,7 +87,7 @@ def calibrate(
     model
         Folder, hub id or GGUF file; or give `shape`.
     shape
-        A name of `kvsim.scenario.shapes.SHAPES`, or the sizes: random weights, and a few layers that stand for all.
+        A model by name, path or sizes: random weights in a Llama of these sizes, a few layers that stand for all.
     dtype
         Of weights and cache; bf16 where absent, or what `shape` says.
     quantisation
@@ -339,9 +338,7 @@ def _model(
         model, _ = load_model(path, dtype or "bf16", device, quantisation=quantisation)
         return model, shape_of(model)
     if isinstance(shape, str):
-        if shape not in SHAPES:
-            raise CalibrationError(f"unknown shape {shape!r}{nearest(shape, SHAPES)}")
-        shape = SHAPES[shape]
+        shape = find_shape(shape)
     assert shape is not None
     if dtype is not None:
         shape = shape.model_copy(update={"dtype": dtype})

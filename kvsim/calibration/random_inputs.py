@@ -11,6 +11,7 @@ from transformers.initialization import no_init_weights
 
 from kvsim.engine.model.loading import TORCH_DTYPES
 from kvsim.engine.paged.prefill import Snapshot
+from kvsim.errors import CalibrationError
 from kvsim.policies.selectors import TopK
 from kvsim.scenario.shapes import ModelShape
 from kvsim.types import IntArray, Scores
@@ -18,11 +19,39 @@ from kvsim.types import IntArray, Scores
 _BLOCK_NUMBERS = 1 << 20
 
 
+def check_llama(shape: ModelShape) -> None:
+    """Refuse a shape for which no Llama with random weights can stand.
+
+    Raises
+    ------
+    CalibrationError
+        Naming what a Llama has not.
+    """
+    others = {
+        "learned positions": shape.learned_positions is not None,
+        "an MLP without a gate": shape.plain_mlp,
+        "experts": shape.experts is not None,
+        f"weights in {shape.weights}": shape.weights is not None,
+        f"a KV cache in {shape.kv}": shape.kv is not None,
+    }
+    found = [name for name, is_there in others.items() if is_there]
+    if found:
+        raise CalibrationError(
+            f"random weights are those of a Llama; the shape has {' and '.join(found)}: give a model, not a shape"
+        )
+
+
 def random_model(shape: ModelShape, num_layers: int, device: str) -> Any:
     """Return a Llama of `shape`, but of `num_layers` layers, with random weights.
 
     The weights repeat a block of a million normal numbers: what a matrix holds does not change what it costs.
+
+    Raises
+    ------
+    CalibrationError
+        If the shape has what a Llama has not (`check_llama`).
     """
+    check_llama(shape)
     config = LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -30,6 +59,7 @@ def random_model(shape: ModelShape, num_layers: int, device: str) -> Any:
         num_hidden_layers=num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,
+        attention_bias=shape.attention_biases is not None,
         head_dim=shape.head_dim,
         max_position_embeddings=131_072,
         tie_word_embeddings=shape.tied_embeddings,

@@ -10,9 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from kvsim import __version__
+from kvsim.cli.card import add_card
 from kvsim.cli.measure import add_commands
+from kvsim.cli.model import add_model
 from kvsim.cli.mrc import add_caches
 from kvsim.cli.outputs import as_argument, kept, named, output_file, output_folder
+from kvsim.cli.plan import add_plan
 from kvsim.cli.policy import add_policy
 from kvsim.cli.search import add_search
 from kvsim.cli.serving import add_serving
@@ -362,3 +365,6 @@ add_serving(app)
 add_search(app)
 add_policy(app)
 add_caches(app)
+add_plan(app)
+add_model(app)
+add_card(app)

@@ -11,22 +11,23 @@ from numpy.typing import NDArray
 from kvsim.errors import CalibrationError, ScenarioError
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
+from kvsim.profile.choose import chosen_profile
 from kvsim.profile.other_shape import adapted, call_problem, times_of, whose_times, with_times_of
 from kvsim.profile.prefill import PrefillCost, prefill_cost
-from kvsim.profile.profile import Profile, check_made_for, load_profile
+from kvsim.profile.profile import Profile, check_made_for
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
-from kvsim.scenario.decode import ModelChoice, ProfileChoice
+from kvsim.scenario.decode import MODEL_INPUTS, YOUNGER_OF_PROFILE, ModelChoice, ProfileChoice
 from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shapes import ModelShape
-from kvsim.scenario.shipped import find_profile, near
+from kvsim.scenario.shipped import near
 
 
 class CacheScenario(AnyScenario):
     """A scenario of a cache other than that of decode: it names a model and what that costs somewhere."""
 
-    younger: ClassVar[tuple[str, ...]] = ("exclude", "profile.scale")
-    inputs: ClassVar[dict[str, Role]] = {"profile.path": "profile", "model.path": "model"}
+    younger: ClassVar[tuple[str, ...]] = ("exclude", *YOUNGER_OF_PROFILE)
+    inputs: ClassVar[dict[str, Role]] = MODEL_INPUTS
 
     kind: str
     """The experiment; each tree allows its own name only."""
@@ -38,8 +39,8 @@ ScenarioT = TypeVar("ScenarioT", bound=CacheScenario)
 
 
 def shape_of(scenario: CacheScenario) -> ModelShape:
-    """Return the model shape, found by name and with the scenario's own dtype."""
-    return scenario.model.sizes
+    """Return the model shape, with the scenario's own dtype; a path starts from here."""
+    return scenario.model.resolve()
 
 
 def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
@@ -52,8 +53,8 @@ def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
     ScenarioError
         If it was made for another model shape and the scenario does not allow that.
     """
-    profile = load_profile(find_profile(scenario.profile.path, beside))
     shape, scale = shape_of(scenario), scenario.profile.scale
+    profile = chosen_profile(scenario.profile, shape, base_dir=beside)
     if not (scenario.profile.allow_other_shape or scale):
         check_made_for(profile, shape, where=scenario.name)
     return adapted(profile, shape, profile.quantisation, scale=scale)

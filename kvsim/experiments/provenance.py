@@ -15,6 +15,7 @@ from kvsim.errors import KvsimError, ResultError
 from kvsim.experiments.types import Job
 from kvsim.policies.registry import load_class
 from kvsim.policies.source_code import code_digest
+from kvsim.profile.cards.load import card_file
 from kvsim.profile.provenance import (
     Input,
     described,
@@ -25,6 +26,7 @@ from kvsim.profile.provenance import (
 )
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, Role
+from kvsim.scenario.models.known import known_models
 from kvsim.scenario.shipped import find_capture, find_profile, find_requests, find_tokens, near
 
 if TYPE_CHECKING:
@@ -68,8 +70,9 @@ def inputs_of(scenario: AnyScenario, job: Job, *, is_measured: bool) -> list[Inp
             continue
         for cell in scenario.cells:
             name = cell.value_at(dotted)
-            if name and (role, name) not in found:
-                found[role, name] = input_named(role, str(name), job.base_dir)
+            is_file = isinstance(name, str) and (role != "config" or name not in known_models())
+            if name and is_file and (role, name) not in found:
+                found[role, name] = input_named(role, name, job.base_dir)
     return list(found.values())
 
 
@@ -86,8 +89,8 @@ def input_named(role: Role | Literal["policy"], name: str, base_dir: Path | None
     if role == "model":
         return model_input(name, Path(near(name, base_dir)))
     path = _FINDERS[role](name, base_dir)
-    if role == "text" and not path.is_file():
-        return Input(role=role, name=name, digest=None, covers="nothing: it is a text that Python brings")
+    if role in _ABSENT and not path.is_file():
+        return Input(role=role, name=name, digest=None, covers=f"nothing: it is {_ABSENT[role]}")
     try:
         return file_input(role, name, path)
     except OSError as problem:
@@ -150,8 +153,18 @@ def check_same_profile(simulated: RunResult, measured: RunResult) -> None:
             )
 
 
+def _config_file(name: str, base_dir: Path | None) -> Path:
+    path = Path(near(name, base_dir))
+    return path / "config.json" if path.is_dir() else path
+
+
+_ABSENT: dict[str, str] = {"text": "a text that Python brings", "config": "not a path on this machine"}
+"""What an input is that is no file."""
+
 _FINDERS: dict[Role, Callable[[str, Path | None], Path]] = {
     "profile": find_profile,
+    "card": card_file,
+    "config": _config_file,
     "trace": find_capture,
     "requests": find_requests,
     "tokens": find_tokens,

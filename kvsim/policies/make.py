@@ -114,14 +114,16 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any], plug_
 def cost_name(name: str, arguments: Mapping[str, Any]) -> str:
     """Return what a profile calls the cost of this policy's decisions: its name, and what is composed with it.
 
+    ``dense`` decides as little as ``resident``, whose cost it has.
+
     Examples
     --------
     >>> cost_name("lru", {}), cost_name("lru", {"prefetch": "learned", "admission": "second-touch"})
     ('lru', 'lru+learned+second-touch')
     """
     parts = [arguments.get("prefetch", NONE), arguments.get("admission", ALWAYS)]
-    parts = [str(part) for part in parts if part not in (NONE, ALWAYS)]
-    return "+".join([name, *parts, *(["plain"] if arguments.get("compiled") is False else [])])
+    parts = ["resident" if name == "dense" else name, *(str(part) for part in parts if part not in (NONE, ALWAYS))]
+    return "+".join([*parts, "plain"] if arguments.get("compiled") is False else parts)
 
 
 def part_arguments(found: type[Any]) -> dict[str, Any]:

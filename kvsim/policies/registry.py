@@ -56,6 +56,7 @@ POLICIES: dict[str, Entry] = {
     "resident": Entry(
         "kvsim.policies.standalone.resident:Resident", "policy", "the upper bound on speed: everything fits"
     ),
+    "dense": Entry("kvsim.policies.standalone.dense:Dense", "policy", "full attention: what fits, read whole"),
     "stream": Entry("kvsim.policies.standalone.stream:Stream", "policy", "FlexGen, arXiv 2303.06865"),
     "attention": Entry(
         "kvsim.policies.standalone.attention:Attention",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvsim.types import FloatArray, IntArray, Scores
 
@@ -105,8 +106,11 @@ def middle_of(num_pages: int, sink_pages: int, recent_pages: int) -> tuple[int, 
 
 
 def _best_first(scores: Scores) -> IntArray:
-    order: IntArray = np.argsort(-scores.astype(np.float64), kind="stable")
-    return order
+    """Return the places of scores from the best on; of equal ones the first comes first."""
+    if scores.dtype == np.float16 and not np.signbit(scores).any():  # the bits of such numbers are in their order
+        bits: NDArray[np.uint16] = np.ascontiguousarray(scores).view(np.uint16)
+        return np.argsort(~bits, kind="stable")
+    return np.argsort(-scores.astype(np.float64), kind="stable")
 
 
 def _with_fixed(best: IntArray, first: int, last: int, num_pages: int) -> IntArray:

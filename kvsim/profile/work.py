@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from kvsim.scenario.shapes import PACKED_BYTES, ModelShape, Quantisation
+from kvsim.scenario.models.formats import weight_format
+from kvsim.scenario.shapes import BITSANDBYTES, ModelShape, Quantisation
 
 
 def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -> dict[str, float]:
     """Return the bytes that each segment of a decode step moves for one of what its table counts.
 
-    The weights of a layer for ``attention_input``, ``attention_output`` and ``speculate``, those of the head, an
-    embedding for ``embed``; the keys and values of a token for ``attention``, the summary of a page for ``select``.
+    The weights of a layer that one token reads for ``attention_input``, ``attention_output`` and ``speculate``, those
+    of the head, an embedding for ``embed``; the keys and values of a token for ``attention``, the summary of a page for
+    ``select``.
     """
-    weight_bytes = PACKED_BYTES[quantisation] if quantisation else shape.dtype_bytes
+    form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
+    weight_bytes = weight_format(form).number_bytes
     inner, outer = _layer_weights(shape)
     return {
         "embed": shape.hidden_size * shape.dtype_bytes,
@@ -47,9 +50,18 @@ def call_flop(shape: ModelShape, new_tokens: float, cached_tokens: float, batch:
     return 2.0 * weights + 4.0 * shape.num_layers * shape.num_heads * shape.head_dim * tokens * attended
 
 
-def _layer_weights(shape: ModelShape) -> tuple[int, int]:
-    """Return the weights of a layer's projections before attention, and behind it with the MLP."""
+def _layer_weights(shape: ModelShape) -> tuple[float, float]:
+    """Return the weights of a layer's projections before attention, and behind it with the MLP that a token visits."""
     query, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    mlp_parts = 3 if shape.learned_positions is None else 2
     inner = shape.hidden_size * (query + 2 * kv)
-    return inner, shape.hidden_size * (query + mlp_parts * shape.intermediate_size)
+    return inner, shape.hidden_size * (query + (3 if shape.is_gated else 2) * _visited_size(shape))
+
+
+def _visited_size(shape: ModelShape) -> float:
+    """Return the intermediate size of the MLPs that a token visits in a layer, the mean over layers."""
+    experts = shape.experts
+    if experts is None:
+        return shape.intermediate_size
+    visited = experts.experts_per_token * experts.intermediate_size + experts.shared_intermediate_size
+    dense_frac = experts.num_dense_layers / shape.num_layers
+    return dense_frac * shape.intermediate_size + (1 - dense_frac) * visited

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_serializer,
+    model_validator,
+)
 
 from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Overrides, Role, Scalar, SizeBytes, load
-from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
+from kvsim.scenario.models.known import known_models
+from kvsim.scenario.models.suggest import suggestion
+from kvsim.scenario.shapes import SHAPES, DType, KVName, ModelShape, Quantisation, WeightsName, find_shape
 from kvsim.scenario.toml import Listed, Strict, nearest
 from kvsim.types import UNIT_TOKENS, Partition
 
@@ -30,8 +41,10 @@ CHANNELS = ("mass", "estimate:quest", "estimate:mean", "estimate:cuboid-mean", "
 
 
 def _is_shape(value: str | ModelShape) -> str | ModelShape:
-    if isinstance(value, str) and value not in SHAPES:
-        raise ValueError(f"unknown shape {value!r} (a name, or a table of all sizes){nearest(value, SHAPES)}")
+    is_path = isinstance(value, str) and ("/" in value or value.endswith(".json") or Path(value).exists())
+    if isinstance(value, str) and not is_path and value not in SHAPES:
+        hint = suggestion(value, known_models(), "models ship", examples=("qwen3-8b", "llama-3.1-8b"))
+        raise ValueError(f"unknown shape {value!r} (a name, a path, or a table of all sizes){hint}")
     return value
 
 
@@ -94,37 +107,77 @@ class PolicyChoice(Strict):
 
 
 class ModelChoice(Strict):
-    """The model: a known shape by name or all its sizes; `path` is where the engine finds the weights."""
+    """The model: its sizes, and where the engine finds its weights."""
 
     shape: Annotated[str | ModelShape, AfterValidator(_is_shape)]
+    """A known name, the path of a config.json or of a folder that holds one, a hub id, or all sizes."""
     dtype: DType | None = None
     path: str | None = None
     """Folder, hub id or GGUF file: for `kvsim measure` and `kvsim capture`; the simulation needs none."""
 
-    @property
-    def sizes(self) -> ModelShape:
-        """The shape, found by name and with the scenario's own dtype."""
-        found = SHAPES[self.shape] if isinstance(self.shape, str) else self.shape
-        return found.model_copy(update={"dtype": self.dtype}) if self.dtype else found
+    def resolve(self, base_dir: Path | None = None) -> ModelShape:
+        """Return the shape, in the dtype that is asked for; `base_dir` is where paths start that are none from here.
+
+        Raises
+        ------
+        ScenarioError
+            If there is no such model, or decode cannot express it.
+        """
+        shape = find_shape(self.shape, base_dir=base_dir) if isinstance(self.shape, str) else self.shape
+        return shape.in_formats(dtype=self.dtype)
 
 
 class DecodedModel(ModelChoice):
-    """A model to decode with, its weights packed if so wanted."""
+    """A model to decode with, its weights and its cache in formats of their own if so wanted."""
+
+    weights: WeightsName | None = None
+    """Format of the weights where not `dtype`, as in ``int4``: for memory and estimates. The engine loads no such."""
+    kv: KVName | None = None
+    """Format of the KV cache where not `dtype`, as in ``fp8``: for memory and estimates."""
 
     quantisation: Quantisation | None = None
     """``8bit`` or ``4bit``: weights packed by bitsandbytes as they load. The profile must be of such weights, too."""
 
+    def resolve(self, base_dir: Path | None = None) -> ModelShape:
+        """Return the shape, in the formats that are asked for."""
+        return super().resolve(base_dir).in_formats(weights=self.weights, kv=self.kv)
+
 
 class ProfileChoice(Strict):
-    """What things cost: a shipped profile by name, or a file."""
+    """What things cost: a shipped profile by name, a file, or an estimate for a card."""
 
-    path: str
+    path: str | None = None
+    card: str | None = None
+    """A card that ships by name, or its TOML file: costs are estimated from its data sheet (docs/estimates.md)."""
+    runtime: Literal["eager", "graph"] | None = None
+    """How an estimate launches kernels: as one graph, which is the default, or one by one from Python."""
     device_memory: SizeBytes | None = None
     """Memory to plan for, where it is not the profile's own."""
     allow_other_shape: bool = False
     """Use a profile measured for another model shape. Its times are then those of the other shape."""
     scale: Literal["work"] | None = None
     """Use it with every table scaled by what it moves or computes for this shape over what it does for its own."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> ProfileChoice:
+        if (self.path is None) == (self.card is None):
+            raise ValueError(f"give path or card, found {'neither' if self.path is None else 'both'}")
+        if self.runtime is not None and self.card is None:
+            raise ValueError("runtime is for an estimate: give it with card, not with path")
+        return self
+
+
+ONE_PROFILE = ("profile.path", "profile.card")
+"""Fields of which one is given, in every experiment that has a profile."""
+MODEL_INPUTS: dict[str, Role] = {
+    "profile.path": "profile",
+    "profile.card": "card",
+    "model.shape": "config",
+    "model.path": "model",
+}
+"""Fields that name what a model is and what it costs, in every experiment that has a profile."""
+YOUNGER_OF_PROFILE = ("profile.scale", "profile.card", "profile.runtime")
+"""Fields of a profile that the first scenarios had not."""
 
 
 class Extrapolation(Strict):
@@ -135,6 +188,13 @@ class Extrapolation(Strict):
     """Layer l of L' takes the parameters of the trace's layer at the same relative depth, round(l (L-1) / (L'-1))."""
     middle_growth: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the recent window's mass that goes to the middle at each doubling of the context."""
+    sequences: PositiveInt | None = None
+    """Sequences to generate, repeated in turn up to the batch; one for each of the batch where absent."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: Callable[[Extrapolation], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the newest field where it is absent: digests of older scenarios stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "sequences" or value is not None}
 
 
 class TraceChoice(Strict):
@@ -233,17 +293,15 @@ class Measure(Strict):
 class Scenario(AnyScenario):
     """One experiment in decode: a model's pages on a device that cannot hold them all."""
 
-    one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"),)
+    one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"), ONE_PROFILE)
     lists: ClassVar = ("run.policies", "exclude")
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
-    younger: ClassVar = ("exclude", "kind", "trace.channel", "model.quantisation", "profile.scale")
+    younger: ClassVar = (
+        *("exclude", "kind", "trace.channel", "model.quantisation", "model.weights", "model.kv"),
+        *YOUNGER_OF_PROFILE,
+    )
 
-    inputs: ClassVar[dict[str, Role]] = {
-        "profile.path": "profile",
-        "trace.path": "trace",
-        "model.path": "model",
-        "measure.text": "text",
-    }
+    inputs: ClassVar[dict[str, Role]] = MODEL_INPUTS | {"trace.path": "trace", "measure.text": "text"}
 
     kind: Literal["decode"] | None = None
     model: DecodedModel

@@ -63,7 +63,7 @@ Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """``KEY=VALUE`` texts as the command line has them, or values by dotted field. A list sweeps its field."""
 
 
-Role: TypeAlias = Literal["profile", "trace", "requests", "tokens", "file", "model", "text"]
+Role: TypeAlias = Literal["profile", "card", "trace", "requests", "tokens", "file", "config", "model", "text"]
 """What a field names that a run reads: costs; accesses; requests; token streams; any file; weights; a text."""
 
 

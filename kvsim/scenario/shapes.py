@@ -1,182 +1,193 @@
-"""Model shapes: what kvsim must know of a transformer to count its bytes, and the well-known ones by name."""
+"""Shapes of models by name, path or configuration: `ModelSpec` as the uniform sizes that decode works with.
+
+A model is refused here, by the name of the feature, where decode in pages cannot express it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_serializer
+from kvsim.errors import ScenarioError
+from kvsim.scenario.models.attention import Attention
+from kvsim.scenario.models.blocks import Experts, Mlp
+from kvsim.scenario.models.find import find_model
+from kvsim.scenario.models.formats import WEIGHT_FORMATS
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.uniform import differences, shortest_window
+from kvsim.scenario.shape import (
+    BITSANDBYTES,
+    DTYPE_BYTES,
+    DType,
+    ExpertSizes,
+    KVName,
+    ModelShape,
+    Quantisation,
+    WeightsName,
+    check_context,
+)
 
-from kvsim.errors import CapacityError
-
-DType: TypeAlias = Literal["fp32", "bf16", "fp16"]
-
-Quantisation: TypeAlias = Literal["8bit", "4bit"]
-"""Weights of linear layers packed by bitsandbytes; keys, values and activations stay in the model's dtype."""
-
-PACKED_BYTES: dict[Quantisation, float] = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-"""Bytes of one packed weight: in 4 bits each block of 64 has a float32 scale; in 8 bits an output row has, left out."""
-
-DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-
-
-class ModelShape(BaseModel):
-    """The sizes of a decoder-only transformer: Llama-like (gated MLP), or GPT-2-like where positions are learned."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    num_layers: PositiveInt
-    hidden_size: PositiveInt
-    num_heads: PositiveInt
-    num_kv_heads: PositiveInt
-    head_dim: PositiveInt
-    intermediate_size: PositiveInt
-    vocab_size: PositiveInt
-    tied_embeddings: bool
-    dtype: DType
-    learned_positions: PositiveInt | None = None
-    """Positions with a learned embedding (GPT-2): the MLP is then plain, and projections and norms have biases."""
-    attention_biases: Literal["qkv", "qkvo"] | None = None
-    """Projections of a Llama-like attention that have biases: ``qkv`` in Qwen 2 and 2.5."""
-    window_tokens: PositiveInt | None = None
-    """Tokens that every second layer attends to at most (Gemma 2); longer contexts are refused (`check_context`)."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_absent(self, dump: Callable[[ModelShape], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out the newest fields where they are absent: digests of older scenarios stay what they were."""
-        fields = dump(self)
-        absent = [name for name in ("attention_biases", "window_tokens") if fields.get(name) is None]
-        return {name: value for name, value in fields.items() if name not in absent}
-
-    @property
-    def dtype_bytes(self) -> int:
-        """Bytes of one number of the KV cache and of the weights."""
-        return DTYPE_BYTES[self.dtype]
-
-    def page_bytes(self, page_tokens: int) -> int:
-        """Return the bytes of K and V of `page_tokens` tokens of one layer of one sequence."""
-        return 2 * self.num_kv_heads * self.head_dim * self.dtype_bytes * page_tokens
-
-    def summary_bytes(self, num_pages: int) -> int:
-        """Return the device bytes of the element-wise minimum and maximum of the keys of `num_pages` pages (Quest)."""
-        return 2 * self.num_kv_heads * self.head_dim * self.dtype_bytes * num_pages
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of the whole model: embeddings, attention, MLP, norms, LM head."""
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        if self.learned_positions is not None:
-            attention = 4 * self.hidden_size * (self.hidden_size + 1)
-            mlp = 2 * self.hidden_size * self.intermediate_size + self.hidden_size + self.intermediate_size
-            norms = (4 * self.num_layers + 2) * self.hidden_size
-            return self.num_layers * (attention + mlp) + norms + embeddings + self.learned_positions * self.hidden_size
-        query = self.num_heads * self.head_dim
-        kv = self.num_kv_heads * self.head_dim
-        layer = (
-            self.hidden_size * (2 * query + 2 * kv)
-            + 3 * self.hidden_size * self.intermediate_size
-            + 2 * self.hidden_size
-        )
-        if self.attention_biases is not None:
-            layer += query + 2 * kv + (self.hidden_size if self.attention_biases == "qkvo" else 0)
-        return self.num_layers * layer + embeddings + self.hidden_size
-
-    @property
-    def weights_bytes(self) -> int:
-        """Bytes of the weights in `dtype`."""
-        return self.num_parameters * self.dtype_bytes
-
-    def packed_weights_bytes(self, quantisation: Quantisation | None) -> int:
-        """Return the bytes of the weights with the layers' projections packed; embeddings, norms and head are not."""
-        if quantisation is None:
-            return self.weights_bytes
-        return int(
-            (self.num_parameters - self._num_packed) * self.dtype_bytes + self._num_packed * PACKED_BYTES[quantisation]
-        )
-
-    @property
-    def _num_packed(self) -> int:
-        """Weights of the projections of attention and MLP, biases left out."""
-        query, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        halves = 3 if self.learned_positions is None else 2
-        return self.num_layers * self.hidden_size * (2 * query + 2 * kv + halves * self.intermediate_size)
-
-    def activation_bytes(self, step_tokens: int, num_logit_rows: int) -> int:
-        """Return the bytes of activations alive at once in a step, and its logits in float32.
-
-        In the MLP: residual, normed input and output, each as wide as the model; gate, up and their product, each as
-        wide as the MLP: ``3 * hidden_size + 3 * intermediate_size`` numbers a token. vLLM reports 2.07 GiB for
-        Llama-3.1-8B and a step of 20,000 tokens (vllm issue 10517), this 2.06. transformers holds the embeddings
-        besides; an engine that fuses the MLP holds less. It is an estimate and no bound.
-
-        Parameters
-        ----------
-        step_tokens
-            Tokens that one step computes, of all sequences.
-        num_logit_rows
-            Rows of logits: one for each sequence whose next token is chosen.
-        """
-        token_bytes = 3 * (self.hidden_size + self.intermediate_size) * self.dtype_bytes
-        return step_tokens * token_bytes + num_logit_rows * self.vocab_size * 4
+__all__ = [
+    "BITSANDBYTES",
+    "DTYPE_BYTES",
+    "SHAPES",
+    "DType",
+    "ExpertSizes",
+    "KVName",
+    "ModelShape",
+    "Quantisation",
+    "WeightsName",
+    "check_context",
+    "find_shape",
+    "shape_of_spec",
+    "unpaged",
+]
 
 
-def check_context(shape: ModelShape, context_tokens: int, where: str) -> None:
-    """Refuse a context that the model has no positions for, or of which some layers would drop the oldest tokens.
+def shape_of_spec(spec: ModelSpec, dtype: DType | None = None) -> ModelShape:
+    """Return the uniform shape of a model.
+
+    Where some layers attend to a window, the shape holds for contexts up to it (`ModelShape.window_tokens`).
+
+    Parameters
+    ----------
+    dtype
+        Of activations, and of weights and KV cache that have no format of their own. By default fp16 where the model
+        was published in it, else bf16: engines compute in 16 bits what is published in 32.
 
     Raises
     ------
-    CapacityError
-        Naming the feature and the longest context.
+    ScenarioError
+        If decode cannot express the model; what it has is named.
     """
-    if shape.learned_positions is not None and context_tokens > shape.learned_positions:
-        raise CapacityError(
-            f"{where}: {context_tokens:,} tokens of context; the model has learned embeddings for "
-            f"{shape.learned_positions:,} positions (learned_positions): take a context of at most so many"
+    problems = unpaged(spec, shortest_window(spec))
+    if problems:
+        raise ScenarioError(
+            f"{spec.name}: pages of layers that attend to the whole context and are alike only; {'; '.join(problems)}"
         )
-    if shape.window_tokens is not None and context_tokens > shape.window_tokens:
-        raise CapacityError(
-            f"{where}: {context_tokens:,} tokens of context; every second layer of the model attends to a sliding "
-            f"window of {shape.window_tokens:,} tokens (window_tokens), which kvsim does not simulate: take a context "
-            "of at most so many, or a model with full attention in all layers"
-        )
-
-
-def _shape(
-    layers: int,
-    hidden: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    intermediate: int,
-    vocab: int,
-    *,
-    tied: bool,
-    biases: Literal["qkv"] | None = None,
-    window_tokens: int | None = None,
-) -> ModelShape:
-    return ModelShape(
-        num_layers=layers,
-        hidden_size=hidden,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate_size=intermediate,
-        vocab_size=vocab,
-        tied_embeddings=tied,
-        dtype="bf16",
-        attention_biases=biases,
-        window_tokens=window_tokens,
+    window = shortest_window(spec) if differences(spec) else None
+    base = _base(spec, dtype or ("fp16" if spec.dtype == "fp16" else "bf16"))
+    return base.model_copy(
+        update={"unlisted_parameters": spec.num_parameters - base.num_parameters, "window_tokens": window}
     )
 
 
-SHAPES: dict[str, ModelShape] = {
-    "smollm2-135m": _shape(30, 576, 9, 3, 64, 1536, 49_152, tied=True),
-    "llama-3.2-1b": _shape(16, 2048, 32, 8, 64, 8192, 128_256, tied=True),
-    "llama-3.2-3b": _shape(28, 3072, 24, 8, 128, 8192, 128_256, tied=True),
-    "llama-3-8b": _shape(32, 4096, 32, 8, 128, 14_336, 128_256, tied=False),
-    "llama-3-70b": _shape(80, 8192, 64, 8, 128, 28_672, 128_256, tied=False),
-    "qwen2.5-7b": _shape(28, 3584, 28, 4, 128, 18_944, 152_064, tied=False, biases="qkv"),
-    "mistral-7b": _shape(32, 4096, 32, 8, 128, 14_336, 32_768, tied=False),
-    "gemma-2-9b": _shape(42, 3584, 16, 8, 256, 14_336, 256_000, tied=True, window_tokens=4096),
-}
-"""Shapes by the name that a scenario and `kvsim calibrate --shape` use; sizes from published config.json."""
+def unpaged(spec: ModelSpec, context_tokens: int | None = None) -> list[str]:
+    """Return what keeps decode from simulating a model in pages, in a few words each; empty where nothing does.
+
+    Parameters
+    ----------
+    context_tokens
+        The longest context; by default the positions that the model was made for.
+    """
+    return differences(spec, context_tokens) or _blocks(spec)
+
+
+def _blocks(spec: ModelSpec) -> list[str]:
+    """Return the features of attention and MLPs that `ModelShape` has no field for."""
+    attention = _attention(spec)
+    mlps = [mlp for layer in spec.layers for mlp in layer.mlps]
+    num_experts = sum(isinstance(mlp, Experts) for mlp in mlps)
+    has = {
+        "a gate on the output of its attention": attention.gate_numbers > 0,
+        "values that are keys": attention.values_are_keys,
+        "further weights in its layers": any(layer.extra for layer in spec.layers),
+        "embeddings of another width than its layers": spec.embedding_size not in (None, spec.hidden_size),
+        "layers with several MLPs, or none": any(len(layer.mlps) != 1 for layer in spec.layers),
+        "MLPs of several sizes": len({(isinstance(mlp, Experts), mlp) for mlp in mlps}) > 1 + (num_experts > 0),
+        "layers with experts before layers without": any(isinstance(mlp, Experts) for mlp in mlps[:-num_experts]),
+        "experts of another input size": any(isinstance(mlp, Experts) and mlp.expert_input_size for mlp in mlps),
+        "experts without a gate": any(isinstance(mlp, Experts) and not mlp.expert.is_gated for mlp in mlps),
+    }
+    return [f"it has {name}" for name, is_there in has.items() if is_there]
+
+
+def _attention(spec: ModelSpec) -> Attention:
+    return next(mixer for mixer in spec.layers[0].mixers if isinstance(mixer, Attention))
+
+
+def _base(spec: ModelSpec, dtype: DType) -> ModelShape:
+    attention = _attention(spec)
+    mlps = [layer.mlps[0] for layer in spec.layers]
+    dense = next((mlp for mlp in mlps if isinstance(mlp, Mlp)), None)
+    routed = next((mlp for mlp in mlps if isinstance(mlp, Experts)), None)
+    inner = dense or (routed.expert if routed else None)
+    assert inner is not None  # each layer has an MLP
+    positions = next((tensor.rows for tensor in spec.outer if tensor.part == "positions"), None)
+    packed = spec.quantisation.form.name if spec.quantisation else None
+    return ModelShape(
+        num_layers=len(spec.layers),
+        hidden_size=spec.hidden_size,
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        intermediate_size=inner.intermediate_size,
+        vocab_size=spec.vocab_size,
+        tied_embeddings=spec.tied_embeddings,
+        dtype=dtype,
+        learned_positions=positions if not inner.is_gated else None,
+        attention_biases=None if positions or not attention.qkv_bias else ("qkvo" if attention.out_bias else "qkv"),
+        plain_mlp=positions is None and not inner.is_gated,
+        experts=_experts(routed, mlps) if routed else None,
+        weights=packed if packed in WEIGHT_FORMATS else None,
+    )
+
+
+def _experts(routed: Experts, mlps: list[Mlp | Experts]) -> ExpertSizes:
+    return ExpertSizes(
+        num_experts=routed.num_experts,
+        experts_per_token=routed.num_active,
+        intermediate_size=routed.expert.intermediate_size,
+        shared_intermediate_size=routed.shared.intermediate_size if routed.shared else 0,
+        num_dense_layers=sum(isinstance(mlp, Mlp) for mlp in mlps),
+    )
+
+
+def find_shape(text: str, *, base_dir: Path | None = None) -> ModelShape:
+    """Return the shape of the model that `text` names; see `find_model`.
+
+    Parameters
+    ----------
+    base_dir
+        Where a path starts that is none from here.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such model, or decode cannot express it.
+    """
+    if text in known_models():
+        return SHAPES[text]
+    return shape_of_spec(find_model(text, base_dir=None if Path(text).exists() else base_dir))
+
+
+class _KnownShapes(Mapping[str, ModelShape]):
+    """The shapes of all models that ship, each made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, ModelShape] = {}
+
+    def __getitem__(self, name: str) -> ModelShape:
+        if name not in known_models():
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = shape_of_spec(known_model(name))
+        return self._made[name]
+
+    def __contains__(self, name: Any) -> bool:
+        return name in known_models()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in known_models() if not unpaged(known_model(name), shortest_window(known_model(name))))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+SHAPES: Mapping[str, ModelShape] = _KnownShapes()
+"""Shapes by the name that a scenario and `kvsim calibrate --shape` use.
+
+Every model that ships is contained; one that decode cannot express is refused when it is looked up, and not iterated.
+"""

@@ -14,6 +14,9 @@ from kvsim.scenario.whole_files import write_whole
 CAPTURE_SUFFIX = ".kvtrace"
 """How the name of an access trace ends."""
 
+GENERATOR_SUFFIX = ".generator.toml"
+"""How the name of a generator that was fitted to a capture ends, behind the page size: ``smollm2-docs-page64``."""
+
 REQUESTS_SUFFIX = ".requests.jsonl.gz"
 """How the name of a request trace that ships ends; others may be called anything."""
 
@@ -76,6 +79,13 @@ def find_capture(name_or_path: str, beside: Path | None = None) -> Path:
         If there is none.
     """
     return _find(name_or_path, "capture", CAPTURE_SUFFIX, beside, TraceError)
+
+
+def find_generator(capture: Path, page_tokens: int) -> Path | None:
+    """Return the file of the generator that ships for a capture that ships, at one page size; None without one."""
+    if shipped("captures", CAPTURE_SUFFIX).get(capture.stem) != capture:
+        return None
+    return shipped("captures", GENERATOR_SUFFIX).get(f"{capture.stem}-page{page_tokens}")
 
 
 def find_requests(name_or_path: str, beside: Path | None = None) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 
 from kvsim.policies.selectors import Selector
 from kvsim.traces.access.base import NEXT_LAYER, AccessSource
+from kvsim.traces.access.repeated import Repeated
 from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores, pages_of
 
 MAX_KEPT_BYTES = 512 * 2**20
@@ -62,6 +63,8 @@ class Replay:
         self.page_tokens = page_tokens
         self.num_steps = num_steps
         self._selector = selector
+        originals = source.originals() if isinstance(source, Repeated) else np.arange(source.num_sequences)
+        self._originals: list[int] = originals.tolist()
         self._channel = channel
         last = int(source.context_tokens(num_steps - 1).max())
         self.grid = PageGrid(
@@ -164,16 +167,19 @@ class Replay:
         mass = self.source.mass(step, layer, self.page_tokens)
         recorded: BoolArray | None = self.source.selection(step, layer, self.page_tokens)
         chosen, attended = [], np.ones(num_pages.size)
-        for sequence in range(num_pages.size):
-            count = int(num_pages[sequence])
-            if recorded is not None:
-                indices = np.flatnonzero(recorded[sequence, :count])
-            else:
-                indices = self._selector.select(scores[sequence], count)
+        done: dict[int, tuple[IntArray, float]] = {}
+        for sequence, original in enumerate(self._originals):
+            if original not in done:
+                count = int(num_pages[sequence])
+                if recorded is not None:
+                    indices = np.flatnonzero(recorded[sequence, :count])
+                else:
+                    indices = self._selector.select(scores[sequence], count)
+                row = mass[sequence].astype(np.float64)
+                total = float(row.sum())
+                done[original] = indices, float(row[indices].sum()) / total if total > 0 else np.nan
+            indices, attended[sequence] = done[original]
             chosen.append(self._first(sequence, layer) + indices)
-            row = mass[sequence].astype(np.float64)
-            total = float(row.sum())
-            attended[sequence] = float(row[indices].sum()) / total if total > 0 else np.nan
         return Reading(num_pages=num_pages, selected=np.concatenate(chosen), scores=scores, attended_frac=attended)
 
     def _first(self, sequence: int, layer: int) -> int:

@@ -19,7 +19,7 @@ from kvsim.calibration.host_costs import TIMED_POLICIES  # noqa: E402
 from kvsim.calibration.plan import FULL, QUICK, SPOT, Plan  # noqa: E402
 from kvsim.engine.links.page_pool import PagePool  # noqa: E402
 from kvsim.engine.paged.speculation import Speculation  # noqa: E402
-from kvsim.errors import CalibrationError  # noqa: E402
+from kvsim.errors import CalibrationError, KvsimError  # noqa: E402
 from kvsim.experiments.registry import all_cost_tables  # noqa: E402
 from kvsim.policies import Paged  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
@@ -202,11 +202,13 @@ def test_a_model_with_few_learned_positions_is_calibrated_up_to_them(tiny_gpt2, 
     [
         ({}, "give a model or a shape"),
         ({"model": "x", "shape": "smollm2-135m"}, "give a model or a shape"),
-        ({"shape": "smolm2-135m"}, "unknown shape 'smolm2-135m'; did you mean 'smollm2-135m'?"),
+        ({"shape": "smolm2-135m"}, "no such path, and no model that ships; did you mean 'smollm2-135m'?"),
+        ({"shape": "qwen3-30b-a3b"}, "random weights are those of a Llama; the shape has experts: give a model"),
+        ({"shape": "gpt2"}, "the shape has learned positions: give a model"),
     ],
 )
 def test_faults_of_the_user_are_one_line(arguments, message):
-    with pytest.raises(CalibrationError) as caught:
+    with pytest.raises(KvsimError) as caught:
         calibrate(**arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

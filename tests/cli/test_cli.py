@@ -329,7 +329,10 @@ def test_calibrate_without_a_gpu_says_so_in_a_line(capsys: pytest.CaptureFixture
     ("arguments", "line"),
     [
         ([], "give a model or a shape"),
-        (["--shape", "lama-3-8b"], "unknown shape 'lama-3-8b'; did you mean 'llama-3-8b'?"),
+        (
+            ["--shape", "lama-3-8b"],
+            "model 'lama-3-8b': no such path, and no model that ships; did you mean 'llama-3-8b'?",
+        ),
         (["--shape", "llama-3-8b", "--bandwidth", "fast"], "'fast' is no size: write a number and one of"),
         (["--shape", "llama-3-8b", "--bandwidth", "0"], ""),
         (["--model", "/nowhere"], "/nowhere: no such folder or file"),

@@ -81,14 +81,14 @@ class _ModelOn:
 def test_a_model_on_a_gpu_gets_copy_streams_with_the_mechanism_of_its_profile(monkeypatch, mechanism, expected):
     made = {}
     monkeypatch.setattr(cache_setup, "CudaLink", lambda pool, **options: made.update(pool=pool, **options))
-    load = cache_setup.load_profile
+    load = cache_setup.profile_in_file
 
-    def load_profile(path):
-        profile = load(path)
+    def profile_in_file(choice, **places):
+        profile = load(choice, **places)
         to_device = profile.link.to_device.model_copy(update={"mechanism": mechanism})
         return profile.model_copy(update={"link": profile.link.model_copy(update={"to_device": to_device})})
 
-    monkeypatch.setattr(cache_setup, "load_profile", load_profile)
+    monkeypatch.setattr(cache_setup, "profile_in_file", profile_in_file)
     scenario, beside = cache_setup.concrete_scenario(
         "crosscheck_quick", ["prefetch.window_transfers=3", "budget.context_frac=1.0"]
     )

@@ -88,7 +88,7 @@ FAULTS = [
     (
         '"llama-3-8b"',
         '"lama-3-8b"',
-        "model.shape: unknown shape 'lama-3-8b' (a name, or a table of all sizes); did you m",
+        "model.shape: unknown shape 'lama-3-8b' (a name, a path, or a table of all sizes); did you m",
     ),
     ('"llama-3-8b"', "3", "model.shape: should be text in quotes or a table, found 3"),
     ('"24 GiB"', '"24 gib"', "profile.device_memory: '24 gib' is no size: write a number and one of B, KB, MB"),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import pytest
 
-from kvsim.errors import CapacityError
-from kvsim.scenario.shapes import SHAPES, ModelShape, check_context
+from kvsim.errors import CapacityError, ScenarioError
+from kvsim.scenario.models.known import known_model, known_models
+from kvsim.scenario.models.memory import kv_bytes, weight_bytes
+from kvsim.scenario.shapes import SHAPES, ModelShape, check_context, find_shape, shape_of_spec
 
 
 def gpt2() -> ModelShape:
@@ -57,3 +63,93 @@ def test_new_fields_that_are_absent_leave_no_trace_in_what_is_written() -> None:
     assert not {"attention_biases", "window_tokens"} & set(SHAPES["llama-3-8b"].model_dump(mode="json"))
     written = SHAPES["gemma-2-9b"].model_dump(mode="json")
     assert ModelShape.model_validate(written) == SHAPES["gemma-2-9b"]
+
+
+def test_a_shape_counts_what_its_model_does() -> None:
+    """Every model that decode can express: parameters, weights in any format, cache; from the shape alone."""
+    for name in SHAPES:
+        shape, spec = SHAPES[name], known_model(name)
+        assert shape.num_parameters == spec.num_parameters, name
+        for form in ("bf16", "fp8", "int4", "nf4"):
+            assert shape.in_formats(weights=form).weights_bytes == pytest.approx(weight_bytes(spec, form), rel=1e-5), (
+                name
+            )
+        assert shape.num_layers * shape.page_bytes(64) == kv_bytes(spec, 64), name
+        assert ModelShape.model_validate(shape.model_dump(mode="json")) == shape
+
+
+def test_the_eight_oldest_names_are_what_they_were() -> None:
+    assert SHAPES["llama-3-8b"].model_dump(exclude_none=True) == {
+        "num_layers": 32,
+        "hidden_size": 4096,
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14_336,
+        "vocab_size": 128_256,
+        "tied_embeddings": False,
+        "dtype": "bf16",
+    }
+    names = ("smollm2-135m", "llama-3.2-1b", "llama-3.2-3b", "llama-3-70b", "qwen2.5-7b", "mistral-7b", "gemma-2-9b")
+    assert all(SHAPES[name].dtype == "bf16" for name in names)
+
+
+def test_a_name_that_decode_cannot_express_is_refused_by_the_feature() -> None:
+    assert "deepseek-v3" in SHAPES
+    assert "deepseek-v3" not in list(SHAPES)
+    with pytest.raises(ScenarioError, match="61 hold a latent for all heads"):
+        SHAPES["deepseek-v3"]
+    with pytest.raises(KeyError):
+        SHAPES["deepseek-v"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "feature"),
+    [
+        ({"model_type": "qwen3_next"}, "36 hold a state"),
+        ({"model_type": "llama4_text"}, "experts before layers without"),
+    ],
+)
+def test_features_of_configurations_are_named(keys: dict[str, str], feature: str) -> None:
+    known = {"qwen3_next": "qwen3-next-80b-a3b", "llama4_text": "llama-4-maverick"}[keys["model_type"]]
+    with pytest.raises(ScenarioError, match=feature):
+        shape_of_spec(known_model(known))
+
+
+def test_a_gate_on_the_output_of_attention_is_named() -> None:
+    spec = known_model("qwen3-8b")
+    gated = dataclasses.replace(spec.layers[0].mixers[0], gate_numbers=4096)  # type: ignore[call-overload]
+    layer = dataclasses.replace(spec.layers[0], mixers=(gated,))
+    with pytest.raises(ScenarioError, match="a gate on the output of its attention"):
+        shape_of_spec(dataclasses.replace(spec, layers=(layer,) * 2))
+
+
+def test_experts_are_counted_where_they_are() -> None:
+    experts = SHAPES["glm-4.5-air"].experts
+    assert experts is not None
+    assert (experts.num_experts, experts.experts_per_token, experts.num_dense_layers) == (128, 8, 1)
+
+
+def test_a_cache_in_fewer_bits_has_smaller_pages_and_the_same_summaries() -> None:
+    whole, half, scaled = (SHAPES["qwen3-8b"].in_formats(kv=kv) for kv in ("bf16", "fp8", "int8"))
+    assert whole == SHAPES["qwen3-8b"]
+    assert half.page_bytes(64) * 2 == whole.page_bytes(64)
+    assert scaled.page_bytes(64) == half.page_bytes(64) + 64 * 2 * 8 * 4
+    assert half.summary_bytes(10) == whole.summary_bytes(10)
+
+
+def test_a_shape_in_other_formats_is_read_again() -> None:
+    shape = SHAPES["mixtral-8x7b"].in_formats(weights="int4", kv="fp8")
+    assert ModelShape.model_validate(shape.model_dump(mode="json")) == shape
+    with pytest.raises(ValueError, match="did you mean 'int4'"):
+        ModelShape.model_validate(shape.model_dump(mode="json") | {"weights": "int44"})
+
+
+def test_a_folder_is_found_from_here_or_from_where_the_scenario_lies(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(known_models()["qwen3-0.6b"].config | {}))
+    assert find_shape(str(folder)) == SHAPES["qwen3-0.6b"]
+    assert find_shape("mine", base_dir=tmp_path) == SHAPES["qwen3-0.6b"]
+    monkeypatch.chdir(tmp_path)
+    assert find_shape("mine/config.json", base_dir=Path("elsewhere")) == SHAPES["qwen3-0.6b"]

@@ -59,8 +59,8 @@ def test_halving_bandwidth_never_speeds_anything_up(policy: str, machine: str) -
 
 @pytest.mark.parametrize(
     "policy",
-    # streaming and dropping attend to all that they hold, resident here to a selection
-    [name for name, entry in POLICIES.items() if name not in ("resident", "stream") and entry.kind != "dropping"],
+    # these attend to all that they hold, resident here to a selection
+    [name for name, entry in POLICIES.items() if name != "resident" and find_policy(name).attends == "selection"],
 )
 def test_infinite_budget_equals_resident_to_the_last_digit(policy: str) -> None:
     profile = make_profile(own_s=0.0, sync_s=0.0, submit_s=0.0, write_back=False)
@@ -68,6 +68,16 @@ def test_infinite_budget_equals_resident_to_the_last_digit(policy: str) -> None:
     paged = run(policy, profile, capacity_frac=1.0)
     np.testing.assert_array_equal(paged["step_s"], resident["step_s"])
     assert paged["misses"].sum() == 0
+
+
+def test_dense_equals_resident_at_full_attention_whatever_the_selector() -> None:
+    profile, source = make_profile(), DriftingSource()
+    resident = run("resident", profile, replay=make_replay(source, full=True))
+    dense = run("dense", profile, replay=make_replay(source))
+    for name in ("step_s", "attention_s", "host_s"):
+        np.testing.assert_array_equal(dense[name], resident[name])
+    assert (dense["mass_recall_frac"] == 1).all()
+    assert dense["step_s"].sum() > run("resident", profile, replay=make_replay(source))["step_s"].sum()
 
 
 def test_stream_with_infinite_budget_equals_resident_at_full_attention() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from kvsim.errors import KvsimError
-from kvsim.scenario.shapes import DType, ModelShape
+from kvsim.scenario.models.config import from_config
+from kvsim.scenario.shapes import DType, ModelShape, shape_of_spec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The dtypes of weights and KV cache by the name that profiles and traces write."""
@@ -96,34 +97,22 @@ def shape_of(model: Any) -> ModelShape:
 
 
 def shape_of_config(config: Any, dtype: DType) -> ModelShape:
-    """Return the sizes that a configuration gives."""
-    is_gpt2 = config.model_type == "gpt2"
-    hidden_size = int(config.hidden_size)
-    return ModelShape(
-        num_layers=config.num_hidden_layers,
-        hidden_size=hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=num_kv_heads_of(config),
-        head_dim=head_dim_of(config),
-        intermediate_size=(config.n_inner or 4 * hidden_size) if is_gpt2 else config.intermediate_size,
-        vocab_size=config.vocab_size,
-        tied_embeddings=bool(config.tie_word_embeddings),
-        dtype=dtype,
-        learned_positions=config.n_positions if is_gpt2 else None,
-        attention_biases=_attention_biases(config),
-    )
+    """Return the sizes that a configuration of transformers gives.
+
+    Raises
+    ------
+    KvsimError
+        If decode cannot express them.
+    """
+    keys = config.to_dict()
+    keys.pop("quantization_config", None)  # packed as they load, not in the checkpoint
+    return shape_of_spec(from_config(keys), dtype)
 
 
 def context_limit_of(model: Any) -> int | None:
     """Return the most tokens that a model was made to read; None where its configuration does not say."""
     limit: int | None = getattr(model.config, "max_position_embeddings", None)
     return limit
-
-
-def _attention_biases(config: Any) -> Literal["qkv", "qkvo"] | None:
-    if config.model_type == "qwen2":
-        return "qkv"  # always, and no key of the configuration says so
-    return "qkvo" if config.model_type == "llama" and config.attention_bias else None
 
 
 def head_dim_of(config: Any) -> int:

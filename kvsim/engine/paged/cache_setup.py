@@ -14,11 +14,11 @@ from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.budget import make_selector, make_setting
-from kvsim.profile.profile import load_profile
+from kvsim.profile.choose import profile_in_file
 from kvsim.scenario.checks import check_length
 from kvsim.scenario.decode import PolicyChoice, Scenario, load_scenario
 from kvsim.scenario.shapes import ModelShape
-from kvsim.scenario.shipped import find_profile, find_scenario
+from kvsim.scenario.shipped import find_scenario
 from kvsim.scenario.toml import nearest
 from kvsim.types import PageGrid, pages_of
 
@@ -99,7 +99,7 @@ def link_maker(
     if model.device.type != "cpu":
         raise KvsimError(f"the model is on {str(model.device)!r}; a PagedCache moves pages on the CPU and on CUDA only")
     if bandwidth_bytes_per_s is None:
-        profile = load_profile(find_profile(scenario.profile.path, beside))
+        profile = profile_in_file(scenario.profile, base_dir=beside, where=scenario.name)
         bandwidth_bytes_per_s = profile.link.stated_bandwidth_bytes_per_s
         if bandwidth_bytes_per_s is None:
             raise ScenarioError(
@@ -117,7 +117,7 @@ def _cuda_link_maker(
 ) -> Callable[[PagePool], Link]:
     if bandwidth_bytes_per_s is not None:
         raise KvsimError("bandwidth_bytes_per_s is of the emulated link; a model on a CUDA device has a real one")
-    profile = load_profile(find_profile(scenario.profile.path, beside))
+    profile = profile_in_file(scenario.profile, base_dir=beside, where=scenario.name)
     mechanism = mechanism_named(profile.link.to_device.mechanism)
     window_transfers = scenario.prefetch.window_transfers
     return lambda pool: CudaLink(pool, window_transfers=window_transfers, mechanism=mechanism)

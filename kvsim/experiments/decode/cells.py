@@ -20,11 +20,11 @@ from kvsim.policies.baselines import PEERS
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.policies.registry import NO_PLUG_INS, PlugIns
 from kvsim.policies.selectors import Selector
+from kvsim.profile.choose import chosen_profile
 from kvsim.profile.other_shape import adapted
-from kvsim.profile.profile import Profile, check_made_for, load_profile
+from kvsim.profile.profile import Profile, check_made_for
 from kvsim.scenario.decode import Measure, PolicyChoice, Scenario
 from kvsim.scenario.shapes import ModelShape
-from kvsim.scenario.shipped import find_profile
 from kvsim.types import PageGrid, pages_of
 
 _T = TypeVar("_T")
@@ -146,14 +146,23 @@ def cells_of(
     change_profile
         What to make of each profile first.
     """
-    profiles: dict[Path, Profile] = {}
+    shapes: dict[str, ModelShape] = {}
+    profiles: dict[tuple[str, str], Profile] = {}
 
-    def profile_of(concrete: Scenario) -> Profile:
-        path = find_profile(concrete.profile.path, base_dir)
-        if path not in profiles:
-            loaded = load_profile(path)
-            profiles[path] = change_profile(loaded) if change_profile else loaded
-        return profiles[path]
+    def shape_of(concrete: Scenario) -> ModelShape:
+        key = concrete.model.model_dump_json()
+        if key not in shapes:
+            shapes[key] = concrete.model.resolve(base_dir)
+        return shapes[key]
+
+    def profile_of(concrete: Scenario, shape: ModelShape) -> Profile:
+        of_model = concrete.model.model_dump_json() if concrete.profile.card else ""
+        key = concrete.profile.model_dump_json(include={"path", "card", "runtime"}), of_model
+        if key not in profiles:
+            packing = concrete.model.quantisation
+            loaded = chosen_profile(concrete.profile, shape, packing, base_dir=base_dir)
+            profiles[key] = change_profile(loaded) if change_profile else loaded
+        return profiles[key]
 
     for own in scenario.cells:
         swept = own.swept_values(scenario.sweep)
@@ -161,8 +170,8 @@ def cells_of(
         for choice in concrete.run.policies:
             is_for_length = False
             try:
-                shape, policy = concrete.model.sizes, find_policy(choice.name, plug_ins)
-                profile = profile_of(concrete)
+                shape, policy = shape_of(concrete), find_policy(choice.name, plug_ins)
+                profile = profile_of(concrete, shape)
                 packing, scale = concrete.model.quantisation, concrete.profile.scale
                 if not (concrete.profile.allow_other_shape or scale):
                     check_made_for(profile, shape, packing, where=concrete.name)

@@ -10,9 +10,11 @@ from kvsim.calibration.measure import CostTables, Progress
 from kvsim.calibration.staleness import judge, reasons_here
 from kvsim.errors import ScenarioError
 from kvsim.experiments.types import Job
+from kvsim.profile.choose import profile_in_file
 from kvsim.profile.profile import Profile, load_profile, write_profile
 from kvsim.scenario.decode import Scenario
-from kvsim.scenario.shipped import find_profile, near
+from kvsim.scenario.shapes import ModelShape
+from kvsim.scenario.shipped import near
 
 
 def fresh_profile(
@@ -42,9 +44,10 @@ def fresh_profile(
     KvsimError
         If the model or the profile cannot be had.
     """
-    own = load_profile(find_profile(scenario.profile.path, job.base_dir))
+    own = profile_in_file(scenario.profile, base_dir=job.base_dir, where=scenario.name)
+    shape = scenario.model.resolve(job.base_dir)
     if recalibrate is False:
-        reasons = reasons_here(own, scenario.model.sizes)
+        reasons = reasons_here(own, shape)
         if reasons:
             say(f"profile {own.name} is stale: {'; '.join(reasons)}; used all the same (--no-calibrate)")
         return None
@@ -52,11 +55,11 @@ def fresh_profile(
     file = (folder / f"profile-{scenario.name}.toml").resolve()
     if recalibrate is None:
         asked = load_profile(file) if file.is_file() else own
-        found = judge(asked, scenario.model.sizes, model)
+        found = judge(asked, shape, model)
         say(f"{found.line}; calibrating" if found.is_stale else found.line)
         if not found.is_stale:
             return file if asked is not own else None
-    write_profile(_calibrated(scenario, model, own, job.command, progress, cost_tables), file)
+    write_profile(_calibrated(scenario, shape, model, own, job.command, progress, cost_tables), file)
     return file
 
 
@@ -67,11 +70,17 @@ def _model(scenario: Scenario, base_dir: Path | None) -> str:
 
 
 def _calibrated(
-    scenario: Scenario, model: str, own: Profile, command: str, progress: Progress, cost_tables: Sequence[CostTables]
+    scenario: Scenario,
+    shape: ModelShape,
+    model: str,
+    own: Profile,
+    command: str,
+    progress: Progress,
+    cost_tables: Sequence[CostTables],
 ) -> Profile:
     return calibrate(
         model,
-        dtype=scenario.model.sizes.dtype,
+        dtype=shape.dtype,
         device=own.device,
         name=f"{scenario.name}-{own.device}",
         bandwidth_bytes_per_s=own.link.stated_bandwidth_bytes_per_s,

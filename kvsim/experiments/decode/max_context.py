@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from kvsim.calibration.machine import free_memory_bytes
-from kvsim.calibration.random_inputs import random_model
+from kvsim.calibration.random_inputs import check_llama, random_model
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import CapacityError, ScenarioError
 from kvsim.experiments.decode.cells import Cell, Extent, cells_of, measured_extent, resolve
@@ -140,10 +140,10 @@ def _check(cell: Cell) -> None:
     scenario = cell.scenario
     cell.check_budget()
     check_needs(cell, is_measured=True)
-    if scenario.model.path is None and (scenario.model.quantisation or cell.shape.learned_positions):
-        raise ScenarioError(
-            f"{scenario.name}: no model.path; random weights stand in for a Llama-like model's, not packed, alone"
-        )
+    if scenario.model.path is None:
+        if scenario.model.quantisation:
+            raise ScenarioError(f"{scenario.name}: no model.path; random weights are not packed")
+        check_llama(cell.shape)
     if cell.is_peer:
         check_peer(cell)
     elif is_oracle(cell.make_policy()):

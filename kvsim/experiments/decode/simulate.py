@@ -131,10 +131,15 @@ def check_cell(sources: Sources) -> Callable[[Cell], None]:
 
 
 def same_run(cell: Cell) -> tuple[str, str]:
-    """Return what a cell's rows depend on: where the policy keeps everything, neither budget nor prefetching."""
+    """Return what a cell's rows depend on: where the policy keeps everything, neither budget nor prefetching.
+
+    Where it attends to everything, nothing is selected.
+    """
     scenario = cell.scenario
     if cell.holds_everything:
         scenario = scenario.model_copy(update={"budget": None, "prefetch": None})
+    if cell.policy.attends == "everything":
+        scenario = scenario.model_copy(update={"selector": None})
     unread: dict[str, Any] = {"run": {"policies"}, "name": True, "profile": {"device_memory"}}
     return scenario.model_dump_json(exclude=unread), cell.choice.model_dump_json()
 

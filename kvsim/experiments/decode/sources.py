@@ -13,11 +13,11 @@ from kvsim.profile.profile import SPECULATE
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.digest import file_digest
 from kvsim.scenario.shapes import ModelShape
-from kvsim.scenario.shipped import find_capture
+from kvsim.scenario.shipped import find_capture, find_generator
 from kvsim.sim import Replay
-from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator
+from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator, load_parameters
 from kvsim.traces.access.arrays import NAME, Trace
-from kvsim.traces.access.base import NEXT_LAYER, AccessSource, RecordedAccesses
+from kvsim.traces.access.base import MASS, NEXT_LAYER, AccessSource, RecordedAccesses
 from kvsim.traces.access.registry import open_accesses
 from kvsim.traces.access.repeated import Repeated
 
@@ -50,6 +50,7 @@ class Sources:
         self._files: dict[Path, RecordedAccesses] = {}
         self._fits: dict[tuple[Path, int, str], GeneratorParameters] = {}
         self._latest: tuple[Hashable, Replay] | None = None
+        self._latest_source: tuple[Hashable, AccessSource] | None = None
 
     def extent(self, scenario: Scenario, shape: ModelShape) -> Extent:
         """Return how long a run of a concrete scenario is, without making what it reads.
@@ -73,7 +74,7 @@ class Sources:
         key = self.reads(cell, seed)
         if self._latest is None or self._latest[0] != key:
             replay = Replay(
-                self._make(cell, seed),
+                self._source(cell, seed),
                 cell.selector,
                 channel=cell.scenario.selector.channel,
                 page_tokens=cell.scenario.page_tokens,
@@ -82,12 +83,15 @@ class Sources:
             self._latest = key, replay
         return self._latest[1]
 
-    def reads(self, cell: Cell, seed: int) -> Hashable:
-        """Return a key that is equal for batches that read the same; a recorded trace is the same whatever the seed."""
+    def reads(self, cell: Cell, seed: int) -> tuple[Hashable, ...]:
+        """Return a key that is equal for batches that read the same, the selector last.
+
+        A recorded trace is the same whatever the seed.
+        """
         scenario = cell.scenario
         drawn = seed if scenario.trace.extrapolate is not None else None
-        choices = scenario.trace, scenario.page_tokens, scenario.selector, scenario.run.batch
-        return (self._path(scenario), *choices, cell.shape, drawn)
+        choices = scenario.trace, scenario.page_tokens, scenario.run.batch
+        return (self._path(scenario), *choices, cell.shape.num_layers, drawn, scenario.selector)
 
     def check(self, cell: Cell) -> None:
         """Refuse a cell whose budget is too small, whose policy cannot be made, or whose trace lacks what it reads.
@@ -128,11 +132,11 @@ class Sources:
         return fresh
 
     def fit(self, scenario: Scenario) -> GeneratorParameters:
-        """Return the generator fitted to the scenario's trace."""
+        """Return the generator fitted to the scenario's trace: as it ships, or fitted now."""
         path = self._path(scenario)
         key = (path, scenario.page_tokens, scenario.selector.channel)
         if key not in self._fits:
-            self._fits[key] = fit_generator(self._open(scenario), scenario.page_tokens, scenario.selector.channel)
+            self._fits[key] = _shipped_fit(*key) or fit_generator(self._open(scenario), *key[1:])
         return self._fits[key]
 
     def _path(self, scenario: Scenario) -> Path:
@@ -148,21 +152,35 @@ class Sources:
             self._files[path] = open_accesses(path)
         return self._files[path]
 
+    def _source(self, cell: Cell, seed: int) -> AccessSource:
+        """Return the accesses of a batch; the latest are kept for the next selector."""
+        key = (*self.reads(cell, seed)[:-1], cell.scenario.selector.channel)
+        if self._latest_source is None or self._latest_source[0] != key:
+            self._latest_source = key, self._make(cell, seed)
+        return self._latest_source[1]
+
     def _make(self, cell: Cell, seed: int) -> AccessSource:
-        scenario, trace = cell.scenario, cell.scenario.trace
-        file = self._open(scenario)
-        if trace.extrapolate is not None:
-            return SyntheticSource(
+        scenario, extrapolate = cell.scenario, cell.scenario.trace.extrapolate
+        source: AccessSource = self._open(scenario)
+        if extrapolate is not None:
+            source = SyntheticSource(
                 self.fit(scenario),
-                context_tokens=trace.extrapolate.context_tokens,
+                context_tokens=extrapolate.context_tokens,
                 num_steps=cell.extent.num_steps,
                 num_layers=cell.shape.num_layers,
-                num_sequences=scenario.run.batch,
+                num_sequences=min(extrapolate.sequences or scenario.run.batch, scenario.run.batch),
                 page_tokens=scenario.page_tokens,
                 seed=seed,
-                middle_growth=trace.extrapolate.middle_growth,
+                middle_growth=extrapolate.middle_growth,
             )
-        return file if scenario.run.batch == file.num_sequences else Repeated(file, scenario.run.batch)
+        return source if scenario.run.batch == source.num_sequences else Repeated(source, scenario.run.batch)
+
+
+def _shipped_fit(path: Path, page_tokens: int, channel: str) -> GeneratorParameters | None:
+    """Return the generator that ships for a capture, where it generates the channel."""
+    file = find_generator(path, page_tokens)
+    fitted = load_parameters(file) if file is not None else None
+    return fitted if fitted is not None and channel in (MASS, fitted.channel) else None
 
 
 def num_steps_of(scenario: Scenario, available: int) -> int:

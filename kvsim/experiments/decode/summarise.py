@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 
 from kvsim.experiments.decode.cells import Cell
 from kvsim.experiments.decode.generator_check import recall_bias_frac
+from kvsim.experiments.decode.interval import tpot_interval_s
 from kvsim.experiments.decode.outside_profile import beyond_profile, with_extrapolated
 from kvsim.experiments.decode.report.summary import cell_figures
 from kvsim.experiments.decode.report.verdict import verdict
 from kvsim.policies.baselines import HfOffloaded
-from kvsim.profile.profile import SEGMENTS
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Scenario
 from kvsim.traces import GeneratorParameters
@@ -109,29 +108,6 @@ def simulated_summary(
         if cell.scenario.trace.extrapolate is not None:
             entry["recall_bias_frac"] = recall_bias_frac(cell, fit(cell.scenario))
     return with_extrapolated(summarise(scenario, cells, entries), beyond_profile(cells), cells)
-
-
-def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
-    """Return a 90% interval of the mean simulated time per output token, from the profile's residuals.
-
-    A sample of calibration is a whole step, so what spreads samples shifts whole steps of a run as well: the spread is
-    taken as common to all steps of a run, beside the standard error of the table's medians, and the parts as
-    independent of each other.
-    """
-    counted = ~rows["is_warmup"]
-    profile = cell.profile
-    tables = {f"{name}_s": profile.segments[name].device for name in SEGMENTS}
-    tables |= {"stall_s": profile.link.to_device.transfer}
-    if not cell.holds_everything:
-        tables["decide_s"] = profile.policies[profile.decision_cost(cell.cost_name)]
-    variance = 0.0
-    for name, table in tables.items():
-        mean_s = float(rows[name][counted].mean())
-        spread_frac = (table.residual_high_frac - table.residual_low_frac) / 3.29  # a 90% interval in deviations
-        variance += mean_s**2 * (table.median_error_frac**2 + spread_frac**2)
-    mean_s = float(rows["step_s"][counted].mean())
-    half_s = 1.645 * math.sqrt(variance)
-    return max(0.0, mean_s - half_s), mean_s + half_s
 
 
 def page_link_s(cell: Cell) -> float:

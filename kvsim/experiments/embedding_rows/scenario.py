@@ -9,6 +9,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt, model_validato
 from kvsim.caches import find_cache_policy
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction, Role, SizeBytes
 from kvsim.scenario.toml import Strict
 
@@ -104,7 +105,7 @@ class RowsMeasured(Strict):
 class EmbeddingRows(CacheScenario):
     """The embedding table in host memory, and a cache of its rows on the device."""
 
-    one_of: ClassVar = (("cache.budget_rows", "cache.budget_bytes", "cache.budget_frac"),)
+    one_of: ClassVar = (("cache.budget_rows", "cache.budget_bytes", "cache.budget_frac"), ONE_PROFILE)
 
     inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"stream.path": "tokens"}
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction, Role
 from kvsim.scenario.toml import Strict, nearest
 from kvsim.traces.requests.format import DEFAULT_BLOCK_TOKENS, TimeUnit
@@ -88,7 +89,7 @@ class RealRequests(Strict):
 class PrefixBlocks(CacheScenario):
     """Blocks of prompts kept for the next prompt that begins alike."""
 
-    one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"),)
+    one_of: ClassVar = (("cache.budget_blocks", "cache.budget_frac"), ONE_PROFILE)
     younger: ClassVar = (*CacheScenario.younger, "trace.time_unit")
 
     inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"trace.path": "requests"}

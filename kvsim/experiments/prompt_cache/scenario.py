@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from kvsim.caches.prompts.accounting import TierBudget
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction, Role, SizeBytes
 from kvsim.scenario.toml import Strict
 
@@ -98,7 +99,7 @@ class RealPrompts(Strict):
 class PromptCacheScenario(CacheScenario):
     """Whole prompts kept for the next prompt that begins alike."""
 
-    one_of: ClassVar = (("cache.budget_bytes", "cache.budget_frac"), ("prompts.stream", "prompts.trace"))
+    one_of: ClassVar = (("cache.budget_bytes", "cache.budget_frac"), ("prompts.stream", "prompts.trace"), ONE_PROFILE)
 
     inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"prompts.stream": "tokens", "prompts.trace": "requests"}
 

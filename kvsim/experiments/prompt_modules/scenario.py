@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction, Role, SizeBytes
 from kvsim.scenario.limits import Count
 from kvsim.scenario.toml import Strict
@@ -81,7 +82,7 @@ class RealPrompts(Strict):
 class PromptModules(CacheScenario):
     """Pieces of prompts encoded once, each alone at its own positions, and reused wherever a prompt selects them."""
 
-    one_of: ClassVar = (("cache.budget_modules", "cache.budget_frac", "cache.budget_bytes"),)
+    one_of: ClassVar = (("cache.budget_modules", "cache.budget_frac", "cache.budget_bytes"), ONE_PROFILE)
     not_swept: ClassVar = {
         **{
             f"prompts.{field}": "; all cells read one set of prompts"

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvsim.errors import CalibrationError
 from kvsim.profile.cards.card import Card
+from kvsim.scenario.shipped import near
 from kvsim.scenario.toml import nearest, read_toml, validate
 
 DATA = Path(__file__).with_name("cards.toml")
@@ -18,7 +19,12 @@ def card_names() -> tuple[str, ...]:
     return tuple(_shipped()["cards"])
 
 
-def load_card(name: str | Path) -> Card:
+def card_file(name: str | Path, base_dir: Path | None = None) -> Path:
+    """Return the file that holds a card: a user's own, or the file of all cards that ship."""
+    return Path(near(str(name), base_dir)) if str(name).endswith(".toml") else DATA
+
+
+def load_card(name: str | Path, base_dir: Path | None = None) -> Card:
     """Return a card that ships by its name, or the one in the TOML file at a path that ends in ``.toml``.
 
     Raises
@@ -31,8 +37,9 @@ def load_card(name: str | Path) -> Card:
     >>> load_card("rtx-4090").memory_bandwidth_bytes_per_s
     1008000000000
     """
-    if str(name).endswith(".toml"):
-        return _own_card(Path(name))
+    file = card_file(name, base_dir)
+    if file != DATA:
+        return _own_card(file)
     cards = _shipped()["cards"]
     key = str(name).lower()
     if key not in cards:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from kvsim.errors import ScenarioError
 from kvsim.profile.cards.card import Card
 from kvsim.profile.estimate import kernels
@@ -11,11 +9,11 @@ from kvsim.profile.estimate.assumptions import Assumptions, load_assumptions
 from kvsim.profile.estimate.coefficients import Coefficients, load_coefficients
 from kvsim.profile.estimate.copies import link_of
 from kvsim.profile.estimate.hosts import Runtime, decision_costs, with_launches
-from kvsim.profile.estimate.kernels import Formats, Weights, formats_of
+from kvsim.profile.estimate.kernels import Formats, Kernel, formats_of
 from kvsim.profile.estimate.pricing import Price, Pricing, Work
 from kvsim.profile.profile import SCHEMA_VERSION, Machine, Profile
 from kvsim.profile.tables import CostTable
-from kvsim.scenario.shapes import ModelShape, Quantisation
+from kvsim.scenario.shapes import BITSANDBYTES, ModelShape, Quantisation
 
 BATCHES = tuple(float(2**power) for power in range(9))
 """1 to 256 sequences."""
@@ -25,15 +23,15 @@ MANY_PAGES = 2.0**19
 NEW_TOKENS = (1.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
 CACHED_TOKENS = (0.0, 8192.0, 32768.0, 131072.0)
 PAGE_TOKENS = (16, 32, 64)
-QUANTISATIONS: dict[str, Quantisation] = {"int8": "8bit", "int4": "4bit"}
 
 
 def estimate_profile(
     card: Card,
     shape: ModelShape,
     *,
-    weights: Weights | None = None,
-    kv: Literal["fp8"] | None = None,
+    weights: str | None = None,
+    kv: str | None = None,
+    quantisation: Quantisation | None = None,
     runtime: Runtime = "graph",
 ) -> Profile:
     """Return what the steps of `shape` cost on `card`, from its data sheet and coefficients fitted on other cards.
@@ -41,19 +39,23 @@ def estimate_profile(
     Parameters
     ----------
     weights
-        Number format of the layers' weights; None: the shape's dtype.
+        Number format of the layers' weights, one of `PRICED_AS`; None: the shape's.
     kv
-        Number format of the KV cache; None: the shape's dtype.
+        Number format of the KV cache; None: the shape's.
+    quantisation
+        Weights packed by bitsandbytes as they load, in place of a number format.
     runtime
         ``graph``: kernels launched as one graph; ``eager``: one by one from Python.
 
     Raises
     ------
     ScenarioError
-        If the shape's dtype is none that the card or an estimate has a rate for.
+        If a number format is none that the card or an estimate has a rate for.
     """
     coefficients, assumptions = load_coefficients(), load_assumptions()
-    formats = formats_of(shape, weights, kv, has_fp8=card.fp8_flop_per_s is not None)
+    shape = shape.in_formats(weights=weights, kv=kv)
+    packed = BITSANDBYTES[quantisation] if quantisation else None
+    formats = formats_of(shape, packed, None, has_fp8=card.fp8_flop_per_s is not None)
     pricing = Pricing(card=card, coefficients=coefficients)
     if card.rate_flop_per_s(formats.activations) is None:
         raise ScenarioError(
@@ -63,7 +65,7 @@ def estimate_profile(
     devices = _segments(pricing, shape, formats, assumptions)
     return Profile(
         schema_version=SCHEMA_VERSION,
-        name=_name(card, formats, kv, runtime),
+        name=_name(card, packed or shape.weights or shape.dtype, shape.kv, runtime),
         kind="estimated",
         notes=_notes(card, coefficients),
         device="cuda",
@@ -72,7 +74,7 @@ def estimate_profile(
         device_memory_bytes=card.usable_memory_bytes,
         page_tokens=PAGE_TOKENS,
         shape=shape,
-        quantisation=QUANTISATIONS.get(formats.weights),
+        quantisation=quantisation,
         machine=Machine(
             host="none: estimated, nothing was run",
             processor="",
@@ -104,7 +106,7 @@ def _segments(pricing: Pricing, shape: ModelShape, formats: Formats, assumptions
         return kernels.attention_input(batch, shape, formats)
 
     def output_of(batch: float) -> Work:
-        return kernels.attention_output(batch, shape, formats)
+        return _output(pricing, batch, shape, formats)
 
     fitted = _fitted_source(pricing, "gemm", formats)
     return {
@@ -138,10 +140,9 @@ def _prefill(pricing: Pricing, shape: ModelShape, formats: Formats) -> CostTable
         layer = pricing.total([
             *kernels.attention_input(new_tokens, shape, formats),
             kernels.prefill_attention(new_tokens, cached_tokens, shape, formats),
-            *kernels.attention_output(new_tokens, shape, formats),
+            *_output(pricing, new_tokens, shape, formats),
         ])  # fmt: skip
-        layers = Price(time_s=layer.time_s * shape.num_layers, low_frac=layer.low_frac, high_frac=layer.high_frac)
-        return [layers, kernels.embedding(new_tokens, shape), *kernels.head(1.0, shape, formats)]
+        return [layer.times(shape.num_layers), kernels.embedding(new_tokens, shape), *kernels.head(1.0, shape, formats)]
 
     source = (
         "the layers' products and attention over new and cached tokens, head for the last token. "
@@ -149,6 +150,18 @@ def _prefill(pricing: Pricing, shape: ModelShape, formats: Formats) -> CostTable
         + _fitted_source(pricing, "prefill_attention", formats)
     )
     return pricing.by_amount(whole, "tokens", NEW_TOKENS, CACHED_TOKENS, columns_are="cached_tokens", source=source)
+
+
+def _output(pricing: Pricing, rows: float, shape: ModelShape, formats: Formats) -> list[Kernel | Price]:
+    """Return what follows attention in a layer; of layers with and without experts the mean."""
+    dense = kernels.attention_output(rows, shape, formats)
+    if shape.experts is None:
+        return [*dense]
+    routed = [*kernels.projection(rows, shape, formats), *kernels.mixture(rows, shape.experts, shape, formats)]
+    dense_frac = shape.experts.num_dense_layers / shape.num_layers
+    if not dense_frac:
+        return [*routed]
+    return [pricing.total(dense).times(dense_frac), pricing.total(routed).times(1 - dense_frac)]
 
 
 _ELEMENTWISE = "kernels that move bytes: kind elementwise of kvsim/profile/estimate/coefficients.toml"
@@ -161,8 +174,8 @@ def _fitted_source(pricing: Pricing, kind: str, formats: Formats) -> str:
     )
 
 
-def _name(card: Card, formats: Formats, kv: str | None, runtime: str) -> str:
-    return "-".join([card.name, formats.weights, *(["kv", kv] if kv else []), runtime, "estimated"])
+def _name(card: Card, weights: str, kv: str | None, runtime: str) -> str:
+    return "-".join([card.name, weights, *(["kv", kv] if kv else []), runtime, "estimated"])
 
 
 def _notes(card: Card, coefficients: Coefficients) -> str:

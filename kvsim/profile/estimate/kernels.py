@@ -6,13 +6,24 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from kvsim.errors import ScenarioError
-from kvsim.scenario.shapes import ModelShape
+from kvsim.scenario.shapes import ExpertSizes, ModelShape
 
 Weights: TypeAlias = Literal["bf16", "fp16", "fp8", "int8", "int4"]
 """Number format of the layers' weights; embeddings and the head keep the model's."""
 
+PRICED_AS: dict[str, Weights] = {
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "fp8": "fp8",
+    "fp8-block": "fp8",
+    "int8": "int8",
+    "q8_0": "int8",
+    **dict.fromkeys(("int4", "gptq-int4", "nf4", "mxfp4", "nvfp4", "q4_0", "q4_1", "q4_k"), "int4"),
+}
+"""The kernels that stand for each format of weights; others have no kernels near them."""
+
 WEIGHT_BYTES: dict[str, float] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5 + 4 / 64}
-"""Bytes of one weight; in 4 bits each block of 64 has a scale of 4 bytes, as in `PACKED_BYTES`."""
+"""Bytes of one weight; in 4 bits each block of 64 has a scale of 4 bytes, as in nf4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +51,33 @@ class Formats:
     """Whether the card multiplies in fp8; else weights in fp8 are expanded first."""
 
 
-def formats_of(shape: ModelShape, weights: Weights | None, kv: Literal["fp8"] | None, *, has_fp8: bool) -> Formats:
-    """Return the formats of `shape` with its weights and its KV cache as asked for.
+def formats_of(shape: ModelShape, weights: str | None, kv: str | None, *, has_fp8: bool) -> Formats:
+    """Return the formats of `shape` with its weights and its KV cache as asked for, or else as the shape says.
 
     Raises
     ------
     ScenarioError
-        If the shape's dtype is none that an estimate can price.
+        If a format is none that an estimate can price.
     """
     if shape.dtype not in ("bf16", "fp16"):
         raise ScenarioError(
             f"model.dtype {shape.dtype!r}: an estimate prices bf16 and fp16, for no table of kernels has {shape.dtype}"
         )
     own: Literal["bf16", "fp16"] = "bf16" if shape.dtype == "bf16" else "fp16"
+    packed = weights or shape.weights or own
+    if packed not in PRICED_AS:
+        raise ScenarioError(
+            f"weights in {packed}: no table of kernels is near them; an estimate prices {', '.join(PRICED_AS)}"
+        )
+    held = kv or shape.kv or own
+    if held not in (own, "bf16", "fp16", "fp8"):
+        raise ScenarioError(f"KV cache in {held}: no table of kernels has it; an estimate prices bf16, fp16 and fp8")
+    is_plain = packed in ("bf16", "fp16")
     return Formats(
-        weights=weights or own, activations=own, kv_bytes=1 if kv == "fp8" else shape.dtype_bytes, has_fp8=has_fp8
+        weights=own if is_plain else PRICED_AS[packed],
+        activations=own,
+        kv_bytes=1 if held == "fp8" else 2,
+        has_fp8=has_fp8,
     )
 
 
@@ -117,16 +140,44 @@ def attention_input(rows: float, shape: ModelShape, formats: Formats) -> list[Ke
 
 
 def attention_output(rows: float, shape: ModelShape, formats: Formats) -> list[Kernel]:
-    """Return the projection back, norm and the MLP: gated with gate and up in one product, or plain (GPT-2)."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    halves = 2 if shape.learned_positions is None else 1
+    """Return what follows attention in a layer without experts."""
+    return [*projection(rows, shape, formats), *mlp(rows, shape.intermediate_size, shape, formats)]
+
+
+def projection(rows: float, shape: ModelShape, formats: Formats) -> list[Kernel]:
+    """Return the projection of attention's output, and the norm behind it."""
     return [
-        product(rows, hidden, shape.num_heads * shape.head_dim, formats),
-        moving(4 * hidden * rows, shape),
-        product(rows, halves * inner, hidden, formats),
-        moving((halves + 1) * inner * rows, shape),
-        product(rows, hidden, inner, formats),
+        product(rows, shape.hidden_size, shape.num_heads * shape.head_dim, formats),
+        moving(4 * shape.hidden_size * rows, shape),
     ]
+
+
+def mlp(rows: float, inner: int, shape: ModelShape, formats: Formats) -> list[Kernel]:
+    """Return an MLP of `inner` numbers: gated with gate and up in one product, or plain (GPT-2)."""
+    halves = 2 if shape.is_gated else 1
+    return [
+        product(rows, halves * inner, shape.hidden_size, formats),
+        moving((halves + 1) * inner * rows, shape),
+        product(rows, shape.hidden_size, inner, formats),
+    ]
+
+
+def mixture(rows: float, sizes: ExpertSizes, shape: ModelShape, formats: Formats) -> list[Kernel]:
+    """Return the router, the experts that it chooses and the one that every token visits.
+
+    Raises
+    ------
+    ScenarioError
+        If no table has experts in the format of the weights.
+    """
+    if formats.weights == "int8":
+        raise ScenarioError("experts in int8: no table of kernels has them; an estimate prices bf16, fp8 and int4")
+    chosen = experts(
+        rows, sizes.num_experts, sizes.experts_per_token, sizes.intermediate_size, shape.hidden_size, formats
+    )
+    router = product(rows, sizes.num_experts, shape.hidden_size, formats, is_layer=False)
+    shared = sizes.shared_intermediate_size
+    return [router, chosen, *(mlp(rows, shared, shape, formats) if shared else [])]
 
 
 def head(rows: float, shape: ModelShape, formats: Formats) -> list[Kernel]:

@@ -20,6 +20,10 @@ class Price:
     low_frac: float
     high_frac: float
 
+    def times(self, count: float) -> Price:
+        """Return the price of `count` such parts, one after the other."""
+        return Price(time_s=self.time_s * count, low_frac=self.low_frac, high_frac=self.high_frac)
+
 
 Work = Sequence[Kernel | Price]
 """What a segment does: kernels, and parts that have a price of their own."""

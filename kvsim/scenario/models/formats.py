@@ -38,6 +38,12 @@ class WeightFormat:
     indivisible: WeightFormat | None = None
     """The format of a matrix whose inputs are no multiple of `block_columns`."""
 
+    @property
+    def number_bytes(self) -> float:
+        """Bytes of one number with its share of a block's, where blocks are no longer than an output."""
+        rows, columns = self.block_rows, self.block_columns
+        return self.bits / 8 + (self.block_bytes / (rows * columns) if rows and columns else 0.0)
+
     def tensor_bytes(self, tensor: Tensor) -> int:
         """Return the bytes of all copies of a matrix in this format."""
         if self.indivisible and self.block_columns and tensor.columns % self.block_columns:

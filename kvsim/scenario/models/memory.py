@@ -138,7 +138,9 @@ def kv_pieces(spec: ModelSpec, kv: str = "bf16", *, state: str | None = None) ->
     return tuple(pieces)
 
 
-def activation_bytes(spec: ModelSpec, step_tokens: int, num_logit_rows: int) -> int:
+def activation_bytes(
+    spec: ModelSpec, step_tokens: int, num_logit_rows: int, *, number_bytes: int = ACTIVATION_BYTES
+) -> int:
     r"""Return the most bytes of activations alive at once in a step, and its logits in float32.
 
     Three tensors of the hidden size are alive in a layer (residual, normed input, output) and those of its widest
@@ -153,9 +155,11 @@ def activation_bytes(spec: ModelSpec, step_tokens: int, num_logit_rows: int) -> 
         Tokens that one step computes for all sequences: a server's token budget, or the sequences of a decode step.
     num_logit_rows
         Rows of logits: one for each sequence whose next token is sampled.
+    number_bytes
+        Bytes of one number of the activations.
     """
     widest = max(
         (block.live_numbers for layer in spec.layer_counts() for block in (*layer.mixers, *layer.mlps)), default=0
     )
-    token_bytes = ACTIVATION_BYTES * (widest + 3 * spec.hidden_size)
+    token_bytes = number_bytes * (widest + 3 * spec.hidden_size)
     return step_tokens * token_bytes + num_logit_rows * spec.vocab_size * 4

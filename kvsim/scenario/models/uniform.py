@@ -18,20 +18,57 @@ def uniform_attention(spec: ModelSpec) -> Attention:
     ScenarioError
         If a layer remembers in another way, or layers have different heads; what differs is named.
     """
-    kinds = Counter(layer.kind for layer in spec.layers)
-    others = [f"{number} {_words(kind, spec)}" for kind, number in kinds.items() if kind != "full"]
+    others = differences(spec)
     if others:
         raise ScenarioError(
-            f"{spec.name}: pages of layers that attend to the whole context only; "
-            f"of its {len(spec.layers)} layers {', '.join(others)}"
+            f"{spec.name}: pages of layers that attend to the whole context and are alike only; {'; '.join(others)}"
         )
-    mixers = {mixer for layer in spec.layers for mixer in layer.mixers if isinstance(mixer, Attention)}
-    widths = sorted({(mixer.num_heads, mixer.num_kv_heads, mixer.head_dim, mixer.value_dim) for mixer in mixers})
-    if len(widths) > 1:
-        raise ScenarioError(
-            f"{spec.name}: pages of layers with the same heads only; its layers have {len(widths)} sorts"
-        )
-    return next(mixer for layer in spec.layers for mixer in layer.mixers if isinstance(mixer, Attention))
+    return _attentions(spec)[0]
+
+
+def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]:
+    """Return what keeps a model from being simulated page by page, in a few words each; empty where nothing does.
+
+    A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context.
+
+    Parameters
+    ----------
+    context_tokens
+        The longest context; by default the positions that the model was made for.
+
+    Examples
+    --------
+    >>> from kvsim.scenario.models.known import known_model
+    >>> differences(known_model("gemma-2-9b"))
+    ['of its 42 layers 21 attend to a window of 4,096 tokens']
+    """
+    limit = spec.max_positions if context_tokens is None else context_tokens
+    kinds = Counter(layer.kind for layer in spec.layers if not _is_full(layer, limit))
+    others = [f"{number} {_words(kind, spec)}" for kind, number in kinds.items()]
+    if others:
+        return [f"of its {len(spec.layers)} layers {', '.join(others)}"]
+    heads = {(mixer.num_heads, mixer.num_kv_heads, mixer.head_dim, mixer.value_dim) for mixer in _attentions(spec)}
+    if len(heads) > 1:
+        return [f"its layers have heads of {len(heads)} sorts"]
+    ((_, _, head_dim, value_dim),) = heads
+    return [] if head_dim == value_dim else [f"its keys are {head_dim} wide and its values {value_dim}"]
+
+
+def shortest_window(spec: ModelSpec) -> int | None:
+    """Return the tokens that the layer with the shortest window holds; None where every layer holds all."""
+    held = {mixer.max_held_tokens for mixer in _attentions(spec)}
+    return min((size for size in held if size is not None), default=None)
+
+
+def _is_full(layer: Layer, limit: int | None) -> bool:
+    if len(layer.mixers) != 1 or not isinstance(layer.mixers[0], Attention) or layer.mixers[0].reuses_keys:
+        return False
+    held = layer.mixers[0].max_held_tokens
+    return held is None or (limit is not None and held >= limit)
+
+
+def _attentions(spec: ModelSpec) -> list[Attention]:
+    return [mixer for layer in spec.layers for mixer in layer.mixers if isinstance(mixer, Attention)]
 
 
 _WORDS = {

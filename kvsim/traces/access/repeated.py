@@ -36,22 +36,23 @@ class Repeated:
         """Channels of the source."""
         return self.source.channels
 
-    def _rows(self) -> IntArray:
+    def originals(self) -> IntArray:
+        """Return the sequence of the source that each one repeats, ``[num_sequences]``."""
         return np.arange(self.num_sequences) % self.source.num_sequences
 
     def context_tokens(self, step: int) -> IntArray:
         """Return the context of each sequence, ``[num_sequences]``."""
-        return self.source.context_tokens(step)[self._rows()]
+        return self.source.context_tokens(step)[self.originals()]
 
     def scores(self, step: int, layer: int, channel: str, page_tokens: int) -> Scores:
         """Return the channel by sequence and page."""
-        return self.source.scores(step, layer, channel, page_tokens)[self._rows()]
+        return self.source.scores(step, layer, channel, page_tokens)[self.originals()]
 
     def mass(self, step: int, layer: int, page_tokens: int) -> Scores:
         """Return the mass by sequence and page."""
-        return self.source.mass(step, layer, page_tokens)[self._rows()]
+        return self.source.mass(step, layer, page_tokens)[self.originals()]
 
     def selection(self, step: int, layer: int, page_tokens: int) -> BoolArray | None:
         """Return the recorded selection by sequence and page."""
         recorded = self.source.selection(step, layer, page_tokens)
-        return None if recorded is None else recorded[self._rows()]
+        return None if recorded is None else recorded[self.originals()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from math import log2
 from typing import Any
@@ -19,13 +18,15 @@ from kvsim.types import BoolArray, IntArray, Scores, pages_of
 
 _KEPT_STEPS = 2
 """Steps whose scores stay at hand; an older one is made again from the seed."""
+_KEPT_BYTES = 2**26
+"""Scores of more steps stay as long as all of them take no more than this."""
 
 
 class SyntheticSource:
     """Generated accesses as an `AccessSource`, at the one page size of its parameters.
 
     Step 0 attends to `context_tokens` tokens, the new one included; every step adds one. Steps are made in order and
-    not kept: ask for increasing steps, or pay for the way from step 0 again. Memory does not grow with steps.
+    kept where all of them are small: else ask for increasing steps, or pay for the way from step 0 again.
 
     Parameters
     ----------
@@ -62,7 +63,8 @@ class SyntheticSource:
         self._check()
         self._columns = columns_of([parameters.layer_for(layer, self.num_layers) for layer in range(self.num_layers)])
         self._process = Process(self._columns, num_sequences, seed)
-        self._kept: deque[tuple[int, dict[str, NDArray[np.float16]]]] = deque(maxlen=_KEPT_STEPS)
+        self._kept: dict[int, dict[str, NDArray[np.float16]]] = {}
+        self._most_kept = self._steps_to_keep()
         self._next_step = 0
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], SyntheticSource], tuple[dict[str, Any]]]:
@@ -124,9 +126,8 @@ class SyntheticSource:
             )
 
     def _at(self, step: int) -> dict[str, NDArray[np.float16]]:
-        for kept, channels in self._kept:
-            if kept == step:
-                return channels
+        if step in self._kept:
+            return self._kept[step]
         if step < self._next_step:
             self._process = Process(self._columns, self.num_sequences, self.seed)
             self._next_step = 0
@@ -135,8 +136,15 @@ class SyntheticSource:
             num_pages = pages_of(context, self.page_tokens)
             self._process.advance(num_pages, num_pages - recent_pages(self.page_tokens))
             self._next_step += 1
-        self._kept.append((step, self._scores_now(context)))
-        return self._kept[-1][1]
+        while len(self._kept) >= self._most_kept:
+            del self._kept[next(iter(self._kept))]
+        self._kept[step] = self._scores_now(context)
+        return self._kept[step]
+
+    def _steps_to_keep(self) -> int:
+        pages = pages_of(self._context_tokens + self.num_steps, self.page_tokens)
+        step_bytes = 2 * len(self.channels) * self.num_sequences * self.num_layers * pages
+        return self.num_steps if self.num_steps * step_bytes <= _KEPT_BYTES else min(_KEPT_STEPS, self.num_steps)
 
     def _scores_now(self, context_tokens: int) -> dict[str, NDArray[np.float16]]:
         doublings = max(0.0, log2(context_tokens / self.parameters.context_tokens))

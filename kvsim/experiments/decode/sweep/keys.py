@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,20 @@ def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
         scenario = cell.scenario
         said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
         said["run"].pop("policies")
-        said["profile"]["path"] = content(find_profile(scenario.profile.path, base_dir))
+        said["profile"]["path"] = _profile_digest(cell, content, base_dir)
         said["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
         said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
         said |= {"code": _own_code(), "versions": _versions(), "policy_code": sorted(codes(cell).items())}
         keys.append(content_digest(json.dumps(said, sort_keys=True), num_bytes=16))
     return keys
+
+
+def _profile_digest(cell: Cell, content: Callable[[Path], str], base_dir: Path | None) -> str:
+    """Return the digest of the profile's file, or of what was estimated."""
+    path = cell.scenario.profile.path
+    if path is None:
+        return content_digest(cell.profile.model_dump_json(), num_bytes=16)
+    return content(find_profile(path, base_dir))
 
 
 @functools.cache

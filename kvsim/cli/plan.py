@@ -1,0 +1,66 @@
+"""The command `kvsim plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvsim.cli.terminal import command_text
+
+
+def add_plan(app: typer.Typer) -> None:
+    """Give `app` the command of this file."""
+    app.command()(plan)
+
+
+def plan(
+    model: Annotated[str, typer.Option(metavar="NAME|PATH", help="A model of `kvsim model list`, or a config.json.")],
+    gpu: Annotated[str, typer.Option(metavar="NAME|FILE", help="A card of `kvsim card list`, or its TOML file.")],
+    context: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens of each sequence: 64k is 65,536.")],
+    batch: Annotated[int, typer.Option(metavar="N", help="Sequences at once.")] = 1,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Of the weights: bf16, fp8, int8, int4, ...; as published.")
+    ] = None,
+    kv: Annotated[str | None, typer.Option(metavar="FORMAT", help="Of the KV cache: bf16 or fp8.")] = None,
+    tpot: Annotated[str | None, typer.Option(metavar="TIME", help="Most time per output token: 50ms.")] = None,
+    recall: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Least share of the attention mass to read; 0.9 if not given.")
+    ] = None,
+    host_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory for pages: 64GiB.")] = None,
+    utilisation: Annotated[float, typer.Option(metavar="SHARE", help="Of the card's memory, as vLLM's 0.9.")] = 0.9,
+    reserve: Annotated[str, typer.Option(metavar="SIZE", help="Of the runtime: context and graphs.")] = "0.5GiB",
+    step_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one step of a prefill.")] = 2048,
+    eager: Annotated[bool, typer.Option("--eager", help="Kernels launched one by one, not as one graph.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Scenario that reproduces it, *.toml.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print objects instead of text.")] = False,
+) -> None:
+    """Say what fits on a card, what each way of managing the KV cache would give, and what to do."""
+    from kvsim.experiments.plan import plan as make_plan
+    from kvsim.experiments.plan.report import plan_json, plan_text
+    from kvsim.experiments.plan.scenario import write_scenario
+    from kvsim.units import parse_bytes, parse_seconds, parse_tokens
+
+    found = make_plan(
+        model,
+        gpu,
+        context_tokens=parse_tokens(context),
+        batch=batch,
+        weights=weights,
+        kv=kv,
+        tpot_s=parse_seconds(tpot) if tpot else None,
+        recall_frac=recall,
+        host_memory_bytes=parse_bytes(host_memory) if host_memory else None,
+        utilisation_frac=utilisation,
+        reserve_bytes=parse_bytes(reserve),
+        step_tokens=step_tokens,
+        runtime="eager" if eager else "graph",
+    )
+    typer.echo(json.dumps(plan_json(found), indent=2) if as_json else plan_text(found))
+    if output is not None:
+        write_scenario(found.scenario, found.request, output, command_text())
+        typer.echo(f"\n{output}: written; `kvsim run {output}` gives the same figures", err=as_json)

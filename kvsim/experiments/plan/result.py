@@ -1,0 +1,61 @@
+"""The answer: what fits, the options, which of them none is better than, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kvsim.experiments.plan.memory import Memory
+from kvsim.experiments.plan.request import Request
+from kvsim.scenario.decode import Scenario
+
+Basis = Literal["estimated", "roofline"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to run the model, and what it would give."""
+
+    name: str
+    """In words, for tables."""
+    weights: str
+    kv: str
+    num_cards: int
+    device_bytes: int
+    """Of one card, the runtime's reserve included."""
+    host_bytes: int
+    fits: bool
+    """Whether each card's memory and the host's hold it."""
+    tpot_s: float
+    """Time per output token of every sequence."""
+    tpot_interval_s: tuple[float, float]
+    tokens_per_s: float
+    """Of all sequences together."""
+    recall_frac: float | None
+    """Share of the attention mass that is read; None where all of it is."""
+    basis: Basis
+    """``estimated``: simulated on a profile that was estimated. ``roofline``: bytes and operations at the data sheet's
+    rates, which no card reaches: `tpot_s` is then the least."""
+    cell: int | None
+    """Its place among the cells of the scenario; None where no scenario has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer to a `Request`."""
+
+    request: Request
+    memory: Memory
+    options: tuple[Option, ...]
+    front: tuple[str, ...]
+    """Names of the options that fit and to which no other is at least equal in everything."""
+    recommended: str | None
+    """Name of an option; None where nothing meets what was asked."""
+    sentences: tuple[str, str]
+    """What to do, and what that rests on."""
+    notes: tuple[str, ...]
+    """What to know before one trusts it."""
+    commands: tuple[str, ...]
+    """What puts measurements in the place of estimates, where the card is."""
+    scenario: Scenario | None
+    """What reproduces the simulated options; None where decode cannot express the model at this context."""

@@ -1,0 +1,150 @@
+"""The options that decode simulates, as cells of one scenario, and more cards from the cell that keeps everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kvsim.experiments.decode.cells import Cell, resolve
+from kvsim.experiments.decode.simulate import build_cells, check_cell, simulate_cell, sources_of
+from kvsim.experiments.decode.summarise import simulated_entry
+from kvsim.experiments.plan.choices import PAGE_TOKENS, Choices
+from kvsim.experiments.plan.memory import Memory
+from kvsim.experiments.plan.request import Request
+from kvsim.experiments.plan.result import Option
+from kvsim.experiments.types import Job, ignore
+from kvsim.profile.profile import Profile
+from kvsim.scenario.decode import Scenario
+from kvsim.units import format_bytes
+
+MAX_CARDS = 64
+
+
+def simulated_options(request: Request, scenario: Scenario, choices: Choices, memory: Memory) -> list[Option]:
+    """Return the options of a plan in the order of its table.
+
+    Raises
+    ------
+    KvsimError
+        If an estimate cannot price the model in one of its formats.
+    """
+    sources = sources_of(Job())
+    cells = resolve(build_cells(scenario, Job(), sources), check_cell(sources))
+    options = []
+    for number, cell in enumerate(cells):
+        if _is_shown(cell, choices):
+            entry = simulated_entry(cell, simulate_cell(cell, sources, ignore))
+            options.append(_option(request, cell, entry, number))
+            if number == 0 and not memory.fits:
+                options += more_cards(request, options[0], memory, cell.profile)
+    return sorted(options, key=_place)
+
+
+def _is_shown(cell: Cell, choices: Choices) -> bool:
+    """Whether a cell is an option of its own: not one that differs from another in what its policy does not read."""
+    scenario = cell.scenario
+    is_first_budget = scenario.budget.bytes in (None, *choices.budgets_bytes[:1])
+    is_first_k = scenario.selector.k_pages in (None, 1, *choices.ks_pages[:1])
+    if cell.holds_everything:
+        return is_first_budget and is_first_k
+    has_paged_formats = (scenario.model.weights, scenario.model.kv) == (choices.paged_weights, choices.kvs[0])
+    return has_paged_formats and (cell.choice.name == "lru" or (is_first_budget and is_first_k))
+
+
+def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) -> Option:
+    device_bytes, host_bytes = entry["device_bytes"] + request.reserve_bytes, entry["host_bytes"]
+    recall_frac = entry["mass_recall_frac"] if cell.choice.name == "lru" else None
+    weights, kv = cell.shape.weights or cell.shape.dtype, cell.shape.kv or cell.shape.dtype
+    return Option(
+        name=_name(request, cell, weights, kv),
+        weights=weights,
+        kv=kv,
+        num_cards=1,
+        device_bytes=device_bytes,
+        host_bytes=host_bytes,
+        fits=device_bytes <= request.usable_bytes and host_fits(request, host_bytes),
+        tpot_s=entry["tpot_mean_s"],
+        tpot_interval_s=entry["tpot_interval_s"],
+        tokens_per_s=entry["tokens_per_s"],
+        recall_frac=recall_frac,
+        basis="estimated",
+        cell=number,
+    )
+
+
+def host_fits(request: Request, host_bytes: int) -> bool:
+    """Return whether the host holds so many bytes, where that was said."""
+    return request.host_memory_bytes is None or host_bytes <= request.host_memory_bytes
+
+
+def _name(request: Request, cell: Cell, weights: str, kv: str) -> str:
+    formats = format_words(request, weights, kv)
+    if cell.holds_everything:
+        return formats or "everything on the card"
+    if cell.choice.name == "stream":
+        return joined("exact attention, KV streamed from the host", formats)
+    tokens = (cell.scenario.selector.k_pages or 0) * PAGE_TOKENS
+    held = format_bytes(cell.setting.capacity_pages * cell.page_bytes)
+    return joined(f"top {tokens:,} tokens read, {held} of KV on the card", formats)
+
+
+def format_words(request: Request, weights: str, kv: str) -> str:
+    """Return what differs from the formats that were asked for, in words; empty where nothing does."""
+    words = []
+    if weights != (request.weights or request.own_weights()):
+        words.append(f"weights in {weights}")
+    if kv != (request.kv or request.dtype):
+        words.append(f"KV in {kv}")
+    return ", ".join(words)
+
+
+def joined(what: str, formats: str) -> str:
+    """Return both, with a comma between where there are formats."""
+    return f"{what}, {formats}" if formats else what
+
+
+def _place(option: Option) -> tuple[int, float]:
+    """Return where an option stands in the table: what keeps everything, streams, pages, takes more cards."""
+    if option.num_cards > 1:
+        return 3, option.num_cards
+    if option.recall_frac is not None:
+        return 2, -option.recall_frac
+    return int(option.host_bytes > 0), 0.0
+
+
+def more_cards(request: Request, whole: Option, memory: Memory, profile: Profile | None) -> Iterator[Option]:
+    """Yield the fewest cards that hold everything with the layers shared out; nothing where not even many do.
+
+    A token passes the cards one after the other, so a step takes as long as on one card that held everything, and the
+    hidden state's way from card to card besides: to the host and on, over the profile's link.
+    """
+    fixed_bytes = memory.activation_bytes + memory.reserve_bytes
+    shared_bytes = memory.weights_bytes + memory.kv_bytes
+    room_bytes = memory.usable_bytes - fixed_bytes
+    num_cards = -(-shared_bytes // room_bytes) if room_bytes > 0 else MAX_CARDS + 1
+    if num_cards > min(MAX_CARDS, len(request.spec.layers)):
+        return
+    hop_s = 0.0
+    if profile is not None:
+        state_bytes = 2 * request.spec.hidden_size * request.batch
+        hop_s = sum(
+            way.transfer_s(1, state_bytes) + way.submit_s for way in (profile.link.to_host, profile.link.to_device)
+        )
+    more_s = (num_cards - 1) * hop_s
+    low_s, high_s = whole.tpot_interval_s
+    tpot_s = whole.tpot_s + more_s
+    yield Option(
+        name=f"{num_cards} cards, the layers shared out",
+        weights=whole.weights,
+        kv=whole.kv,
+        num_cards=num_cards,
+        device_bytes=fixed_bytes + -(-shared_bytes // num_cards),
+        host_bytes=0,
+        fits=True,
+        tpot_s=tpot_s,
+        tpot_interval_s=(low_s + more_s, high_s + more_s),
+        tokens_per_s=request.batch / tpot_s,
+        recall_frac=None,
+        basis=whole.basis,
+        cell=None,
+    )
