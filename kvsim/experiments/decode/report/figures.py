@@ -65,7 +65,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharey=True)
     looks = policy_looks(cell["policy"] for cell in summary["cells"])
-    curves = {number: _latency_ms(rows, number) for row in panels for _, cells in row for number, _ in cells}
+    curves = {number: latency_ms(rows, number) for row in panels for _, cells in row for number, _ in cells}
     limit_ms = _cut_at([float(high_ms.max()) for _, _, _, high_ms in curves.values()])
     handles: dict[str, Any] = {}
     for axis, (title, cells) in _pairs(axes, panels):
@@ -104,7 +104,7 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
         f"Bar: mean over the counted steps, whisker: 5th to 95th percentile of the step. {costs_text(summary)}",
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharex=True)
-    totals_ms = [1e3 * float(rows["step_s"][_counted(rows, number)].mean()) for number in range(len(summary["cells"]))]
+    totals_ms = [1e3 * float(rows["step_s"][counted_rows(rows, number)].mean()) for number in range(len(summary["cells"]))]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
         title_panel(axis, title)
@@ -151,7 +151,7 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
     for axis, (title, cells) in _pairs(axes, panels):
         title_panel(axis, title)
         for policy in dict.fromkeys(cell["policy"] for _, cell in cells):
-            points = sorted(_hit_point(rows, number, cell) for number, cell in cells if cell["policy"] == policy)
+            points = sorted(hit_point(rows, number, cell) for number, cell in cells if cell["policy"] == policy)
             x, y, low, high = np.array(points).T
             handles.setdefault(
                 policy,
@@ -229,13 +229,15 @@ def _label_axes(axes: list[list[Any]], below: str, left: str) -> None:
         row[0].set_ylabel(left)
 
 
-def _counted(rows: Rows, number: int) -> NDArray[np.bool_]:
+def counted_rows(rows: Rows, number: int) -> NDArray[np.bool_]:
+    """Return which rows are steps of a cell that count."""
     counted: NDArray[np.bool_] = (rows["cell"] == number) & ~rows["is_warmup"].astype(bool)
     return counted
 
 
-def _latency_ms(rows: Rows, number: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    counted = _counted(rows, number)
+def latency_ms(rows: Rows, number: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the context of a cell's steps, and median, 10th and 90th percentile of the time per token around each."""
+    counted = counted_rows(rows, number)
     steps, tokens, step_ms = rows["step"][counted], rows["context_tokens"][counted], rows["step_s"][counted] * 1e3
     order = np.argsort(steps, kind="stable")
     steps, tokens, step_ms = steps[order], tokens[order], step_ms[order]
@@ -270,7 +272,7 @@ def _cut_at(longest_ms: list[float]) -> float:
 
 
 def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float) -> None:
-    counted = _counted(rows, number)
+    counted = counted_rows(rows, number)
     left_ms = 0.0
     for columns, color, hatch in PARTS.values():
         part_ms = 1e3 * float(sum(rows[name][counted].mean() for name in columns))
@@ -293,8 +295,9 @@ def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def _hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    counted = _counted(rows, number)
+def hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return the budget, the hit rate, and the 10th and 90th percentile of the steps' own rates, all in percent."""
+    counted = counted_rows(rows, number)
     hits = rows["hits"][counted].astype(float)
     selected = hits + rows["misses"][counted]
     rates = hits[selected > 0] / selected[selected > 0]
