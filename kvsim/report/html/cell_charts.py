@@ -7,7 +7,6 @@ from typing import Any
 
 from kvsim.report.html.charts import (
     Chart,
-
     View,
     axis,
     bars_height,
@@ -15,6 +14,7 @@ from kvsim.report.html.charts import (
     line,
     looks_of,
     rows_of_bars,
+    value_axis,
 )
 from kvsim.report.tables import is_missing
 from kvsim.units import format_bytes
@@ -51,13 +51,10 @@ def lines_over(
             traces += line(one, x, y, looks[one], **_interval(points, name, factor))
         places = [float(cell[over]) / x_factor for cell in group]
         values = [float(cell[name]) / factor for cell in group]
-        is_log = name.endswith("_s") and min(values, default=0.0) > 0 and max(values) > 20 * min(values)
-        y_axis = axis(with_unit(title, unit), is_log=is_log, from_zero=not is_log)
-        if name.endswith("_frac") and max(values, default=0) <= 100:
-            y_axis |= {"rangemode": "tozero"}
+        y_axis = value_axis(with_unit(title, unit), values)
         layout = {"xaxis": axis(with_unit(over_title or field_title(over), x_unit), values=places), "yaxis": y_axis}
         views.append(View(name=view_name, traces=traces, layout=layout))
-    return Chart(title=_capital(title), views=views, choice=_choice(views_by))
+    return Chart(title=_capital(title), views=views, choice="Cells with")
 
 
 def bars_of(cells: Sequence[Cell], name: str, title: str, label: Callable[[Cell], str]) -> Chart:
@@ -100,7 +97,7 @@ def value_name(key: str, value: Any) -> str:
     """
     name = field_title(key)
     if is_missing(value):
-        return f"{name} –"
+        return f"{name} not set"
     if key == "budget.context_frac":
         return f"budget {100 * value:g}% of the context"
     if isinstance(value, bool):
@@ -156,11 +153,5 @@ def _interval(points: Sequence[Cell], name: str, factor: float) -> dict[str, Any
     return {"low": [low for low, _ in pairs], "high": [high for _, high in pairs]}
 
 
-def _choice(keys: Sequence[str]) -> str:
-    return "Cells with"
-
-
 def _capital(title: str) -> str:
     return title[:1].upper() + title[1:]
-
-

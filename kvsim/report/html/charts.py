@@ -1,7 +1,7 @@
 """Interactive figures as plain data: what plotly.js draws, without the Python package that wraps it.
 
-A figure has views, of which a reader chooses one. Every trace belongs to a series (``meta.series``), which the legend of
-the page shows and hides. All text that plotly.js would read as markup is escaped here.
+A figure has views, of which a reader chooses one. Every trace belongs to a series (``meta.series``), which the legend
+of the page shows and hides. All text that plotly.js would read as markup is escaped here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from kvsim.report.style import PALETTE, policy_looks
+from kvsim.report.style import PALETTE, POLICY_COLORS, policy_looks
 
 Trace: TypeAlias = dict[str, Any]
 """A trace of plotly.js."""
 
-_DASHES = ("solid", "solid", "solid", "dash", "dot")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SOLID = 3
+"""Policies before the first dashed line."""
 _DIGITS = 6
 _LOG_FROM = 8.0
 """Amounts that span more than this factor stand on a logarithmic axis."""
@@ -58,22 +60,36 @@ class Look:
 
     color: str
     dash: str = "solid"
+    width: float = 2.5
 
 
 def looks_of(names: Iterable[Any]) -> dict[str, Look]:
-    """Return the look of each series: the colours that the pictures have, policies in their own."""
+    """Return the look of each series, no two alike: policies have the colours of the pictures, others the palette's."""
     ordered = list(dict.fromkeys(map(str, names)))
+    if not any(name in POLICY_COLORS for name in ordered):
+        return palette_looks(ordered)
     colors = policy_looks(ordered)
-    return {
-        name: Look(color=colors[name]["color"], dash=_DASHES[place % len(_DASHES)])
-        for place, name in enumerate(ordered)
-    }
+    looks: dict[str, Look] = {}
+    for place, name in enumerate(ordered):
+        color = colors[name]["color"]
+        num_before = sum(look.color == color for look in looks.values())
+        dash = _DASHES[num_before % len(_DASHES)] if num_before else "dash" if place == _SOLID else "solid"
+        looks[name] = Look(color=color, dash=dash, width=_width(place))
+    return looks
 
 
 def palette_looks(names: Iterable[Any]) -> dict[str, Look]:
-    """Return a colour of the palette for each name, in order."""
-    ordered = dict.fromkeys(map(str, names))
-    return {name: Look(color=PALETTE[place % len(PALETTE)]) for place, name in enumerate(ordered)}
+    """Return a colour of the palette for each name, in order; dashed from the ninth on."""
+    looks = {}
+    for place, name in enumerate(dict.fromkeys(map(str, names))):
+        turn, of_turn = divmod(place, len(PALETTE))
+        looks[name] = Look(color=PALETTE[of_turn], dash=_DASHES[turn % len(_DASHES)], width=_width(place))
+    return looks
+
+
+def _width(place: int) -> float:
+    """Return the width of a line: thinner from one to the next, so that equal ones can be seen."""
+    return max(3.4 - 0.4 * place, 1.8)
 
 
 def line(
@@ -91,7 +107,10 @@ def line(
     if low is not None and high is not None:
         traces.append(_band(name, x, low, high, look))
     main = _trace("scatter", name, x=numbers(x), y=numbers(y), mode="lines+markers" if is_marked else "lines")
-    main |= {"line": {"color": look.color, "dash": look.dash, "width": 2.5}, "marker": {"color": look.color, "size": 8}}
+    main |= {
+        "line": {"color": look.color, "dash": look.dash, "width": look.width},
+        "marker": {"color": look.color, "size": 8},
+    }
     return [*traces, main]
 
 
@@ -139,7 +158,7 @@ def across(at: float, name: str, x: Sequence[float]) -> Trace:
     return trace | {"line": {"color": "#555555", "dash": "dash", "width": 1.5}}
 
 
-def axis(title: str, *, values: Iterable[float] = (), is_log: bool | None = None, from_zero: bool = False) -> Trace:
+def axis(title: str, *, values: Iterable[float] = (), from_zero: bool = False) -> dict[str, Any]:
     """Return an axis; logarithmic where its `values` span a factor of 8, with a tick at each of a few.
 
     Examples
@@ -150,14 +169,36 @@ def axis(title: str, *, values: Iterable[float] = (), is_log: bool | None = None
     'hits, %'
     """
     known = sorted({float(value) for value in values if math.isfinite(value)})
-    if is_log is None:
-        is_log = bool(known) and known[0] > 0 and known[-1] >= _LOG_FROM * known[0]
+    is_log = bool(known) and known[0] > 0 and known[-1] >= _LOG_FROM * known[0]
     layout: dict[str, Any] = {"title": {"text": escaped(title)}, "type": "log" if is_log else "linear"}
-    if 1 < len(known) <= _MOST_TICKS:
-        layout |= {"tickvals": known, "ticktext": [f"{value:,g}" if value < 1e6 else f"{value:,.0f}" for value in known]}
+    ticks = known if 1 < len(known) <= _MOST_TICKS else _log_ticks(known) if is_log else []
+    if ticks:
+        layout |= {"tickvals": ticks, "ticktext": [tick_text(value) for value in ticks]}
     if from_zero and not is_log:
         layout["rangemode"] = "tozero"
     return layout
+
+
+def value_axis(title: str, values: Iterable[float], *, log_from: float = 20.0) -> dict[str, Any]:
+    """Return the axis of a figure's values: from zero, or logarithmic where they span a factor of `log_from`."""
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    layout: dict[str, Any] = {"title": {"text": escaped(title)}, "type": "linear", "rangemode": "tozero"}
+    if known and min(known) > 0 and max(known) > log_from * min(known):
+        ticks = _log_ticks([min(known), max(known)])
+        layout |= {"type": "log", "tickvals": ticks, "ticktext": [tick_text(value) for value in ticks]}
+        del layout["rangemode"]
+    return layout
+
+
+def tick_text(value: float) -> str:
+    """Return a number as an axis shows it.
+
+    Examples
+    --------
+    >>> tick_text(131072.0), tick_text(0.125)
+    ('131,072', '0.125')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def bars_layout(title: str, *, is_stacked: bool = False) -> dict[str, Any]:
@@ -190,6 +231,15 @@ def numbers(values: Iterable[Any]) -> list[Any]:
 def escaped(text: Any) -> str:
     """Return text that plotly.js shows as it is: it reads some HTML in labels, and this has none."""
     return html.escape(str(text), quote=False)
+
+
+def _log_ticks(ends: Sequence[float]) -> list[float]:
+    """Return ticks at 1, 2 and 5 times the powers of ten that cover `ends`; at the powers alone where that is many."""
+    if not ends or ends[0] <= 0:
+        return []
+    first, last = math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[-1]))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    return [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
 
 
 def _number(value: Any) -> Any:

@@ -63,7 +63,8 @@ def charts_of(
     Parameters
     ----------
     keys
-        Fields that say which cell it is. Those that neither the axis nor the series shows are chosen by the reader.
+        Fields that say which cell it is. The reader chooses the values of those without which a line would have two
+        points at one place.
     over
         The field of the axis; the first key of several numbers where None, and bars where there is none.
     series
@@ -73,7 +74,7 @@ def charts_of(
     over = over or next(iter(numeric), None)
     word = next((key for key in keys if _is_word(cells, key)), None)
     name_of = series or (lambda cell: str(cell.get(word, "all cells")) if word else "all cells")
-    others = [key for key in numeric if key != over]
+    others = [] if over is None else _keys_apart(cells, [key for key in keys if key != over], name_of, over)
     charts = []
     for name, title in figures.items():
         if all(not isinstance(cell.get(name), int | float) for cell in cells):
@@ -83,6 +84,21 @@ def charts_of(
         else:
             charts.append(lines_over(cells, name, title, name_of, over=over, over_title=over_title, views_by=others))
     return charts
+
+
+def _keys_apart(
+    cells: Sequence[Mapping[str, Any]], keys: Sequence[str], name_of: Callable[[Mapping[str, Any]], str], over: str
+) -> list[str]:
+    """Return the keys that are needed besides series and axis to keep the cells apart."""
+    chosen: list[str] = []
+
+    def num_apart(more: Sequence[str]) -> int:
+        return len({(name_of(cell), cell.get(over), *(str(cell.get(key)) for key in more)) for cell in cells})
+
+    for key in keys:
+        if num_apart([*chosen, key]) > num_apart(chosen):
+            chosen.append(key)
+    return chosen
 
 
 def _is_word(cells: Sequence[Mapping[str, Any]], name: str) -> bool:

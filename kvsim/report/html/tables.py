@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvsim.report.tables import Column, digits, is_missing, percent
+from kvsim.report.tables import NOT_APPLICABLE, Column, digits, is_missing, percent
 from kvsim.units import format_bytes, format_seconds
 
 MAX_ROWS = 400
 """Rows that a page shows of a table; its files have all of them."""
+FILTER_FROM = 8
+"""Rows from which on a table has a filter."""
 _UNITS = ("_bytes_per_s", "_tokens_per_s", "_bytes", "_frac", "_s")
 
 
@@ -30,7 +32,7 @@ class Table:
 
 
 def own_columns(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> dict[str, Column]:
-    """Return a column for every name in `rows`, those of `first` in front, printed by the unit that the name ends in."""
+    """Return a column for every name in `rows`, those of `first` in front, printed by the unit of its name."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     ordered = [*(name for name in first if name in names), *sorted(name for name in names if name not in first)]
     return {name: Column(title=_title(name), text=_printer(name)) for name in ordered}
@@ -45,10 +47,13 @@ def table_html(table: Table, anchor: str) -> str:
     title = html.escape(table.title)
     left_out = len(table.rows) - len(rows)
     more = f"<p class='note'>The first {MAX_ROWS} of {len(table.rows):,} rows; the files of the result have all.</p>"
-    legend = f"<p class='note'>{html.escape(table.legend)}</p>" if table.legend else ""
-    return (
+    legend = f"<p class='note'>{html.escape(' '.join(table.legend.split()))}</p>" if table.legend else ""
+    tools = (
         f"<div class='tools'><label>Filter rows <input type='search' data-filters='{anchor}'></label>"
         f"<output for='{anchor}'></output></div>\n"
+    )
+    return (
+        f"{tools if len(rows) >= FILTER_FROM else ''}"
         f"<div class='scroll' tabindex='0' role='region' aria-label='{title}'>"
         f"<table id='{anchor}'><caption class='hidden'>{title}</caption><thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody></table></div>{more if left_out else ''}{legend}"
@@ -73,7 +78,7 @@ def value_text(value: Any) -> str:
 
 
 def _head(name: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
-    title = html.escape(column.title.replace("/", " ").strip() if "/" in column.title else column.title)
+    title = html.escape(column.title.replace("-/", "").replace("/", " ").strip())
     kind = "text" if _is_text(name, rows) else "number"
     return f"<th scope='col' class='{kind}' data-name='{html.escape(name)}'><button type='button'>{title}</button></th>"
 
@@ -83,7 +88,7 @@ def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, Column]) -> 
     for name, column in columns.items():
         value = row.get(name)
         missing = not isinstance(value, list | tuple | dict) and is_missing(value)
-        text = "–" if missing else column.text(value)
+        text = NOT_APPLICABLE if missing else column.text(value)
         kind = " class='text'" if isinstance(value, str | bool) else ""
         exact = value_text(value)
         data = "" if exact == text else f" data-value='{html.escape(exact)}'"
@@ -115,7 +120,7 @@ def _any_text(value: Any, text: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return "–" if is_missing(value) else str(text(value))
+        return NOT_APPLICABLE if is_missing(value) else str(text(value))
     return str(value)
 
 

@@ -104,7 +104,9 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
         f"Bar: mean over the counted steps, whisker: 5th to 95th percentile of the step. {costs_text(summary)}",
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharex=True)
-    totals_ms = [1e3 * float(rows["step_s"][counted_rows(rows, number)].mean()) for number in range(len(summary["cells"]))]
+    totals_ms = [
+        1e3 * float(rows["step_s"][counted_rows(rows, number)].mean()) for number in range(len(summary["cells"]))
+    ]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
         title_panel(axis, title)

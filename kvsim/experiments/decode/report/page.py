@@ -24,6 +24,7 @@ from kvsim.report.html.charts import (
     line,
     looks_of,
     rows_of_bars,
+    value_axis,
 )
 from kvsim.report.html.parts import Parts, charts_of
 from kvsim.report.results import RunResult
@@ -59,7 +60,9 @@ def _of_cells(summary: Mapping[str, Any], keys: Sequence[str]) -> list[Chart]:
     title = "time per output token, median"
     charts = charts_of(summary["cells"], {"tpot_p50_s": title}, keys=keys, series=lambda cell: str(cell["policy"]))
     note = "Band: the interval that follows from the profile's residuals, where the profile has them."
-    return [Chart(title=c.title, views=c.views, note=note, choice=c.choice, height_pixels=c.height_pixels) for c in charts]
+    return [
+        Chart(title=c.title, views=c.views, note=note, choice=c.choice, height_pixels=c.height_pixels) for c in charts
+    ]
 
 
 def _of_steps(summary: Mapping[str, Any], rows: Rows) -> list[Chart]:
@@ -92,9 +95,7 @@ def _latency(groups: Mapping[str, _Cells], rows: Rows, looks: Mapping[str, Look]
             policy = str(cell["policy"])
             traces += line(policy, tokens, middle_ms, looks[policy], low=low_ms, high=high_ms, is_marked=False)
         spread = [value for trace in traces for value in trace["y"] if value]
-        is_log = bool(spread) and max(spread) > 20 * min(spread)
-        layout = {"xaxis": axis("context, tokens"), "yaxis": axis("ms a token", is_log=is_log, from_zero=True)}
-        layout["xaxis"] |= {"tickformat": ",d"}
+        layout = {"xaxis": axis("context, tokens") | {"tickformat": ",d"}, "yaxis": value_axis("ms a token", spread)}
         views.append(View(name=name, traces=traces, layout=layout))
     note = "Line: median of 9 steps; band: 10th to 90th percentile. Logarithmic where a policy is 20 times slower."
     return Chart(title="Time per output token over the context", views=views, note=note, choice="Cells with")
@@ -166,9 +167,7 @@ def _front(summary: Mapping[str, Any]) -> Chart:
         x, y = [cell["device_bytes"] / 2**30 for cell in cells], [1e3 * cell["tpot_p50_s"] for cell in cells]
         traces.append(dots(name, x, y, looks[name], texts=texts))
     times_ms = [1e3 * cell["tpot_p50_s"] for _, cell in numbered]
-    layout = {"xaxis": axis("device memory, GiB"), "yaxis": axis("ms a token"), "hovermode": "closest"}
-    if times_ms and max(times_ms) > 20 * min(times_ms):
-        layout["yaxis"] = axis("ms a token", is_log=True)
+    layout = {"xaxis": axis("device memory, GiB"), "yaxis": value_axis("ms a token", times_ms), "hovermode": "closest"}
     note = "Point at a mark for its settings. No cell beats: in time, memory and attention recall at once."
     view = View(name="all cells", traces=traces, layout=layout)
     return Chart(title="Time against device memory", views=[view], note=note, height_pixels=440)

@@ -17,7 +17,7 @@
   // --- tables: sorted by a button in each head, filtered by a field ---
   const valueOf = (cell) => cell.dataset.value ?? cell.textContent;
   function compare(a, b) {
-    const isEmptyA = a === "" || a === "–", isEmptyB = b === "" || b === "–";
+    const isEmptyA = a === "" || a === "-", isEmptyB = b === "" || b === "-";
     if (isEmptyA || isEmptyB) return null; // last, whichever way it is sorted
     const x = Number(a), y = Number(b);
     return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
@@ -28,7 +28,7 @@
     const isDown = head.getAttribute("aria-sort") === "ascending";
     for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
-    const isEmpty = (row) => ["", "–"].includes(valueOf(row.cells[column]));
+    const isEmpty = (row) => ["", "-"].includes(valueOf(row.cells[column]));
     const rows = [...body.rows].sort((a, b) => {
       const order = compare(valueOf(a.cells[column]), valueOf(b.cells[column]));
       if (order === null) return isEmpty(a) - isEmpty(b);
@@ -77,7 +77,7 @@
     });
     return {
       hovermode: "x unified", ...view.layout, xaxis: axis(view.layout.xaxis), yaxis: axis(view.layout.yaxis),
-      height: chart.height, margin: { l: 60, r: 20, t: 12, b: 52 }, showlegend: false,
+      height: isPrinting ? Math.min(chart.height, 290) : chart.height, margin: { l: 60, r: 20, t: 12, b: 52 }, showlegend: false,
       font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 13 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       hoverlabel: { bgcolor: isDark() ? "#242a31" : "#fff", bordercolor: line, font: { color: ink, size: 13 } },
@@ -88,6 +88,7 @@
   function draw(number) {
     const place = document.querySelector(`[data-plot="${number}"]`), view = chosen(number);
     if (!place || !window.Plotly) return;
+    place.style.height = `${isPrinting ? Math.min(charts[number].height, 290) : charts[number].height}px`;
     window.Plotly.react(place, view.traces.map(themed), layoutOf(view, charts[number]), options);
     drawn.set(number, place);
   }
