@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.report import load_each
 from kvsim.cli.terminal import Bar, bar, command_text, need_torch, printable
 
 if TYPE_CHECKING:
@@ -81,13 +82,12 @@ def compare(
     """Put results side by side; of a simulated and a measured one, counts and times with the error of every cell."""
     from kvsim.errors import ResultError
     from kvsim.experiments.registry import compare_out_of_sample, compare_results
-    from kvsim.report.results import load_result
 
     if len(results) < 2:
         raise ResultError("compare: name two results or more")
     if output is not None:
         output_folder(output)
-    loaded = {folder: load_result(folder) for folder in results}
+    loaded = load_each(results)
     sides = [bool(result.summary.get("is_measured")) for result in loaded.values()]
     if outside or (len(sides) == 2 and sides[0] != sides[1]):
         if len(sides) != 2:

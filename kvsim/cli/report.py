@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,14 +38,13 @@ def report(
 ) -> None:
     """Write a result, or several side by side, as one HTML file: verdict, tables, interactive figures, provenance."""
     from kvsim.errors import ResultError
-    from kvsim.report.results import load_result
 
     if len(results) > 1 and output is None:
         raise ResultError("report: a page of several results needs a name: add -o FILE.html")
     if len(results) > 1 and timeline is not None:
         raise ResultError("report: --timeline is for one result")
     target = output or results[0] / "report.html"
-    loaded = {folder: load_result(folder) for folder in results}
+    loaded = load_each(results)
     output_file(target, ".html")
     if len(loaded) == 1:
         result = loaded[results[0]]
@@ -55,7 +55,8 @@ def report(
         from kvsim.experiments.side_by_side import side_by_side, side_by_side_page
 
         found = side_by_side(loaded)
-        page, tables, rows = side_by_side_page(found), {"side-by-side": found.rows}, {}
+        page = side_by_side_page(found)
+        tables, rows = {"side-by-side": found.rows}, {}
     from kvsim.report.frames import table_files
     from kvsim.report.html.page import page_html
     from kvsim.report.results import write_picture
@@ -66,7 +67,26 @@ def report(
         typer.echo(f"{write_picture(content, target.parent, file)}: written")
 
 
-def _tables(result: RunResult) -> dict[str, object]:
+def load_each(folders: Sequence[Path]) -> dict[Path, RunResult]:
+    """Return results by their folders.
+
+    Raises
+    ------
+    ResultError
+        If one cannot be read, or is named twice.
+    """
+    from kvsim.errors import ResultError
+    from kvsim.report.results import load_result
+
+    loaded: dict[Path, RunResult] = {}
+    for folder in folders:
+        if folder in loaded:
+            raise ResultError(f"{folder}: named twice; name each result once")
+        loaded[folder] = load_result(folder)
+    return loaded
+
+
+def _tables(result: RunResult) -> dict[str, Sequence[Mapping[str, Any]]]:
     from kvsim.experiments.pages import parts_of
 
     others = {table.title.lower().replace(" ", "-"): table.rows for table in parts_of(result).tables}

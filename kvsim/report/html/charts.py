@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from numpy.typing import NDArray
+
 from kvsim.report.style import PALETTE, POLICY_COLORS, policy_looks
 
 Trace: TypeAlias = dict[str, Any]
@@ -25,6 +27,9 @@ _LOG_FROM = 8.0
 """Amounts that span more than this factor stand on a logarithmic axis."""
 _MOST_TICKS = 8
 _ROW_PIXELS, _FRAME_PIXELS = 34, 110
+
+
+Values: TypeAlias = Sequence[float] | NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +99,12 @@ def _width(place: int) -> float:
 
 def line(
     name: str,
-    x: Sequence[float],
-    y: Sequence[float],
+    x: Values,
+    y: Values,
     look: Look,
     *,
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
+    low: Values | None = None,
+    high: Values | None = None,
     is_marked: bool = True,
 ) -> list[Trace]:
     """Return a line with marks, and a band from `low` to `high` where those are known."""
@@ -114,7 +119,7 @@ def line(
     return [*traces, main]
 
 
-def dots(name: str, x: Sequence[float], y: Sequence[float], look: Look, *, texts: Sequence[str] = ()) -> Trace:
+def dots(name: str, x: Values, y: Values, look: Look, *, texts: Sequence[str] = ()) -> Trace:
     """Return marks without a line; `texts` are shown over them."""
     trace = _trace("scatter", name, x=numbers(x), y=numbers(y), mode="markers")
     trace["marker"] = {"color": look.color, "size": 9, "opacity": 0.85}
@@ -123,35 +128,18 @@ def dots(name: str, x: Sequence[float], y: Sequence[float], look: Look, *, texts
     return trace
 
 
-def rows_of_bars(
-    name: str,
-    labels: Sequence[str],
-    values: Sequence[float | None],
-    color: str,
-    *,
-    ends: Sequence[tuple[float, float] | None] | None = None,
-) -> Trace:
-    """Return horizontal bars, one for each label; `ends` are those of the values' intervals."""
-    trace = _trace("bar", name, orientation="h", x=numbers(values), y=[escaped(label) for label in labels])
-    trace["marker"] = {"color": color}
-    if ends is not None:
-        known = [(end or (value, value), value) for end, value in zip(ends, values, strict=True)]
-        trace["error_x"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": numbers([None if value is None else high - value for (_, high), value in known]),
-            "arrayminus": numbers([None if value is None else value - low for (low, _), value in known]),
-            "thickness": 1.5,
-        }
-    return trace
+def rows_of_bars(name: str, labels: Sequence[str], values: Sequence[float | None], color: str) -> Trace:
+    """Return horizontal bars, one for each label."""
+    marker = {"color": color}
+    return _trace("bar", name, orientation="h", x=numbers(values), y=list(map(escaped, labels)), marker=marker)
 
 
-def columns_of_bars(name: str, x: Sequence[float], values: Sequence[float], color: str) -> Trace:
+def columns_of_bars(name: str, x: Values, values: Values, color: str) -> Trace:
     """Return upright bars, to be stacked."""
     return _trace("bar", name, x=numbers(x), y=numbers(values), marker={"color": color, "line": {"width": 0}})
 
 
-def across(at: float, name: str, x: Sequence[float]) -> Trace:
+def across(at: float, name: str, x: Values) -> Trace:
     """Return a level line over the range of `x`."""
     ends = [min(x), max(x)]
     trace = _trace("scatter", name, x=numbers(ends), y=numbers([at, at]), mode="lines")
@@ -255,7 +243,7 @@ def _trace(kind: str, name: str, **fields: Any) -> Trace:
     return {"type": kind, "name": escaped(name), "meta": {"series": name}, **fields}
 
 
-def _band(name: str, x: Sequence[float], low: Sequence[float], high: Sequence[float], look: Look) -> Trace:
+def _band(name: str, x: Values, low: Values, high: Values, look: Look) -> Trace:
     places = [*numbers(x), *reversed(numbers(x))]
     band = _trace("scatter", name, x=places, y=[*numbers(low), *reversed(numbers(high))], mode="lines")
     band |= {"fill": "toself", "fillcolor": look.color, "opacity": 0.18, "line": {"width": 0}, "hoverinfo": "skip"}

@@ -146,7 +146,7 @@ def _steps(groups: Mapping[str, _Cells], rows: Rows) -> Chart:
             chosen = np.flatnonzero(counted_rows(rows, number))[:_MAX_STEPS]
             steps = rows["step"][chosen]
             traces = [
-                columns_of_bars(part, steps, 1e3 * sum(rows[column][chosen] for column in columns), color)
+                columns_of_bars(part, steps, 1e3 * np.sum([rows[column][chosen] for column in columns], axis=0), color)
                 for part, (columns, color, _) in PARTS.items()
             ]
             layout = {"barmode": "stack", "bargap": 0.12, "xaxis": axis("step"), "yaxis": axis("ms", from_zero=True)}

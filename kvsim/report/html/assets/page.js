@@ -65,7 +65,6 @@
     copy.visible = !hidden.has(trace.meta.series);
     for (const part of [copy.line, copy.marker]) if (part && part.color) part.color = shade(part.color);
     if (copy.fillcolor) copy.fillcolor = shade(copy.fillcolor);
-    if (copy.error_x) copy.error_x.color = css("--ink");
     copy.showlegend = false;
     return copy;
   }
