@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from string import ascii_uppercase
 from typing import Any
 
@@ -75,9 +76,10 @@ def side_by_side(results: Mapping[Path, RunResult]) -> SideBySide:
 def side_by_side_page(found: SideBySide) -> Page:
     """Return the page of several results."""
     scenarios = list(dict.fromkeys(str(result.summary["scenario"]) for result in found.results.values()))
-    verdict = [
-        f"{label}: {line}" for label, result in found.results.items() for line in result.summary.get("verdict", ())
-    ]
+    verdict = _changes(found)
+    for label, result in found.results.items():
+        first, *others = [*map(str, result.summary.get("verdict", ())), ""]
+        verdict += [line for line in (f"{label}: {first}", *others) if line]
     limits = dict.fromkeys(line for result in found.results.values() for line in limitations_of(result.summary))
     return Page(
         title=", ".join(scenarios),
@@ -91,6 +93,21 @@ def side_by_side_page(found: SideBySide) -> Page:
             provenance_of(result.summary, result.manifest, title=label) for label, result in found.results.items()
         ],
     )
+
+
+def _changes(found: SideBySide) -> list[str]:
+    """Return a line for each figure of each further result: how it changes relative to the first."""
+    first, *others = found.results
+    lines = []
+    for label in others:
+        for name, title in found.figures.items():
+            changes = [row.get(f"{label}.{stem(name)}_change_frac") for row in found.rows]
+            known = [change for change in changes if change is not None]
+            if known:
+                middle = signed_percent(median(known))
+                ends = f"{signed_percent(min(known))} to {signed_percent(max(known))}"
+                lines.append(f"{title}, {label} against {first}: {middle} in the median of {len(known)} cells ({ends}).")
+    return lines
 
 
 _LEGEND = "change: relative to the first result. -: does not apply, or the result has no such cell."
@@ -147,16 +164,20 @@ def _chart(found: SideBySide, name: str, title: str) -> Chart:
     looks = palette_looks(found.results)
     views = []
     for view_name, rows in groups_of(found.rows, found.keys[1:]).items():
-        labels = [value_name(found.keys[0], row[found.keys[0]]) for row in rows[:_MAX_BARS]]
+        labels = [_label(found.keys[0], row) for row in rows[:_MAX_BARS]]
         traces = [
             rows_of_bars(
-                label, labels, [_scaled(row.get(f"{label}.{name}"), factor) for row in rows], looks[label].color
+                label, labels, [_scaled(row.get(f"{label}.{name}"), factor) for row in rows[:_MAX_BARS]], looks[label].color
             )
             for label in found.results
         ]
         views.append(View(name=view_name, traces=traces, layout=bars_layout(with_unit(title, unit))))
     most = max(len(view.traces) * len(view.traces[0]["y"]) for view in views)
     return Chart(title=title, views=views, choice="Cells with", height_pixels=bars_height(most))
+
+
+def _label(key: str, row: Mapping[str, Any]) -> str:
+    return str(row[key]) if isinstance(row[key], str) else value_name(key, row[key])
 
 
 def _scaled(value: Any, factor: float) -> float | None:

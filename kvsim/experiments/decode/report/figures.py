@@ -28,6 +28,8 @@ WINDOW_STEPS = 9
 _MAX_POINTS = 200
 _MAX_PANELS = (3, 4)
 _LOG_FROM = 20.0
+_TICK_EDGE_FRAC = 0.12
+"""Of a panel's width, without ticks at either side: about half a label."""
 
 PARTS = {
     "attention input": (("attention_input_s",), "#7FB2D9", ""),
@@ -83,7 +85,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
                 place = (0.98, 0.97 - 0.11 * num_above)
                 axis.text(*place, above, color=color, ha="right", va="top", transform=axis.transAxes)
                 num_above += 1
-        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.set_xticks(_inner_ticks(*axis.get_xlim()))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _scale_latency(axes[0][0], min(float(curve[2].min()) for curve in curves.values()), limit_ms)
     _label_axes(axes, "context, tokens", "ms a token")
@@ -216,8 +218,27 @@ def _named(key: str, value: Any) -> str:
     name = key.rsplit(".", 1)[-1]
     if name == "context_tokens":
         return f"{value:,} tokens of context"
+    if name == "context_frac":
+        return f"budget {100 * value:g}%"
     number = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return f"{name.replace('_', ' ')} {number}"
+
+
+def _inner_ticks(low: float, high: float) -> list[float]:
+    """Return two round numbers or more that lie well within a panel, so that no label runs into the next panel's.
+
+    Examples
+    --------
+    >>> _inner_ticks(65_544, 65_575)
+    [65550.0, 65560.0, 65570.0]
+    """
+    edge = _TICK_EDGE_FRAC * (high - low)
+    for num_steps in range(3, 8):
+        ticks = [float(tick) for tick in MaxNLocator(num_steps, integer=True).tick_values(low, high)]
+        inner = [tick for tick in ticks if low + edge <= tick <= high - edge]
+        if len(inner) > 1:
+            return inner
+    return inner
 
 
 def _pairs(axes: list[list[Any]], panels: list[list[tuple[str, _Cells]]]) -> list[tuple[Any, tuple[str, _Cells]]]:
