@@ -81,10 +81,13 @@ class Browser:
     def open(self, path: Path) -> None:
         """Open a file, and wait until its script says that the figures are drawn."""
         self.call("Page.navigate", url=path.resolve().as_uri())
-        ready = "document.documentElement?.dataset?.ready === 'yes'"
+        self.wait_for("document.documentElement?.dataset?.ready === 'yes'")
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
         self.evaluate(
             f"new Promise((done, fail) => {{ const until = Date.now() + {_SECONDS}000; const look = () => "
-            f"{ready} ? done(true) : Date.now() > until ? fail('not ready') : setTimeout(look, 20); look(); }})"
+            f"({condition}) ? done(true) : Date.now() > until ? fail('too late') : setTimeout(look, 20); look(); }})"
         )
 
     def evaluate(self, expression: str) -> Any:
