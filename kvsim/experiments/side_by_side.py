@@ -106,7 +106,9 @@ def _changes(found: SideBySide) -> list[str]:
             if known:
                 middle = signed_percent(median(known))
                 ends = f"{signed_percent(min(known))} to {signed_percent(max(known))}"
-                lines.append(f"{title}, {label} against {first}: {middle} in the median of {len(known)} cells ({ends}).")
+                lines.append(
+                    f"{title}, {label} against {first}: {middle} in the median of {len(known)} cells ({ends})."
+                )
     return lines
 
 
@@ -167,7 +169,10 @@ def _chart(found: SideBySide, name: str, title: str) -> Chart:
         labels = [_label(found.keys[0], row) for row in rows[:_MAX_BARS]]
         traces = [
             rows_of_bars(
-                label, labels, [_scaled(row.get(f"{label}.{name}"), factor) for row in rows[:_MAX_BARS]], looks[label].color
+                label,
+                labels,
+                [_scaled(row.get(f"{label}.{name}"), factor) for row in rows[:_MAX_BARS]],
+                looks[label].color,
             )
             for label in found.results
         ]

@@ -46,7 +46,7 @@ def table_html(table: Table, anchor: str) -> str:
     body = "\n".join(_row(number, row, shown) for number, row in enumerate(rows))
     title = html.escape(table.title)
     left_out = len(table.rows) - len(rows)
-    more = f"<p class='note'>The first {MAX_ROWS} of {len(table.rows):,} rows; <code>kvsim report --csv</code> writes all.</p>"
+    more = f"<p class='note'>The first {MAX_ROWS} of {len(table.rows):,} rows; <code>--csv</code> writes all.</p>"
     legend = f"<p class='note'>{html.escape(' '.join(table.legend.split()))}</p>" if table.legend else ""
     tools = (
         f"<div class='tools'><label>Filter rows <input type='search' data-filters='{anchor}'></label>"
