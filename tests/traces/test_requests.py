@@ -59,12 +59,12 @@ def written(path: Path, *rows: object) -> Path:
         ("[" * 100_000, "not valid JSON"),
     ],
 )
-def test_a_row_that_lies_is_told_with_file_and_line(tmp_path: Path, row: object, fault: str) -> None:
+def test_a_row_that_lies_is_told_with_file_and_line(tmp_path: Path, row: object, problem: str) -> None:
     path = written(tmp_path / "lies.jsonl", GOOD, "", row)
     with pytest.raises(TraceError) as told:
         list(read(path))
     assert str(told.value).startswith(f"{path}:3: ")
-    assert fault in str(told.value)
+    assert problem in str(told.value)
 
 
 def test_a_block_with_two_parents_is_told_with_both_lines(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A cache of embedding rows, simulated: the calls of a token stream through the books, each part at its cost."""
+"""A cache of embedding rows, simulated: the calls of a token stream through the cache state, each part at its cost."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kvsim.caches.prefix import replay
-from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
+from kvsim.caches.prompts.accounting import PromptCacheState, TierBudget
 from kvsim.cli import run_command
 from kvsim.experiments.prompt_cache.prompts import prompts_of
 from kvsim.experiments.prompt_cache.report.break_even import break_evens, crossing
@@ -135,8 +135,8 @@ def test_a_larger_budget_reuses_no_fewer_tokens(scenario) -> None:
 def test_tokens_that_stand_in_for_blocks_are_shared_as_the_blocks_are() -> None:
     choice = PromptsChoice(trace="agent-sessions", num_requests=300)
     prompts = prompts_of(choice, 49152, None)
-    books = PromptBooks(1, [TierBudget(tier="device")])
-    reused = np.array([books.request(prompt)[0].shared_tokens for prompt in prompts])
+    state = PromptCacheState(1, [TierBudget(tier="device")])
+    reused = np.array([state.request(prompt)[0].shared_tokens for prompt in prompts])
     path = Path(__file__).parents[3] / "captures" / "agent-sessions.requests.jsonl.gz"
     rows = [row for row in open_requests(path, "full-blocks").requests if row.input_tokens][:300]
     blocks = gather(rows, block_tokens=16, source=path)
@@ -147,7 +147,7 @@ def test_tokens_that_stand_in_for_blocks_are_shared_as_the_blocks_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "fault"),
+    ("overrides", "error"),
     [
         (["prompts.document_tokens=0"], "prompts share nothing: give document_tokens or system_tokens"),
         (["prompts.num_requests=500"], "1,500 tokens; the prompts need 4,040"),
@@ -162,11 +162,11 @@ def test_tokens_that_stand_in_for_blocks_are_shared_as_the_blocks_are() -> None:
         (["prompts.document_token=3"], "did you mean 'document_tokens'?"),
     ],
 )
-def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, fault, capsys) -> None:
+def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, error, capsys) -> None:
     words = [word for given in overrides for word in ("--set", given)]
     assert run_command(["run", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
     told = capsys.readouterr().err
-    assert fault in told, told
+    assert error in told, told
     assert told.count("\n") == 1
 
 

@@ -18,7 +18,7 @@ Summary = Mapping[str, Any]
 
 MAX_FRONT_LINES = 24
 """More cells of the front are left to ``cells.parquet``."""
-MAX_FAULT_LINES = 10
+MAX_ERROR_LINES = 10
 
 FIELD_NAMES = {
     "policy": "policy",
@@ -202,14 +202,14 @@ def _weights_text(summary: Summary, width: int) -> str:
 
 
 def _failures_text(summary: Summary, failed: Sequence[Mapping[str, Any]]) -> str:
-    by_fault: dict[str, list[Mapping[str, Any]]] = {}
+    by_error: dict[str, list[Mapping[str, Any]]] = {}
     for cell in failed:
-        by_fault.setdefault(str(cell["fault"]), []).append(cell)
+        by_error.setdefault(str(cell["error"]), []).append(cell)
     lines = [f"{len(failed)} of {len(failed) + len(summary['cells'])} cells failed:"]
-    for fault, cells in list(by_fault.items())[:MAX_FAULT_LINES]:
+    for error, cells in list(by_error.items())[:MAX_ERROR_LINES]:
         keys = swept_keys(summary)
         where = ", ".join([str(cells[0]["policy"]), *(f"{key} = {cells[0][key]}" for key in keys)])
         others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        lines.append(f"  {where}{others}: {fault}")
-    more = len(by_fault) - MAX_FAULT_LINES
+        lines.append(f"  {where}{others}: {error}")
+    more = len(by_error) - MAX_ERROR_LINES
     return "\n".join([*lines, *([f"  ... and {more} more faults in summary.json (failed)"] if more > 0 else [])])

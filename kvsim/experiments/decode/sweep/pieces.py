@@ -90,15 +90,15 @@ def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
             check_needs(other)
             beyond_profile([other])
         rows = simulate_cell(cell, sources, ignore)
-        return [KeptCell(entry=simulated_entry(other, rows), fault=None) for _, other in run]
+        return [KeptCell(entry=simulated_entry(other, rows), error=None) for _, other in run]
     except KvsimError as problem:
         lines = str(problem).splitlines()
-        fault = "; ".join(line for line in lines if not line.startswith(" "))  # others are code: of a plug-in
+        error = "; ".join(line for line in lines if not line.startswith(" "))  # others are code: of a plug-in
         code = str(problem) if any(line.startswith(" ") for line in lines) else None
-        return [KeptCell(entry=None, fault=fault, traceback=code)] * len(run)
+        return [KeptCell(entry=None, error=error, traceback=code)] * len(run)
     except Exception as problem:
-        fault = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        return [KeptCell(entry=None, fault=fault, traceback=traceback.format_exc())] * len(run)
+        error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        return [KeptCell(entry=None, error=error, traceback=traceback.format_exc())] * len(run)
 
 
 _here = threading.local()
