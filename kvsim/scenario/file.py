@@ -295,13 +295,14 @@ def _exclude_errors(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequ
 
 
 def _override(tree: type[AnyScenario], tables: dict[str, Any], key: str, value: Any) -> None:
-    """Set a field, or sweep it where `value` is a list; it no longer varies otherwise."""
+    """Set a field, or sweep it where `value` is a list of values, not of tables; it no longer varies otherwise."""
     sweep = tables.setdefault("sweep", {})
     if isinstance(sweep, dict):
         sweep.pop(key, None)
         for other in _alternatives(tree, key):
             sweep.pop(other, None)
-        if isinstance(value, list | tuple) and key not in tree.lists and not key.startswith("sweep."):
+        is_list = isinstance(value, list | tuple) and not any(isinstance(one, dict) for one in value)
+        if is_list and key not in tree.lists and not key.startswith("sweep."):
             sweep[key] = value
             return
     _set(tree, tables, key, value)

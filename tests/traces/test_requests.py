@@ -42,7 +42,7 @@ def written(path: Path, *rows: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("row", "fault"),
+    ("row", "problem"),
     [
         (GOOD | {"hash_ids": [0]}, "1000 is 2 blocks of 512 tokens, hash_ids has 1"),
         (GOOD | {"input_length": 1025}, "1025 is 3 blocks of 512 tokens, hash_ids has 2"),

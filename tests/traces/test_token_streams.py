@@ -28,7 +28,7 @@ def test_a_stream_reads_back_as_it_was_written(tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "fault"),
+    ("lines", "problem"),
     [
         ([], "no tokens; the first line is a header"),
         ([{"vocab_size": 10}], "no tokens; the first line is a header"),

@@ -1,4 +1,4 @@
-"""Times what a cache of embedding rows costs: look-ups, accounting, gathers on the host, copies, and putting rows in."""
+"""Times what a cache of embedding rows costs: look-ups, accounting, gathers on the host, copies, putting rows in."""
 
 from __future__ import annotations
 

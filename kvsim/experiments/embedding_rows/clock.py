@@ -1,4 +1,4 @@
-"""When the calls of a cache of embedding rows happen: its cache state, what each part costs, and one link that copies."""
+"""When the calls of a cache of embedding rows happen: its state, what each part costs, and one link that copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from kvsim.caches.rows import RowCacheState, RowCounts
 from kvsim.experiments.base import check_calls
-from kvsim.experiments.embedding_rows.calls import EmbedCall, state_of, episodes, row_bytes
+from kvsim.experiments.embedding_rows.calls import EmbedCall, episodes, row_bytes, state_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable

@@ -14,7 +14,7 @@ from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.embedding_rows.calibrate import row_tables
-from kvsim.experiments.embedding_rows.calls import EmbedCall, state_of, calls_of, episodes
+from kvsim.experiments.embedding_rows.calls import EmbedCall, calls_of, episodes, state_of
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows

@@ -184,7 +184,10 @@ def test_a_profile_without_rows_says_to_calibrate_again(tiny_model_path, scenari
     (tmp_path / "tiny.toml").write_text(SCENARIO.format(ground=write_tiny(tiny_model_path, tmp_path)))
     (tmp_path / "tokens.jsonl").write_bytes((scenario_file.parent / "tokens.jsonl").read_bytes())
     name, scenario = load_named(tmp_path / "tiny.toml")
-    with pytest.raises(CalibrationError, match=r"no cost 'rows.plain'; it has .*; calibrate again"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"no cost 'rows.plain'; it has .*; it is exact, not measured: take one that `kvsim calibrate` wrote",
+    ):
         load_experiment(name).check(scenario, tmp_path)
 
 

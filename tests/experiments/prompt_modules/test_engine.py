@@ -1,4 +1,4 @@
-"""Stored modules on a real (tiny) model: masks, positions and tiers change no number; counts are those of the simulator."""
+"""Stored modules on a real (tiny) model: masks, positions and tiers change no number; counts equal the simulator's."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
                 place = (0.98, 0.97 - 0.11 * num_above)
                 axis.text(*place, above, color=color, ha="right", va="top", transform=axis.transAxes)
                 num_above += 1
-        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True, prune="both"))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _scale_latency(axes[0][0], min(float(curve[2].min()) for curve in curves.values()), limit_ms)
     _label_axes(axes, "context, tokens", "ms a token")

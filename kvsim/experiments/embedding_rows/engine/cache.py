@@ -61,7 +61,7 @@ class RowCache:
     chunk_rows: int = 64
     tally: RowTally = field(default_factory=RowTally)
     stamps: list[float] | None = None
-    """Where given, when the stages of a call that misses end: accounting, gather, copy; the device is waited for at each."""
+    """If set, when the stages of a call that misses end: accounting, gather, copy; each waits for the device."""
     slots: torch.Tensor = field(init=False)
     """``[capacity, hidden_size]``; a slot never written holds NaN, which would be seen."""
     _tags: IntArray = field(init=False)
