@@ -45,7 +45,15 @@ def title_of(axis):
 def boxes_of(figure):
     """Return where each visible text is, in pixels, once the picture is drawn."""
     png(figure)
+    ticks = [
+        (tick, *sorted(side.get_view_interval()))
+        for axis in figure.axes
+        for side in (axis.xaxis, axis.yaxis)
+        for tick in (*side.get_major_ticks(), *side.get_minor_ticks())
+    ]
+    not_drawn = {id(tick.label1) for tick, low, high in ticks if not low <= tick.get_loc() <= high}
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    texts = [text for text in texts if id(text) not in not_drawn]
     return {(number, text.get_text()): text.get_window_extent() for number, text in enumerate(texts)}
 
 

@@ -201,7 +201,7 @@ def episodes(calls: list[EmbedCall]) -> Iterator[list[EmbedCall]]:
 
 
 def state_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowCacheState:
-    """Return an empty cache state for the calls of one episode; an oracle gets all the look-ups and prefetches to come."""
+    """Return an empty cache state for the calls of one episode; an oracle gets all that is to come."""
     name = scenario.cache.policy
     future = future_of(calls)[0] if CACHE_POLICIES[name].kind == "oracle" else None
     return RowCacheState(

@@ -223,7 +223,7 @@ def test_tokens_of_another_tokenizer_are_simulated_and_not_measured(scenario, ca
     words = ["--set", "prompts.stream=python-docs", "-o", str(scenario.parent / "results")]
     assert run_command(["run", str(scenario), *words, "--no-figures"]) == 0
     capsys.readouterr()
-    assert run_command(["measure", str(scenario), *words, "--no-figures"]) == 2
+    assert run_command(["measure", str(scenario), *words]) == 2
     line = capsys.readouterr().err
     assert "is none of the model's 256: prompts.stream = 'python-docs' was made with another tokenizer" in line
     assert line.count("\n") == 1

@@ -107,7 +107,7 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
     totals_ms = [1e3 * float(rows["step_s"][_counted(rows, number)].mean()) for number in range(len(summary["cells"]))]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
-        title_panel(axis, title)
+        title_panel(axis, title, [cell["policy"] for _, cell in cells])
         axis.set_xlim(0, limit_ms * 1.2)
         axis.grid(False, axis="y")
         axis.set_yticks(range(len(cells)), [cell["policy"] for _, cell in cells])
