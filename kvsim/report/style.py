@@ -1,4 +1,4 @@
-"""How every picture looks: size, colours that the colour-blind can tell apart, and a foot that says what to trust."""
+"""How every picture looks: size, colours that the colour-blind can distinguish, and a foot that says what to trust."""
 
 from __future__ import annotations
 

@@ -285,7 +285,7 @@ def _key_errors(tree: type[AnyScenario], sweep: Mapping[str, Any]) -> list[str]:
 
 
 def _exclude_errors(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> list[str]:
-    """Return the faults of rules that could never apply: empty ones, and fields that the file does not give."""
+    """Return the errors of rules that could never apply: empty ones, and fields that the file does not give."""
     errors = ["exclude: an empty table; name the fields and values to leave out" for rule in exclude if not rule]
     return errors + [
         f"exclude: {json.dumps(key)} is neither swept nor given{nearest(key, filter(str.isprintable, sweep))}"

@@ -78,7 +78,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def validate(model: type[ModelT], tables: dict[str, Any], *, where: str, error: type[KvsimError]) -> ModelT:
-    """Return `tables` as a `model`, or raise one `error` whose lines name every fault.
+    """Return `tables` as a `model`, or raise one `error` whose lines name every mistake.
 
     Each line gives the key, what was found, what would be right and, for an unknown key, the nearest valid one.
     """
@@ -111,8 +111,8 @@ def value_at(tables: dict[str, Any], dotted: str) -> Any:
     return value
 
 
-def faults_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
-    """Return every fault of `tables` as a `model`, one line each; none where it is valid."""
+def errors_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
+    """Return every error of `tables` as a `model`, one line each; none where it is valid."""
     return parsed(model, tables)[1]
 
 
@@ -179,7 +179,7 @@ _WORDS = {
 
 
 def _errors(model: type[BaseModel], tables: dict[str, Any], problem: ValidationError) -> list[str]:
-    """Return one line a fault: alternatives of one key in one line, and a misspelt key not also as a missing one."""
+    """Return one line an error: alternatives of one key in one line, and a misspelt key not also as a missing one."""
     by_key: dict[Key, list[Any]] = {}
     for detail in problem.errors(include_url=False):
         by_key.setdefault(_key_of(detail, tables), []).append(detail)
@@ -194,8 +194,8 @@ def _errors(model: type[BaseModel], tables: dict[str, Any], problem: ValidationE
             continue
         is_outer = any(other != key and other[: len(key)] == key for other in by_key)
         if is_outer and all(detail["type"] in _WANTED for detail in details):
-            continue  # another alternative fitted better: its own faults, inside this key, are told
-        lines[key] = f"{_shown_key(key)}: {_told(details)}"
+            continue  # another alternative fitted better: its own errors, inside this key, are reported
+        lines[key] = f"{_shown_key(key)}: {_explained(details)}"
     return [lines[key] for key in by_key if key in lines]
 
 
@@ -244,8 +244,8 @@ def _nearest_paths(model: type[BaseModel], name: str) -> list[str]:
     return [by_name[one] for one in close]
 
 
-def _told(details: list[Any]) -> str:
-    """Return what is wrong with one key, of which each fault speaks for one alternative."""
+def _explained(details: list[Any]) -> str:
+    """Return what is wrong with one key, of which each detail is about one alternative."""
     precise = [detail for detail in details if detail["type"] not in _WANTED]
     if not precise:
         wanted = list(dict.fromkeys(_WANTED[detail["type"]] for detail in details))

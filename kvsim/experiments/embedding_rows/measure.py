@@ -59,10 +59,10 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
             job.progress(1 / (len(cells) * repeats))
     entries, tables = [], []
     for number, (cell, swept) in enumerate(cells_of(scenario)):
-        calls, told = plans[number]
+        calls, predictions = plans[number]
         columns = _columns([call for call in calls if call.counts], runs[number], plain)
         served, _, _ = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
-        entry = cell_of(cell, profile, served, columns, runs[number][0].counts) | told
+        entry = cell_of(cell, profile, served, columns, runs[number][0].counts) | predictions
         same = [a.logits_digest == b.logits_digest for a, b in zip(runs[number][0].steps, plain[0], strict=True)]
         entry["same_logits_frac"] = float(np.mean(same))
         entries.append(entry | swept)

@@ -79,7 +79,7 @@ def source_of(scenario: PromptModules, beside: Path | None) -> Source:
     Raises
     ------
     MarkupError
-        Naming file, line and tag of the first fault.
+        Naming file, line and tag of the first error.
     """
     schema = parse_schema(read_markup(Path(near(scenario.prompts.schema_file, beside))))
     return Source(

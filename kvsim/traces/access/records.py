@@ -63,7 +63,7 @@ def fill_rows(rows: NDArray[Any], channel: Channel, header: TraceHeader, values:
         packed = np.packbits(values.astype(np.bool_), axis=-1, bitorder="little")
         rows[..., : packed.shape[-1]] = packed
         return None
-    with np.errstate(over="ignore"):  # what f16 cannot hold becomes infinite, and that is a fault of its own
+    with np.errstate(over="ignore"):  # what f16 cannot hold becomes infinite, and that is an error of its own
         rows[..., : values.shape[2]] = values.astype(rows.dtype) + rows.dtype.type(0)  # + 0 turns -0.0 into 0.0
     return None
 

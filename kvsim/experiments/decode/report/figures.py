@@ -55,7 +55,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     """Return the time per output token over the context: a line a policy, a panel for each swept combination.
 
     Line and band are the median and the 10th to 90th percentile of 9 steps of all repetitions. A policy many times
-    slower than most is written at the upper edge, so that the others can be told apart.
+    slower than most is written at the upper edge, so that the others stay distinct.
     """
     panels = _grid(summary)
     figure = new_figure(

@@ -21,13 +21,13 @@ _STALE_AFTER_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptCell:
-    """What became of one cell: its entry of ``summary.json``, or the fault that ended it."""
+    """What became of one cell: its entry of ``summary.json``, or the error that ended it."""
 
     entry: Mapping[str, Any] | None
     error: str | None
     """One line."""
     traceback: str | None = None
-    """Where the fault is none of the scenario's."""
+    """The traceback of an error that is not the scenario's."""
 
 
 def cell_text(key: str, cell: KeptCell) -> str:

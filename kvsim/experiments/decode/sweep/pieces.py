@@ -35,7 +35,7 @@ class Piece:
     sources: Sources
     """With generators fitted and nothing open."""
     sweep: str
-    """Tells one sweep from another in a process that outlives both."""
+    """Distinguishes sweeps in a process that outlives both."""
     folder: Path
     """Where finished cells are kept."""
 
@@ -61,7 +61,7 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
     """Simulate the cells of a piece and return the text of each by key.
 
     Each is written into the piece's folder at once, where there is such a folder on the machine that runs this. A cell
-    that fails is written with its fault.
+    that fails is written with its error.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
 
 
 def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
-    """Return what became of cells that share their rows: each its entry, or all the fault."""
+    """Return what became of cells that share their rows: each its entry, or all the error."""
     try:
         cell = run[0][1]
         for _, other in run:

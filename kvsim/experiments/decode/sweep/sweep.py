@@ -42,10 +42,10 @@ class FailedCell:
     error: str
     """One line."""
     traceback: str | None
-    """Where the fault is none of the scenario's."""
+    """The traceback of an error that is not the scenario's."""
 
     def __str__(self) -> str:
-        """Return the cell and its fault in a line."""
+        """Return the cell and its error in a line."""
         where = ", ".join([self.policy, *(f"{key} = {value}" for key, value in self.swept.items())])
         return f"{where}: {self.error}"
 
@@ -137,7 +137,7 @@ def _kept(folder: Path, key: str, content: str) -> KeptCell:
 
 
 def _fit(cells: Iterable[Cell], sources: Sources) -> None:
-    """Fit the generators that the cells read: once here, and not in every process. A fault is the cell's to tell."""
+    """Fit the generators that the cells read: once here, and not in every process. The cell itself reports an error."""
     for cell in cells:
         if cell.scenario.trace.extrapolate is not None:
             with suppress(KvsimError):

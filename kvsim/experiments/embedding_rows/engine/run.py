@@ -34,7 +34,7 @@ class Call(Protocol):
 
     @property
     def counts(self) -> bool:
-        """False: it is carried out and not told of."""
+        """False: it is carried out and not reported."""
 
     @property
     def is_fresh(self) -> bool:

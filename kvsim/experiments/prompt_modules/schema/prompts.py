@@ -41,7 +41,7 @@ def parse_prompts(root: Tag, schema: Schema) -> tuple[Prompt, ...]:
     Raises
     ------
     MarkupError
-        Naming line and tag of the first fault.
+        Naming line and tag of the first error.
     """
     if root.name == "prompt":
         return (_prompt(root, schema, is_alone=True),)

@@ -97,7 +97,7 @@ def parse_schema(root: Tag) -> Schema:
     Raises
     ------
     MarkupError
-        Naming line and tag of the first fault.
+        Naming line and tag of the first error.
     """
     if root.name != "schema":
         raise root.error(f'a schema begins with <schema name="...">, not with <{root.name}>')
