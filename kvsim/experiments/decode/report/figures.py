@@ -57,7 +57,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     """Return the time per output token over the context: a line a policy, a panel for each swept combination.
 
     Line and band are the median and the 10th to 90th percentile of 9 steps of all repetitions. A policy many times
-    slower than most is written at the upper edge, so that the others can be told apart.
+    slower than most is written at the upper edge, so that the others stay distinct.
     """
     panels = _grid(summary)
     figure = new_figure(
@@ -111,7 +111,7 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
     ]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
-        title_panel(axis, title)
+        title_panel(axis, title, [cell["policy"] for _, cell in cells])
         axis.set_xlim(0, limit_ms * 1.2)
         axis.grid(False, axis="y")
         axis.set_yticks(range(len(cells)), [cell["policy"] for _, cell in cells])
