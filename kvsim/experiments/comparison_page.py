@@ -9,7 +9,7 @@ from typing import Any
 from kvsim.experiments.pages import kind_of
 from kvsim.report.comparison import Compared
 from kvsim.report.html.cell_charts import scale_of, with_unit
-from kvsim.report.html.charts import Chart, Trace, View, axis, dots, looks_of
+from kvsim.report.html.charts import Chart, Trace, View, dots, looks_of, value_axis
 from kvsim.report.html.page import Page, Provenance, page_html
 from kvsim.report.html.provenance import limitations_of, provenance_of
 from kvsim.report.html.tables import Table, own_columns
@@ -17,6 +17,7 @@ from kvsim.report.results import RunResult
 from kvsim.report.sides import UNITS
 from kvsim.report.tables import is_missing, percent, signed_percent
 
+_SIDES = ("_measured", "_simulated")
 _MEDIAN, _WORST = "_median_error_frac", "_worst_error_frac"
 
 
@@ -75,12 +76,8 @@ def _verdict(contents: Mapping[str, Any], missed: Sequence[str]) -> list[str]:
 
 def _keys(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the fields in front of the compared ones: which cell it is."""
-    first = list(cells[0]) if cells else []
-    return [name for name in first if not name.endswith(("_measured", "_simulated", *_sided(), "_error_frac"))]
-
-
-def _sided() -> tuple[str, ...]:
-    return tuple(f"_{side}{unit}" for side in ("measured", "simulated") for unit in UNITS)
+    names = list(cells[0]) if cells else []
+    return [name for name in names if not name.endswith("_error_frac") and not any(side in name for side in _SIDES)]
 
 
 def _charts(cells: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -115,8 +112,8 @@ def _diagonal(cells: Sequence[Mapping[str, Any]], figure: str, measured: str, si
     equal = dots("equal", ends, ends, looks[next(iter(looks))])
     equal |= {"mode": "lines", "line": {"color": "#555555", "dash": "dash", "width": 1.5}, "hoverinfo": "skip"}
     layout = {
-        "xaxis": axis(with_unit("measured", unit), values=ends),
-        "yaxis": axis(with_unit("simulated", unit), values=ends),
+        "xaxis": value_axis(with_unit("measured", unit), ends),
+        "yaxis": value_axis(with_unit("simulated", unit), ends),
         "hovermode": "closest",
     }
     title = f"{figure.replace('_', ' ')}: simulated against measured"
