@@ -69,7 +69,7 @@ def test_a_comparison_has_a_page_of_both_sides() -> None:
     files = with_page(simulated, measured, compared).files
     assert set(files) == {"compare.json", "compare.html"}
     read, text = PageReader(files["compare.html"]), files["compare.html"].decode()
-    assert list(read.tables["rows-0"][0].items())[0] == ("policy", "lru")
+    assert next(iter(read.tables["rows-0"][0].items())) == ("policy", "lru")
     assert [row["tpot_measured_s"] for row in read.tables["rows-0"]] == ["0.0125", "0.008"]
     lru, fifo, _ = read.charts[0]["views"][0]["traces"]
     assert (lru["x"], lru["y"], fifo["x"]) == ([12.5], [10], [8])
