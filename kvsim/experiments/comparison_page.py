@@ -44,7 +44,7 @@ def comparison_page(simulated: RunResult, measured: RunResult, compared: Compare
             "Measured": str(measured.manifest.get("date") or "")[:10],
         },
         verdict=_verdict(contents, compared.missed),
-        tables=[Table(title="Cells", rows=cells, columns=own_columns(cells, _keys(cells)))],
+        tables=[Table(title="Cells", rows=cells, columns=own_columns(cells, list(cells[0]) if cells else []))],
         charts=_charts(cells),
         limitations=list(dict.fromkeys(line for one in sides.values() for line in limitations_of(one.summary)[:-1]))
         + ["The errors hold for this machine and these cells."],
