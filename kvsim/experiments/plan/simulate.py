@@ -33,7 +33,7 @@ def simulated_options(request: Request, scenario: Scenario, choices: Choices, me
     options = []
     for number, cell in enumerate(cells):
         if _is_shown(cell, choices):
-            entry = simulated_entry(cell, simulate_cell(cell, sources, ignore))
+            entry = simulated_entry(cell, simulate_cell(cell, sources, ignore, path="events"))
             options.append(_option(request, cell, entry, number))
             if number == 0 and not memory.fits:
                 options += more_cards(request, options[0], memory, cell.profile)
