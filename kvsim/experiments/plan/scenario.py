@@ -48,13 +48,14 @@ def write_scenario(scenario: Scenario | None, request: Request, path: Path, comm
     """
     if scenario is None:
         raise ScenarioError(
-            f"{path}: not written; decode does not simulate {request.spec.name} at {request.context_tokens:,} tokens"
+            f"{path}: not written: kvsim does not simulate {request.spec.name} at {request.context_tokens:,} tokens in "
+            "pages, and its plan has no scenario"
         )
     tables = scenario.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     head = [
         f"# Written by: {command}",
         f"# {request.spec.name} on {request.card.title}: {request.batch} x {request.context_tokens:,} tokens.",
-        "# `kvsim run` simulates it; docs/plan.md says what is assumed.",
+        "# `kvsim run` simulates it; docs/plan.md lists what is assumed.",
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def _excluded(choices: Choices) -> list[dict[str, Any]]:
 
 def _num_steps(request: Request, shape: ModelShape) -> int:
     pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.num_layers * request.batch
-    return min(max(MIN_STEPS, min(MAX_STEPS, STEP_PAGES // pages)), request.context_tokens)
+    return max(MIN_STEPS, min(MAX_STEPS, STEP_PAGES // pages))
 
 
 def _sequences(request: Request, shape: ModelShape, num_steps: int) -> int:
