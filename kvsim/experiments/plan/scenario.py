@@ -23,7 +23,7 @@ MIDDLE_GROWTH_FRAC = 0.13
 MAX_STEPS, MIN_STEPS = 12, 6
 """Steps that are simulated, the first half of them to warm up. 48 steps instead of 12 move a time by at most 6%, and 6
 instead of 12 by at most 5%: llama-3.1-70b on an H100 at 128k tokens, half of its cache on the card."""
-STEP_PAGES = 2**22
+STEP_PAGES = 2**20
 """Pages of all steps together, about: from there on there are fewer than `MAX_STEPS`."""
 GENERATED_PAGES = 2**21
 """Pages that are generated in all, about: a batch that has more repeats its first sequences."""

@@ -29,7 +29,7 @@ def plan_figure(plan: Plan) -> Figure:
     places = range(len(options))
     memory.barh(places, [option.device_bytes / 2**30 for option in options], color=colors)
     memory.axvline(request.usable_bytes / 2**30, color="#333333", linestyle="--", linewidth=1.2)
-    title_panel(memory, f"memory of a card, GiB; dashed: the {format_bytes(request.usable_bytes)} it may use")
+    title_panel(memory, f"GiB of a card; dashed: {format_bytes(request.usable_bytes)} usable")
     _draw_times(times, options, colors)
     recall.barh(places, [100 * (option.recall_frac or 1.0) for option in options], color=colors)
     recall.set_xlim(0, 100)
