@@ -57,7 +57,6 @@ EXEMPT = (
     "kvsim/experiments/*.py",
     "kvsim/kernels/*.py",
     "kvsim/policies/*.py",
-    "kvsim/profile/*.py",
     "kvsim/report/*.py",
     "kvsim/scenario/*.py",
     "kvsim/sim/*.py",
