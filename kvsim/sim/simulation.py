@@ -44,7 +44,7 @@ def simulate_decode(
     """Return the rows of a decode run as columns (`kvsim.sim.ledger.COLUMNS`), one row a step.
 
     `progress` is called with 1 after each step; `timeline` collects who did what when. `path` is for tests and
-    benchmarks: ``auto`` takes whole steps where `kvsim.sim.whole_step.can_run` and nobody keeps a timeline, and events
+    benchmarks: ``auto`` takes the fast path where `kvsim.sim.whole_step.can_run` and nobody keeps a timeline, and events
     otherwise; the rows are the same.
     """
     env = simpy.Environment()
@@ -66,10 +66,10 @@ def decode_in_chunks(
     Raises
     ------
     KvsimError
-        If the run can only be told event by event, which keeps its rows.
+        If the run can only be simulated event by event, which keeps its rows.
     """
     if not _takes_whole_steps(given, None, path):
-        raise KvsimError("rows come in chunks from whole steps only; this profile takes the path of events")
+        raise KvsimError("rows come in chunks from the fast path only; this profile is simulated event by event")
     env = simpy.Environment()
     steps = WholeSteps(env, given, _ignore, chunk_steps)
     process = env.process(steps.run())

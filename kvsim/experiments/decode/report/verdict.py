@@ -232,7 +232,7 @@ def _no_use_of_predicting(cells: Sequence[Cell]) -> list[str]:
 
 
 def _settings(cell: Cell) -> tuple[tuple[str, str], ...]:
-    """Return what tells situations and budgets apart: the context, the batch and everything swept."""
+    """Return what situations and budgets differ in: the context, the batch and everything swept."""
     varied = {key: str(value) for key, value in cell.items() if "." in key}
     return tuple(sorted({**varied, "context": str(cell["context_tokens"]), "batch": str(cell["batch"])}.items()))
 
