@@ -1,0 +1,41 @@
+"""docs/plan.md and docs/questions.md show what `kvsim plan` answers today."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_is_what_the_command_prints() -> None:
+    text = (DOCS / "plan.md").read_text(encoding="utf-8")
+    assert script("plan").with_example(text) == text, "run: python docs/plan.py"
+
+
+def test_the_answers_are_those_of_their_commands() -> None:
+    text = (DOCS / "questions.md").read_text(encoding="utf-8")
+    questions = script("questions")
+    assert questions.with_table(text) == text, "run: python docs/questions.py"
+    remarks = re.findall(r"^\d+\. \*\*", text, flags=re.MULTILINE)
+    assert len(remarks) == 10
+
+
+def test_the_code_of_the_questions_gives_what_it_shows() -> None:
+    text = (DOCS / "questions.md").read_text(encoding="utf-8")
+    examples = doctest.DocTestParser().get_doctest(text, {}, "questions.md", "questions.md", 0)
+    assert len(examples.examples) == 3
+    assert doctest.DocTestRunner().run(examples).failed == 0
