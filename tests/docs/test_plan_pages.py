@@ -1,4 +1,4 @@
-"""docs/plan.md and docs/questions.md show what `kvsim plan` answers today."""
+"""docs/plan.md, docs/questions.md and a table of docs/estimates.md show what the commands print today."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from types import ModuleType
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+def script(name: str, folder: Path = DOCS) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
@@ -32,6 +32,16 @@ def test_the_answers_are_those_of_their_commands() -> None:
     assert questions.with_table(text) == text, "run: python docs/questions.py"
     remarks = re.findall(r"^\d+\. \*\*", text, flags=re.MULTILINE)
     assert len(remarks) == 10
+
+
+def test_the_table_of_the_processor_is_that_of_its_script() -> None:
+    text = (DOCS / "estimates.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- CPU: .*-->\n(.*?)<!-- end of CPU -->", text, flags=re.DOTALL)
+    numbers = re.search(r"cpu_estimate.py --measured (\S+) (\S+)", text)
+    assert shown is not None and numbers is not None
+    bench = script("cpu_estimate", DOCS.parent / "bench")
+    bandwidth, rate = (float(number) * 1e9 for number in numbers.groups())
+    assert shown[1] == bench.table(bench.load_profile(bench.PROFILE), bandwidth, rate)
 
 
 def test_the_code_of_the_questions_gives_what_it_shows() -> None:
