@@ -1,8 +1,8 @@
-"""Predict a CPU's calibrated profile from two measured numbers: `python bench/cpu_estimate.py [--measured GB/S GFLOP/S]`.
+"""Predict a CPU's calibrated profile from two measured numbers: `python bench/cpu_estimate.py`.
 
-The two numbers stand for a data sheet: the bandwidth at which one thread reads memory, and the rate at which it multiplies
-bf16 matrices. They become a card, the card an estimated profile, and each segment of that is compared with the profile
-that `kvsim calibrate` measured. Without ``--measured`` both are measured here, which needs torch and an idle machine.
+The two numbers stand for a data sheet: the bandwidth at which one thread reads memory, and the rate at which it
+multiplies bf16 matrices. They become a card, the card an estimated profile, and each segment of that is compared with
+the profile that `kvsim calibrate` measured. Without ``--measured`` both are measured here, on an idle machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
 from kvsim.profile.cards.card import Card
 from kvsim.profile.estimate.estimate import estimate_profile
@@ -49,8 +50,6 @@ def measured_bandwidth() -> float:
 
 def measured_rate() -> float:
     """Return the operations per second of a product of bf16 matrices, on one thread."""
-    import torch
-
     torch.set_num_threads(1)
     matrix = torch.ones(MATRIX, MATRIX, dtype=torch.bfloat16)
     return 2 * MATRIX**3 / fastest_s(lambda: matrix @ matrix)

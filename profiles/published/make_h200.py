@@ -409,8 +409,8 @@ TO_HOST_SOURCE = (
 DECISION_SOURCE = (
     "assumption: 25 us and 0.2 us a selected page, what kvsim's own `lru` with its page table takes in Python on a "
     "2-core AMD EPYC (30 us at 20 pages, 42 at 67, 79 at 260). `attention`, which ranks all pages of the batch, takes "
-    "longer there the longer the context (of 32 layers: 73 us at 128 pages a layer, 113 at 512, 300 at 2048): for it this "
-    "says what a compiled one might cost"
+    "longer there the longer the context (of 32 layers: 73 us at 128 pages a layer, 113 at 512, 300 at 2048): for it "
+    "this says what a compiled one might cost"
 )
 STREAM_SOURCE = (
     "assumption: 35 us and 0.027 us a page, what kvsim's own `stream` with its page table takes in Python on a 2-core "
