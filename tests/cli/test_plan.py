@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,8 @@ def test_json_has_the_same_answer_and_files_are_written(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu", "rtx-4O90"], "no such card"),
+        (["--gpu", "rtx-4O90"], "did you mean 'rtx-4090'"),
+        (["--gpu", "rtx-4080"], "did you mean 'rtx-4080-super'"),
         (["--gpu", "none.toml"], "none.toml: no such file"),
         (["--model", "lama-3.2-1b"], "did you mean 'llama-3.2-1b'"),
         (["--context", "far"], "'far': write a number"),
@@ -62,6 +64,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert run_command([*SIMULATED, *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_the_commands_that_it_recommends_have_the_options_that_they_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([*SIMULATED, "--json"]) == 0
+    commands = json.loads(capsys.readouterr().out)["commands"]
+    assert [command.split()[1] for command in commands] == ["plan", "run", "calibrate", "capture", "run"]
+    for command in commands:
+        name, *words = command.split()[1:]
+        assert run_command([name, "--help"]) == 0
+        known = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out))
+        assert {word for word in words if word.startswith("-")} <= known
 
 
 def test_a_card_without_memory_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
