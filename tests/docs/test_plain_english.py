@@ -48,8 +48,6 @@ TEXTS = (
 """Globs of what is read by people."""
 
 EXEMPT = (
-    "README.md",
-    "CHANGELOG.md",
     "kvsim/calibration/*.py",
     "kvsim/engine/*.py",
     "kvsim/experiments/*.py",

@@ -21,9 +21,13 @@ def script(name: str, folder: Path = DOCS) -> ModuleType:
     return module
 
 
-def test_the_example_is_what_the_command_prints() -> None:
-    text = (DOCS / "plan.md").read_text(encoding="utf-8")
-    assert script("plan").with_example(text) == text, "run: python docs/plan.py"
+def test_the_examples_are_what_the_command_prints() -> None:
+    plan = script("plan")
+    example = plan.printed()
+    for page, until in plan.PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        assert plan.COMMAND in text
+        assert plan.with_example(text, example, until) == text, "run: python docs/plan.py"
 
 
 def test_the_answers_are_those_of_their_commands() -> None:

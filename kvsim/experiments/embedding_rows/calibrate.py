@@ -39,8 +39,8 @@ def row_tables(
     ``ahead``: what fetching rows ahead takes of the host, ``touch`` the same where all are in, ``settle`` putting them
     into slots later.
 
-    Before each timed part a token is multiplied with as many weights as a processor does not keep in its caches: so it finds
-    an embedding's code, accounting and rows in a model, whose weights pass through it between one look-up and the next.
+    Before each timed part a token is multiplied with more weights than the caches of the processor hold: in a model all
+    weights pass through the caches between one look-up and the next, too.
     Measured back to back they cost a quarter.
 
     Parameters

@@ -1,4 +1,4 @@
-"""How results of a cache of embedding rows are reported: columns, a picture over the memory, and the verdict in words."""
+"""Reports results of a cache of embedding rows: columns, a picture over the memory, and the verdict in words."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def foretold(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | N
 
 
 def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
-    """Return the share of rows that Belady's MIN hits in the counted calls with this budget, all calls to come known."""
+    """Return the share of rows that Belady's MIN hits in the counted calls with this budget."""
     hits = accesses = 0
     for episode in episodes(calls):
         rows, counts = future_of(episode)

@@ -1,4 +1,4 @@
-"""How results of prefix blocks are reported: columns, a picture over the budget, and the verdict in words."""
+"""Reports results of prefix blocks: columns, a picture over the budget, and the verdict in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How results of prompt modules are reported: columns of cells and prompts, a picture, and the verdict in words."""
+"""Reports results of prompt modules: columns of cells and prompts, a picture, and the verdict in words."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvsim.kernels.step.costs import at_s
 from kvsim.profile.tables import CostTable
-from kvsim.sim.whole_step import _packed
+from kvsim.sim.fast_path import _packed
 
 TIMES = st.floats(0, 1e-2)
 GRIDS = st.lists(st.integers(0, 400), min_size=1, max_size=5, unique=True).map(sorted)

@@ -13,8 +13,8 @@ from kvsim.kernels.step.link import advance, make_transfer, submit
 from kvsim.policies import make_policy
 from kvsim.profile.profile import Profile
 from kvsim.sim.copies import Copies
+from kvsim.sim.fast_path import FastPath
 from kvsim.sim.link import Transfer
-from kvsim.sim.whole_step import WholeSteps
 from tests.accesses import PAGE_BYTES, DriftingSource, make_input, make_profile, make_replay, make_setting
 
 Submitted = tuple[float, int, int, list[int]]
@@ -50,7 +50,7 @@ def queue_of(profile: Profile, queue: int) -> int:
 def compiled_arrivals_s(profile: Profile, submissions: list[Submitted]) -> list[float]:
     replay = make_replay(DriftingSource())
     setting = make_setting(replay)
-    steps = WholeSteps(
+    steps = FastPath(
         simpy.Environment(), make_input(replay, make_policy("lru", setting, {}), setting, profile), lambda _: None, 8
     )
     run, arrays = steps._arrays.address, steps._arrays

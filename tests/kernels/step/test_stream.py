@@ -16,8 +16,8 @@ from kvsim.profile.profile import SEGMENTS
 from kvsim.sim.clock import BusyClock
 from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies
+from kvsim.sim.fast_path import FastPath
 from kvsim.sim.link import Transfer
-from kvsim.sim.whole_step import WholeSteps
 from tests.accesses import PAGE_BYTES, DriftingSource, make_input, make_profile, make_replay, make_setting
 
 PROFILE = make_profile(synchronous=False, issue="stream", bandwidth_bytes_per_s=8e9)
@@ -43,7 +43,7 @@ def compiled(launches: list[Launched]) -> tuple[list[float], list[float]]:
     """Return when each work ends, and the stream's times by segment, then those of stalls and of the host."""
     replay = make_replay(DriftingSource())
     setting = make_setting(replay)
-    steps = WholeSteps(
+    steps = FastPath(
         simpy.Environment(), make_input(replay, make_policy("lru", setting, {}), setting, PROFILE), lambda _: None, 8
     )
     run, arrays = steps._arrays.address, steps._arrays
