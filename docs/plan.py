@@ -1,4 +1,4 @@
-"""Write the examples of README and docs/plan.md from what `kvsim plan` prints: `python docs/plan.py`; a test compares."""
+"""Write the examples of README and docs/plan.md from what `kvsim plan` prints: `python docs/plan.py`."""
 
 from __future__ import annotations
 
