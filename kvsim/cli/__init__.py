@@ -137,13 +137,17 @@ def run(
 def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: AsJson = False) -> None:
     """Print the table of a result again."""
     from kvsim.experiments.registry import experiment_of, load_experiment
+    from kvsim.report.reading import reading
     from kvsim.report.results import load_result, summary_json
 
     loaded = load_result(result)
     if as_json:
         typer.echo(summary_json(loaded.summary), nl=False)
-    else:
-        typer.echo(load_experiment(experiment_of(loaded)).show(loaded.summary))
+        return
+    experiment = load_experiment(experiment_of(loaded))
+    with reading(result):
+        text = experiment.show(loaded.summary)
+    typer.echo(text)
 
 
 @app.command()

@@ -104,16 +104,19 @@ def _side_by_side(loaded: dict[Path, RunResult], output: Path | None, *, as_json
     from kvsim.experiments.side_by_side import side_by_side, side_by_side_page
     from kvsim.report.frames import table_files
     from kvsim.report.html.page import page_html
+    from kvsim.report.reading import reading
     from kvsim.report.results import summary_json, write_picture
 
-    found = side_by_side(loaded)
+    with reading(", ".join(map(str, loaded))):
+        found = side_by_side(loaded)
+        tables = {} if output is None else table_files({"compare": found.rows}, {})
+        page = {} if output is None else {"compare.html": page_html(side_by_side_page(found))}
     folders = {label: str(folder) for label, folder in found.folders.items()}
     contents = summary_json({"results": folders, "keys": found.keys, "cells": found.rows})
     typer.echo(contents if as_json else found.text, nl=not as_json)
     if output is None:
         return
-    page = {"compare.html": page_html(side_by_side_page(found)), "compare.json": contents.encode()}
-    for name, content in {**page, **table_files({"compare": found.rows}, {})}.items():
+    for name, content in {**page, "compare.json": contents.encode(), **tables}.items():
         written = write_picture(content, output, name)
         if not as_json:
             typer.echo(f"{written}: written")

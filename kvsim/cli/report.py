@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,25 +47,32 @@ def report(
     target = output or results[0] / "report.html"
     loaded = load_each(results)
     output_file(target, ".html")
-    if len(loaded) == 1:
-        result = loaded[results[0]]
-        page = _with_timeline(result, timeline)
-        tables = _tables(result)
-        rows = result.rows
-    else:
-        from kvsim.experiments.side_by_side import side_by_side, side_by_side_page
-
-        found = side_by_side(loaded)
-        page = side_by_side_page(found)
-        tables, rows = {"side-by-side": found.rows}, {}
-    from kvsim.report.frames import table_files
     from kvsim.report.html.page import page_html
+    from kvsim.report.reading import reading
     from kvsim.report.results import write_picture
 
-    files = table_files(tables, rows) if csv else {}
-    for name, content in {"": page_html(page), **files}.items():
+    with reading(", ".join(map(str, results))):
+        page, files = _page_and_tables(loaded, csv=csv)
+        drawn = page_html(page)
+    if timeline is not None:
+        chart = _timeline(loaded[results[0]], timeline)
+        drawn = page_html(replace(page, charts=[*page.charts, chart]))
+    for name, content in {"": drawn, **files}.items():
         file = f"{target.stem}-{name}" if name else target.name
         typer.echo(f"{write_picture(content, target.parent, file)}: written")
+
+
+def _page_and_tables(loaded: Mapping[Path, RunResult], *, csv: bool) -> tuple[Page, Mapping[str, bytes]]:
+    """Return the page of one result or of several, and the files of its tables by name where they are asked for."""
+    from kvsim.experiments.pages import page_of
+    from kvsim.experiments.side_by_side import side_by_side, side_by_side_page
+    from kvsim.report.frames import table_files
+
+    if len(loaded) > 1:
+        found = side_by_side(loaded)
+        return side_by_side_page(found), table_files({"side-by-side": found.rows}, {}) if csv else {}
+    (result,) = loaded.values()
+    return page_of(result), table_files(_tables(result), result.rows) if csv else {}
 
 
 def load_each(folders: Sequence[Path]) -> dict[Path, RunResult]:
@@ -91,17 +99,6 @@ def _tables(result: RunResult) -> dict[str, Sequence[Mapping[str, Any]]]:
 
     others = {table.title.lower().replace(" ", "-"): table.rows for table in parts_of(result).tables}
     return {"cells": result.summary["cells"], **others}
-
-
-def _with_timeline(result: RunResult, number: int | None) -> Page:
-    from dataclasses import replace
-
-    from kvsim.experiments.pages import page_of
-
-    page = page_of(result)
-    if number is None:
-        return page
-    return replace(page, charts=[*page.charts, _timeline(result, number)])
 
 
 def _timeline(result: RunResult, number: int) -> Chart:

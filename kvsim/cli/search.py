@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
     from kvsim.experiments.decode.sweep.sweep import Sweep
+    from kvsim.experiments.decode.sweep.whatif import Pair
     from kvsim.report.results import RunResult
 
 Overrides = Annotated[
@@ -116,21 +118,30 @@ def whatif(
         _reach(base, reach, over, overrides or [], as_json=as_json)
         return
     from kvsim.experiments.decode.report.whatif_tables import whatif_contents, whatif_text
-    from kvsim.experiments.decode.sweep.whatif import origin_of
+    from kvsim.experiments.decode.sweep.whatif import origin_of, paired
     from kvsim.experiments.decode.sweep.whatif import whatif as simulate_again
     from kvsim.experiments.pages import report_file
+    from kvsim.report.reading import reading
     from kvsim.report.results import summary_json, write_result
 
-    origin_of(base)  # refuses before a folder is made
+    with reading(result):  # refuses before a folder is made, and before the work
+        origin_of(base).scenario()
+        itself = _rows(paired(base.summary, base.summary))
+        whatif_contents([], itself)
+        whatif_text([], itself, base.summary)
     name = str(base.summary["scenario"])
     folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
         found = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
-    pairs = [(pair.policy, pair.swept, pair.before, pair.after) for pair in found.pairs]
-    contents = summary_json(whatif_contents(found.changes, pairs))
-    text = contents if as_json else whatif_text(found.changes, pairs, found.result.summary)
+    rows = _rows(found.pairs)
+    contents = summary_json(whatif_contents(found.changes, rows))
+    text = contents if as_json else whatif_text(found.changes, rows, found.result.summary)
     written = kept(lambda: write_result(found.result, folder, report_file(found.result)), text)
     typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
+
+
+def _rows(pairs: Iterable[Pair]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]:
+    return [(pair.policy, pair.swept, pair.before, pair.after) for pair in pairs]
 
 
 def _folder_of(result: Path, scenario: str) -> Path:

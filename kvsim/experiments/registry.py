@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kvsim.errors import ResultError, ScenarioError
 from kvsim.experiments.provenance import check_same_profile, compared_with_notes
 from kvsim.experiments.types import Experiment, Job, Measurement, ignore
+from kvsim.report.reading import reading
 from kvsim.report.results import RunResult
 from kvsim.scenario.file import AnyScenario, Overrides, ScenarioT, ScenarioText, parse_scenario, read_scenario
 from kvsim.scenario.overrides import override_texts
@@ -192,7 +193,8 @@ def compare_results(simulated: RunResult, measured: RunResult) -> Compared:
     """
     experiment = load_experiment(_experiment_of_both(simulated, measured))
     check_same_profile(simulated, measured)
-    compared = experiment.compare(simulated, measured)
+    with reading("the results"):
+        compared = experiment.compare(simulated, measured)
     if not compared.missed and compared.contents.get("counts_equal") is False:
         compared = replace(compared, missed=("counts equal",))
     return compared_with_notes(simulated, measured, compared)
@@ -219,7 +221,9 @@ def compare_out_of_sample(
     if compare is None:
         raise ResultError(f"results of {name} are compared in sample only: leave out --out-of-sample")
     check_same_profile(simulated, measured)
-    return compared_with_notes(simulated, measured, compare(simulated, measured, in_sample))
+    with reading("the results"):
+        compared = compare(simulated, measured, in_sample)
+    return compared_with_notes(simulated, measured, compared)
 
 
 def check_accesses(name: str, scenario: AnyScenario, place: Path) -> None:

@@ -131,7 +131,7 @@ def whatif(result: RunResult, changes: Sequence[str], *, command: str = "", prog
     summary = made.summary | {"what_if": list(changes)}
     if change is not None:
         summary["verdict"] = [*summary["verdict"], HYPOTHETICAL.format(name=summary["profile"]["name"])]
-    pairs = tuple(_pairs(result.summary, summary))
+    pairs = tuple(paired(result.summary, summary))
     if not pairs:
         raise ScenarioError("whatif: no cell is in both: the changes leave no policy of the result")
     return WhatIf(
@@ -184,8 +184,8 @@ def applied(origin: Origin, changes: Sequence[str]) -> tuple[Scenario, Callable[
     return origin.scenario(of_scenario), change_profile if of_profile else None
 
 
-def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Pair]:
-    """Yield the cells of both that agree in policy and in what still varies, in the first's order."""
+def paired(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Pair]:
+    """Yield the cells of two summaries that agree in policy and in what still varies, in the first's order."""
     keys = [key for key in after["swept"] if key in before["swept"]]
     others = {(cell["policy"], *(cell[key] for key in keys)): cell for cell in after["cells"]}
     for cell in before["cells"]:
