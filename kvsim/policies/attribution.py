@@ -29,7 +29,9 @@ def careful_import(what: str, module_name: str) -> Iterator[None]:
     printed_to, sys.stdout = sys.stdout, sys.stderr
     try:
         yield
-    except (Exception, SystemExit) as problem:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         where = f"{what}: cannot import {module_name!r}"
         raise ScenarioError(account_of(problem, where, module_name, verb="")) from None
     finally:
@@ -51,10 +53,28 @@ def construct(what: str, kind: type[Any], *arguments: Any, **options: Any) -> An
         return kind(*arguments, **options)
     except (ValueError, KvsimError) as problem:
         raise ScenarioError(f"{what}: {problem}") from None
-    except (Exception, SystemExit) as problem:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         raise PolicyError(account_of(problem, f"{what}: __init__", kind.__module__)) from None
     finally:
         sys.stdout = printed_to
+
+
+def attribute(what: str, own: Any, name: str) -> Any:
+    """Return an attribute of a plug-in, None where it has none; report what a property raises, the lack of it apart.
+
+    Raises
+    ------
+    PolicyError
+        If reading it raises anything but an AttributeError.
+    """
+    try:
+        return getattr(own, name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        raise PolicyError(account_of(problem, f"{what}: {name}", type(own).__module__)) from None
 
 
 def is_own(kind: type[Any]) -> bool:
@@ -80,9 +100,17 @@ def account_of(problem: BaseException, where: str, module_name: str, *, verb: st
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     name = "" if isinstance(problem, ImportError) else f"{type(problem).__name__}: "
-    message = " ".join(f"{name}{problem}".split()).rstrip(": ")
+    message = " ".join(f"{name}{_text_of(problem)}".split()).rstrip(": ")
     first = f"{where}{verb}{'' if verb else ':'} {message}{place}"
     return "\n".join([first, *(line.rstrip("\n") for line in traceback.format_list(frames))])
+
+
+def _text_of(problem: BaseException) -> str:
+    """Return what an exception says; nothing where its own class fails to say it."""
+    try:
+        return str(problem)
+    except Exception:
+        return ""
 
 
 def _frames(trace: TracebackType | None) -> Iterator[TracebackType]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import PolicyError
-from kvsim.policies.attribution import account_of
+from kvsim.policies.attribution import account_of, attribute
 from kvsim.policies.base import Plan, Setting, View, read_only
 from kvsim.policies.evictors.pools import Pools
 from kvsim.types import BoolArray, PageIds
@@ -47,8 +47,9 @@ class CalledWithCare:
         self.shown_name = what
         self._moment = ""
         for name, check in methods.items():
-            if callable(getattr(own, name, None)):
-                setattr(self, name, self._careful(name, check))
+            method = attribute(what, own, name)
+            if callable(method):
+                setattr(self, name, self._careful(name, method, check))
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the object itself."""
@@ -56,9 +57,7 @@ class CalledWithCare:
             raise AttributeError(name)
         return getattr(self._own, name)
 
-    def _careful(self, name: str, check: Callable[..., Any] | None) -> Callable[..., Any]:
-        method = getattr(self._own, name)
-
+    def _careful(self, name: str, method: Callable[..., Any], check: Callable[..., Any] | None) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             for argument in arguments:
                 if isinstance(argument, View):
@@ -67,7 +66,9 @@ class CalledWithCare:
             printed_to, sys.stdout = sys.stdout, sys.stderr
             try:
                 result = method(*shown)
-            except (Exception, SystemExit) as problem:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as problem:
                 where = f"{self.shown_name}: {self._moment}{name}"
                 raise PolicyError(account_of(problem, where, type(self._own).__module__)) from None
             finally:
@@ -95,8 +96,9 @@ class PlugIn(CalledWithCare):
         }
         super().__init__(own, what, {name: checks.get(name) for name in CALLED})
         for name in STATED:
-            if hasattr(own, name):
-                setattr(self, name, getattr(own, name))
+            value = attribute(what, own, name)
+            if value is not None:
+                setattr(self, name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PlugIn:
         """Return the same around a copy of the plug-in."""

@@ -150,6 +150,21 @@ class RaisingLate(Good):
             raise KeyError("no such luck")
 
 
+class Interrupting(Good):
+    def touch(self, view):
+        raise GeneratorExit
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("this one has no text")
+
+
+class Speechless(Good):
+    def touch(self, view):
+        raise SpeechlessError
+
+
 class RaisingInNumpy(Good):
     def touch(self, view):
         np.concatenate([])
@@ -171,6 +186,8 @@ class RaisingInNumpy(Good):
         ("Exiting", r"touch raised SystemExit: 3 \(test_plug_ins.py, line"),
         ("Raising", r"victims raised AttributeError: .*_order.* \(test_plug_ins.py, line"),
         ("RaisingLate", r"arrived raised KeyError: 'no such luck' \(test_plug_ins.py, line"),
+        ("Interrupting", r"touch raised GeneratorExit \(test_plug_ins.py, line"),
+        ("Speechless", r"touch raised SpeechlessError \(test_plug_ins.py, line"),
         ("RaisingInNumpy", r"touch raised ValueError: need at least one array to concatenate \(test_plug_ins.py, line"),
     ],
 )
@@ -240,6 +257,34 @@ class Ahead:
 
     def left(self, victims):
         pass
+
+
+class UnreadableMethod(Good):
+    @property
+    def victims(self):
+        raise RuntimeError("not yet")
+
+
+class UnreadableStatement(Ahead):
+    @property
+    def reads_speculation(self):
+        raise RuntimeError("not yet")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "start"),
+    [
+        ("UnreadableMethod", {}, rf"policy '{HERE}:UnreadableMethod': victims"),
+        (
+            "lru",
+            {"prefetch": f"{HERE}:UnreadableStatement"},
+            rf"prefetcher '{HERE}:UnreadableStatement': reads_speculation",
+        ),
+    ],
+)
+def test_a_property_that_raises_is_reported_as_a_method_that_does(name: str, arguments: Any, start: str) -> None:
+    with pytest.raises(PolicyError, match=rf"\A{start} raised RuntimeError: not yet \(test_plug_ins.py, line"):
+        run(name if arguments else f"{HERE}:{name}", arguments)
 
 
 class OnTrial:
