@@ -221,19 +221,28 @@ def test_parts_of_policies_may_be_classes() -> None:
     assert found["lru"] == found["never"]
 
 
+class NoCopy(Template):
+    """A template that ends the process where it is copied."""
+
+    def __deepcopy__(self, memo: Any) -> None:
+        raise SystemExit("not twice")
+
+
 @pytest.mark.parametrize(
     ("policies", "problem"),
     [
         ("lru", "policies should be a list"),
         ({"name": "lru"}, "policies should be a list"),
         ([{"label": "x"}], r"a table needs a name, found \['label'\]"),
+        ([None], "policies: each is a name, a class, an instance or a table of these, found None"),
+        ([NoCopy()], r"policy '.*NoCopy': every run needs a copy of it, and it cannot be copied: not twice"),
         ([3], "policy 'builtins:int': not a policy class; it lacks attends"),
         (["lur"], "unknown policy 'lur'; did you mean 'lru'"),
         ([{"name": Mine, "arguments": {"unusde": 1}}], "unknown argument 'unusde'; did you mean 'unused'"),
     ],
 )
 def test_policies_that_are_none_are_refused(policies: Any, problem: str) -> None:
-    with pytest.raises(ScenarioError, match=problem):
+    with pytest.raises((ScenarioError, PolicyError), match=problem):
         kvsim.run("smollm2_cpu", SMALL, policies=policies)
 
 
@@ -378,3 +387,41 @@ def test_errors_have_a_line_each() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith(f"{find_scenario('smollm2_cpu')} with overrides: unknown key 'budget.page_per_layer'")
+
+
+@pytest.mark.parametrize("overrides", [["run.seed=1"], "run.seed=1", {3: 1}])
+def test_overrides_that_are_none_are_a_line(overrides: Any) -> None:
+    for read in (kvsim.run, kvsim.load_scenario):
+        with pytest.raises(ScenarioError, match=r"\Aoverrides should be values by dotted field, as in .*, found .*\Z"):
+            read("smollm2_cpu", overrides)
+
+
+def test_a_bare_array_is_no_trace() -> None:
+    with pytest.raises(ScenarioError, match=r"\Atrace should be a Trace, .* found a ndarray\Z"):
+        kvsim.run("smollm2_cpu", trace=np.zeros((3, 3, 3)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"context_tokens": "32k"}, "context_tokens should be a whole number, found '32k'"),
+        ({"context_tokens": 32_768.5}, "context_tokens should be a whole number, found 32768.5"),
+        ({"batch": True}, "batch should be a whole number, found True"),
+        ({"tpot_s": float("nan")}, "tpot_s should be a finite number, found nan"),
+        ({"tpot_s": "50ms"}, "tpot_s should be a finite number, found '50ms'"),
+        ({"recall_frac": "high"}, "recall_frac should be a finite number, found 'high'"),
+        ({"host_memory_bytes": "64 GiB"}, "host_memory_bytes should be a whole number, found '64 GiB'"),
+        ({"weights": 4}, "weights should be text, found 4"),
+        ({"model": None}, "model should be text, found None"),
+    ],
+)
+def test_a_plan_of_the_wrong_kinds_is_a_line(wrong: dict[str, Any], problem: str) -> None:
+    asked = {"model": "qwen3-8b", "gpu": "rtx-4090", "context_tokens": 1024, **wrong}
+    with pytest.raises(ScenarioError, match=rf"\A{problem}\Z"):
+        kvsim.plan(**asked)
+
+
+@pytest.mark.parametrize(("policy", "capacity"), [(3, 1), ("lru", 1.5)])
+def test_a_cache_of_the_wrong_kinds_is_a_line(policy: Any, capacity: Any) -> None:
+    with pytest.raises(ScenarioError, match="a cache needs a policy's name and a whole number of keys, found"):
+        kvsim.Cache(policy, capacity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,8 @@ class Cache:
 
 def check_cache(policy: str, capacity: int) -> Any:
     """Return the policy called `policy`, if it and `capacity` are such as a cache can be made of."""
+    if not isinstance(policy, str) or not isinstance(capacity, Integral):
+        raise ScenarioError(f"a cache needs a policy's name and a whole number of keys, found {policy!r}, {capacity!r}")
     found = find_cache_policy(policy)
     if not 1 <= capacity <= MAX_IDS // 2:
         raise CapacityError(f"a cache of {capacity:,} keys: from 1 to {MAX_IDS // 2:,} are possible")

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from kvsim.errors import ScenarioError
 from kvsim.experiments.plug_ins import Policies, policy_choices
 from kvsim.experiments.registry import (
     DECODE,
@@ -117,7 +118,7 @@ def load_scenario(scenario: Path | str, overrides: Overrides | None = None) -> A
     ScenarioError
         With a line for every error.
     """
-    return _resolved(scenario, {key: _plain(value) for key, value in (overrides or {}).items()}).scenario
+    return _resolved(scenario, _changes(overrides)).scenario
 
 
 def load_profile(profile: Path | str) -> Profile:
@@ -138,7 +139,11 @@ def _loaded(
     trace: Trace | Path | str | None,
 ) -> tuple[LoadedScenario, Job]:
     """Return a scenario with everything that a call changes of it, and what its run needs besides."""
-    changes = {key: _plain(value) for key, value in (overrides or {}).items()}
+    changes = _changes(overrides)
+    if not (trace is None or isinstance(trace, Trace | Path | str)):
+        raise ScenarioError(
+            f"trace should be a Trace, as Trace.from_arrays makes it, a name or a path, found a {type(trace).__name__}"
+        )
     plug_ins: PlugIns = {}
     if policies is not None:
         changes["run.policies"], plug_ins = policy_choices(policies)
@@ -153,6 +158,23 @@ def _loaded(
         loaded.of_type(Scenario, "a trace of arrays")
     job = loaded.job(recorded=recorded)
     return loaded, replace(job, accesses=accesses, plug_ins=plug_ins)
+
+
+def _changes(overrides: Overrides | None) -> dict[str, Any]:
+    """Return overrides as a file could hold them.
+
+    Raises
+    ------
+    ScenarioError
+        If they are no mapping by dotted field.
+    """
+    if overrides is None:
+        return {}
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+        raise ScenarioError(
+            f'overrides should be values by dotted field, as in {{"budget.pages_per_layer": 64}}, found {overrides!r}'
+        )
+    return {key: _plain(value) for key, value in overrides.items()}
 
 
 def _resolved(scenario: ScenarioLike, changes: Overrides) -> LoadedScenario:

@@ -40,6 +40,8 @@ def policy_choices(policies: Policies) -> tuple[list[dict[str, Any]], PlugIns]:
 def _choice(policy: Policy, plug_ins: dict[str, Any]) -> dict[str, Any]:
     if isinstance(policy, PolicyChoice):
         policy = policy.model_dump(exclude_none=True)
+    if policy is None:
+        raise ScenarioError("policies: each is a name, a class, an instance or a table of these, found None")
     if not isinstance(policy, Mapping):
         policy = {"name": policy}
     if policy.get("name") is None:

@@ -218,7 +218,9 @@ def _prepared(template: Any, setting: Setting, what: str) -> PlugIn:
     """Return a copy of an instance that learned the sizes of its run."""
     try:
         own = copy.deepcopy(template)
-    except Exception as problem:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         raise PolicyError(f"{what}: every run needs a copy of it, and it cannot be copied: {problem}") from None
     plug_in = PlugIn(own, what, setting)
     if hasattr(own, "prepare"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from kvsim.errors import ScenarioError
 from kvsim.profile.cards.card import Card
@@ -94,6 +96,10 @@ def make_request(
         If there is no such model, card or format, a number makes no sense, or the context is longer than the model's
         learned positions.
     """
+    names = {"model": model, "gpu": gpu, "weights": weights or "", "kv": kv or ""}
+    for name, value in names.items():
+        if not isinstance(value, str):
+            raise ScenarioError(f"{name} should be text, found {value!r}")
     spec, card = find_model(model), load_card(gpu)
     weight_format(weights or "bf16")
     kv_format(kv or "bf16")
@@ -114,8 +120,25 @@ def make_request(
         step_tokens=step_tokens,
         runtime=runtime,
     )
+    _check_kinds(request)
     _check(request)
     return request
+
+
+_WHOLE = ("context_tokens", "batch", "host_memory_bytes", "reserve_bytes", "step_tokens")
+_FRACTIONS = ("tpot_s", "recall_frac", "utilisation_frac")
+
+
+def _check_kinds(request: Request) -> None:
+    """Refuse what is no number, as Python callers may pass: sizes in words are for the command line."""
+    for name in (*_WHOLE, *_FRACTIONS):
+        value = getattr(request, name)
+        wanted = Integral if name in _WHOLE else Real
+        if value is not None and (
+            not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(float(value))
+        ):
+            kind = "a whole number" if name in _WHOLE else "a finite number"
+            raise ScenarioError(f"{name} should be {kind}, found {value!r}")
 
 
 def _check(request: Request) -> None:
