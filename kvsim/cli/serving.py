@@ -28,9 +28,9 @@ def schedule(
 ) -> None:
     """Schedule a workload step by step, without a clock, as vLLM 0.32 would, and write every step."""
     from kvsim.errors import TraceError
-    from kvsim.experiments.serving.compare import first_difference
-    from kvsim.experiments.serving.workload import read_workload
-    from kvsim.experiments.serving.write import write_schedule
+    from kvsim.experiments.serving.schedules.compare import first_difference
+    from kvsim.experiments.serving.schedules.workload import read_workload
+    from kvsim.experiments.serving.schedules.write import write_schedule
 
     recorded = read_workload(workload)
     if compare and recorded.steps is None:

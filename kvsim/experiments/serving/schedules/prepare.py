@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kvsim.caches.blocks import BlockPool, BlockTables, ChainKeys, ChainTable
-from kvsim.experiments.serving.tokens import output_ids, prompt_ids
-from kvsim.experiments.serving.workload import EngineKnobs, Workload
+from kvsim.experiments.serving.schedules.tokens import output_ids, prompt_ids
+from kvsim.experiments.serving.schedules.workload import EngineKnobs, Workload
 from kvsim.policies.schedulers import Core, PlainCore, RequestTable, StepBudget, make_scheduler
 from kvsim.policies.schedulers.compiled import CompiledCore
 from kvsim.policies.schedulers.vllm import Vllm

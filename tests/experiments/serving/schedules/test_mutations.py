@@ -13,7 +13,7 @@ from kvsim.policies.schedulers.queues import FcfsQueue, PriorityQueue
 from kvsim.policies.schedulers.request import Request
 from kvsim.policies.schedulers.state import EngineState
 from kvsim.policies.schedulers.vllm import Vllm
-from tests.experiments.serving.recorded import NAMES, difference_with, load
+from tests.experiments.serving.schedules.recorded import NAMES, difference_with, load
 
 
 class NullBlockUsable(BlockPool):

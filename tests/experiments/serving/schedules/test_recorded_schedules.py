@@ -9,9 +9,9 @@ wall clock has the step before which each request was added; replayed by these s
 import pytest
 
 from kvsim.caches.blocks import BlockTables
-from kvsim.experiments.serving.compare import first_difference
-from kvsim.experiments.serving.schedule import replay
-from tests.experiments.serving.recorded import NAMES, difference_with, load
+from kvsim.experiments.serving.schedules.compare import first_difference
+from kvsim.experiments.serving.schedules.replay import replay
+from tests.experiments.serving.schedules.recorded import NAMES, difference_with, load
 
 RECORDED_WITH_THE_MODEL = 22
 """Schedules of vLLM with SmolLM2-135M on a CPU."""

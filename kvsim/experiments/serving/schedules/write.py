@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from kvsim import __version__
 from kvsim.errors import ResultError
-from kvsim.experiments.serving.prepare import Replayable, make_core, prepare, resolved
-from kvsim.experiments.serving.schedule import drive
-from kvsim.experiments.serving.workload import RecordedStep, Workload
+from kvsim.experiments.serving.schedules.prepare import Replayable, make_core, prepare, resolved
+from kvsim.experiments.serving.schedules.replay import drive
+from kvsim.experiments.serving.schedules.workload import RecordedStep, Workload
 
 _TOTALS = ("requests", "steps", "tokens", "hit_tokens", "admissions", "preemptions", "evictions")
 
@@ -28,7 +28,7 @@ def write_schedule(
     Parameters
     ----------
     scheduler, arguments
-        As in `kvsim.experiments.serving.prepare.make_core`.
+        As in `kvsim.experiments.serving.schedules.prepare.make_core`.
 
     Raises
     ------

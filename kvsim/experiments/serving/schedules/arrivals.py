@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from kvsim.errors import TraceError
-from kvsim.experiments.serving.workload import OutputSegment, Workload
+from kvsim.experiments.serving.schedules.workload import OutputSegment, Workload
 
 
 class ArrivalsByStep:

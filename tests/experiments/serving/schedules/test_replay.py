@@ -7,11 +7,11 @@ import textwrap
 import pytest
 
 from kvsim.errors import PolicyError, TraceError
-from kvsim.experiments.serving.compare import first_difference
-from kvsim.experiments.serving.schedule import replay
-from kvsim.experiments.serving.workload import Workload, read_workload
-from kvsim.experiments.serving.write import write_schedule
-from tests.experiments.serving.recorded import load
+from kvsim.experiments.serving.schedules.compare import first_difference
+from kvsim.experiments.serving.schedules.replay import replay
+from kvsim.experiments.serving.schedules.workload import Workload, read_workload
+from kvsim.experiments.serving.schedules.write import write_schedule
+from tests.experiments.serving.schedules.recorded import load
 
 ENGINE = {
     "block_size": 4,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import TraceError
-from kvsim.experiments.serving.workload import OutputSegment, Workload, WorkloadRequest
+from kvsim.experiments.serving.schedules.workload import OutputSegment, Workload, WorkloadRequest
 
 _INVENTED_SEED = 2**40
 """Seeds from here on give the outputs of workloads that have none."""

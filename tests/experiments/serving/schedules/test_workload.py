@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from kvsim.errors import TraceError
-from kvsim.experiments.serving.prepare import prepare
-from kvsim.experiments.serving.tokens import output_ids, prompt_ids, token_ids
-from kvsim.experiments.serving.workload import Workload, read_workload
+from kvsim.experiments.serving.schedules.prepare import prepare
+from kvsim.experiments.serving.schedules.tokens import output_ids, prompt_ids, token_ids
+from kvsim.experiments.serving.schedules.workload import Workload, read_workload
 
 ENGINE = {
     "block_size": 4,

@@ -79,7 +79,7 @@ class OutputSegment(_Part):
 
 
 Segment: TypeAlias = tuple[Whole, Count] | tuple[Whole, Count, Whole] | OutputSegment
-"""``[seed, length]`` or ``[seed, length, start]``, see `kvsim.experiments.serving.tokens`; or another's outputs."""
+"""``[seed, length]`` or ``[seed, length, start]``, see `kvsim.experiments.serving.schedules.tokens`; or another's outputs."""
 
 
 class WorkloadRequest(_Part):
@@ -148,7 +148,7 @@ class Workload(_Part):
     clock: Literal["steps", "wall"] = "steps"
     requests: Annotated[tuple[WorkloadRequest, ...], Field(min_length=1)]
     outputs: dict[str, tuple[Whole, ...]] | None = None
-    """Sampled token ids by request id; invented where absent (`kvsim.experiments.serving.tokens`)."""
+    """Sampled token ids by request id; invented where absent (`kvsim.experiments.serving.schedules.tokens`)."""
     steps: tuple[RecordedStep, ...] | None = None
     made_by: dict[str, Any] | None = None
     resolved: dict[str, Any] | None = None

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kvsim.errors import PolicyError
-from kvsim.experiments.serving.arrivals import ArrivalsByStep
-from kvsim.experiments.serving.prepare import Replayable, make_core, prepare
-from kvsim.experiments.serving.workload import BlockName, RecordedStep, RequestTokens, Workload
+from kvsim.experiments.serving.schedules.arrivals import ArrivalsByStep
+from kvsim.experiments.serving.schedules.prepare import Replayable, make_core, prepare
+from kvsim.experiments.serving.schedules.workload import BlockName, RecordedStep, RequestTokens, Workload
 from kvsim.policies.schedulers import Core
 
 
@@ -20,7 +20,7 @@ def replay(
     Parameters
     ----------
     scheduler, arguments, compiled
-        As in `kvsim.experiments.serving.prepare.make_core`.
+        As in `kvsim.experiments.serving.schedules.prepare.make_core`.
     """
     replayable = prepare(workload)
     core = make_core(workload.engine, replayable, scheduler, arguments, compiled=compiled)

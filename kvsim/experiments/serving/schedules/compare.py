@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from kvsim.experiments.serving.prepare import prepare
-from kvsim.experiments.serving.workload import RecordedStep, Workload
+from kvsim.experiments.serving.schedules.prepare import prepare
+from kvsim.experiments.serving.schedules.workload import RecordedStep, Workload
 
 FIELDS = (
     "scheduled",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvsim.caches.blocks import BlockPool, BlockTables
-from kvsim.experiments.serving.compare import first_difference
-from kvsim.experiments.serving.prepare import budget_of, prepare, vllm_arguments
-from kvsim.experiments.serving.schedule import drive
-from kvsim.experiments.serving.workload import Workload, read_workload
+from kvsim.experiments.serving.schedules.compare import first_difference
+from kvsim.experiments.serving.schedules.prepare import budget_of, prepare, vllm_arguments
+from kvsim.experiments.serving.schedules.replay import drive
+from kvsim.experiments.serving.schedules.workload import Workload, read_workload
 from kvsim.policies.schedulers import PlainCore
 from kvsim.policies.schedulers.vllm import Vllm
 
-FOLDER = Path(__file__).parent / "schedules"
+FOLDER = Path(__file__).parent / "vllm-0.32.0"
 NAMES = sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz"))
 
 
