@@ -27,8 +27,9 @@ class CostTable(Strict):
     holds (a cost never shrinks below what was measured). `amount` says what is counted.
     """
 
-    amount: Literal["none", "tokens", "pages", "pieces", "rows"]
-    """What `amounts` counts: tokens or pages of the batch, pieces of one transfer, rows of a table, or nothing."""
+    amount: Literal["none", "tokens", "pages", "pieces", "rows", "requests", "keys", "pairs"]
+    """What `amounts` counts: tokens, pages or requests of the batch, keys read, pairs of a query and a key, pieces of
+    one transfer, rows of a table, or nothing."""
     amounts: Row[NonNegativeFloat]
     batches: Row[NonNegativeFloat]
     """Sequences of the batch; for a copy, the bytes of one piece."""

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from kvsim.errors import PolicyError
 from kvsim.policies.schedulers.base import Scheduler
 from kvsim.policies.schedulers.plan import StepBudget, StepPlan, StepWork
 from kvsim.policies.schedulers.request import Request
 from kvsim.policies.schedulers.state import Blocks, EngineState
+from kvsim.types import IntArray
 
 
 class Step(Protocol):
@@ -48,6 +51,10 @@ class Outcome(Protocol):
     @property
     def sampled(self) -> Sequence[int]:
         """Requests that got a token, in the order of the batch."""
+
+    @property
+    def sampled_array(self) -> IntArray:
+        """The same as an array; it may be overwritten by later steps."""
 
     @property
     def finished(self) -> Sequence[int]:
@@ -119,6 +126,11 @@ class PlainOutcome:
 
     sampled: list[int]
     finished: list[int]
+
+    @property
+    def sampled_array(self) -> IntArray:
+        """The same as `sampled`, as an array."""
+        return np.array(self.sampled, dtype=np.int64)
 
 
 class PlainCore:

@@ -127,7 +127,7 @@ class EngineState:
             If the plan computes tokens that there are not, or that have no block.
         """
         sampling: set[Request] = set()
-        num_tokens = context_tokens = pairs = 0
+        num_tokens = context_tokens = pairs = prefill_tokens = 0
         for request, tokens in plan.scheduled.items():
             before = request.computed_tokens
             after = before + tokens
@@ -137,12 +137,13 @@ class EngineState:
             num_tokens += tokens
             context_tokens += after
             pairs += tokens * before + tokens * (tokens + 1) // 2
+            prefill_tokens += tokens if tokens > 1 else 0
             request.computed_tokens = after
             request.in_flight_tokens += tokens
             if after == known:
                 sampling.add(request)
                 request.placeholders += self.is_async
-        work = StepWork(len(plan.scheduled), num_tokens, len(sampling), context_tokens, pairs)
+        work = StepWork(len(plan.scheduled), num_tokens, len(sampling), context_tokens, pairs, prefill_tokens)
         return sampling, work
 
     def deliver(self, plan: StepPlan, sampling: Collection[Request]) -> tuple[list[Request], list[Request]]:
