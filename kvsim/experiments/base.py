@@ -99,6 +99,7 @@ def make_result(
     seed: int = 0,
     is_measured: bool = False,
     extra: Mapping[str, Any] | None = None,
+    tables: Mapping[str, dict[str, NDArray[Any]]] | None = None,
 ) -> RunResult:
     """Return a result of one kind in the form that all results share."""
     summary: dict[str, Any] = {
@@ -120,7 +121,7 @@ def make_result(
     if is_measured:
         summary["is_measured"] = True
     manifest = make_manifest(scenario_text=job.text, scenario_hash=scenario.hash, seed=seed, command=job.command)
-    return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest)
+    return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest, tables=dict(tables or {}))
 
 
 def _at(tables: Mapping[str, Any], dotted: str) -> Any:

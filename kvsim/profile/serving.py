@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from kvsim.profile.tables import CostTable, Row
 from kvsim.scenario.toml import Strict
@@ -28,7 +28,7 @@ class ServingCosts(Strict):
     tokens: CostTable
     """Over the scheduled tokens of all requests."""
     keys: CostTable
-    """Over the tokens whose keys and values are read, each request's counted once, by requests of the batch."""
+    """Over the tokens whose keys and values are read, each request's counted once."""
     pairs: CostTable
     """Over pairs of a query and a key that it attends to."""
     sampled: CostTable
@@ -37,6 +37,13 @@ class ServingCosts(Strict):
     """Evenly spaced quantiles, from the least to the greatest, of measured / predicted - 1 of whole steps."""
     error_frac: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
     """What the time of many steps together may be off to either side: 90% of held-out runs were nearer."""
+
+    @model_validator(mode="after")
+    def _has_one_column(self) -> ServingCosts:
+        wide = [name for name, table in self.tables().items() if len(table.batches) > 1]
+        if wide:
+            raise ValueError(f"{wide[0]}: a table of one column; the cost of a step is a sum, not a product")
+        return self
 
     def tables(self) -> dict[str, CostTable]:
         """Return the tables by name."""

@@ -3,9 +3,10 @@
 Arrays behind one address (`kvsim.kernels.arrays`):
 
 ===========  ==================  =====================================================================================
-`TABLES`     floats              one table after another: its numbers of amounts and of columns, both, and the seconds
+`TABLES`     floats              one table after another: its number of amounts, the amounts, and the seconds
 `NUMBERS`    whole numbers       where the table of each part begins, then how many steps there were
 `TOTALS`     floats              seconds of each part in all steps so far, without the spread
+`MOST`       floats              the greatest amount of each part in one step so far
 `FACTORS`    floats              what the time of each step is multiplied with, from the first again after the last
 ===========  ==================  =====================================================================================
 """
@@ -14,8 +15,8 @@ from __future__ import annotations
 
 from kvsim.kernels.arrays import compiled, floats, ints
 
-(TABLES, NUMBERS, TOTALS, FACTORS) = range(4)
-NUM_ARRAYS = 4
+(TABLES, NUMBERS, TOTALS, MOST, FACTORS) = range(5)
+NUM_ARRAYS = 5
 
 (HOST, TOKENS, KEYS, PAIRS, SAMPLED) = range(5)
 NUM_PARTS = 5
@@ -26,14 +27,12 @@ NUM_NUMBERS = NUM_PARTS + 1
 @compiled
 def step_s(costs, requests, tokens, sampled, context_tokens, attention_pairs):
     """Return the seconds of the host and of the forward pass of one step, and count them."""
-    tables, starts, totals = floats(costs, TABLES), ints(costs, NUMBERS), floats(costs, TOTALS)
-    host_s = at_s(tables, starts[HOST], float(requests), 0.0)
-    totals[HOST] += host_s
-    forward_s = 0.0
-    for part, amount in ((TOKENS, tokens), (KEYS, context_tokens), (PAIRS, attention_pairs), (SAMPLED, sampled)):
-        part_s = at_s(tables, starts[part], float(amount), float(requests))
-        totals[part] += part_s
-        forward_s += part_s
+    starts = ints(costs, NUMBERS)
+    host_s = _part_s(costs, HOST, requests)
+    forward_s = _part_s(costs, TOKENS, tokens)
+    forward_s += _part_s(costs, KEYS, context_tokens)
+    forward_s += _part_s(costs, PAIRS, attention_pairs)
+    forward_s += _part_s(costs, SAMPLED, sampled)
     factors = floats(costs, FACTORS)
     factor = factors[starts[NUM_STEPS] % factors.size]
     starts[NUM_STEPS] += 1
@@ -41,39 +40,28 @@ def step_s(costs, requests, tokens, sampled, context_tokens, attention_pairs):
 
 
 @compiled
-def at_s(tables, start, amount, column):
+def _part_s(costs, part, amount):
+    totals, most = floats(costs, TOTALS), floats(costs, MOST)
+    part_s = at_s(floats(costs, TABLES), ints(costs, NUMBERS)[part], float(amount))
+    totals[part] += part_s
+    most[part] = max(most[part], float(amount))
+    return part_s
+
+
+@compiled
+def at_s(tables, start, amount):
     """Return the seconds by the table at `start`: ``CostTable.at_s`` operation by operation."""
-    num_rows, num_columns = int(tables[start]), int(tables[start + 1])
-    amounts, columns = start + 2, start + 2 + num_rows
-    values = columns + num_columns
-    row, row_frac = _place(tables, amounts, num_rows, amount)
-    place, column_frac = _place(tables, columns, num_columns, column)
-    value = _between(tables, values + row * num_columns + place, num_columns, row_frac)
-    if column_frac != 0.0:
-        other = _between(tables, values + row * num_columns + place + 1, num_columns, row_frac)
-        value += column_frac * (other - value)
-    return max(value, 0.0)
-
-
-@compiled
-def _between(tables, place, num_columns, row_frac):
-    value = tables[place]
-    if row_frac != 0.0:
-        value += row_frac * (tables[place + num_columns] - value)
-    return value
-
-
-@compiled
-def _place(tables, first, size, value):
-    """Return the place left of `value` in a grid, and how far it lies towards the next one."""
-    if size == 1 or value <= tables[first]:
-        return 0, 0.0
+    size = int(tables[start])
+    amounts, values = start + 1, start + 1 + size
+    if size == 1 or amount <= tables[amounts]:
+        return tables[values]
     low, high = 0, size
     while low < high:
         middle = (low + high) // 2
-        if value < tables[first + middle]:
+        if amount < tables[amounts + middle]:
             high = middle
         else:
             low = middle + 1
     left = min(low - 1, size - 2)
-    return left, (value - tables[first + left]) / (tables[first + left + 1] - tables[first + left])
+    frac = (amount - tables[amounts + left]) / (tables[amounts + left + 1] - tables[amounts + left])
+    return max(tables[values + left] + frac * (tables[values + left + 1] - tables[values + left]), 0.0)

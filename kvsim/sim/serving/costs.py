@@ -36,10 +36,12 @@ class StepCosts:
             numbers[place] = len(packed)
             packed += _packed(table)
         self._totals: FloatArray = np.zeros(at.NUM_PARTS)
+        self._most: FloatArray = np.zeros(at.NUM_PARTS)
         self._arrays = {
             at.TABLES: np.array(packed),
             at.NUMBERS: numbers,
             at.TOTALS: self._totals,
+            at.MOST: self._most,
             at.FACTORS: scale * _factors(costs.step_residuals_frac, random),
         }
         self._table = table_of(self._arrays, at.NUM_ARRAYS)
@@ -56,10 +58,14 @@ class StepCosts:
         """Seconds of each part in all steps so far, unscaled and without the spread."""
         return dict(zip(PARTS, self._totals.tolist(), strict=True))
 
+    @property
+    def most(self) -> dict[str, float]:
+        """The greatest amount of each part in one step so far."""
+        return dict(zip(PARTS, self._most.tolist(), strict=True))
+
 
 def _packed(table: CostTable) -> list[float]:
-    seconds = [value for row in table.time_s for value in row]
-    return [float(len(table.amounts)), float(len(table.batches)), *table.amounts, *table.batches, *seconds]
+    return [float(len(table.amounts)), *table.amounts, *(row[0] for row in table.time_s)]
 
 
 def _factors(residuals_frac: tuple[float, ...], random: np.random.Generator | None) -> FloatArray:

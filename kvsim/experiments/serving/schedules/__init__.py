@@ -1,1 +1,1 @@
-"""Workload files with token ids, and their schedules step by step, without a clock: what vLLM's own are compared with."""
+"""Workload files with token ids, and their schedules step by step, without a clock, to compare with vLLM's own."""

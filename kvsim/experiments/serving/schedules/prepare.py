@@ -1,19 +1,18 @@
-"""From a workload to the core that replays it: requests, keys of blocks, pool and scheduler."""
+"""From a workload to what a core replays: requests with their tokens, and the keys of their blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kvsim.caches.blocks import BlockPool, BlockTables, ChainKeys, ChainTable
+from kvsim.caches.blocks import ChainKeys, ChainTable
+from kvsim.experiments.serving.core import budget_of
+from kvsim.experiments.serving.knobs import EngineKnobs
 from kvsim.experiments.serving.schedules.tokens import output_ids, prompt_ids
-from kvsim.experiments.serving.schedules.workload import EngineKnobs, Workload
-from kvsim.policies.schedulers import Core, PlainCore, RequestTable, StepBudget, make_scheduler
-from kvsim.policies.schedulers.compiled import CompiledCore
-from kvsim.policies.schedulers.vllm import Vllm
+from kvsim.experiments.serving.schedules.workload import Workload
+from kvsim.policies.schedulers import RequestTable
 from kvsim.types import IntArray
 
 
@@ -63,62 +62,6 @@ def _arrival_places(workload: Workload) -> IntArray:
     ]
     places: IntArray = np.unique(times, return_inverse=True)[1]
     return places
-
-
-def budget_of(knobs: EngineKnobs) -> StepBudget:
-    """Return the limits of a step."""
-    sequences = min(knobs.max_num_seqs, knobs.max_num_active_seqs or knobs.max_num_seqs)
-    return StepBudget(tokens=knobs.max_num_batched_tokens, sequences=sequences, model_tokens=knobs.max_model_len)
-
-
-def vllm_arguments(knobs: EngineKnobs) -> dict[str, Any]:
-    """Return the arguments of our scheduler `vllm` for vLLM's own knobs."""
-    return {
-        "order": knobs.scheduling_policy,
-        "chunked_prefill": knobs.enable_chunked_prefill,
-        "long_prefill_tokens": knobs.long_prefill_token_threshold,
-        "long_prefill_adaptive": knobs.long_prefill_token_threshold_adaptive,
-        "watermark_frac": knobs.watermark,
-        "reserve_full_prompt": knobs.scheduler_reserve_full_isl,
-    }
-
-
-def make_core(
-    knobs: EngineKnobs,
-    replayable: Replayable,
-    scheduler: str = "vllm",
-    arguments: Mapping[str, Any] | None = None,
-    *,
-    compiled: bool = True,
-) -> Core:
-    """Return a core for these requests.
-
-    Parameters
-    ----------
-    scheduler
-        The name of a built-in scheduler, or ``package.module:Class``.
-    arguments
-        What the scheduler is made with; for `vllm` they override the workload's knobs.
-    compiled
-        Whether the compiled twin decides where the scheduler has one; its steps are the same.
-    """
-    made = make_scheduler(scheduler, {**(vllm_arguments(knobs) if scheduler == "vllm" else {}), **(arguments or {})})
-    budget, num_blocks, is_async = budget_of(knobs), knobs.num_gpu_blocks_override, knobs.async_scheduling
-    chains = replayable.chains if knobs.enable_prefix_caching else None
-    if compiled and type(made) is Vllm:
-        return CompiledCore(
-            made,
-            budget,
-            replayable.requests,
-            num_blocks=num_blocks,
-            block_tokens=knobs.block_size,
-            keys=chains.keys if chains else None,
-            key_starts=chains.starts if chains else None,
-            is_async=is_async,
-            records_keys=True,
-        )
-    blocks = BlockTables(BlockPool(num_blocks), knobs.block_size, chains.lists() if chains else None)
-    return PlainCore(made, budget, blocks, replayable.requests.requests(), is_async=is_async)
 
 
 def resolved(knobs: EngineKnobs) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kvsim.errors import PolicyError
+from kvsim.experiments.serving.core import make_core
 from kvsim.experiments.serving.schedules.arrivals import ArrivalsByStep
-from kvsim.experiments.serving.schedules.prepare import Replayable, make_core, prepare
+from kvsim.experiments.serving.schedules.prepare import Replayable, prepare
 from kvsim.experiments.serving.schedules.workload import BlockName, RecordedStep, RequestTokens, Workload
 from kvsim.policies.schedulers import Core
 
@@ -20,10 +21,18 @@ def replay(
     Parameters
     ----------
     scheduler, arguments, compiled
-        As in `kvsim.experiments.serving.schedules.prepare.make_core`.
+        As in `kvsim.experiments.serving.core.make_core`.
     """
     replayable = prepare(workload)
-    core = make_core(workload.engine, replayable, scheduler, arguments, compiled=compiled)
+    core = make_core(
+        workload.engine,
+        replayable.requests,
+        replayable.chains,
+        scheduler,
+        arguments,
+        compiled=compiled,
+        records_keys=True,
+    )
     yield from drive(core, workload, replayable)
 
 

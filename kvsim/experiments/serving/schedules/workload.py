@@ -14,64 +14,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kvsim.errors import TraceError
+from kvsim.experiments.serving.knobs import Count, EngineKnobs, Whole
+from kvsim.scenario.toml import Strict
 
 _MODEL_SHORT = 1  # the model must have room for one output
 
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-Whole: TypeAlias = Annotated[int, Field(ge=0)]
 RequestTokens: TypeAlias = tuple[str, Count]
 """A request's id and its tokens."""
 BlockName: TypeAlias = tuple[str, Whole]
 """A block, named by the first request in order of arrival that had this chain of tokens, and its place there."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EngineKnobs(_Part):
-    """The knobs of vLLM that a schedule is a function of, under vLLM's names.
-
-    The first five have no default here because vLLM's own depend on the machine. `async_scheduling` is off unless it is
-    switched on, on every machine.
-    """
-
-    block_size: Count
-    num_gpu_blocks_override: Annotated[int, Field(ge=2)]
-    """Blocks of the pool, the null block included."""
-    max_model_len: Annotated[int, Field(ge=2)]
-    max_num_batched_tokens: Count
-    max_num_seqs: Count
-    max_num_active_seqs: Count | None = None
-    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    enable_prefix_caching: bool = True
-    enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: Whole = 0
-    long_prefill_token_threshold_adaptive: bool = False
-    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    scheduler_reserve_full_isl: bool = True
-    async_scheduling: bool = False
-    kv_cache_memory_bytes: Count | None = None
-    """Accepted and not used: `num_gpu_blocks_override` wins, as in vLLM."""
-
-    @model_validator(mode="after")
-    def _check_sizes(self) -> EngineKnobs:
-        usable = self.num_gpu_blocks_override - 1
-        if usable * self.block_size < self.max_model_len:
-            least = -(-self.max_model_len // self.block_size) + 1
-            raise ValueError(
-                f"num_gpu_blocks_override = {self.num_gpu_blocks_override} leaves {usable} blocks, which do not hold "
-                f"one request of max_model_len = {self.max_model_len}: give {least} or more"
-            )
-        if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
-            raise ValueError(
-                f"without chunked prefill max_num_batched_tokens = {self.max_num_batched_tokens} must be at least "
-                f"max_model_len = {self.max_model_len}"
-            )
-        return self
-
-
-class OutputSegment(_Part):
+class OutputSegment(Strict):
     """The first outputs of a request that has finished before."""
 
     output_of: str
@@ -79,10 +33,10 @@ class OutputSegment(_Part):
 
 
 Segment: TypeAlias = tuple[Whole, Count] | tuple[Whole, Count, Whole] | OutputSegment
-"""``[seed, length]`` or ``[seed, length, start]``, see `kvsim.experiments.serving.schedules.tokens`; or another's outputs."""
+"""``[seed, length]`` or ``[seed, length, start]`` (`kvsim.experiments.serving.schedules.tokens`), or other outputs."""
 
 
-class WorkloadRequest(_Part):
+class WorkloadRequest(Strict):
     """One request of a workload."""
 
     id: Annotated[str, Field(min_length=1)]
@@ -139,7 +93,7 @@ class RecordedStep(BaseModel):
     waiting: Whole
 
 
-class Workload(_Part):
+class Workload(Strict):
     """A workload and, if it was recorded, what came of it."""
 
     name: str = ""

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from kvsim import __version__
 from kvsim.errors import ResultError
-from kvsim.experiments.serving.schedules.prepare import Replayable, make_core, prepare, resolved
+from kvsim.experiments.serving.core import make_core
+from kvsim.experiments.serving.schedules.prepare import Replayable, prepare, resolved
 from kvsim.experiments.serving.schedules.replay import drive
 from kvsim.experiments.serving.schedules.workload import RecordedStep, Workload
 
@@ -28,7 +29,7 @@ def write_schedule(
     Parameters
     ----------
     scheduler, arguments
-        As in `kvsim.experiments.serving.schedules.prepare.make_core`.
+        As in `kvsim.experiments.serving.core.make_core`.
 
     Raises
     ------
@@ -36,7 +37,7 @@ def write_schedule(
         If the file cannot be written.
     """
     replayable = prepare(workload)
-    core = make_core(workload.engine, replayable, scheduler, arguments)
+    core = make_core(workload.engine, replayable.requests, replayable.chains, scheduler, arguments, records_keys=True)
     totals = dict.fromkeys(_TOTALS, 0) | {"requests": len(workload.requests)}
     partial = path.with_name(path.name + ".partial")
     try:

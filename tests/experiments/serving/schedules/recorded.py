@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvsim.caches.blocks import BlockPool, BlockTables
+from kvsim.experiments.serving.core import budget_of, vllm_arguments
 from kvsim.experiments.serving.schedules.compare import first_difference
-from kvsim.experiments.serving.schedules.prepare import budget_of, prepare, vllm_arguments
+from kvsim.experiments.serving.schedules.prepare import prepare
 from kvsim.experiments.serving.schedules.replay import drive
 from kvsim.experiments.serving.schedules.workload import Workload, read_workload
 from kvsim.policies.schedulers import PlainCore

@@ -1,0 +1,126 @@
+"""Serving, simulated: traffic through one engine on the costs of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.experiments import Job
+from kvsim.experiments.base import cells_of, make_result, profile_of
+from kvsim.experiments.serving.costs import Memory, costs_of, memory_of
+from kvsim.experiments.serving.run import CellRun, run_cell, with_interval
+from kvsim.experiments.serving.scenario import Serving
+from kvsim.experiments.serving.traffic import Traffic, make_traffic
+from kvsim.experiments.serving.verdict import verdict_of
+from kvsim.policies.schedulers import make_scheduler
+from kvsim.profile.serving import ServingCosts
+from kvsim.report.results import RunResult
+
+KIND = "serving"
+
+
+def check(scenario: Serving, base_dir: Path | None) -> int:
+    """Check profile, memory, scheduler and requests of every cell, and return the number of cells."""
+    traffics = _Traffics(base_dir)
+    cells = cells_of(scenario)
+    for cell, _ in cells:
+        profile = profile_of(cell, base_dir)
+        costs_of(profile)
+        memory_of(cell, profile)
+        make_scheduler(cell.engine.scheduler, cell.engine.arguments)
+        traffics.of(cell)
+    return len(cells)
+
+
+def simulate(scenario: Serving, job: Job) -> RunResult:
+    """Serve the traffic of every cell."""
+    cells = cells_of(scenario)
+    traffics = _Traffics(job.beside)
+    entries, runs = [], []
+    profile = profile_of(cells[0][0], job.beside)
+    for cell, swept in cells:
+        profile = profile_of(cell, job.beside)
+        costs, memory, traffic = costs_of(profile), memory_of(cell, profile), traffics.of(cell)
+        run = run_cell(cell, traffic, costs, memory)
+        intervals = with_interval(cell, traffic, costs, memory, run)
+        entries.append(entry_of(cell, traffic, memory, costs, run) | {"intervals": intervals} | swept)
+        runs.append(run)
+        job.progress(1 / len(cells))
+    return make_result(
+        scenario,
+        job,
+        kind=KIND,
+        cells=entries,
+        rows=_stacked([run.rows for run in runs]),
+        tables={
+            "timeline": _stacked([run.timeline for run in runs]),
+            "itl": _stacked([run.gaps for run in runs]),
+        },
+        verdict=verdict_of(entries, profile_kind=profile.kind, engine=costs_of(profile).engine),
+        profile=profile,
+        seed=scenario.run.seed,
+    )
+
+
+class _Traffics:
+    """Traffic by what it depends on, each made once."""
+
+    def __init__(self, base_dir: Path | None) -> None:
+        self._base_dir = base_dir
+        self._made: dict[Any, Traffic] = {}
+
+    def of(self, cell: Serving) -> Traffic:
+        """Return the traffic of a cell."""
+        key = (
+            cell.trace,
+            cell.generated,
+            cell.arrivals,
+            cell.run.seed,
+            cell.engine.block_size,
+            cell.engine.max_model_len,
+        )
+        text = repr(key)
+        if text not in self._made:
+            self._made[text] = make_traffic(cell, self._base_dir)
+        return self._made[text]
+
+
+def entry_of(cell: Serving, traffic: Traffic, memory: Memory, costs: ServingCosts, run: CellRun) -> dict[str, Any]:
+    """Return the cell's entry of the summary."""
+    requests = traffic.requests
+    arrival_s = run.rows["arrival_s"]
+    span_s = float(arrival_s.max() - arrival_s.min())
+    return {
+        "scheduler": cell.engine.scheduler,
+        "num_requests": len(requests),
+        "num_dropped": traffic.num_dropped,
+        "num_cut": traffic.num_cut,
+        "prompt_tokens": int(requests.prompt_tokens.sum()),
+        "output_tokens": int(requests.max_tokens.sum()),
+        "offered_hz": (len(requests) - 1) / span_s if span_s > 0 else None,
+        "num_blocks": memory.num_blocks,
+        "block_tokens": cell.engine.block_size,
+        "kv_bytes": (memory.num_blocks - 1) * memory.block_bytes,
+        "weights_bytes": memory.weights_bytes,
+        "activation_bytes": memory.activation_bytes,
+        **run.figures,
+        "parts_s": run.parts_s,
+        "outside": outside_of(costs, run.most),
+    }
+
+
+def outside_of(costs: ServingCosts, most: Mapping[str, float]) -> dict[str, float]:
+    """Return by how many times the largest step went beyond what each table covers, where it did."""
+    ends = {name: table.amounts[-1] for name, table in costs.tables().items()}
+    return {name: most[name] / end for name, end in ends.items() if most[name] > end > 0}
+
+
+def _stacked(tables: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Return the tables of all cells as one, the number of its cell in each row."""
+    sizes = [next(iter(table.values())).size for table in tables]
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return {"cell": np.repeat(np.arange(len(tables)), sizes), **columns}
