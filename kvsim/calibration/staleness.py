@@ -26,7 +26,7 @@ MIN_TOLERANCE_FRAC = 0.1
 MIN_SHARE = 0.05
 """Costs that make up less of a step are not worth a calibration."""
 
-_PUBLISHED = "its costs are published figures, not measured here"
+_NOT_MEASURED = "its costs are {} figures, not measured here"
 
 _BUSY_FRAC = 0.2
 """Share of a processor that other programs may use without a word."""
@@ -94,8 +94,8 @@ def judge(profile: Profile, shape: ModelShape, model: Path | str) -> Verdict:
 
 def reasons_here(profile: Profile, shape: ModelShape) -> list[str]:
     """Return `stale_reasons` for this machine."""
-    if profile.kind == "published":
-        return [_PUBLISHED]
+    if profile.kind != "measured":
+        return [_NOT_MEASURED.format(profile.kind)]
     if profile.device == "cuda" and not torch.cuda.is_available():
         return [f"it was measured on {profile.machine.device}, torch sees no GPU here"]
     machine = describe_machine(device=profile.device, num_threads=profile.machine.num_threads, command="")
@@ -116,8 +116,8 @@ def verdict_of(name: str, spots: Sequence[Spot], busy_frac: float) -> Verdict:
 
 def stale_reasons(profile: Profile, shape: ModelShape, machine: Machine, *, today: datetime | None = None) -> list[str]:
     """Return what speaks against using `profile` for `shape` on `machine`, without measuring anything."""
-    if profile.kind == "published":
-        return [_PUBLISHED]
+    if profile.kind != "measured":
+        return [_NOT_MEASURED.format(profile.kind)]
     made = profile.machine
     reasons = []
     if made.device != machine.device or made.processor != machine.processor:

@@ -99,7 +99,7 @@ class Profile(Strict):
 
     schema_version: Literal[1]
     name: str
-    kind: Literal["measured", "published"]
+    kind: Literal["measured", "published", "estimated"]
     """``published``: no measurement of ours; every table carries the `source` of its numbers."""
     notes: str = ""
     device: Literal["cpu", "cuda"]
@@ -145,8 +145,8 @@ class Profile(Strict):
             raise ValueError(
                 f"segments must be {', '.join(SEGMENTS)}, and may be {SPECULATE}; missing {missing}, unknown {unknown}"
             )
-        if self.kind == "published" and any(not table.source for table in self.tables().values()):
-            raise ValueError("a published profile must give the source of every table")
+        if self.kind != "measured" and any(not table.source for table in self.tables().values()):
+            raise ValueError(f"a profile of kind {self.kind!r} must give the source of every table")
         return self
 
     def tables(self) -> dict[str, CostTable]:

@@ -1,0 +1,1 @@
+"""Data sheets of cards: one row of data a card."""
