@@ -78,7 +78,11 @@ def test_another_schema_version_is_refused_before_anything_else(tmp_path: Path) 
     ("line", "changed", "fault"),
     [
         ("sync_s = 0.0", "sync = 0.0", "unknown key 'sync'; did you mean 'sync_s'?"),
-        ('kind = "measured"', 'kind = "guessed"', "should be 'measured', 'published' or 'estimated', found 'guessed'"),
+        (
+            'kind = "measured"',
+            'kind = "x"',
+            "kind: should be 'measured', 'published' or 'estimated', found 'guess'",
+        ),
         ("sync_s = 0.0", "sync_s = inf", "sync_s: should be a finite number, found inf"),
     ],
 )

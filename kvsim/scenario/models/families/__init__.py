@@ -1,0 +1,1 @@
+"""One function a family that reads its `config.json`; `table` lists them by `model_type`."""

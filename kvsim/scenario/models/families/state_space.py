@@ -1,0 +1,117 @@
+"""Nemotron-H, whose layers are single blocks, and models of state spaces only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from kvsim.scenario.models.blocks import Experts, Layer, State
+from kvsim.scenario.models.families.common import attention, decoder, mlp
+from kvsim.scenario.models.families.hybrid import state_dtype
+from kvsim.scenario.models.families.moe import corrected_experts
+from kvsim.scenario.models.fields import Fields
+from kvsim.scenario.models.spec import ModelSpec
+from kvsim.scenario.models.states import mamba, mamba2
+
+_BLOCKS = {"M": "state", "*": "full", "-": "mlp", "E": "moe"}
+_BLOCK_WORDS = {"mamba": "state", "linear_attention": "state", "attention": "full", "full_attention": "full"}
+_BLOCK_WORDS |= {"mlp": "mlp", "moe": "moe"}
+
+
+def nemotron_h(fields: Fields) -> ModelSpec:
+    """Nemotron-H and Nemotron 3: every layer is one block: Mamba-2, attention, an MLP or experts."""
+    fields.refuse("sliding_window", "a sliding window in a hybrid model", unless=(None,))
+    fields.ignore("expand", "intermediate_size", "mamba_proj_bias", "moe_shared_expert_overlap", "num_hidden_layers")
+    fields.ignore("mtp_hybrid_override_pattern", "mtp_layers_block_type", "norm_eps")
+    bias = fields.flag("mlp_bias", default=False)
+    blocks: dict[str, Layer] = {}
+    kinds = _nemotron_kinds(fields)
+    norm_numbers = fields.size("hidden_size")
+    for kind in dict.fromkeys(kinds):
+        if kind == "full":
+            blocks[kind] = Layer(mixers=(attention(fields),), norm_numbers=norm_numbers)
+        elif kind == "state":
+            blocks[kind] = Layer(mixers=(_nemotron_state(fields),), norm_numbers=norm_numbers)
+        elif kind == "mlp":
+            blocks[kind] = Layer(mlps=(mlp(fields, bias=bias, is_gated=False),), norm_numbers=norm_numbers)
+        else:
+            blocks[kind] = Layer(mlps=(_nemotron_experts(fields),), norm_numbers=norm_numbers)
+    return decoder(fields, tuple(blocks[kind] for kind in kinds), state_dtype=state_dtype(fields))
+
+
+def _nemotron_kinds(fields: Fields) -> list[str]:
+    pattern = fields.raw("hybrid_override_pattern")
+    if isinstance(pattern, str):
+        return [fields.translated("hybrid_override_pattern", letter, _BLOCKS) for letter in pattern]
+    words = fields.raw("layers_block_type") or fields.raw("layer_types")
+    if not isinstance(words, list):
+        fields.size("hybrid_override_pattern")  # gathers it as missing
+        return []
+    return [fields.translated("layers_block_type", word, _BLOCK_WORDS) for word in words]
+
+
+def _nemotron_state(fields: Fields) -> State:
+    has_bias = fields.flag("use_bias", default=False)
+    return mamba2(
+        hidden_size=fields.size("hidden_size"),
+        num_heads=fields.size("mamba_num_heads"),
+        head_dim=fields.size("mamba_head_dim"),
+        num_groups=fields.size("n_groups"),
+        state_size=fields.size("ssm_state_size"),
+        kernel=fields.size("conv_kernel"),
+        conv_bias=fields.flag("use_conv_bias", default=True),
+        in_bias=has_bias,
+        out_bias=has_bias,
+        has_norm=True,
+    )
+
+
+def _nemotron_experts(fields: Fields) -> Experts:
+    sparse = corrected_experts(fields)
+    plain = replace(sparse.expert, is_gated=False)
+    width = fields.size("moe_shared_expert_intermediate_size")
+    return replace(
+        sparse,
+        expert=plain,
+        shared=replace(plain, intermediate_size=width),
+        expert_input_size=fields.optional_size("moe_latent_size"),
+    )
+
+
+def mamba_model(fields: Fields) -> ModelSpec:
+    """Mamba and Falcon-Mamba."""
+    hidden = fields.size("hidden_size")
+    rank = math.ceil(hidden / 16) if fields.raw("time_step_rank", "auto") == "auto" else fields.size("time_step_rank")
+    mixer = mamba(
+        hidden_size=hidden,
+        inner_size=fields.size("intermediate_size", default=fields.size("expand", default=2) * hidden),
+        state_size=fields.size("state_size"),
+        step_rank=rank,
+        kernel=fields.size("conv_kernel"),
+        conv_bias=fields.flag("use_conv_bias", default=True),
+        has_bias=fields.flag("use_bias", default=False),
+        norm_numbers=0,
+    )
+    layer = Layer(mixers=(mixer,), norm_numbers=hidden)
+    return decoder(fields, (layer,) * fields.num_layers(), tied=True)
+
+
+def mamba2_model(fields: Fields) -> ModelSpec:
+    """Mamba-2 by itself."""
+    fields.ignore("expand")  # the heads say it
+    hidden = fields.size("hidden_size")
+    has_bias = fields.flag("use_bias", default=False)
+    mixer = mamba2(
+        hidden_size=hidden,
+        num_heads=fields.size("num_heads"),
+        head_dim=fields.size("head_dim"),
+        num_groups=fields.size("n_groups"),
+        state_size=fields.size("state_size"),
+        kernel=fields.size("conv_kernel"),
+        conv_bias=fields.flag("use_conv_bias", default=True),
+        in_bias=has_bias,
+        out_bias=has_bias,
+        has_norm=True,
+    )
+    layer = Layer(mixers=(mixer,), norm_numbers=hidden)
+    return decoder(fields, (layer,) * fields.num_layers())
