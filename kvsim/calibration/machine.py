@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ import transformers
 from kvsim import engine
 from kvsim.profile.profile import Machine
 from kvsim.profile.provenance import make_manifest
+from kvsim.scenario.digest import content_digest
 
 _ENGINE = Path(engine.__file__).parent
 _TIMED = ("links", "model", "paged")
@@ -57,7 +57,7 @@ def kernels_digest(folder: Path = _ENGINE) -> str:
     """
     paths = [path for room in _TIMED for path in (folder / room).rglob("*.py") if path.stem not in _UNTIMED]
     codes = sorted(_bare(path.read_text(encoding="utf-8")) for path in paths)
-    return hashlib.blake2b("\n".join(codes).encode(), digest_size=8).hexdigest()
+    return content_digest("\n".join(codes))
 
 
 def _bare(source: str) -> str:

@@ -102,29 +102,30 @@ def run(
     figures: Figures = True,
 ) -> None:
     """Simulate a scenario; print its table and verdict, and keep rows, summary and pictures in a folder."""
-    from kvsim.experiments import Job, load_scenario, simulated_kind
+    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import find_scenario
 
-    path = find_scenario(scenario)
-    name, experiment = load_scenario(path, overrides or ())  # a fault in it is told before the slow imports
+    loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
+    from kvsim.experiments.registry import load_experiment
+    from kvsim.experiments.types import Job
     from kvsim.report.results import summary_json, write_result
 
-    kind = simulated_kind(name)
-    with bar(f"simulating {experiment.name}") as shown:
+    experiment = load_experiment(loaded.experiment)
+    with bar(f"simulating {loaded.scenario.name}") as shown:
         job = Job(
-            text=path.read_text(encoding="utf-8"),
+            text=loaded.source.text,
             command=command_text(),
-            beside=path.parent,
+            base_dir=loaded.base_dir,
             progress=shown.advance,
             recorded=trace,
         )
-        result = kind.simulate(experiment, job)
-    drawn = kind.figures(result) if figures and experiment.output.figures else {}
-    folder = write_result(result, output or Path(experiment.output.folder), drawn)
+        result = experiment.simulate(loaded.scenario, job)
+    drawn = experiment.figures(result) if figures and loaded.scenario.output.figures else {}
+    folder = write_result(result, output or Path(loaded.scenario.output.folder), drawn)
     if as_json:
         typer.echo(summary_json(result.summary), nl=False)
         return
-    typer.echo(f"{kind.show(result.summary)}\n\nresult: {folder}")
+    typer.echo(f"{experiment.show(result.summary)}\n\nresult: {folder}")
     for picture in sorted(drawn):
         typer.echo(f"  {folder / picture}")
 
@@ -132,14 +133,14 @@ def run(
 @app.command()
 def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: AsJson = False) -> None:
     """Print the table of a result again."""
-    from kvsim.experiments import kind_of_result, simulated_kind
+    from kvsim.experiments.registry import experiment_of, load_experiment
     from kvsim.report.results import load_result, summary_json
 
     loaded = load_result(result)
     if as_json:
         typer.echo(summary_json(loaded.summary), nl=False)
     else:
-        typer.echo(simulated_kind(kind_of_result(loaded)).show(loaded.summary))
+        typer.echo(load_experiment(experiment_of(loaded)).show(loaded.summary))
 
 
 @app.command()
@@ -148,26 +149,27 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Validate a scenario, the files it names and its budgets, without running it."""
-    from kvsim.experiments import load_scenario, simulated_kind, warnings_of
+    from kvsim.experiments.registry import load_experiment, load_scenario
     from kvsim.scenario.shipped import find_scenario
 
     path = find_scenario(file)
-    name, experiment = load_scenario(path, overrides or ())
-    num_cells = simulated_kind(name).check(experiment, path.parent)
-    for line in warnings_of(name, experiment, path.parent):
+    loaded = load_scenario(path, overrides or ())
+    experiment = load_experiment(loaded.experiment)
+    num_cells = experiment.check(loaded.scenario, path.parent)
+    for line in experiment.warnings(loaded.scenario, path.parent):
         typer.echo(line)
     typer.echo(f"{path}: fine, {num_cells} cells")
 
 
 @app.command()
 def scenarios() -> None:
-    """List the scenarios that ship, each with its kind and the question it answers."""
-    from kvsim.experiments import load_scenario
+    """List the scenarios that ship, each with its experiment and the question it answers."""
+    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import shipped_scenarios
 
     for name, path in shipped_scenarios().items():
-        kind, experiment = load_scenario(path)
-        typer.echo(f"{name:<20} {kind:<14} {experiment.question}")
+        loaded = load_scenario(path)
+        typer.echo(f"{name:<20} {loaded.experiment:<14} {loaded.scenario.question}")
 
 
 @app.command()
@@ -253,7 +255,7 @@ def calibrate(
     """Measure what each segment of a decode step and each copy costs on this machine."""
     need_torch("calibrate")
     from kvsim.calibration import calibrate
-    from kvsim.experiments.cost_tables import COST_TABLES
+    from kvsim.experiments.registry import all_cost_tables
     from kvsim.profile.profile import write_profile
     from kvsim.units import parse_bytes
 
@@ -270,7 +272,7 @@ def calibrate(
             bandwidth_bytes_per_s=bandwidth_bytes_per_s,
             command=command_text(),
             progress=shown.stage,
-            cost_tables=COST_TABLES,
+            cost_tables=all_cost_tables(),
         )
     write_profile(profile, output)
     typer.echo(f"{output}: written; see `kvsim profile show {output}`")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.terminal import bar, command_text, need_torch
+from kvsim.cli.terminal import Bar, bar, command_text, need_torch
 
 if TYPE_CHECKING:
-    from kvsim.experiments import Compared
+    from kvsim.experiments.registry import LoadedScenario
+    from kvsim.experiments.types import Compared, Job
     from kvsim.report.results import RunResult
-    from kvsim.scenario.decode import Scenario
-    from kvsim.scenario.file import AnyScenario
 
 Overrides = Annotated[
     list[str] | None,
@@ -45,18 +44,18 @@ def measure(
 ) -> None:
     """Run a scenario for real; keep rows, summary and the recorded traces in a folder."""
     need_torch("measure")
-    name, path, experiment = _load(scenario, overrides)
+    loaded = _load(scenario, overrides)
     if longest:
-        _tell_max_contexts(name, path, experiment, output, as_json=as_json)
+        _find_max_contexts(loaded, output, as_json=as_json)
         return
-    from kvsim.experiments import simulated_kind
+    from kvsim.experiments.registry import load_experiment
     from kvsim.report.results import summary_json
 
-    result, folder = _measure(name, path, experiment, output)
+    result, folder = _measure(loaded, output)
     if as_json:
         typer.echo(summary_json(result.summary), nl=False)
     else:
-        typer.echo(f"{simulated_kind(name).show(result.summary)}\n\nmeasured: {folder}")
+        typer.echo(f"{load_experiment(loaded.experiment).show(result.summary)}\n\nmeasured: {folder}")
 
 
 def compare(
@@ -71,7 +70,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Put a simulated result beside a measured one: counts, then times, with the error of every cell."""
-    from kvsim.experiments import compare_out_of_sample, compare_results
+    from kvsim.experiments.registry import compare_out_of_sample, compare_results
     from kvsim.report.results import load_result
 
     compare_both = compare_out_of_sample if outside else compare_results
@@ -100,30 +99,29 @@ def crosscheck(
 ) -> None:
     """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
-    name, path, experiment = _load(scenario, overrides)
-    from kvsim.experiments import DECODE, check_accesses, compare_out_of_sample, compare_results
-    from kvsim.experiments.decode.cells import refuse_peers
+    loaded = _load(scenario, overrides)
+    from kvsim.experiments.registry import check_accesses, compare_out_of_sample, compare_results, load_experiment
     from kvsim.report.results import load_result
 
-    if name == DECODE:
-        refuse_peers(cast("Scenario", experiment))
-    folder = output or Path(experiment.output.folder)
+    check_simulated = load_experiment(loaded.experiment).check_simulated
+    if check_simulated is not None:
+        check_simulated(loaded.scenario)
+    folder = output or Path(loaded.scenario.output.folder)
     if trace_from is not None:
-        check_accesses(name, experiment, trace_from)  # before anything takes minutes
+        check_accesses(loaded.experiment, loaded.scenario, trace_from)  # before anything takes minutes
     if measured is None:
-        if name == DECODE:
-            profile = _fresh_profile(cast("Scenario", experiment), path, folder, recalibrate)
-            if profile is not None:
-                name, path, experiment = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
-        _, measured = _measure(name, path, experiment, output)
+        profile = _fresh_profile(loaded, folder, recalibrate)
+        if profile is not None:
+            loaded = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
+        _, measured = _measure(loaded, output)
     real = load_result(measured)
-    result, simulated = _simulate(name, path, experiment, measured, folder)
-    found, folders = [compare_results(result, real)], [simulated]
+    result, simulated = _simulate(loaded, measured, folder)
+    compared, folders = [compare_results(result, real)], [simulated]
     if trace_from is not None:
-        outside, simulated_outside = _simulate(name, path, experiment, trace_from, folder)
-        found.append(compare_out_of_sample(outside, real, found[0].contents))
+        outside, simulated_outside = _simulate(loaded, trace_from, folder)
+        compared.append(compare_out_of_sample(outside, real, compared[0].contents))
         folders.append(simulated_outside)
-    _tell(found, folders, as_json=as_json)
+    _tell(compared, folders, as_json=as_json)
     if not as_json:
         typer.echo(f"\nmeasured:  {measured}")
         for written in folders:
@@ -155,82 +153,79 @@ def experiment(
         typer.echo(f"{experiment_text(found)}\n\nsummary: {written}\npicture: {picture}")
 
 
-def _tell_max_contexts(name: str, path: Path, experiment: AnyScenario, output: Path | None, *, as_json: bool) -> None:
+def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: bool) -> None:
     """Search the longest contexts, print them, and keep them where a folder is named."""
     from kvsim.errors import ScenarioError
-    from kvsim.experiments import DECODE
-    from kvsim.experiments.decode.max_context import max_contexts, result_of
-    from kvsim.experiments.decode.report.max_context import max_context_text
+    from kvsim.experiments.registry import load_measurement
     from kvsim.report.results import summary_json, write_result
 
-    if name != DECODE:
-        raise ScenarioError(f"{path}: --max-context is for scenarios of kind {DECODE!r}; this one is of kind {name!r}")
-    scenario = cast("Scenario", experiment)
-    with bar(f"longest contexts of {scenario.name}") as shown:
-        records = max_contexts(scenario, beside=path.parent, progress=shown.advance)
-    result = result_of(scenario, records, text=path.read_text(encoding="utf-8"), command=command_text())
-    typer.echo(summary_json(result.summary) if as_json else max_context_text(records), nl=not as_json)
+    max_contexts = load_measurement(loaded.experiment).max_contexts
+    if max_contexts is None:
+        raise ScenarioError(
+            f"{loaded.source.path}: --max-context is for scenarios of kind 'decode'; this one is of kind "
+            f"{loaded.experiment!r}"
+        )
+    with bar(f"longest contexts of {loaded.scenario.name}") as shown:
+        result, files = max_contexts(loaded.scenario, _job(loaded, shown))
+    typer.echo(summary_json(result.summary) if as_json else files["table.txt"].decode(), nl=False)
     if output is not None:
-        table = {"table.txt": (max_context_text(records) + "\n").encode()}
-        typer.echo(f"result: {write_result(result, output, table)}", err=as_json)
+        typer.echo(f"result: {write_result(result, output, files)}", err=as_json)
 
 
-def _load(scenario: str, overrides: list[str] | None) -> tuple[str, Path, AnyScenario]:
-    from kvsim.experiments import load_scenario
+def _load(scenario: str, overrides: list[str] | None) -> LoadedScenario:
+    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import find_scenario
 
-    path = find_scenario(scenario)
-    name, experiment = load_scenario(path, overrides or ())
-    return name, path, experiment
+    return load_scenario(find_scenario(scenario), overrides or ())
 
 
-def _measure(name: str, path: Path, experiment: AnyScenario, output: Path | None) -> tuple[RunResult, Path]:
-    from kvsim.experiments import Job, measured_kind
+def _job(loaded: LoadedScenario, shown: Bar, recorded: Path | None = None) -> Job:
+    from kvsim.experiments.types import Job
+
+    return Job(
+        text=loaded.source.text,
+        command=command_text(),
+        base_dir=loaded.base_dir,
+        progress=shown.advance,
+        recorded=recorded,
+    )
+
+
+def _measure(loaded: LoadedScenario, output: Path | None) -> tuple[RunResult, Path]:
+    from kvsim.experiments.registry import load_measurement
     from kvsim.report.results import write_result
 
-    with bar(f"measuring {experiment.name}") as shown:
-        job = Job(
-            text=path.read_text(encoding="utf-8"),
-            command=command_text(),
-            beside=path.parent,
-            progress=shown.advance,
-        )
-        result, files = measured_kind(name).measure(experiment, job)
-    return result, write_result(result, output or Path(experiment.output.folder), files)
+    with bar(f"measuring {loaded.scenario.name}") as shown:
+        result, files = load_measurement(loaded.experiment).measure(loaded.scenario, _job(loaded, shown))
+    return result, write_result(result, output or Path(loaded.scenario.output.folder), files)
 
 
-def _fresh_profile(experiment: Scenario, path: Path, folder: Path, recalibrate: bool | None) -> Path | None:
+def _fresh_profile(loaded: LoadedScenario, folder: Path, recalibrate: bool | None) -> Path | None:
     """Return the profile to use in place of the scenario's own; None where that one is to be used."""
-    from kvsim.experiments.cost_tables import COST_TABLES
-    from kvsim.experiments.decode.fresh_profile import fresh_profile
+    from kvsim.experiments.registry import all_cost_tables, load_measurement
 
+    fresh_profile = load_measurement(loaded.experiment).fresh_profile
+    if fresh_profile is None:
+        return None
     with bar("loading") as shown:
         return fresh_profile(
-            experiment,
+            loaded.scenario,
+            _job(loaded, shown),
             folder,
             recalibrate=recalibrate,
             say=lambda line: typer.echo(line, err=True),
             progress=shown.stage,
-            beside=path.parent,
-            command=command_text(),
-            cost_tables=COST_TABLES,
+            cost_tables=all_cost_tables(),
         )
 
 
-def _simulate(name: str, path: Path, experiment: AnyScenario, accesses: Path, folder: Path) -> tuple[RunResult, Path]:
+def _simulate(loaded: LoadedScenario, accesses: Path, folder: Path) -> tuple[RunResult, Path]:
     """Simulate on the accesses in a place; return the result and where it was written."""
-    from kvsim.experiments import Job, simulated_kind
+    from kvsim.experiments.registry import load_experiment
     from kvsim.report.results import write_result
 
-    with bar(f"simulating {experiment.name}") as shown:
-        job = Job(
-            text=path.read_text(encoding="utf-8"),
-            command=command_text(),
-            beside=path.parent,
-            progress=shown.advance,
-            recorded=accesses,
-        )
-        result = simulated_kind(name).simulate(experiment, job)
+    with bar(f"simulating {loaded.scenario.name}") as shown:
+        result = load_experiment(loaded.experiment).simulate(loaded.scenario, _job(loaded, shown, accesses))
     return result, write_result(result, folder)
 
 

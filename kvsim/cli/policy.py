@@ -119,16 +119,6 @@ def _described(name: str, entry: Entry) -> dict[str, Any]:
 
 def _parsed(arguments: list[str] | None) -> dict[str, Any]:
     """Return KEY=VALUE texts as arguments: a value is read as TOML, or else as the text it is."""
-    from kvsim.errors import ScenarioError
-    from kvsim.scenario.toml import parse_toml
+    from kvsim.scenario.overrides import parse_override
 
-    found: dict[str, Any] = {}
-    for text in arguments or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ScenarioError(f"--set {text!r}: KEY=VALUE is wanted, as in --set prefetch=previous-step")
-        try:
-            found[key] = parse_toml(f"value = {value}")["value"]
-        except ValueError:
-            found[key] = value
-    return found
+    return dict(parse_override(text, example="prefetch=previous-step") for text in arguments or ())

@@ -12,7 +12,6 @@ from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 if TYPE_CHECKING:
     from kvsim.experiments.decode.sweep.sweep import Sweep
     from kvsim.report.results import RunResult
-    from kvsim.scenario.decode import Scenario
 
 Overrides = Annotated[
     list[str] | None,
@@ -47,23 +46,20 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the tables.")] = False,
 ) -> None:
     """Simulate a large grid in parallel, keep every finished cell at once, and show what no cell beats."""
-    path, experiment = _load(scenario, overrides)
+    from kvsim.experiments.registry import load_scenario
+    from kvsim.scenario.decode import Scenario
+    from kvsim.scenario.shipped import find_scenario
+
+    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    experiment = loaded.of_type(Scenario, "sweep")
     from kvsim.experiments.decode.sweep.sweep import sweep as run_sweep
+    from kvsim.experiments.types import Job
 
     folder = output or Path(experiment.output.folder)
     try:
         with bar(f"sweeping {experiment.name}") as shown:
-            found = run_sweep(
-                experiment,
-                folder,
-                text=path.read_text(encoding="utf-8"),
-                command=command_text(),
-                beside=path.parent,
-                num_workers=workers,
-                scheduler=dask,
-                fresh=not resume,
-                progress=shown.advance,
-            )
+            job = Job(text=loaded.source.text, command=command_text(), base_dir=loaded.base_dir, progress=shown.advance)
+            found = run_sweep(experiment, folder, job, num_workers=workers, scheduler=dask, fresh=not resume)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command goes on from them", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -171,23 +167,3 @@ def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_js
     typer.echo(f"result: {written}")
     for name in sorted(files):
         typer.echo(f"  {written / name}")
-
-
-def _load(name: str, overrides: list[str] | None) -> tuple[Path, Scenario]:
-    """Return a decode scenario and its file; sweeps of other kinds are small enough for `kvsim run`.
-
-    Raises
-    ------
-    ScenarioError
-        If it is of another kind, or wrong.
-    """
-    from kvsim.errors import ScenarioError
-    from kvsim.experiments import DECODE, kind_of
-    from kvsim.scenario.decode import load_scenario
-    from kvsim.scenario.shipped import find_scenario
-
-    path = find_scenario(name)
-    kind = kind_of(path)
-    if kind != DECODE:
-        raise ScenarioError(f"{path}: kind: sweep is for scenarios of kind {DECODE!r}, found {kind!r}: use `kvsim run`")
-    return path, load_scenario(path, overrides or ())

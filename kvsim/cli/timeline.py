@@ -37,25 +37,29 @@ def timeline(
     """Write who does what when in some steps of a cell, for Perfetto: host, compute, copies both ways."""
     if measured:
         need_torch("timeline --measured")
-    from kvsim.report.results import write_picture
-    from kvsim.report.timeline import parse_steps, timeline_json
-    from kvsim.scenario.decode import load_scenario
+    from kvsim.experiments.registry import load_scenario
+    from kvsim.scenario.decode import Scenario
     from kvsim.scenario.shipped import find_scenario
 
-    path = find_scenario(scenario)
-    experiment = load_scenario(path, overrides or ())
+    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    experiment = loaded.of_type(Scenario, "timeline")
+    from kvsim.experiments.types import Job
+    from kvsim.report.results import write_picture
+    from kvsim.report.timeline import parse_steps, timeline_json
+
     warmup = experiment.run.warmup_steps
     shown_steps = parse_steps(steps or f"{warmup}:{warmup + 2}")
     runs: list[TimedRun] = []
     with bar(f"timing {experiment.name}") as shown:
+        job = Job(base_dir=loaded.base_dir, progress=shown.advance)
         if measured:
             from kvsim.experiments.decode.measure import measure_timeline
 
-            runs += measure_timeline(experiment, cell, beside=path.parent, progress=shown.advance)
+            runs += measure_timeline(experiment, cell, job)
         else:
             from kvsim.experiments.decode.simulate import simulate_timeline
 
-            runs = [simulate_timeline(experiment, cell, beside=path.parent, progress=shown.advance)]
+            runs = [simulate_timeline(experiment, cell, job)]
     about = {"scenario": experiment.name, "cell": cell, "command": command_text()}
     content = timeline_json(runs, shown_steps, about=about)
     write_picture(content.encode(), output.parent, output.name)

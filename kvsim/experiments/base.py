@@ -1,4 +1,4 @@
-"""What scenarios of the other kinds share: a model, a profile, the cells of a sweep, and the result they end in."""
+"""What experiments other than decode share: a model, a profile, the cells of a sweep, and the result they end in."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
-from kvsim.profile.profile import Profile, load_profile
+from kvsim.experiments.types import Job
+from kvsim.profile.profile import Profile, check_made_for, load_profile
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
 from kvsim.scenario.decode import ModelChoice, ProfileChoice
-from kvsim.scenario.file import AnyScenario, expand_cells
+from kvsim.scenario.file import AnyScenario
 from kvsim.scenario.shapes import SHAPES, ModelShape
 from kvsim.scenario.shipped import find_profile
 
@@ -22,6 +22,8 @@ from kvsim.scenario.shipped import find_profile
 class CacheScenario(AnyScenario):
     """A scenario of a cache other than that of decode: it names a model and what that costs somewhere."""
 
+    kind: str
+    """The experiment; each tree allows its own name only."""
     model: ModelChoice
     profile: ProfileChoice
 
@@ -47,23 +49,14 @@ def profile_of(scenario: CacheScenario, beside: Path | None) -> Profile:
         If it was made for another model shape and the scenario does not allow that.
     """
     profile = load_profile(find_profile(scenario.profile.path, beside))
-    shape = shape_of(scenario)
-    if profile.shape != shape and not scenario.profile.allow_other_shape:
-        raise ScenarioError(
-            f"{scenario.name}: profile {profile.name!r} was made for another model shape ({profile.shape.num_layers} "
-            f"layers of {profile.shape.hidden_size}, {profile.shape.dtype}; the scenario has {shape.num_layers} of "
-            f"{shape.hidden_size}, {shape.dtype}); calibrate this shape, or set profile.allow_other_shape = true"
-        )
+    if not scenario.profile.allow_other_shape:
+        check_made_for(profile, shape_of(scenario), where=scenario.name)
     return profile
 
 
 def cells_of(scenario: ScenarioT) -> list[tuple[ScenarioT, dict[str, Any]]]:
     """Return one scenario for each cell with its swept values by their dotted field, in the file's order."""
-    cells = []
-    for cell in expand_cells(scenario):
-        tables = cell.model_dump(mode="python")
-        cells.append((cell, {key: _at(tables, key) for key in scenario.sweep}))
-    return cells
+    return [(cell, cell.swept_values(scenario.sweep)) for cell in scenario.cells]
 
 
 def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
@@ -88,10 +81,9 @@ def near(path: str, beside: Path | None) -> str:
 
 
 def make_result(
-    scenario: AnyScenario,
+    scenario: CacheScenario,
     job: Job,
     *,
-    kind: str,
     cells: Sequence[Mapping[str, Any]],
     rows: Mapping[str, NDArray[Any]],
     verdict: Sequence[str],
@@ -101,10 +93,10 @@ def make_result(
     extra: Mapping[str, Any] | None = None,
     tables: Mapping[str, dict[str, NDArray[Any]]] | None = None,
 ) -> RunResult:
-    """Return a result of one kind in the form that all results share."""
+    """Return a result in the form that all results share."""
     summary: dict[str, Any] = {
         "schema_version": SUMMARY_SCHEMA_VERSION,
-        "kind": kind,
+        "kind": scenario.kind,
         "scenario": scenario.name,
         "scenario_hash": scenario.hash,
         "question": scenario.question,
@@ -122,10 +114,3 @@ def make_result(
         summary["is_measured"] = True
     manifest = make_manifest(scenario_text=job.text, scenario_hash=scenario.hash, seed=seed, command=job.command)
     return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest, tables=dict(tables or {}))
-
-
-def _at(tables: Mapping[str, Any], dotted: str) -> Any:
-    value: Any = tables
-    for part in dotted.split("."):
-        value = value[part]
-    return value

@@ -75,8 +75,20 @@ def make_setting(
     )
 
 
-def check_budget(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, context_tokens: int) -> None:
+def check_budget(
+    scenario: Scenario,
+    shape: ModelShape,
+    choice: PolicyChoice,
+    context_tokens: int,
+    *,
+    policy: type[Policy] | None = None,
+) -> None:
     """Refuse a budget below the minimum.
+
+    Parameters
+    ----------
+    policy
+        The class of `choice`, where it is not to be imported by name.
 
     Raises
     ------
@@ -85,7 +97,7 @@ def check_budget(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, co
     ScenarioError
         If the policy needs scores and the selector makes none.
     """
-    policy = find_policy(choice.name)
+    policy = policy or find_policy(choice.name)
     if policy.attends == "resident" and policy.reads_selection and scenario.selector.name == "full":
         raise ScenarioError(
             f"{scenario.name}: policy {choice.shown!r} drops pages by their scores, and selector 'full' scores none; "

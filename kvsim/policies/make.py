@@ -1,7 +1,12 @@
-"""How a scenario's choice becomes a fresh policy: classes found by name, parts composed, arguments shared out."""
+"""How a scenario's choice becomes a fresh policy: classes found by name, parts composed, arguments shared out.
+
+A plug-in is a class that is imported by name, or, given as an object (`PlugIns`), a class or an instance. An instance
+is a template: every run gets a deep copy of it, and a copy with a method ``prepare(setting)`` learns the sizes by it.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +15,16 @@ from kvsim.errors import ScenarioError
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS
 from kvsim.policies.composed import Paged
-from kvsim.policies.registry import ADMISSIONS, POLICIES, PREFETCHERS, Entry, find_entry, load_class
+from kvsim.policies.registry import (
+    ADMISSIONS,
+    NO_PLUG_INS,
+    POLICIES,
+    PREFETCHERS,
+    Entry,
+    PlugIns,
+    find_entry,
+    load_class,
+)
 from kvsim.scenario.toml import nearest
 
 WHOLE = ("attends", "holds", "reads_selection", "start", "decide", "page_opened")
@@ -24,7 +38,7 @@ PARTS = {
 NONE, ALWAYS = "none", "always"
 
 
-def find_policy(name: str) -> type[Policy]:
+def find_policy(name: str, plug_ins: PlugIns = NO_PLUG_INS) -> type[Policy]:
     """Return the policy class called `name`: a built-in, or ``package.module:Class``. For an evictor it is `Paged`.
 
     One of `PEERS` is found too, though it decides nothing: `make_policy` refuses it.
@@ -37,7 +51,8 @@ def find_policy(name: str) -> type[Policy]:
     entry = find_entry(POLICIES | PEERS, name, "policy")
     if entry is not None and entry.kind == "eviction":
         return Paged
-    found = load_class(entry.path if entry else name, f"policy {name!r}")
+    made_of = plug_ins[name] if name in plug_ins else load_class(entry.path if entry else name, f"policy {name!r}")
+    found = made_of if isinstance(made_of, type) else type(made_of)
     if name in PEERS:
         return found
     if _is_evictor(found):
@@ -46,7 +61,7 @@ def find_policy(name: str) -> type[Policy]:
     return found
 
 
-def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Policy:
+def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any], plug_ins: PlugIns = NO_PLUG_INS) -> Policy:
     """Return a fresh policy for one run of one back end.
 
     An evictor takes ``prefetch = "NAME"``, ``admission = "NAME"`` and ``compiled = false`` beside its own arguments
@@ -64,7 +79,7 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
         raise ScenarioError(f"{what}: a peer to measure, not a policy: `kvsim measure` runs it, nothing simulates it")
     chosen = dict(arguments)
     is_compiled = _taken(chosen, "compiled", True, what) if entry is not None and entry.compiled else True
-    found = _load(entry, name, what, is_compiled=is_compiled)
+    found = _load(entry, name, what, plug_ins, is_compiled=is_compiled)
     if not _is_evictor(found):
         _check_shape(found, WHOLE, f"{what}: not a policy class")
         _check_known(chosen, _arguments_of(found), what)
@@ -74,8 +89,8 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any]) -> Po
     admission = _taken(chosen, "admission", ALWAYS, what)
     parts = {
         "evict": found,
-        "prefetch": _part(PREFETCHERS, prefetch, "prefetcher", is_compiled=is_compiled),
-        "admission": _part(ADMISSIONS, admission, "admission", is_compiled=is_compiled),
+        "prefetch": _part(PREFETCHERS, prefetch, "prefetcher", plug_ins, is_compiled=is_compiled),
+        "admission": _part(ADMISSIONS, admission, "admission", plug_ins, is_compiled=is_compiled),
     }
     given = _share_out(chosen, parts, what)
     made = {role: _make(part, setting, given[role], what) for role, part in parts.items()}
@@ -104,30 +119,35 @@ def part_arguments(found: type[Any]) -> dict[str, Any]:
     }
 
 
-def _load(entry: Entry | None, name: str, what: str, *, is_compiled: bool) -> type[Any]:
+def _load(entry: Entry | None, name: str, what: str, plug_ins: PlugIns, *, is_compiled: bool) -> Any:
+    """Return a class, or the instance that is plugged in under this name."""
+    if name in plug_ins:
+        return plug_ins[name]
     if entry is None:
         return load_class(name, what)
     return load_class(entry.compiled if entry.compiled and is_compiled else entry.path, what)
 
 
-def _part(table: Mapping[str, Entry], name: str, role: str, *, is_compiled: bool) -> type[Any]:
+def _part(table: Mapping[str, Entry], name: str, role: str, plug_ins: PlugIns, *, is_compiled: bool) -> Any:
     what = f"{role} {name!r}"
-    found = _load(find_entry(table, name, role), name, what, is_compiled=is_compiled)
+    found = _load(find_entry(table, name, role), name, what, plug_ins, is_compiled=is_compiled)
     _check_shape(found, PARTS[role], f"{what}: not a class of this kind")
     return found
 
 
-def _is_evictor(found: type[Any]) -> bool:
+def _is_evictor(found: Any) -> bool:
     return hasattr(found, "victims") and not hasattr(found, "decide")
 
 
-def _check_shape(found: type[Any], wanted: tuple[str, ...], complaint: str) -> None:
+def _check_shape(found: Any, wanted: tuple[str, ...], complaint: str) -> None:
     missing = [part for part in wanted if not hasattr(found, part)]
     if missing:
         raise ScenarioError(f"{complaint}; it lacks {', '.join(missing)}")
 
 
-def _arguments_of(found: type[Any]) -> list[str]:
+def _arguments_of(found: Any) -> list[str]:
+    if not isinstance(found, type):
+        return []  # an instance has its arguments
     parameters = list(inspect.signature(found).parameters.values())[1:]
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return [parameter.name for parameter in parameters if parameter.kind not in kinds]
@@ -141,7 +161,7 @@ def _taken(arguments: dict[str, Any], key: str, default: Any, what: str) -> Any:
     return value
 
 
-def _share_out(arguments: Mapping[str, Any], parts: Mapping[str, type[Any]], what: str) -> dict[str, dict[str, Any]]:
+def _share_out(arguments: Mapping[str, Any], parts: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
     """Return which part gets which argument."""
     known = {role: _arguments_of(part) for role, part in parts.items()}
     names = sorted({name for owned in known.values() for name in owned})
@@ -167,7 +187,12 @@ def _check_known(arguments: Any, known: list[str], what: str) -> None:
             raise ScenarioError(f"{what}: unknown argument {argument!r}{nearest(argument, known)}")
 
 
-def _make(found: type[Any], setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
+def _make(found: Any, setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
+    if not isinstance(found, type):
+        made = copy.deepcopy(found)
+        if hasattr(made, "prepare"):
+            made.prepare(setting)
+        return made
     try:
         return found(setting, **arguments)
     except (TypeError, ValueError) as problem:

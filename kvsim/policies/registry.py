@@ -19,6 +19,15 @@ prefetcher and any admission beside it.
 """
 
 
+PlugIns: TypeAlias = Mapping[str, Any]
+"""Policies and parts of policies by ``module:Class``, for those that cannot be imported by it, as from a notebook.
+
+A value is a class, or an instance: a template of which every run gets a deep copy (`kvsim.policies.make`).
+"""
+
+NO_PLUG_INS: PlugIns = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One built-in class: where it is and where its idea comes from."""

@@ -12,9 +12,10 @@ from typing import Literal
 import tomli_w
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from kvsim.errors import CalibrationError
+from kvsim.errors import CalibrationError, ScenarioError
 from kvsim.profile.serving import ServingCosts
 from kvsim.profile.tables import CostTable, Row
+from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.toml import Strict, read_toml, validate
 
@@ -236,6 +237,29 @@ def load_profile(path: Path) -> Profile:
             f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; calibrate again"
         )
     return validate(Profile, tables, where=str(path), error=CalibrationError)
+
+
+def check_made_for(
+    profile: Profile, shape: ModelShape, quantisation: Quantisation | None = None, *, where: str
+) -> None:
+    """Refuse a profile of another model shape, or of weights packed otherwise.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the fields that differ.
+    """
+    way_out = "or set profile.allow_other_shape = true"
+    if profile.shape != shape:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made for another model shape than the scenario's, in these fields: "
+            f"{differing_fields(profile.shape, shape)}; calibrate this shape, {way_out}"
+        )
+    if profile.quantisation != quantisation:
+        raise ScenarioError(
+            f"{where}: profile {profile.name!r} was made with {profile.quantisation or 'unpacked'} weights, "
+            f"the scenario has {quantisation or 'unpacked'} ones; calibrate such weights with --quantisation, {way_out}"
+        )
 
 
 def write_profile(profile: Profile, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import SCHEMA_VERSION
+from kvsim.scenario.digest import file_digest
 
 SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
@@ -120,11 +120,6 @@ def write_picture(content: bytes, folder: Path, name: str) -> Path:
     return path
 
 
-def digest_of(content: bytes) -> str:
-    """Return the digest by which manifests know a file."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
 def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     """Return a Parquet file with a row for each record and a column for each name; null where a record lacks it.
 
@@ -174,7 +169,7 @@ def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) 
         pq.write_table(pa.table({column: pa.array(values) for column, values in columns.items()}), folder / name)
     for name, content in figures.items():
         (folder / name).write_bytes(content)
-    digests = {name: _digest(folder / name) for name in (SUMMARY, *tables, *figures)}
+    digests = {name: file_digest(folder / name) for name in (SUMMARY, *tables, *figures)}
     manifest = result.manifest | {"files": digests} | ({"tables": sorted(result.tables)} if result.tables else {})
     (folder / MANIFEST).write_text(summary_json(manifest), encoding="utf-8")
 
@@ -196,10 +191,6 @@ def _remove(partial: Path) -> None:
         partial.parent.rmdir()
 
 
-def _digest(path: Path) -> str:
-    return digest_of(path.read_bytes())
-
-
 def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     written = manifest.get("files")
     if not isinstance(written, dict):
@@ -208,7 +199,7 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     for name in (SUMMARY, *tables, *([ROWS] if ROWS in written else [])):
         expected = written.get(name)
         try:
-            found = _digest(path / name)
+            found = file_digest(path / name)
         except OSError as problem:
             raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
         if found != expected:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Scalar, SizeBytes, expand_cells, load
+from kvsim.scenario.file import MAX_CELLS, AnyScenario, Fraction, Output, Overrides, Scalar, SizeBytes, load
 from kvsim.scenario.shapes import SHAPES, DType, ModelShape, Quantisation
 from kvsim.scenario.toml import Listed, Strict, nearest
 from kvsim.types import UNIT_TOKENS, Partition
@@ -23,7 +22,6 @@ __all__ = [
     "PolicyChoice",
     "Scenario",
     "SelectorChoice",
-    "expand",
     "load_scenario",
 ]
 
@@ -243,11 +241,6 @@ class Scenario(AnyScenario):
     measure: Measure | None = None
 
 
-def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(path: Path, overrides: Overrides = ()) -> Scenario:
     """Return the decode scenario in the file `path`; see `kvsim.scenario.file.load`."""
     return load(Scenario, path, overrides)
-
-
-def expand(scenario: Scenario) -> list[Scenario]:
-    """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
-    return expand_cells(scenario)

@@ -1,25 +1,29 @@
-"""Scenario files of every kind: one TOML file, strict, overridden by ``KEY=VALUE``, and the cells its lists make.
+"""Scenario files of every experiment: one TOML file, strict, overridden by ``KEY=VALUE``, and the cells its lists make.
 
-`load` reads a file as one tree of frozen objects and reports all faults at once; `expand_cells` turns the lists under
-``[sweep]`` into one scenario a cell. What a scenario of one kind may say is its tree, derived from `AnyScenario`.
+A file is read once (`read_scenario`) and validated once (`parse_scenario`): the result is one tree of frozen objects,
+and its `cells` are one such tree for each combination of the values under ``[sweep]``. All errors are reported at once.
+What a scenario of one experiment may contain is its tree, derived from `AnyScenario`.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from kvsim.errors import ScenarioError
-from kvsim.scenario.toml import Listed, Strict, faults_of, leaves_at, nearest, parse_toml, read_toml, validate, value_at
+from kvsim.scenario.digest import content_digest
+from kvsim.scenario.overrides import parse_override, set_at
+from kvsim.scenario.toml import Listed, Strict, leaves_at, nearest, parsed, read_text, tables_of, value_at
 from kvsim.units import parse_bytes
 
 SCHEMA_VERSION = 1
@@ -55,6 +59,9 @@ SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes), AfterV
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Scalar: TypeAlias = str | int | float | bool
 
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""``KEY=VALUE`` texts as the command line has them, or values by dotted field. A list sweeps its field."""
+
 
 class Output(Strict):
     """Where results go."""
@@ -64,14 +71,14 @@ class Output(Strict):
 
 
 class AnyScenario(Strict):
-    """What scenarios of every kind say."""
+    """What scenarios of every experiment contain."""
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Groups of fields of which one is given: setting one takes the others' place."""
     lists: ClassVar[tuple[str, ...]] = ("exclude",)
     """Fields that are lists: a list given for one of them is its value and sweeps nothing."""
     not_swept: ClassVar[dict[str, str]] = {}
-    """Fields that cannot be swept, each with what to say of it, beside those of every kind."""
+    """Fields that cannot be swept, each with the reason, besides those of every experiment."""
     younger: ClassVar[tuple[str, ...]] = ("exclude",)
     """Dotted fields added after the first results: where unset they are left out of `hash`, which stays what it was."""
 
@@ -94,42 +101,105 @@ class AnyScenario(Strict):
             if not table[last]:
                 del table[last]
         text = json.dumps(tables, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return content_digest(text)
+
+    @cached_property
+    def cells(self) -> tuple[Self, ...]:
+        """The scenario of each combination of the values under ``[sweep]``, in the file's order, validated once.
+
+        Raises
+        ------
+        ScenarioError
+            With a line for every error; never of a scenario that was read from a file.
+        """
+        cells, faults = _swept(type(self), self.model_dump(mode="python", exclude_unset=True), known=[])
+        if faults:
+            raise ScenarioError("\n".join(f"{self.name}: {fault}" for fault in faults))
+        return cells
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with changed fields; its cells are its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("cells", None)
+        return copied
+
+    def swept_values(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values of dotted fields, as those that vary have them in one cell."""
+        return {key: _value_of(self, key) for key in keys}
 
 
 ScenarioT = TypeVar("ScenarioT", bound=AnyScenario)
 
 
-def load(tree: type[ScenarioT], path: Path, overrides: Sequence[str] = ()) -> ScenarioT:
-    """Return the scenario in the file `path`, as `tree` describes it, with ``KEY=VALUE`` overrides applied.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioText:
+    """A scenario file as it was read."""
 
-    A value is TOML, or else text. A list sweeps its field, but for those that are lists (`AnyScenario.lists`).
+    path: Path
+    text: str
+    tables: dict[str, Any]
+
+
+def read_scenario(path: Path) -> ScenarioText:
+    """Return the scenario file `path`, read and parsed once, not yet validated.
 
     Raises
     ------
     ScenarioError
-        With a line for every fault: the key, what was found, what would be right, the nearest valid name.
+        If it cannot be read or is not TOML.
     """
-    tables = read_toml(path, ScenarioError)
-    if isinstance(tables.get("sweep"), dict):
-        tables["sweep"] = dict(leaves_at(tables["sweep"]))
-    for override in overrides:
-        _override(tree, tables, override)
-    where = f"{path} with --set" if overrides else str(path)
-    faults = faults_of(tree, tables)
-    faults += _sweep_faults(tree, tables, known=faults)
-    if faults:
-        raise ScenarioError("\n".join(f"{where}: {fault}" for fault in faults))
-    return validate(tree, tables, where=where, error=ScenarioError)
+    text = read_text(path, ScenarioError)
+    return ScenarioText(path=path, text=text, tables=tables_of(text, path, ScenarioError))
 
 
-def expand_cells(scenario: ScenarioT) -> list[ScenarioT]:
-    """Return one scenario for each combination of the values under ``[sweep]``, in the file's order."""
-    tables = scenario.model_dump(mode="python", exclude_unset=True)
-    return [
-        validate(type(scenario), cell, where=scenario.name, error=ScenarioError)
-        for cell in _cells(type(scenario), tables, scenario.sweep, scenario.exclude)
-    ]
+def load(tree: type[ScenarioT], path: Path, overrides: Overrides = ()) -> ScenarioT:
+    """Return the scenario in the file `path`; see `parse_scenario`."""
+    return parse_scenario(tree, read_scenario(path).tables, overrides, where=str(path))
+
+
+def parse_scenario(
+    tree: type[ScenarioT], tables: Mapping[str, Any], overrides: Overrides = (), *, where: str
+) -> ScenarioT:
+    """Return the scenario in `tables`, as `tree` describes it, with overrides applied, and with its cells.
+
+    The value of a ``KEY=VALUE`` is TOML, or else text. A list sweeps its field, but for those that are lists
+    (`AnyScenario.lists`).
+
+    Parameters
+    ----------
+    where
+        Where the tables come from: what error messages begin with.
+
+    Raises
+    ------
+    ScenarioError
+        With a line for every error: the key, its value, what would be right, the nearest valid name.
+    """
+    own: dict[str, Any] = copy.deepcopy(dict(tables))
+    if isinstance(own.get("sweep"), dict):
+        own["sweep"] = dict(leaves_at(own["sweep"]))
+    for key, value in _pairs(tree, overrides):
+        _override(tree, own, key, value)
+    scenario, faults = parsed(tree, own)
+    cells, more = _swept(tree, own, known=faults)
+    if scenario is None or more:
+        how = "overrides" if isinstance(overrides, Mapping) else "--set"
+        start = f"{where} with {how}" if overrides else where
+        raise ScenarioError("\n".join(f"{start}: {fault}" for fault in [*faults, *more]))
+    vars(scenario)["cells"] = cells
+    return scenario
+
+
+def _pairs(tree: type[AnyScenario], overrides: Overrides) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted field and the value of each override."""
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for text in overrides:
+        key, value = parse_override(text)
+        if key in tree.lists and key != "exclude" and value == text.partition("=")[2].strip():  # names without quotes
+            value = [name.strip() for name in value.strip("[]").split(",")]
+        yield key, value
 
 
 def _cells(
@@ -155,11 +225,34 @@ _NOT_SWEPT = {
 }
 
 
-def _sweep_faults(tree: type[AnyScenario], tables: dict[str, Any], known: list[str]) -> list[str]:
-    """Return the faults that only swept values have, those `known` of the rest of the file left out."""
+def _swept(tree: type[ScenarioT], tables: dict[str, Any], known: list[str]) -> tuple[tuple[ScenarioT, ...], list[str]]:
+    """Return the cells, and the errors that only swept values have, those `known` of the rest of the file left out."""
     sweep = tables.get("sweep", {})
     if not isinstance(sweep, dict) or any(fault.startswith("sweep") for fault in known):
-        return []
+        return (), []
+    exclude = tables.get("exclude", [])
+    faults = _key_faults(tree, sweep)
+    if not faults and not any(fault.startswith("exclude") for fault in known):
+        faults = _exclude_faults(tables, sweep, exclude)
+    if faults or any(fault.startswith("exclude") for fault in known):
+        return (), faults
+    cells: list[ScenarioT] = []
+    found: dict[str, None] = {}
+    num_kept = 0
+    try:
+        for cell_tables in _cells(tree, tables, sweep, exclude):
+            num_kept += 1
+            cell, own_faults = parsed(tree, cell_tables)
+            cells += [] if cell is None else [cell]
+            found |= dict.fromkeys(fault for fault in own_faults if fault not in known)
+    except ScenarioError as problem:
+        found[str(problem)] = None
+    none_left = [] if num_kept or found else ["exclude: leaves no combination of [sweep]"]
+    return tuple(cells), [f"sweep: {fault}" for fault in found] + none_left
+
+
+def _key_faults(tree: type[AnyScenario], sweep: Mapping[str, Any]) -> list[str]:
+    """Return the errors of a sweep whatever its values: fields that cannot vary, none to vary over, too many cells."""
     faults = []
     for key, values in sweep.items():
         shown = key if key.isprintable() else json.dumps(key)
@@ -174,20 +267,7 @@ def _sweep_faults(tree: type[AnyScenario], tables: dict[str, Any], known: list[s
     num_cells = math.prod(len(values) for values in sweep.values())
     if num_cells > MAX_CELLS:
         faults.append(f"sweep: {num_cells} combinations; at most {MAX_CELLS}")
-    if faults:
-        return faults
-    exclude = tables.get("exclude", [])
-    if any(fault.startswith("exclude") for fault in known) or (faults := _exclude_faults(tables, sweep, exclude)):
-        return faults
-    found: dict[str, None] = {}
-    num_kept = 0
-    try:
-        for cell in _cells(tree, tables, sweep, exclude):
-            num_kept += 1
-            found |= dict.fromkeys(fault for fault in faults_of(tree, cell) if fault not in known)
-    except ScenarioError as problem:
-        found[str(problem)] = None
-    return [f"sweep: {fault}" for fault in found] or ([] if num_kept else ["exclude: leaves no combination of [sweep]"])
+    return faults
 
 
 def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> list[str]:
@@ -200,23 +280,14 @@ def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequ
     ]
 
 
-def _override(tree: type[AnyScenario], tables: dict[str, Any], override: str) -> None:
-    key, sign, text = (part.strip() for part in override.partition("="))
-    if not sign or not key:
-        raise ScenarioError(f"--set {override!r}: write KEY=VALUE, as in --set budget.pages_per_layer=64")
-    value: Any = text
-    try:
-        parsed = parse_toml(f"value = {text}")
-        value = parsed["value"] if set(parsed) == {"value"} else text
-    except (ValueError, RecursionError):
-        if key in tree.lists and key != "exclude":
-            value = [name.strip() for name in text.strip("[]").split(",")]
+def _override(tree: type[AnyScenario], tables: dict[str, Any], key: str, value: Any) -> None:
+    """Set a field, or sweep it where `value` is a list; it no longer varies otherwise."""
     sweep = tables.setdefault("sweep", {})
     if isinstance(sweep, dict):
         sweep.pop(key, None)
         for other in _alternatives(tree, key):
             sweep.pop(other, None)
-        if isinstance(value, list) and key not in tree.lists and not key.startswith("sweep."):
+        if isinstance(value, list | tuple) and key not in tree.lists and not key.startswith("sweep."):
             sweep[key] = value
             return
     _set(tree, tables, key, value)
@@ -228,14 +299,14 @@ def _alternatives(tree: type[AnyScenario], dotted: str) -> list[str]:
 
 
 def _set(tree: type[AnyScenario], tables: dict[str, Any], dotted: str, value: Any) -> None:
-    *outer, last = dotted.split(".")
-    if outer and outer[0] == "sweep":
-        outer, last = ["sweep"], dotted.removeprefix("sweep.")
-    current = tables
-    for part in outer:
-        if not isinstance(current.setdefault(part, {}), dict):
-            raise ScenarioError(f"{dotted}: {part} is no table, so {last!r} cannot be set in it")
-        current = current[part]
+    path = ["sweep", dotted.removeprefix("sweep.")] if dotted.startswith("sweep.") else dotted.split(".")
+    set_at(tables, path, value)
     for other in _alternatives(tree, dotted):
-        current.pop(other.rpartition(".")[2], None)
-    current[last] = value
+        value_at(tables, ".".join(path[:-1])).pop(other.rpartition(".")[2], None)
+
+
+def _value_of(scenario: AnyScenario, dotted: str) -> Any:
+    value: Any = scenario
+    for part in dotted.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value

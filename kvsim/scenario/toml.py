@@ -39,10 +39,15 @@ Listed: TypeAlias = Annotated[tuple[_T, ...], BeforeValidator(_as_tuple)]
 
 def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
     """Return the tables of a TOML file; anything unreadable is raised as `error` in one line."""
+    return tables_of(read_text(path, error), path, error)
+
+
+def read_text(path: Path, error: type[KvsimError]) -> str:
+    """Return the text of a file; anything unreadable is raised as `error` in one line."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise error(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB, which no file of this kind is")
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -51,6 +56,14 @@ def read_toml(path: Path, error: type[KvsimError]) -> dict[str, Any]:
         raise error(f"{path}: {problem.strerror}") from None
     except UnicodeDecodeError:
         raise error(f"{path}: not UTF-8 text") from None
+    except ValueError as problem:  # a null byte in the name
+        raise error(f"{path}: not a file name: {problem}") from None
+
+
+def tables_of(text: str, path: Path, error: type[KvsimError]) -> dict[str, Any]:
+    """Return the tables of the `text` of a TOML file; what is not TOML is raised as `error` in one line."""
+    try:
+        return parse_toml(text)
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid TOML: {problem}") from None
 
@@ -106,11 +119,15 @@ def value_at(tables: dict[str, Any], dotted: str) -> Any:
 
 def faults_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
     """Return every fault of `tables` as a `model`, one line each; none where it is valid."""
+    return parsed(model, tables)[1]
+
+
+def parsed(model: type[ModelT], tables: dict[str, Any]) -> tuple[ModelT | None, list[str]]:
+    """Return `tables` as a `model`, None where that cannot be, and every error, one line each."""
     try:
-        model.model_validate(tables)
+        return model.model_validate(tables), []
     except ValidationError as problem:
-        return _faults(model, tables, problem)
-    return []
+        return None, _faults(model, tables, problem)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from kvsim.calibration.plan import FULL, QUICK, Plan  # noqa: E402
 from kvsim.engine.links.page_pool import PagePool  # noqa: E402
 from kvsim.engine.paged.speculation import Speculation  # noqa: E402
 from kvsim.errors import CalibrationError  # noqa: E402
-from kvsim.experiments.cost_tables import COST_TABLES  # noqa: E402
+from kvsim.experiments.registry import all_cost_tables  # noqa: E402
 from kvsim.policies import Paged  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.profile.profile import load_profile, write_profile  # noqa: E402
@@ -68,7 +68,7 @@ def tiny_plan(monkeypatch):
 
 def _profile():
     return calibrate(
-        shape=SHAPE, name="tiny", quick=True, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, cost_tables=COST_TABLES
+        shape=SHAPE, name="tiny", quick=True, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, cost_tables=all_cost_tables()
     )
 
 
@@ -79,7 +79,7 @@ def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
         name="tiny",
         quick=True,
         bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S,
-        cost_tables=COST_TABLES,
+        cost_tables=all_cost_tables(),
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     write_profile(profile, tmp_path / "tiny.toml")

@@ -100,7 +100,7 @@ def test_ctrl_c_is_one_line_and_code_130(capsys: pytest.CaptureFixture[str], mon
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kvsim.experiments.load_scenario", interrupted)
+    monkeypatch.setattr("kvsim.experiments.registry.load_scenario", interrupted)
     assert error_line(capsys, "scenarios", code=130) == "interrupted"
 
 
@@ -108,7 +108,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("kvsim.experiments.load_scenario", broken)
+    monkeypatch.setattr("kvsim.experiments.registry.load_scenario", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         run_command(["scenarios"])
 

@@ -82,7 +82,7 @@ def test_a_plug_in_that_breaks_a_rule_is_told_in_a_line_each_and_exit_code_2(
     ("arguments", "told"),
     [
         (["policy", "test", "lrru"], "did you mean 'lru'"),
-        (["policy", "test", "lru", "--set", "prefetch"], "KEY=VALUE is wanted"),
+        (["policy", "test", "lru", "--set", "prefetch"], "write KEY=VALUE, as in --set prefetch=previous-step"),
         (["policy", "test", "lru", "--set", "prefetch=none", "--set", "speed=3"], "unknown argument 'speed'"),
         (["policy", "time", "resident"], "costs nothing"),
         (["policy", "time", "lru", "--profile", "cpu-smollm2-135m"], "go together"),

@@ -241,7 +241,7 @@ def test_a_text_too_short_is_told_how_many_tokens_it_has(tiny_model, tiny_tokeni
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(tiny_model, tiny_tokenizer, tmp_path):
-    with pytest.raises(KvsimError, match=r"context is 512 tokens, 513 are asked for"):
+    with pytest.raises(KvsimError, match=r"tokens of prompt and \d+ decoded: 513 tokens, the model reads 512"):
         captured_bytes(tiny_model, tiny_tokenizer, tmp_path / "a", text=some_text(600), prompt_tokens=473)
 
 

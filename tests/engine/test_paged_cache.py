@@ -263,7 +263,8 @@ def test_what_a_cache_cannot_do_is_one_line(tiny_model, ids, use, message):
         ({"policy": None}, ScenarioError, "policy= one of resident, stream, lru, attention"),
         ({"overrides": ("budget.pages_per_layer=[6, 7]",)}, ScenarioError, "sweeps budget.pages_per_layer"),
         ({"overrides": ('selector.channel="mass"',)}, ScenarioError, "selector.channel 'mass'"),
-        ({"max_tokens": 600}, KvsimError, "max_tokens=600: the model reads 1 to 512"),
+        ({"max_tokens": 600}, KvsimError, "max_tokens: 600 tokens, the model reads 512"),
+        ({"max_tokens": 0}, KvsimError, "max_tokens=0: should be at least 1"),
         ({"batch": 0}, KvsimError, "batch must be at least 1"),
         ({"bandwidth_bytes_per_s": 0.0}, KvsimError, "above 0"),
         (

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kvsim.engine.model.loading import read_shape
+from kvsim.experiments.registry import load_scenario
 from kvsim.profile.profile import write_profile
 from kvsim.profile.tables import CostTable
 from tests.accesses import make_profile
+
+
+def load_named(path: Path, overrides: Sequence[str] = ()) -> tuple[str, Any]:
+    """Return the name of the experiment of a scenario file, and the scenario."""
+    loaded = load_scenario(path, overrides)
+    return loaded.experiment, loaded.scenario
 
 
 def forward_table(weights_s: float = 1e-3, token_s: float = 1e-5, cached_s: float = 1e-7) -> CostTable:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvsim.errors import ScenarioError
-from kvsim.scenario.decode import MAX_CELLS, Scenario, expand, load_scenario
+from kvsim.scenario.decode import MAX_CELLS, Scenario, load_scenario
 
 GOOD = """\
 schema_version = 1
@@ -217,7 +217,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, make: Callable[
 
 
 def test_expand_makes_every_combination_in_the_order_of_the_file(load: Load) -> None:
-    cells = expand(load())
+    cells = load().cells
     contexts = [cell.trace.extrapolate.context_tokens for cell in cells if cell.trace.extrapolate]
     assert contexts == [32768] * 3 + [65536] * 3
     assert [cell.budget.context_frac for cell in cells] == [0.1, 0.25, 0.5] * 2
@@ -237,13 +237,13 @@ def test_an_argument_given_as_a_list_makes_a_policy_of_each_combination(load: Lo
     made = scenario.run.policies[2:]
     assert [choice.shown for choice in made] == [f"least recent(k={k}, a={a})" for k in (1, 2) for a in (True, False)]
     assert [choice.arguments for choice in made] == [{"k": k, "b": "x", "a": a} for k in (1, 2) for a in (True, False)]
-    assert [len(cell.run.policies) for cell in expand(scenario)] == [6] * 6
+    assert [len(cell.run.policies) for cell in scenario.cells] == [6] * 6
 
 
 def kept(scenario: Scenario) -> list[tuple[int, float | None]]:
     return [
         (cell.trace.extrapolate.context_tokens, cell.budget.context_frac)
-        for cell in expand(scenario)
+        for cell in scenario.cells
         if cell.trace.extrapolate
     ]
 
@@ -319,7 +319,7 @@ def test_equal_scenarios_have_equal_hashes_and_others_do_not(load: Load) -> None
         ("sweep.budget.context_frac=[0.7]", lambda s: s.sweep["budget.context_frac"] == (0.7,)),
         ("budget.pages_per_layer=64", lambda s: (s.budget.pages_per_layer, s.budget.context_frac) == (64, None)),
         ("budget.pages_per_layer=64", lambda s: list(s.sweep) == ["trace.extrapolate.context_tokens"]),
-        ("budget.pages_per_layer=[64, 65]", lambda s: [c.budget.pages_per_layer for c in expand(s)] == [64, 65] * 2),
+        ("budget.pages_per_layer=[64, 65]", lambda s: [c.budget.pages_per_layer for c in s.cells] == [64, 65] * 2),
     ],
 )
 def test_set_overrides_any_field_and_what_swept_it(
@@ -375,7 +375,7 @@ def test_no_toml_raises_anything_but_a_scenario_error_of_whole_lines(
         path.write_text(tomli_w.dumps(tomllib.loads(GOOD) | changes), encoding="utf-8")
     try:
         scenario = load_scenario(path)
-        expand(scenario)
+        assert scenario.cells
     except ScenarioError as problem:
         for line in str(problem).splitlines():
             assert line.startswith(f"{path}: ")
@@ -397,6 +397,6 @@ def test_no_override_raises_anything_but_a_scenario_error(tmp_path: Path, key: s
     path = tmp_path / "good.toml"
     path.write_text(GOOD, encoding="utf-8")
     try:
-        expand(load_scenario(path, [f"{key}={value}"]))
+        _ = load_scenario(path, [f"{key}={value}"]).cells
     except ScenarioError as problem:
         assert str(problem)

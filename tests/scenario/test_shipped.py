@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.experiments import DECODE, load_scenario, simulated_kind
+from kvsim.experiments.registry import DECODE, load_experiment, load_scenario
 from kvsim.profile.profile import load_profile
-from kvsim.scenario.file import expand_cells
 from kvsim.scenario.shipped import CAPTURE_SUFFIX, REQUESTS_SUFFIX, shipped, shipped_folder, shipped_scenarios
 from kvsim.traces.access.file import open_trace
 from kvsim.traces.requests.base import gather
@@ -16,11 +15,12 @@ from kvsim.traces.requests.full_blocks import read_full_blocks
 @pytest.mark.parametrize("name", shipped_scenarios())
 def test_a_shipped_scenario_can_be_run_and_asks_a_question(name: str) -> None:
     path = shipped_scenarios()[name]
-    kind, scenario = load_scenario(path)
+    loaded = load_scenario(path)
+    scenario = loaded.scenario
     assert scenario.name == name
     assert scenario.question.endswith("?")
-    num_cells = len(expand_cells(scenario)) * (len(scenario.run.policies) if kind == DECODE else 1)
-    assert simulated_kind(kind).check(scenario, path.parent) == num_cells
+    num_cells = len(scenario.cells) * (len(scenario.run.policies) if loaded.experiment == DECODE else 1)
+    assert load_experiment(loaded.experiment).check(scenario, path.parent) == num_cells
 
 
 @pytest.mark.parametrize("name", shipped("captures", REQUESTS_SUFFIX))

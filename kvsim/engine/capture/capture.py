@@ -14,9 +14,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvsim.engine.capture.recorder import QUEST, StepRecorder, parse_channel, recording
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.loading import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
+from kvsim.scenario.checks import check_length
 from kvsim.scenario.shapes import DType, ModelShape
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.traces.access.file import TraceWriter
@@ -106,12 +108,8 @@ def capture(
         If the file cannot be written.
     """
     shape = shape_of(model)
-    limit = model.config.max_position_embeddings
-    if request.max_tokens > limit:
-        raise KvsimError(
-            f"{origin.model}: its context is {limit} tokens, {request.max_tokens} are asked for "
-            f"({request.prompt_tokens} of prompt, {request.decode_tokens} decoded)"
-        )
+    lengths = f"{request.prompt_tokens} tokens of prompt and {request.decode_tokens} decoded"
+    check_length(request.max_tokens, context_limit_of(model), where=f"{origin.model}: {lengths}")
     header = _header(text, shape, request, origin)
     tokens = _tokens(tokenizer, text, request, origin).to(model.device)
     steps = _steps(model, tokens, request, progress or _silent)

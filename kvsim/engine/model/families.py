@@ -111,6 +111,12 @@ def shape_of_config(config: Any, dtype: DType) -> ModelShape:
     )
 
 
+def context_limit_of(model: Any) -> int | None:
+    """Return the most tokens that a model was made to read; None where its configuration does not say."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    return limit
+
+
 def head_dim_of(config: Any) -> int:
     """Return the numbers in one head's key; configurations that leave it out mean the hidden size over the heads."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

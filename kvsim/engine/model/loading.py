@@ -25,6 +25,7 @@ from kvsim.engine.model.families import check_config, shape_of_config
 from kvsim.engine.model.families import shape_of as shape_of
 from kvsim.engine.model.sdpa import leave_cudnn_out
 from kvsim.errors import KvsimError
+from kvsim.scenario.checks import check_shape
 from kvsim.scenario.shapes import DType, ModelShape, Quantisation
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?\Z", re.ASCII)
@@ -68,6 +69,21 @@ def load_model(
     module.train(False)
     if quantisation is None:
         module.to(device)  # packed weights are there already, and refuse to move
+    return model, tokenizer
+
+
+def load_model_of(
+    shape: ModelShape, path_or_id: str, device: str, *, quantisation: Quantisation | None = None, where: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return model and tokenizer as `load_model` does, of the sizes that a scenario says.
+
+    Raises
+    ------
+    ScenarioError
+        If the model has others, naming the fields; the line begins with `where`.
+    """
+    model, tokenizer = load_model(path_or_id, shape.dtype, device, quantisation=quantisation)
+    check_shape(shape_of(model), shape, where=f"{where}: the model in {path_or_id}")
     return model, tokenizer
 
 

@@ -9,12 +9,14 @@ from typing import Any
 from kvsim.engine.links.base import EmulatedLink, Link
 from kvsim.engine.links.cuda import CudaLink, mechanism_named
 from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.profile.profile import load_profile
-from kvsim.scenario.decode import PolicyChoice, Scenario, expand, load_scenario
+from kvsim.scenario.checks import check_length
+from kvsim.scenario.decode import PolicyChoice, Scenario, load_scenario
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_profile, find_scenario
 from kvsim.scenario.toml import nearest
@@ -30,7 +32,7 @@ def concrete_scenario(scenario: Scenario | Path | str, overrides: Sequence[str])
         scenario = load_scenario(path, overrides)
     elif overrides:
         raise ScenarioError(f"{scenario.name}: overrides are for a scenario given by file or name")
-    cells = expand(scenario)
+    cells = scenario.cells
     if len(cells) > 1:
         raise ScenarioError(
             f"{scenario.name}: sweeps {', '.join(scenario.sweep)}; a cache has one value of each: "
@@ -57,9 +59,9 @@ def max_tokens_of(scenario: Scenario, model: Any, max_tokens: int | None) -> int
         if scenario.measure is None:
             raise ScenarioError(f"{scenario.name}: no [measure] table tells the longest context; give max_tokens=")
         max_tokens = scenario.measure.prompt_tokens + scenario.measure.num_steps
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if max_tokens < 1 or (limit is not None and max_tokens > limit):
-        raise KvsimError(f"max_tokens={max_tokens}: the model reads 1 to {limit} tokens")
+    if max_tokens < 1:
+        raise KvsimError(f"max_tokens={max_tokens}: should be at least 1")
+    check_length(max_tokens, context_limit_of(model), where="max_tokens")
     return max_tokens
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kvsim.errors import TraceError
-from kvsim.experiments.decode.cells import measure_of, trace_name
+from kvsim.experiments.decode.cells import measure_of
+from kvsim.experiments.decode.recorded import trace_name
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import CAPTURE_SUFFIX
 from kvsim.traces import MASS, TraceFile, open_trace

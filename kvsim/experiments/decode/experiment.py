@@ -1,4 +1,4 @@
-"""Decode scenarios: the pages of a KV cache that does not fit, simulated."""
+"""What the experiment offers, for the registry: the pages of a KV cache that does not fit, step by step in decode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kvsim.experiments import Compared, Job
+from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.crosscheck import accesses_in, verdict_lines
 from kvsim.experiments.decode.report.compare import Comparison
 from kvsim.experiments.decode.report.compare import compare as compare_cells
@@ -15,33 +15,12 @@ from kvsim.experiments.decode.report.figures import figures_of
 from kvsim.experiments.decode.report.out_of_sample import compare_out_of_sample as out_of_sample
 from kvsim.experiments.decode.report.out_of_sample_tables import out_of_sample_figure, out_of_sample_text
 from kvsim.experiments.decode.report.table import text_table, verdict_text
-from kvsim.experiments.decode.simulate import check_scenario, range_warnings
-from kvsim.experiments.decode.simulate import simulate as simulate_decode
+from kvsim.experiments.decode.simulate import check, simulate, warnings
+from kvsim.experiments.types import Compared, Experiment
+from kvsim.policies.baselines import PEERS
 from kvsim.report.results import RunResult, records_parquet, summary_json
 from kvsim.report.style import png
-from kvsim.scenario.decode import Scenario, expand
-
-
-def check(scenario: Scenario, beside: Path | None) -> int:
-    """Check profile, trace, policies and budgets of every cell; see `check_scenario`."""
-    return check_scenario(scenario, beside)
-
-
-def warnings(scenario: Scenario, beside: Path | None) -> list[str]:
-    """Return a line for each cost that lies outside what the profile measured; see `range_warnings`."""
-    return range_warnings(scenario, beside)
-
-
-def simulate(scenario: Scenario, job: Job) -> RunResult:
-    """Simulate every cell; see `kvsim.experiments.decode.simulate.simulate`."""
-    return simulate_decode(
-        scenario,
-        text=job.text,
-        command=job.command,
-        beside=job.beside,
-        progress=job.progress,
-        recorded=accesses_in(job.recorded) if job.recorded else None,
-    )
+from kvsim.scenario.decode import Scenario
 
 
 def show(summary: Mapping[str, Any]) -> str:
@@ -51,20 +30,31 @@ def show(summary: Mapping[str, Any]) -> str:
     return f"{text_table(summary)}\n\n{verdict_text(summary)}"
 
 
-def figures(result: RunResult) -> dict[str, bytes]:
-    """Return the pictures of a result."""
-    return figures_of(result)
-
-
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare counts and times, cell by cell; see `kvsim.experiments.decode.report.compare.compare`."""
     return compared(compare_cells(simulated, measured))
 
 
+def check_simulated(scenario: Scenario) -> None:
+    """Refuse somebody else's cache, where it is to be simulated as well.
+
+    Raises
+    ------
+    ScenarioError
+        Naming it.
+    """
+    for choice in scenario.run.policies:
+        if choice.name in PEERS:
+            raise ScenarioError(
+                f"{scenario.name}: policy {choice.name!r}: a peer to measure, not a policy: `kvsim measure` runs it, "
+                "nothing simulates it; leave it out of run.policies here"
+            )
+
+
 def check_accesses(scenario: Scenario, place: Path) -> None:
     """Refuse a place that has not the accesses of every cell; see `kvsim.experiments.decode.crosscheck.accesses_in`."""
     find = accesses_in(place)
-    for cell in expand(scenario):
+    for cell in scenario.cells:
         find(cell)
 
 
@@ -103,3 +93,16 @@ def compared(found: Comparison) -> Compared:
             "compare.json": summary_json(contents).encode(),
         },
     )
+
+
+EXPERIMENT: Experiment[Scenario] = Experiment(
+    check=check,
+    warnings=warnings,
+    simulate=simulate,
+    show=show,
+    figures=figures_of,
+    compare=compare,
+    check_simulated=check_simulated,
+    check_accesses=check_accesses,
+    compare_out_of_sample=compare_out_of_sample,
+)

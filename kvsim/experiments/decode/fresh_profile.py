@@ -9,8 +9,9 @@ from kvsim.calibration import calibrate
 from kvsim.calibration.measure import CostTables, Progress
 from kvsim.calibration.staleness import judge, reasons_here
 from kvsim.errors import ScenarioError
+from kvsim.experiments.base import near
 from kvsim.experiments.decode.cells import resolve_shape
-from kvsim.experiments.decode.measure import near
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile, load_profile, write_profile
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import find_profile
@@ -18,13 +19,12 @@ from kvsim.scenario.shipped import find_profile
 
 def fresh_profile(
     scenario: Scenario,
+    job: Job,
     folder: Path,
     *,
     recalibrate: bool | None,
     say: Callable[[str], None],
     progress: Progress,
-    beside: Path | None = None,
-    command: str = "",
     cost_tables: Sequence[CostTables] = (),
 ) -> Path | None:
     """Return the profile to use in place of the scenario's own; None where that one is to be used.
@@ -44,13 +44,13 @@ def fresh_profile(
     KvsimError
         If the model or the profile cannot be had.
     """
-    own = load_profile(find_profile(scenario.profile.path, beside))
+    own = load_profile(find_profile(scenario.profile.path, job.base_dir))
     if recalibrate is False:
         reasons = reasons_here(own, resolve_shape(scenario))
         if reasons:
             say(f"profile {own.name} is stale: {'; '.join(reasons)}; used all the same (--no-calibrate)")
         return None
-    model = _model(scenario, beside)
+    model = _model(scenario, job.base_dir)
     file = (folder / f"profile-{scenario.name}.toml").resolve()
     if recalibrate is None:
         asked = load_profile(file) if file.is_file() else own
@@ -58,14 +58,14 @@ def fresh_profile(
         say(f"{found.line}; calibrating" if found.is_stale else found.line)
         if not found.is_stale:
             return file if asked is not own else None
-    write_profile(_calibrated(scenario, model, own, command, progress, cost_tables), file)
+    write_profile(_calibrated(scenario, model, own, job.command, progress, cost_tables), file)
     return file
 
 
-def _model(scenario: Scenario, beside: Path | None) -> str:
+def _model(scenario: Scenario, base_dir: Path | None) -> str:
     if scenario.model.path is None:
         raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
-    return near(scenario.model.path, beside)
+    return near(scenario.model.path, base_dir)
 
 
 def _calibrated(

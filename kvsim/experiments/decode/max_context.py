@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +10,18 @@ from typing import Any, Literal, TypeAlias
 
 from kvsim.calibration.machine import free_memory_bytes
 from kvsim.calibration.random_inputs import random_model
-from kvsim.engine.model.loading import load_model, shape_of
+from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import CapacityError, ScenarioError
-from kvsim.experiments.decode.cells import Cell, cells_of, check_budget, measure_of
+from kvsim.experiments.base import near
+from kvsim.experiments.decode.cells import Cell, Extent, cells_of, measured_extent, resolve
+from kvsim.experiments.decode.engine.inputs import check_peer, decode_input
 from kvsim.experiments.decode.engine.probe import NUM_STEPS, ContextProbe, Need, need_of
-from kvsim.experiments.decode.measure import check_peer, decode_input, near
-from kvsim.policies import find_policy
+from kvsim.experiments.decode.report.max_context import max_context_text
+from kvsim.experiments.types import Files, Job
 from kvsim.policies.future import is_oracle
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
-from kvsim.scenario.decode import PolicyChoice, Scenario
+from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import ModelShape, Quantisation
 
 Record: TypeAlias = dict[str, Any]
@@ -87,9 +88,24 @@ def find_longest(
     return Longest(tokens=best, ran_out=why)
 
 
-def max_contexts(
-    scenario: Scenario, *, beside: Path | None = None, progress: Callable[[float], None] | None = None
-) -> list[Record]:
+def max_contexts(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
+    """Return the longest context of every cell as a result, and its table; see `longest_contexts`."""
+    records = longest_contexts(scenario, job)
+    summary = {
+        "schema_version": 1,
+        "kind": "max-context",
+        "scenario": f"{scenario.name}-max-context",
+        "question": "How long may the context grow before memory runs out?",
+        "cells": records,
+    }
+    manifest = make_manifest(
+        scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
+    )
+    table = {"table.txt": (max_context_text(records) + "\n").encode()}
+    return RunResult(summary=summary, rows={}, manifest=manifest), table
+
+
+def longest_contexts(scenario: Scenario, job: Job) -> list[Record]:
     """Return a record for each cell of `scenario`; cells that differ in their context alone are one.
 
     Keys and values are random and nothing is prefilled. On a CUDA device each length is decoded to, and the device's
@@ -103,29 +119,13 @@ def max_contexts(
         If the scenario does not say what to measure, its model cannot be had, a budget is too small for the scenario's
         own context, or a policy needs the future.
     """
-    cells = _distinct(cells_of(scenario, beside))
-    for cell in cells:
-        _check(cell)
-    tries = _Trials(beside)
+    cells = _distinct(resolve(cells_of(scenario, measured_extent, base_dir=job.base_dir), _check))
+    tries = _Trials(job.base_dir)
     records = []
     for cell in sorted(cells, key=lambda one: one.scenario.model.quantisation or ""):
         records.append(tries.record(cell))
-        if progress is not None:
-            progress(1 / len(cells))
+        job.progress(1 / len(cells))
     return records
-
-
-def result_of(scenario: Scenario, records: list[Record], *, text: str, command: str) -> RunResult:
-    """Return the records as a result that a folder can hold."""
-    manifest = make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
-    summary = {
-        "schema_version": 1,
-        "kind": "max-context",
-        "scenario": f"{scenario.name}-max-context",
-        "question": "How long may the context grow before memory runs out?",
-        "cells": records,
-    }
-    return RunResult(summary=summary, rows={}, manifest=manifest)
 
 
 def _distinct(cells: list[Cell]) -> list[Cell]:
@@ -139,15 +139,14 @@ def _distinct(cells: list[Cell]) -> list[Cell]:
 
 def _check(cell: Cell) -> None:
     scenario = cell.scenario
-    first = measure_of(scenario).prompt_tokens + measure_of(scenario).num_steps
-    check_budget(cell, first)
+    cell.check_budget()
     if scenario.model.path is None and (scenario.model.quantisation or cell.shape.learned_positions):
         raise ScenarioError(
             f"{scenario.name}: no model.path; random weights stand in for a Llama-like model's, not packed, alone"
         )
     if cell.is_peer:
         check_peer(cell)
-    elif is_oracle(decode_input(_at(cell, first)).policy):
+    elif is_oracle(cell.make_policy()):
         raise ScenarioError(
             f"{scenario.name}: policy {cell.choice.shown!r} needs the future, which random contents do not have; it "
             "takes as much memory as any other with its budget: leave it out of run.policies here"
@@ -156,12 +155,8 @@ def _check(cell: Cell) -> None:
 
 def _at(cell: Cell, tokens: int) -> Cell:
     """Return the cell with a context that ends at `tokens`; a peer as a policy that keeps everything."""
-    scenario = cell.scenario
-    measure = measure_of(scenario).model_copy(update={"prompt_tokens": tokens - NUM_STEPS, "num_steps": NUM_STEPS})
-    at = dataclasses.replace(cell, scenario=scenario.model_copy(update={"measure": measure}))
-    if not cell.is_peer:
-        return at
-    return dataclasses.replace(at, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
+    at = cell.with_extent(Extent(context_tokens=tokens, num_steps=NUM_STEPS))
+    return at.with_policy("resident") if cell.is_peer else at
 
 
 def _keeps_host_pages(cell: Cell) -> bool:
@@ -171,8 +166,8 @@ def _keeps_host_pages(cell: Cell) -> bool:
 class _Trials:
     """Searches cell by cell, with one model at a time."""
 
-    def __init__(self, beside: Path | None) -> None:
-        self._beside = beside
+    def __init__(self, base_dir: Path | None) -> None:
+        self._base_dir = base_dir
         self._loaded: tuple[tuple[str | None, Quantisation | None, ModelShape], ContextProbe] | None = None
         self._free_bytes = free_memory_bytes()
         """Before any model was loaded."""
@@ -180,10 +175,9 @@ class _Trials:
     def record(self, cell: Cell) -> Record:
         """Search the longest context of a cell, decode to it, and return what it took."""
         scenario, is_cuda = cell.scenario, cell.profile.device == "cuda"
-        measure = measure_of(scenario)
         longest = find_longest(
             lambda tokens: self._ran_out(cell, tokens),
-            measure.prompt_tokens + measure.num_steps,
+            cell.extent.context_tokens,
             grain=scenario.page_tokens,
             close_frac=CLOSE_FRAC if is_cuda else 0.0,
             # A share of the context holds what must be held from some length on.
@@ -198,7 +192,7 @@ class _Trials:
             "max_context_tokens": tokens,
             "ran_out": longest.ran_out,
             "found_by": "trial" if is_cuda else "bytes",
-            "device_limit_bytes": _limit_bytes(cell),
+            "device_limit_bytes": cell.device_memory_bytes,
             "host_free_bytes": self._free_bytes,
         }
         return record | ({"was_run": False} if tokens is None else self._last(cell, tokens))
@@ -226,12 +220,12 @@ class _Trials:
         if tokens <= NUM_STEPS:
             return "budget"
         try:
-            check_budget(cell, tokens)
+            _at(cell, tokens).check_budget()
         except CapacityError:
             return "budget"
         need = self._need(cell, tokens)
         least_bytes = need.weights_bytes if is_cuda else need.device_bytes
-        if least_bytes > _limit_bytes(cell):
+        if least_bytes > cell.device_memory_bytes:
             return "device memory"
         # An emulated device lies in host memory, too.
         on_host_bytes = need.host_bytes + need.scaffold_bytes + need.device_bytes
@@ -256,7 +250,7 @@ class _Trials:
 
     def _runs(self, cell: Cell, tokens: int) -> bool:
         probe = self._probe(cell)
-        probe.limit_device(_limit_bytes(cell))
+        probe.limit_device(cell.device_memory_bytes)
         return probe.fits(
             decode_input(_at(cell, tokens)),
             context_tokens=tokens,
@@ -269,7 +263,7 @@ class _Trials:
         key = _key(cell)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # one model at a time
-            model = _model(cell, self._beside)
+            model = _model(cell, self._base_dir)
             self._loaded = key, ContextProbe(model, cell.shape, mechanism=cell.profile.link.to_device.mechanism)
         return self._loaded[1]
 
@@ -278,17 +272,11 @@ def _key(cell: Cell) -> tuple[str | None, Quantisation | None, ModelShape]:
     return cell.scenario.model.path, cell.scenario.model.quantisation, cell.shape
 
 
-def _limit_bytes(cell: Cell) -> int:
-    return cell.scenario.profile.device_memory or cell.profile.device_memory_bytes
-
-
-def _model(cell: Cell, beside: Path | None) -> Any:
+def _model(cell: Cell, base_dir: Path | None) -> Any:
     """Return the scenario's model, or one of its shape with random weights where it names none."""
     scenario, device = cell.scenario, cell.profile.device
     if scenario.model.path is None:
         return random_model(cell.shape, cell.shape.num_layers, device)
-    path = near(scenario.model.path, beside)
-    model, _ = load_model(path, cell.shape.dtype, device, quantisation=scenario.model.quantisation)
-    if shape_of(model) != cell.shape:
-        raise ScenarioError(f"{scenario.name}: the model in {path} has another shape than model.shape")
-    return model
+    path = near(scenario.model.path, base_dir)
+    packing = scenario.model.quantisation
+    return load_model_of(cell.shape, path, device, quantisation=packing, where=scenario.name)[0]

@@ -1,123 +1,93 @@
-"""The wiring of the real thing: a scenario in, a measured result out, with the traces that a simulation replays."""
+"""A decode scenario run on the real model: a measured result, with the traces that a simulation replays."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.paged.decode import DecodeResult
-from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.timeline import spans_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.cells import (
-    Cell,
-    cell_at,
-    cells_of,
-    check_budget,
-    compare_to_resident,
-    measure_of,
-    summarise,
-    summary_of,
-    trace_name,
-)
+from kvsim.experiments.base import near
+from kvsim.experiments.decode.cells import Cell, measure_of, only
 from kvsim.experiments.decode.engine.bench import Bench, Recording
-from kvsim.experiments.decode.recorded import check_dropping, hand_over, kept_mass_frac, replay_of
-from kvsim.experiments.decode.simulate import simulate_timeline
-from kvsim.policies import find_policy
+from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measured
+from kvsim.experiments.decode.fresh_profile import fresh_profile
+from kvsim.experiments.decode.max_context import max_contexts
+from kvsim.experiments.decode.recorded import hand_over, kept_mass_frac, replay_of, trace_name
+from kvsim.experiments.decode.simulate import Rows, joined, simulate_timeline
+from kvsim.experiments.decode.summarise import entry_of, summarise
+from kvsim.experiments.types import Files, Job, Measurement
 from kvsim.policies.base import reads_speculation
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.report.timeline import TimedRun
-from kvsim.scenario.decode import PolicyChoice, Scenario
+from kvsim.scenario.checks import check_shape
+from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import Quantisation
 from kvsim.sim.ledger import HOST_TIMES, TIMES
-from kvsim.types import PageGrid, pages_of
-
-Progress: TypeAlias = Callable[[float], None]
-Rows: TypeAlias = dict[str, NDArray[Any]]
 
 COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
 """Counts that must not differ between repeats, nor from the simulator's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A measured result and the traces recorded on the way, by file name."""
-
-    result: RunResult
-    traces: dict[str, bytes]
-
-
-def measure(
-    scenario: Scenario,
-    *,
-    text: str = "",
-    command: str = "",
-    beside: Path | None = None,
-    progress: Progress | None = None,
-) -> Measured:
-    """Run every cell of `scenario` on the real model.
+def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
+    """Run every cell of `scenario` on the real model; return the result, and the traces recorded on the way by name.
 
     Cells of one context are measured in turn, repeat by repeat, so that a machine that drifts drifts for all alike.
 
     Raises
     ------
     KvsimError
-        If the scenario says not what to measure, its model or text cannot be had, or a budget is too small.
+        If the scenario does not say what to measure, its model or text cannot be had, or a budget is too small.
     """
-    cells = cells_of(scenario, beside)
+    cells = resolve_measured(scenario, job)
     groups: dict[str, list[int]] = {}
     for number, cell in enumerate(cells):
-        check_budget(cell, _last_context(cell.scenario))
-        if cell.is_peer:
-            check_peer(cell)
-        check_dropping(cell)
         groups.setdefault(trace_name(cell.scenario), []).append(number)
     repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
     loaded: tuple[Quantisation | None, Bench] | None = None
     tables: dict[int, Rows] = {}
     extras: dict[int, dict[str, Any]] = {}
-    traces: dict[str, bytes] = {}
+    traces: Files = {}
     for name, numbers in sorted(groups.items(), key=lambda group: _quantisation(cells[group[1][0]]) or ""):
         first = cells[numbers[0]]
         if loaded is None or loaded[0] != _quantisation(first):
             loaded = None  # one model at a time
-            loaded = _quantisation(first), _bench(first, beside)
+            loaded = _quantisation(first), _bench(first, job.base_dir)
         bench = loaded[1]
         recording = _record(bench, [cells[number] for number in numbers])
         traces[name] = recording.trace
-        _advance(progress, 1 / total)
+        job.progress(1 / total)
         runs: dict[int, list[DecodeResult]] = {number: [] for number in numbers}
         for repeat in range(repeats + 1):
             for number in numbers:
                 runs[number].append(_run(bench, cells[number], recording, is_stamped=repeat == repeats))
-                _advance(progress, 1 / total)
+                job.progress(1 / total)
         for number in numbers:
             tables[number] = _table(number, cells[number], runs[number], recording)
             extras[number] = _extras(cells[number], tables[number], recording)
-    summaries = [summary_of(cell, by_step(tables[number])) | extras[number] for number, cell in enumerate(cells)]
-    compare_to_resident(summaries, cells)
-    manifest = make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
+    entries = [entry_of(cell, by_step(tables[number])) | extras[number] for number, cell in enumerate(cells)]
+    manifest = make_manifest(
+        scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
+    )
     result = RunResult(
-        summary=summarise(scenario, cells, summaries) | {"is_measured": True},
-        rows={name: np.concatenate([tables[number][name] for number in range(len(cells))]) for name in tables[0]},
+        summary=summarise(scenario, cells, entries) | {"is_measured": True},
+        rows=joined([tables[number] for number in range(len(cells))]),
         manifest=manifest | {"is_measured": True, "traces": sorted(traces)},
     )
-    return Measured(result=result, traces=traces)
+    return result, traces
 
 
-def measure_timeline(
-    scenario: Scenario, number: int, *, beside: Path | None = None, progress: Progress | None = None
-) -> tuple[TimedRun, TimedRun]:
+def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRun, TimedRun]:
     """Run cell `number` once, stamped, and simulate the accesses recorded on the way; return simulated and measured.
 
     Raises
@@ -125,33 +95,25 @@ def measure_timeline(
     KvsimError
         If there is no such cell, it cannot be measured, or the host's stamps do not tell what the device does.
     """
-    cell = cell_at(scenario, number, beside)
+    cell = only(resolve_measured(scenario, job), number, scenario.name)
     if not cell.profile.synchronous:
         raise ScenarioError(
             f"{scenario.name}: profile {cell.profile.name!r} is of a machine whose host runs ahead of its device; the "
             "engine stamps the host's clock, so a timeline is measured on a CPU only, and simulated for any machine"
         )
-    check_budget(cell, _last_context(cell.scenario))
-    check_dropping(cell)
-    bench = _bench(cell, beside)
+    bench = _bench(cell, job.base_dir)
     recording = _record(bench, [cell])
-    _advance(progress, 0.4)
+    job.progress(0.4)
     given = decode_input(cell)
     hand_over(given.policy, cell, recording.trace, given.num_steps)
     run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
-    _advance(progress, 0.4)
+    job.progress(0.4)
     rows = run.counts | {"step": np.arange(given.num_steps)}
     measured = TimedRun(name="measured", spans=spans_of(run, given.setting.grid), rows=rows)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / trace_name(cell.scenario)
-        path.write_bytes(recording.trace)
-        simulated = simulate_timeline(
-            scenario,
-            number,
-            beside=beside,
-            progress=lambda share: _advance(progress, 0.2 * share),
-            recorded=lambda _: path,
-        )
+        (Path(folder) / trace_name(cell.scenario)).write_bytes(recording.trace)
+        again = dataclasses.replace(job, recorded=Path(folder), progress=lambda share: job.progress(0.2 * share))
+        simulated = simulate_timeline(scenario, number, again)
     return simulated, measured
 
 
@@ -171,17 +133,7 @@ def _quantisation(cell: Cell) -> Quantisation | None:
     return cell.scenario.model.quantisation
 
 
-def _last_context(scenario: Scenario) -> int:
-    measure = measure_of(scenario)
-    return measure.prompt_tokens + measure.num_steps
-
-
-def _advance(progress: Progress | None, share: float) -> None:
-    if progress is not None:
-        progress(share)
-
-
-def _bench(cell: Cell, beside: Path | None) -> Bench:
+def _bench(cell: Cell, base_dir: Path | None) -> Bench:
     scenario, profile = cell.scenario, cell.profile
     measure = measure_of(scenario)
     if scenario.model.path is None:
@@ -190,9 +142,9 @@ def _bench(cell: Cell, beside: Path | None) -> Bench:
     if profile.device == "cpu" and bandwidth is None:
         raise ScenarioError(f"{scenario.name}: profile {profile.name!r} states no bandwidth for the emulated link")
     bench = Bench(
-        near(scenario.model.path, beside),
+        near(scenario.model.path, base_dir),
         cell.shape.dtype,
-        near(measure.text, beside),
+        near(measure.text, base_dir),
         device=profile.device,
         num_threads=profile.machine.num_threads,
         bandwidth_bytes_per_s=bandwidth,
@@ -200,47 +152,14 @@ def _bench(cell: Cell, beside: Path | None) -> Bench:
         mechanism=profile.link.to_device.mechanism,
         quantisation=scenario.model.quantisation,
     )
-    if bench.shape != cell.shape:
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    check_shape(bench.shape, cell.shape, where=f"{scenario.name}: the model in {scenario.model.path}")
     return bench
-
-
-def near(path: str, beside: Path | None) -> str:
-    """Return `path`, or the same beside the scenario where only that is there."""
-    if beside is not None and not Path(path).exists() and (beside / path).exists():
-        return str(beside / path)
-    return path
-
-
-def decode_input(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
-    """Return what one run of a cell is given, with a fresh policy; `reads_all`: whatever its selector says."""
-    scenario = cell.scenario
-    measure = measure_of(scenario)
-    grid = PageGrid(
-        num_sequences=scenario.run.batch,
-        num_layers=cell.shape.num_layers,
-        pages_per_layer=pages_of(_last_context(scenario), scenario.page_tokens),
-    )
-    setting = cell.setting(grid, _last_context(scenario), scenario.run.seed)
-    return DecodeInput(
-        selector=None if reads_all else cell.selector,
-        channel=scenario.selector.channel,
-        policy=cell.make_policy(setting),
-        setting=setting,
-        page_tokens=scenario.page_tokens,
-        pinned_first_pages=scenario.selector.sink_pages,
-        pinned_last_pages=scenario.selector.recent_pages,
-        num_steps=measure.num_steps,
-        warmup_steps=scenario.run.warmup_steps,
-        chunk_pages=scenario.prefetch.chunk_pages,
-        window_transfers=scenario.prefetch.window_transfers,
-    )
 
 
 def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
     """Record what cells of one context read, with everything resident, so that the link plays no part."""
     first = cells[0]
-    resident = dataclasses.replace(first, choice=PolicyChoice(name="resident"), policy=find_policy("resident"))
+    resident = first.with_policy("resident")
     speculates = any(reads_speculation(decode_input(cell).policy) for cell in cells if not cell.is_peer)
     chosen = dataclasses.replace(decode_input(resident), records_speculation=speculates)
     return bench.record(chosen, decode_input(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
@@ -283,7 +202,7 @@ def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Rec
             "mass_recall_frac": mass,
         }
         tables.append(rows | _parts(run, steps.size) | (runs[-1] if cell.is_peer else run).counts)
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return joined(tables)
 
 
 def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:
@@ -309,21 +228,6 @@ def _parts(run: DecodeResult, num_steps: int) -> Rows:
     return {name: parts[name] for name in names}
 
 
-def check_peer(cell: Cell) -> None:
-    """Refuse transformers' offloaded cache where there is no CUDA device to offload from.
-
-    Raises
-    ------
-    ScenarioError
-        Saying so.
-    """
-    if cell.profile.device != "cuda":
-        raise ScenarioError(
-            f"{cell.scenario.name}: policy {cell.choice.name!r} is transformers' offloaded cache, which needs a CUDA "
-            f"device; profile {cell.profile.name!r} is of a CPU: leave it out of run.policies, or measure on a GPU"
-        )
-
-
 def _check_counts(cell: Cell, first: DecodeResult, other: DecodeResult) -> None:
     for name in (*COUNTED, "digest"):
         if not np.array_equal(first.counts[name], other.counts[name]):
@@ -347,3 +251,8 @@ def _extras(cell: Cell, rows: Rows, recording: Recording) -> dict[str, Any]:
         "kl_mean_nats": recording.kl_mean_nats if selects else None,
         "greedy_agreement_frac": recording.greedy_agreement_frac if selects else None,
     }
+
+
+MEASUREMENT: Measurement[Scenario] = Measurement(
+    measure=measure, max_contexts=max_contexts, fresh_profile=fresh_profile
+)

@@ -13,7 +13,8 @@ from kvsim.caches import MissCurve, miss_curve
 from kvsim.errors import ScenarioError, TraceError
 from kvsim.policies.budget import make_selector
 from kvsim.scenario.decode import SelectorChoice
-from kvsim.scenario.toml import Strict, parse_toml, validate
+from kvsim.scenario.overrides import parse_override, set_at
+from kvsim.scenario.toml import Strict, validate
 from kvsim.traces.access.base import AccessSource
 from kvsim.traces.access.file import open_trace
 from kvsim.traces.lines import lines_of
@@ -45,16 +46,8 @@ def parse_settings(overrides: Sequence[str]) -> MrcSettings:
     """
     tables = MrcSettings().model_dump(mode="python")
     for override in overrides:
-        dotted, sign, text = override.partition("=")
-        if not sign:
-            raise ScenarioError(f"--set {override!r}: write KEY=VALUE, as in selector.k_pages=16")
-        *outer, last = dotted.strip().split(".")
-        table: Any = tables
-        for name in outer:
-            table = table.setdefault(name, {}) if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            raise ScenarioError(f"--set {override!r}: {'.'.join(outer)} is no table")
-        table[last] = _value_of(text.strip())
+        key, value = parse_override(override, example="selector.k_pages=16")
+        set_at(tables, key.split("."), value)
     return validate(MrcSettings, tables, where="--set", error=ScenarioError)
 
 
@@ -144,10 +137,3 @@ def _selector_text(choice: SelectorChoice) -> str:
         return "all of them read"
     best = f"the best {choice.k_pages} a layer by {choice.channel}"
     return f"{best}, sinks {choice.sink_pages}, recent {choice.recent_pages}"
-
-
-def _value_of(text: str) -> Any:
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        return text

@@ -1,4 +1,4 @@
-"""What a run asks of its profile, held against what was measured: costs beyond the range are extrapolated, and told."""
+"""What a run asks of its profile beyond what was measured: such costs are extrapolated, and reported."""
 
 from __future__ import annotations
 
@@ -69,16 +69,11 @@ _COUNTED = {
 }
 
 
-def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> list[Beyond]:
+def beyond_profile(cells: Sequence[Cell]) -> list[Beyond]:
     """Return the costs that `cells` ask outside the measured range by more than `SLACK`, each once, by name.
 
     The amounts follow from the scenario: what a layer reads, scores and may miss at once at the longest context. Host
-    times of segments are measured with their device times and not told twice.
-
-    Parameters
-    ----------
-    contexts_tokens
-        The longest context of each cell.
+    times of segments are measured with their device times and not reported twice.
 
     Raises
     ------
@@ -86,8 +81,8 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
         If the link was measured at one page size only, and a cell's is another: no table can tell what its copies cost.
     """
     found: dict[tuple[str, str], Beyond] = {}
-    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
-        for cost, counts, grid, value in _asked(cell, context_tokens):
+    for cell in cells:
+        for cost, counts, grid, value in _asked(cell, cell.extent.context_tokens):
             if grid[0] / SLACK <= value <= grid[-1] * SLACK:
                 continue
             known = found.get((cost, counts))
@@ -102,7 +97,7 @@ def beyond_profile(cells: Sequence[Cell], contexts_tokens: Sequence[int]) -> lis
     return [found[key] for key in sorted(found)]
 
 
-def tell_ranges(summary: Mapping[str, Any], beyond: Sequence[Beyond]) -> dict[str, Any]:
+def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond]) -> dict[str, Any]:
     """Return `summary` with `beyond` as figures (`beyond_profile`) and a line each in its verdict."""
     lines = [*summary["verdict"], *map(str, beyond)]
     return {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}

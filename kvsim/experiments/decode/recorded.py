@@ -8,14 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.cells import Cell
+from kvsim.experiments.decode.cells import Cell, measure_of
 from kvsim.policies import Residency
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.future import is_oracle
+from kvsim.scenario.decode import Scenario
+from kvsim.scenario.digest import content_digest
 from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
 from kvsim.traces import open_trace
 from kvsim.types import FloatArray
+
+
+def trace_name(scenario: Scenario) -> str:
+    """Return the file name of the recorded trace that all policies and budgets of one context share."""
+    measure = measure_of(scenario)
+    selector = content_digest(scenario.selector.model_dump_json(), num_bytes=3)
+    packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
+    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}.kvtrace"
 
 
 def replay_of(cell: Cell, trace: bytes, num_steps: int) -> Replay:

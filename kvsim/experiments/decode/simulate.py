@@ -1,55 +1,43 @@
-"""The wiring: a scenario in, a simulated result out. Needs no torch."""
+"""A decode scenario simulated: its cells are resolved, checked, simulated and summarised. Needs no torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 
-from kvsim.errors import KvsimError, ScenarioError
-from kvsim.experiments.decode.cell_runs import Progress, Rows, cell_entry, ignore, input_of, same_run, simulate_cell
-from kvsim.experiments.decode.cells import Cell, cell_at, cells_of, check_budget, compare_to_resident, summarise
-from kvsim.experiments.decode.outside_profile import beyond_profile, tell_ranges
-from kvsim.experiments.decode.sources import BatchSources
+from kvsim.experiments.decode.cells import Cell, Refused, cells_of, only, resolve
+from kvsim.experiments.decode.crosscheck import accesses_in
+from kvsim.experiments.decode.outside_profile import beyond_profile
+from kvsim.experiments.decode.sources import Sources
+from kvsim.experiments.decode.summarise import simulated_entry, simulated_summary
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.decode import Scenario
-from kvsim.sim import Timeline, simulate_decode
+from kvsim.sim import Replay, SimulationInput, Timeline, simulate_decode
 
 MIN_DECISIONS_FOR_PROCESSES = 20_000
 """Below, starting processes takes longer than they save."""
 
+Rows: TypeAlias = dict[str, NDArray[Any]]
+Progress: TypeAlias = Callable[[float], None]
+"""Called with the share of the work done since the last call."""
 
-def simulate(
-    scenario: Scenario,
-    *,
-    text: str = "",
-    command: str = "",
-    beside: Path | None = None,
-    progress: Progress | None = None,
-    recorded: Callable[[Scenario], Path] | None = None,
-    change: Callable[[Profile], Profile] | None = None,
-) -> RunResult:
+
+def simulate(scenario: Scenario, job: Job, *, change_profile: Callable[[Profile], Profile] | None = None) -> RunResult:
     """Simulate every cell of `scenario` and return its rows, summary and manifest.
 
     Parameters
     ----------
-    text
-        The scenario file as it was read, for the manifest.
-    command
-        What the user typed, for the manifest.
-    beside
-        Where relative paths of the scenario start, if not here.
-    recorded
-        Trace to replay for a cell's scenario, in place of the one it names.
-    change
+    change_profile
         What to make of each profile first, for hardware that one does not have.
 
     Raises
@@ -57,121 +45,142 @@ def simulate(
     KvsimError
         If the profile, the trace, a policy or the budget does not fit the scenario.
     """
-    cells = cells_of(scenario if recorded else by_the_traces_channel(scenario), beside)
-    if recorded:
-        cells = [_as_long_as_measured(cell) for cell in cells]
-    if change:
-        cells = [dataclasses.replace(cell, profile=change(cell.profile)) for cell in cells]
-    sources = BatchSources(beside, recorded)
-    contexts_tokens = [sources.last_context(cell) for cell in cells]
-    for cell, context_tokens in zip(cells, contexts_tokens, strict=True):
-        check_budget(cell, context_tokens)
-    beyond_profile(cells, contexts_tokens)  # refuses before the first step what no table can tell
-    rows_of = _simulate_all(cells, sources, progress or ignore)
-    tables: list[Rows] = []
-    for number, cell in enumerate(cells):
-        size = rows_of[number]["step"].size
-        named: Rows = {
-            "cell": np.full(size, number, dtype=np.int64),
-            "policy": np.array([cell.choice.shown] * size, dtype=object),
-        }
-        tables.append(named | rows_of[number])
-    entries = [cell_entry(cell, rows) for cell, rows in zip(cells, rows_of, strict=True)]
+    sources = sources_of(job)
+    cells = resolve(build_cells(scenario, job, sources, change_profile), check_cell(sources))
+    rows_of = simulate_cells(cells, sources, job.progress)
+    entries = [simulated_entry(cell, rows) for cell, rows in zip(cells, rows_of, strict=True)]
     return RunResult(
-        summary=summary_from(scenario, cells, entries, sources),
-        rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
-        manifest=make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
+        summary=simulated_summary(scenario, cells, entries),
+        rows=joined([_named(number, cell, rows_of[number]) for number, cell in enumerate(cells)]),
+        manifest=make_manifest(
+            scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
+        )
         | {"accesses": sources.digests(), "texts": sources.texts()},
     )
 
 
-def summary_from(
-    scenario: Scenario, cells: list[Cell], entries: list[dict[str, Any]], sources: BatchSources
-) -> dict[str, Any]:
-    """Return ``summary.json`` of a scenario from its cells' entries, which are completed on the way."""
-    compare_to_resident(entries, cells)
-    beyond = beyond_profile(cells, [sources.last_context(cell) for cell in cells])
-    return tell_ranges(summarise(scenario, cells, entries), beyond)
-
-
-def simulate_timeline(
-    scenario: Scenario,
-    number: int,
-    *,
-    beside: Path | None = None,
-    progress: Progress | None = None,
-    recorded: Callable[[Scenario], Path] | None = None,
-) -> TimedRun:
-    """Simulate cell `number` of `scenario` once, keeping who did what when; parameters as of `simulate`.
+def simulate_timeline(scenario: Scenario, number: int, job: Job) -> TimedRun:
+    """Simulate cell `number` of `scenario` once, keeping who did what when.
 
     Raises
     ------
     KvsimError
         If there is no such cell, or the profile, the trace, the policy or the budget does not fit.
     """
-    cell = cell_at(scenario if recorded else by_the_traces_channel(scenario), number, beside)
-    sources = BatchSources(beside, recorded)
-    check_budget(cell, sources.last_context(cell))
-    seed = cell.scenario.run.seed
-    replay = sources.of(cell, seed)
-    advance = progress or ignore
+    sources = sources_of(job)
+    built = list(build_cells(scenario, job, sources))
+    (cell,) = resolve(iter([only(built, number, scenario.name)]), check_cell(sources))
+    replay = sources.of(cell, cell.scenario.run.seed)
     timeline = Timeline()
-    rows = simulate_decode(input_of(cell, replay, seed), lambda steps: advance(steps / replay.num_steps), timeline)
+    rows = simulate_decode(input_of(cell, replay), lambda steps: job.progress(steps / replay.num_steps), timeline)
     return TimedRun(name="simulated", spans=timeline.spans, rows=rows)
 
 
-def check_scenario(scenario: Scenario, beside: Path | None = None) -> int:
-    """Check everything that a run would find at fault before its first step, and return the number of cells.
+def check(scenario: Scenario, base_dir: Path | None = None) -> int:
+    """Check everything that a run would refuse before its first step, and return the number of cells.
 
     Raises
     ------
     KvsimError
-        With a line for every fault.
+        With a line for every error.
     """
-    cells = cells_of(by_the_traces_channel(scenario), beside)
-    sources = BatchSources(beside, None)
-    faults = []
-    for cell in cells:
-        try:
-            sources.check(cell)
-        except KvsimError as problem:
-            faults.append(str(problem))
-    if faults:
-        raise ScenarioError("\n".join(dict.fromkeys(faults)))
-    return len(cells)
+    return len(_resolved(scenario, base_dir))
 
 
-def range_warnings(scenario: Scenario, beside: Path | None = None) -> list[str]:
+def warnings(scenario: Scenario, base_dir: Path | None = None) -> list[str]:
     """Return a line for each cost that the scenario asks outside what its profile measured.
 
     Raises
     ------
     KvsimError
-        As of `check_scenario`.
+        As of `check`.
     """
-    cells = cells_of(by_the_traces_channel(scenario), beside)
-    sources = BatchSources(beside, None)
-    return [str(found) for found in beyond_profile(cells, [sources.last_context(cell) for cell in cells])]
+    return [str(beyond) for beyond in beyond_profile(_resolved(scenario, base_dir))]
 
 
-def _as_long_as_measured(cell: Cell) -> Cell:
-    """Return the cell replaying as many steps as are measured: a capture may hold more."""
+def sources_of(job: Job) -> Sources:
+    """Return what the batches of a run read: the traces of the scenario, or what a measured result recorded."""
+    return Sources(job.base_dir, accesses_in(job.recorded) if job.recorded else None)
+
+
+def build_cells(
+    scenario: Scenario, job: Job, sources: Sources, change_profile: Callable[[Profile], Profile] | None = None
+) -> Iterator[Cell | Refused]:
+    """Yield the cells of a scenario as they are simulated."""
+    adapt = _as_long_as_measured if job.recorded else _selecting_by_trace
+    if not job.recorded and "selector.channel" in scenario.sweep:
+        adapt = _unchanged
+    yield from cells_of(
+        scenario,
+        sources.extent,
+        base_dir=job.base_dir,
+        plug_ins=job.plug_ins,
+        adapt=adapt,
+        change_profile=change_profile,
+    )
+
+
+def check_cell(sources: Sources) -> Callable[[Cell], None]:
+    """Return the check of a cell before its first step."""
+
+    def check(cell: Cell) -> None:
+        sources.check(cell)
+        beyond_profile([cell])  # refuses what no table can answer
+
+    return check
+
+
+def same_run(cell: Cell) -> tuple[str, str]:
+    """Return what a cell's rows depend on: where the policy keeps everything, neither budget nor prefetching."""
     scenario = cell.scenario
-    if scenario.measure is None or scenario.trace.num_steps is not None:
-        return cell
-    trace = scenario.trace.model_copy(update={"num_steps": scenario.measure.num_steps})
-    return dataclasses.replace(cell, scenario=scenario.model_copy(update={"trace": trace}))
+    if cell.holds_everything:
+        scenario = scenario.model_copy(update={"budget": None, "prefetch": None})
+    unread: dict[str, Any] = {"run": {"policies"}, "name": True, "profile": {"device_memory"}}
+    return scenario.model_dump_json(exclude=unread), cell.choice.model_dump_json()
 
 
-def by_the_traces_channel(scenario: Scenario) -> Scenario:
-    """Return the scenario selecting by what its trace says to select by, where nothing was recorded of its own."""
-    channel = scenario.trace.channel
-    if channel is None:
-        return scenario
-    return scenario.model_copy(update={"selector": scenario.selector.model_copy(update={"channel": channel})})
+def simulate_cell(cell: Cell, sources: Sources, progress: Progress) -> Rows:
+    """Return the rows of all repetitions of a cell, one after the other."""
+    repetitions: list[Rows] = []
+    num_repetitions = cell.scenario.run.repetitions
+    for repetition in range(num_repetitions):
+        seed = cell.scenario.run.seed + repetition
+        replay = sources.of(cell, seed)
+        share = 1 / (num_repetitions * replay.num_steps)
+
+        def advance(num_steps: int, share: float = share) -> None:
+            progress(num_steps * share)
+
+        rows: Rows = dict(simulate_decode(input_of(cell, replay, seed), advance))
+        rows["repetition"] = np.full(replay.num_steps, repetition, dtype=np.int64)
+        repetitions.append(rows)
+    return joined(repetitions)
 
 
-def _simulate_all(cells: list[Cell], sources: BatchSources, progress: Progress) -> list[Rows]:
+def input_of(cell: Cell, replay: Replay, seed: int | None = None) -> SimulationInput:
+    """Return what the simulation of one repetition needs, with a fresh policy."""
+    scenario = cell.scenario
+    return SimulationInput(
+        profile=cell.profile,
+        replay=replay,
+        policy=cell.make_policy(seed),
+        policy_name=cell.cost_name,
+        setting=cell.setting_for(seed),
+        page_bytes=cell.page_bytes,
+        pinned_first_pages=scenario.selector.sink_pages,
+        pinned_last_pages=scenario.selector.recent_pages,
+        warmup_steps=scenario.run.warmup_steps,
+        chunk_pages=scenario.prefetch.chunk_pages,
+        window_transfers=scenario.prefetch.window_transfers,
+    )
+
+
+def joined(tables: Sequence[Rows]) -> Rows:
+    """Return tables of equal columns as one, one after the other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def simulate_cells(cells: Sequence[Cell], sources: Sources, progress: Progress) -> list[Rows]:
     """Return the rows of every cell; cells that do not differ in what their rows depend on are simulated once.
 
     Long work is shared out to processes, in pieces of cells that read the same.
@@ -181,28 +190,31 @@ def _simulate_all(cells: list[Cell], sources: BatchSources, progress: Progress) 
         first.setdefault(same_run(cell), number)
     distinct = list(first.values())
     num_workers = min(os.cpu_count() or 1, len(distinct))
-    work = sum(sources.num_decisions(cells[number]) for number in distinct)
-    if num_workers == 1 or work < MIN_DECISIONS_FOR_PROCESSES:
-        done = {}
+    done: dict[int, Rows] = {}
+    if num_workers == 1 or sum(_num_decisions(cells[number]) for number in distinct) < MIN_DECISIONS_FOR_PROCESSES:
         for number in distinct:
             done[number] = simulate_cell(cells[number], sources, lambda share: progress(share / len(distinct)))
     else:
-        pieces = _pieces(cells, distinct, num_workers)
-        for number in distinct:
-            if cells[number].scenario.trace.extrapolate is not None:
-                sources.fit(cells[number].scenario)
-        fresh = sources.unopened()
-        shared = joblib.Parallel(n_jobs=num_workers, return_as="generator_unordered")(
-            joblib.delayed(_simulate_piece)([(number, cells[number]) for number in piece], fresh) for piece in pieces
-        )
-        done = {}
-        for piece_rows in shared:
-            done |= piece_rows
-            progress(len(piece_rows) / len(distinct))
+        for rows_of in _in_processes(cells, distinct, sources, num_workers):
+            done |= rows_of
+            progress(len(rows_of) / len(distinct))
     return [done[first[same_run(cell)]] for cell in cells]
 
 
-def _pieces(cells: list[Cell], numbers: list[int], num_workers: int) -> list[list[int]]:
+def _in_processes(
+    cells: Sequence[Cell], numbers: Sequence[int], sources: Sources, num_workers: int
+) -> Iterator[dict[int, Rows]]:
+    """Yield the rows of some cells by number, as processes finish them."""
+    for number in numbers:
+        if cells[number].scenario.trace.extrapolate is not None:
+            sources.fit(cells[number].scenario)
+    fresh = sources.unopened()
+    pieces = [[(number, cells[number]) for number in piece] for piece in _pieces(cells, numbers, num_workers)]
+    shared = joblib.Parallel(n_jobs=num_workers, return_as="generator_unordered")
+    yield from shared(joblib.delayed(_simulate_piece)(piece, fresh) for piece in pieces)
+
+
+def _pieces(cells: Sequence[Cell], numbers: Sequence[int], num_workers: int) -> list[list[int]]:
     """Return the cells in pieces of one page size, context and batch each, the longest context first."""
     groups: dict[tuple[str, int, int], list[int]] = {}
     for number in numbers:
@@ -213,5 +225,45 @@ def _pieces(cells: list[Cell], numbers: list[int], num_workers: int) -> list[lis
     return [piece for piece in reversed(pieces) if piece]
 
 
-def _simulate_piece(numbered: list[tuple[int, Cell]], sources: BatchSources) -> dict[int, Rows]:
-    return {number: simulate_cell(cell, sources, ignore) for number, cell in numbered}
+def _simulate_piece(numbered: Sequence[tuple[int, Cell]], sources: Sources) -> dict[int, Rows]:
+    return {number: simulate_cell(cell, sources, lambda _: None) for number, cell in numbered}
+
+
+def _num_decisions(cell: Cell) -> int:
+    """Return how often the cell's policy decides: a measure of the work."""
+    return cell.extent.num_steps * cell.shape.num_layers * cell.scenario.run.repetitions
+
+
+def _named(number: int, cell: Cell, rows: Rows) -> Rows:
+    size = rows["step"].size
+    named: Rows = {
+        "cell": np.full(size, number, dtype=np.int64),
+        "policy": np.array([cell.choice.shown] * size, dtype=object),
+    }
+    return named | rows
+
+
+def _resolved(scenario: Scenario, base_dir: Path | None) -> list[Cell]:
+    job = Job(base_dir=base_dir)
+    sources = sources_of(job)
+    return resolve(build_cells(scenario, job, sources), check_cell(sources))
+
+
+def _unchanged(scenario: Scenario) -> Scenario:
+    return scenario
+
+
+def _as_long_as_measured(scenario: Scenario) -> Scenario:
+    """Return the scenario replaying as many steps as are measured: a capture may hold more."""
+    if scenario.measure is None or scenario.trace.num_steps is not None:
+        return scenario
+    trace = scenario.trace.model_copy(update={"num_steps": scenario.measure.num_steps})
+    return scenario.model_copy(update={"trace": trace})
+
+
+def _selecting_by_trace(scenario: Scenario) -> Scenario:
+    """Return the scenario selecting by the channel that its trace gives, where that has one."""
+    channel = scenario.trace.channel
+    if channel is None:
+        return scenario
+    return scenario.model_copy(update={"selector": scenario.selector.model_copy(update={"channel": channel})})

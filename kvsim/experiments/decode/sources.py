@@ -4,112 +4,113 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.cells import Cell, check_budget
+from kvsim.experiments.decode.cells import Cell, Extent
 from kvsim.policies.base import reads_speculation
 from kvsim.profile.profile import SPECULATE
-from kvsim.report.results import digest_of
 from kvsim.scenario.decode import Scenario
+from kvsim.scenario.digest import file_digest
+from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_capture
 from kvsim.sim import Replay
 from kvsim.traces import GeneratorParameters, SyntheticSource, TraceFile, fit_generator, open_trace
 from kvsim.traces.access.base import NEXT_LAYER, AccessSource
 from kvsim.traces.access.repeated import Repeated
-from kvsim.types import PageGrid, pages_of
 
 EXTRAPOLATED_STEPS = 64
 """Steps generated where an extrapolating scenario does not say how many."""
 
 
-class BatchSources:
-    """What the batches of a run read: traces opened and generators fitted once."""
+class Sources:
+    """What the batches of a run read.
 
-    def __init__(self, beside: Path | None, recorded: Callable[[Scenario], Path] | None) -> None:
-        self._beside = beside
-        self._recorded = recorded
+    Parameters
+    ----------
+    base_dir
+        Where relative paths of the scenario start, if not here.
+    find
+        The trace to replay for a concrete scenario, in place of the one it names.
+    """
+
+    def __init__(self, base_dir: Path | None, find: Callable[[Scenario], Path] | None = None) -> None:
+        self._base_dir = base_dir
+        self._find = find
         self._files: dict[Path, TraceFile] = {}
         self._fits: dict[tuple[Path, int, str], GeneratorParameters] = {}
-        self._kept: tuple[Any, Replay] | None = None
+        self._latest: tuple[Hashable, Replay] | None = None
+
+    def extent(self, scenario: Scenario, shape: ModelShape) -> Extent:
+        """Return how long a run of a concrete scenario is, without making what it reads.
+
+        Raises
+        ------
+        KvsimError
+            If its trace cannot be read, is of another depth or has too few steps.
+        """
+        trace = scenario.trace
+        file = self._open(self._path(scenario))
+        if trace.extrapolate is not None:
+            num_steps = num_steps_of(scenario, EXTRAPOLATED_STEPS)
+            return Extent(context_tokens=trace.extrapolate.context_tokens + num_steps - 1, num_steps=num_steps)
+        num_steps = num_steps_of(scenario, file.num_steps)
+        _check_layers(scenario, shape, file)
+        return Extent(context_tokens=int(file.context_tokens(num_steps - 1).max()), num_steps=num_steps)
 
     def of(self, cell: Cell, seed: int) -> Replay:
-        """Return what the cell's batch reads; the last one asked for is kept for the next policy or budget."""
-        scenario = cell.scenario
+        """Return what the cell's batch reads; the latest one is kept for the next policy or budget."""
         key = self.reads(cell, seed)
-        if self._kept is None or self._kept[0] != key:
-            source = self._make(cell, self._path(scenario), seed)
+        if self._latest is None or self._latest[0] != key:
             replay = Replay(
-                source,
+                self._make(cell, seed),
                 cell.selector,
-                channel=scenario.selector.channel,
-                page_tokens=scenario.page_tokens,
-                num_steps=num_steps_of(scenario, source.num_steps),
+                channel=cell.scenario.selector.channel,
+                page_tokens=cell.scenario.page_tokens,
+                num_steps=cell.extent.num_steps,
             )
-            self._kept = key, replay
-        return self._kept[1]
+            self._latest = key, replay
+        return self._latest[1]
 
     def reads(self, cell: Cell, seed: int) -> Hashable:
-        """Return what tells the batches that read the same; a recorded trace is the same whatever the seed."""
+        """Return a key that is equal for batches that read the same; a recorded trace is the same whatever the seed."""
         scenario = cell.scenario
         drawn = seed if scenario.trace.extrapolate is not None else None
-        return (
-            self._path(scenario),
-            scenario.trace,
-            scenario.page_tokens,
-            scenario.selector,
-            scenario.run.batch,
-            cell.shape,
-            drawn,
-        )
+        choices = scenario.trace, scenario.page_tokens, scenario.selector, scenario.run.batch
+        return (self._path(scenario), *choices, cell.shape, drawn)
 
-    def last_context(self, cell: Cell) -> int:
-        """Return the longest context of the cell's run in tokens, without making what it reads."""
-        trace = cell.scenario.trace
-        if trace.extrapolate is not None:
-            return trace.extrapolate.context_tokens + num_steps_of(cell.scenario, EXTRAPOLATED_STEPS) - 1
-        file = self._open(self._path(cell.scenario))
-        return int(file.context_tokens(num_steps_of(cell.scenario, file.num_steps) - 1).max())
+    def check(self, cell: Cell) -> None:
+        """Refuse a cell whose budget is too small, whose policy cannot be made, or whose trace lacks what it reads.
+
+        Raises
+        ------
+        KvsimError
+            With what would be right.
+        """
+        cell.check_budget()
+        scenario = cell.scenario
+        policy = cell.make_policy()
+        if cell.selector is None:
+            return
+        file = self._open(self._path(scenario))
+        file.scores(0, 0, scenario.selector.channel, scenario.page_tokens)
+        if reads_speculation(policy):
+            _check_speculation(scenario, file)
+        if reads_speculation(policy) or scenario.selector.channel == NEXT_LAYER:
+            cell.profile.segment(SPECULATE)
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each trace that was opened, by file name: what a result says it replayed."""
-        return {path.name: digest_of(path.read_bytes()) for path in self._files}
+        return {path.name: file_digest(path) for path in self._files}
 
     def texts(self) -> list[str]:
         """Return what was read where the opened traces were recorded, each text once."""
         return sorted({file.header.text for file in self._files.values()})
 
-    def unopened(self) -> BatchSources:
+    def unopened(self) -> Sources:
         """Return the same without anything open, for another process; generators stay fitted."""
-        fresh = BatchSources(self._beside, self._recorded)
+        fresh = Sources(self._base_dir, self._find)
         fresh._fits = self._fits
         return fresh
-
-    def num_decisions(self, cell: Cell) -> int:
-        """Return how often the cell's policy decides: a measure of the work."""
-        scenario = cell.scenario
-        available = EXTRAPOLATED_STEPS
-        if scenario.trace.extrapolate is None:
-            available = self._open(self._path(scenario)).num_steps
-        return num_steps_of(scenario, available) * cell.shape.num_layers * scenario.run.repetitions
-
-    def check(self, cell: Cell) -> None:
-        """Refuse a cell whose budget is too small, whose policy cannot be made, or whose trace lacks what it reads."""
-        context = self.last_context(cell)
-        check_budget(cell, context)
-        scenario = cell.scenario
-        pages = pages_of(context, scenario.page_tokens)
-        grid = PageGrid(num_sequences=scenario.run.batch, num_layers=cell.shape.num_layers, pages_per_layer=pages)
-        policy = cell.make_policy(cell.setting(grid, context, scenario.run.seed))
-        file = self._open(self._path(scenario))
-        if cell.selector is not None:
-            file.scores(0, 0, scenario.selector.channel, scenario.page_tokens)
-            if reads_speculation(policy):
-                _check_speculation(scenario, file)
-            if reads_speculation(policy) or scenario.selector.channel == NEXT_LAYER:
-                cell.profile.segment(SPECULATE)
-        if scenario.trace.extrapolate is None:
-            _check_layers(cell, file)
 
     def fit(self, scenario: Scenario) -> GeneratorParameters:
         """Return the generator fitted to the scenario's trace."""
@@ -120,31 +121,41 @@ class BatchSources:
         return self._fits[key]
 
     def _path(self, scenario: Scenario) -> Path:
-        return self._recorded(scenario) if self._recorded else find_capture(scenario.trace.path, self._beside)
+        return self._find(scenario) if self._find else find_capture(scenario.trace.path, self._base_dir)
 
     def _open(self, path: Path) -> TraceFile:
         if path not in self._files:
             self._files[path] = open_trace(path)
         return self._files[path]
 
-    def _make(self, cell: Cell, path: Path, seed: int) -> AccessSource:
+    def _make(self, cell: Cell, seed: int) -> AccessSource:
         scenario, trace = cell.scenario, cell.scenario.trace
-        file = self._open(path)
+        file = self._open(self._path(scenario))
         if trace.extrapolate is not None:
             return SyntheticSource(
                 self.fit(scenario),
                 context_tokens=trace.extrapolate.context_tokens,
-                num_steps=trace.num_steps or EXTRAPOLATED_STEPS,
+                num_steps=cell.extent.num_steps,
                 num_layers=cell.shape.num_layers,
                 num_sequences=scenario.run.batch,
                 page_tokens=scenario.page_tokens,
                 seed=seed,
                 middle_growth=trace.extrapolate.middle_growth,
             )
-        _check_layers(cell, file)
-        if scenario.run.batch == file.num_sequences:
-            return file
-        return Repeated(file, scenario.run.batch)
+        return file if scenario.run.batch == file.num_sequences else Repeated(file, scenario.run.batch)
+
+
+def num_steps_of(scenario: Scenario, available: int) -> int:
+    """Return how many of the `available` steps a run takes; refuse more, and none after the warm-up."""
+    trace = scenario.trace
+    steps = trace.num_steps or available
+    if steps > available and trace.extrapolate is None:
+        raise ScenarioError(f"{scenario.name}: trace.num_steps is {steps}, the trace {trace.path} has {available}")
+    if steps <= scenario.run.warmup_steps:
+        raise ScenarioError(
+            f"{scenario.name}: run.warmup_steps ({scenario.run.warmup_steps}) leaves none of {steps} steps to count"
+        )
+    return steps
 
 
 def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
@@ -156,23 +167,10 @@ def _check_speculation(scenario: Scenario, file: TraceFile) -> None:
     file.scores(0, 0, NEXT_LAYER, scenario.page_tokens)
 
 
-def _check_layers(cell: Cell, file: TraceFile) -> None:
-    if file.num_layers != cell.shape.num_layers:
+def _check_layers(scenario: Scenario, shape: ModelShape, file: TraceFile) -> None:
+    if file.num_layers != shape.num_layers:
         raise ScenarioError(
-            f"{cell.scenario.name}: trace {cell.scenario.trace.path} has {file.num_layers} layers, the model shape "
-            f"{cell.shape.num_layers}; a trace is replayed untouched unless [trace.extrapolate] asks for a "
+            f"{scenario.name}: trace {scenario.trace.path} has {file.num_layers} layers, the model shape "
+            f"{shape.num_layers}; a trace is replayed untouched unless [trace.extrapolate] asks for a "
             "generator fitted to it"
         )
-
-
-def num_steps_of(scenario: Scenario, available: int) -> int:
-    """Return how many of the `available` steps a run takes; refuse more, and none behind the warm-up."""
-    trace = scenario.trace
-    steps = trace.num_steps or available
-    if steps > available and trace.extrapolate is None:
-        raise ScenarioError(f"{scenario.name}: trace.num_steps is {steps}, the trace {trace.path} has {available}")
-    if steps <= scenario.run.warmup_steps:
-        raise ScenarioError(
-            f"{scenario.name}: run.warmup_steps ({scenario.run.warmup_steps}) leaves none of {steps} steps to count"
-        )
-    return steps

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from kvsim.engine.links.page_pool import EngineError
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.embedding_rows.calibrate import row_tables
 from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, calls_of, episodes
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import KIND, RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
+from kvsim.scenario.checks import check_length
 from kvsim.traces.tokens.stream import stream_bytes
 from kvsim.types import FloatArray, IntArray
 
@@ -36,14 +38,14 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     """
     cells = [cell for cell, _ in cells_of(scenario)]
     _check(scenario)
-    profile = profile_of(scenario, job.beside)
-    model, _ = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    profile = profile_of(scenario, job.base_dir)
+    path = model_path_of(scenario, job.base_dir)
+    model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     plans, requests = [], np.zeros(0, dtype=np.int64)
     for cell in cells:
         _, requests, bigrams = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
-        _check_length(model, cell)
+        each = cell.run.prompt_tokens + cell.run.new_tokens
+        check_length(each, context_limit_of(model), where=f"{cell.name}: run.prompt_tokens and run.new_tokens")
         plans.append((calls_of(cell, requests, bigrams), foretold(bigrams, requests)))
     use_threads(profile.machine.num_threads)
     run_plain(model, plans[0][0][:2])  # the first call of a model is slower than any other
@@ -68,7 +70,6 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     result = make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries),
@@ -120,8 +121,4 @@ def _check(scenario: EmbeddingRows) -> None:
         raise ScenarioError(f"{scenario.name}: a measurement sweeps run.mode, cache and prefetch: all cells read alike")
 
 
-def _check_length(model: Any, cell: EmbeddingRows) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    each = cell.run.prompt_tokens + cell.run.new_tokens
-    if limit is not None and each > limit:
-        raise ScenarioError(f"{cell.name}: run.prompt_tokens and run.new_tokens make {each}, the model reads {limit}")
+MEASUREMENT: Measurement[EmbeddingRows] = Measurement(measure=measure, cost_tables=row_tables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from kvsim.caches import Cache
 from kvsim.caches.rows import RowCounts
 from kvsim.errors import ResultError, TraceError
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams
 from kvsim.experiments.embedding_rows.calls import (
@@ -30,14 +28,15 @@ from kvsim.experiments.embedding_rows.calls import (
 from kvsim.experiments.embedding_rows.clock import costs_of, simulate_calls
 from kvsim.experiments.embedding_rows.report import COLUMNS, LEGEND, rows_figure, verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
+from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
 
-KIND = "embedding-rows"
 KEYS = ("mode", "policy", "budget_rows")
 FIGURES = ("prompt_embed_mean_s", "step_embed_mean_s", "prompt_mean_s", "request_mean_s")
 COUNTS = ("tokens", "distinct_rows", "hit_rows", "missed_rows", "prefetched_rows", "evicted_rows")
@@ -45,15 +44,15 @@ RECORDED = "served.jsonl"
 """File of a measured result with the tokens that were read."""
 
 
-def check(scenario: EmbeddingRows, beside: Path | None) -> int:
+def check(scenario: EmbeddingRows, base_dir: Path | None) -> int:
     """Check profile, stream and sizes, and return the number of cells."""
     cells = cells_of(scenario)
     for cell, _ in cells:
-        served = served_of(cell.stream, shape_of(cell).vocab_size, beside)
+        served = served_of(cell.stream, shape_of(cell).vocab_size, base_dir)
         requests_of(cell, served)
         bigrams_of(cell, served)
         budget_rows(cell)
-        costs_of(cell, profile_of(cell, beside))
+        costs_of(cell, profile_of(cell, base_dir))
     return len(cells)
 
 
@@ -61,9 +60,9 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
     """Simulate every cell, over the whole stream or over what a measured result recorded."""
     found = cells_of(scenario)
     entries, tables, told = [], [], set()
-    profile = profile_of(found[0][0], job.beside)
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, swept) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         served, requests, bigrams = inputs_of(cell, job)
         calls = calls_of(cell, requests, bigrams)
         costs = costs_of(cell, profile)
@@ -79,7 +78,6 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries),
@@ -90,7 +88,7 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
 
 def inputs_of(cell: EmbeddingRows, job: Job, most: int | None = None) -> tuple[Served, IntArray, Bigrams | None]:
     """Return a cell's stream, its requests, those that a measurement recorded where one is replayed, and bigrams."""
-    served = served_of(cell.stream, shape_of(cell).vocab_size, job.beside)
+    served = served_of(cell.stream, shape_of(cell).vocab_size, job.base_dir)
     bigrams = bigrams_of(cell, served)
     if job.recorded is None:
         return served, requests_of(cell, served, most), bigrams
@@ -187,7 +185,7 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
 
 def digest_of(requests: IntArray) -> str:
     """Return what tells requests apart."""
-    return hashlib.blake2b(np.ascontiguousarray(requests).tobytes(), digest_size=8).hexdigest()
+    return content_digest(requests)
 
 
 def show(summary: Mapping[str, Any]) -> str:

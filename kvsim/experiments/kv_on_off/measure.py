@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.engine.links.page_pool import EngineError
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import Generated, generate, peak_bytes, use_threads
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
 from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
-from kvsim.experiments.kv_on_off.simulate import KIND, add_speeds, cell_of, computed_tokens, rows_of, verdict_of
+from kvsim.experiments.kv_on_off.simulate import add_speeds, cell_of, computed_tokens, rows_of, verdict_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
+from kvsim.scenario.checks import check_length
 
 
 def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
@@ -32,11 +33,10 @@ def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
         If two runs of one cell generate different tokens.
     """
     cells = [cell for cell, _ in cells_of(scenario)]
-    profile = profile_of(scenario, job.beside)
-    model, tokenizer = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
-    prompts = [_prompt(model, tokenizer, cell, near(cell.run.text, job.beside)) for cell in cells]
+    profile = profile_of(scenario, job.base_dir)
+    path = model_path_of(scenario, job.base_dir)
+    model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
+    prompts = [_prompt(model, tokenizer, cell, near(cell.run.text, job.base_dir)) for cell in cells]
     total = sum(computed_tokens(cell) * cell.run.repeats for cell in cells)
     use_threads(profile.machine.num_threads)
     generate(model, prompts[0], 2, use_cache=True)  # the first call of a model is slower than any other
@@ -69,12 +69,8 @@ def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> NDArray[np.
             f"{cell.name}: run.text {run.text!r} has {ids.size} tokens; {run.batch} prompts of {run.prompt_tokens} "
             f"need {needed}"
         )
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and run.prompt_tokens + run.new_tokens > limit:
-        raise ScenarioError(
-            f"{cell.name}: run.prompt_tokens and run.new_tokens make {run.prompt_tokens + run.new_tokens} tokens, the "
-            f"model reads {limit}"
-        )
+    each = run.prompt_tokens + run.new_tokens
+    check_length(each, context_limit_of(model), where=f"{cell.name}: run.prompt_tokens and run.new_tokens")
     return ids[:needed].reshape(run.batch, run.prompt_tokens)
 
 
@@ -100,11 +96,13 @@ def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: lis
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=cells,
         rows=rows,
         verdict=verdict_of(cells),
-        profile=profile_of(scenario, job.beside),
+        profile=profile_of(scenario, job.base_dir),
         is_measured=True,
         extra={"growth": growth_of(cells, rows)},
     )
+
+
+MEASUREMENT: Measurement[KvOnOff] = Measurement(measure=measure)

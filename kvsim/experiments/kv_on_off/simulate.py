@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.kv_on_off.report import growth_figure, growth_of, growth_text
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
@@ -21,7 +21,6 @@ from kvsim.report.tables import Column
 from kvsim.scenario.shapes import ModelShape
 from kvsim.units import format_bytes
 
-KIND = "kv-on-off"
 KEYS = ("use_cache", "batch", "prompt_tokens", "new_tokens")
 _POSITION_BYTES = 8
 """Of a position, and of a token id."""
@@ -44,11 +43,11 @@ COLUMNS: dict[str, Column] = {
 }
 
 
-def check(scenario: KvOnOff, beside: Path | None) -> int:
+def check(scenario: KvOnOff, base_dir: Path | None) -> int:
     """Check profile and costs, and return the number of cells."""
     cells = cells_of(scenario)
     for cell, _ in cells:
-        profile_of(cell, beside).cache_cost(_cost_name(cell))
+        profile_of(cell, base_dir).cache_cost(_cost_name(cell))
     return len(cells)
 
 
@@ -56,9 +55,9 @@ def simulate(scenario: KvOnOff, job: Job) -> RunResult:
     """Return what each cell takes: its calls of the model one after the other, at the profile's cost of each."""
     cells, tables = [], []
     found = cells_of(scenario)
-    profile = profile_of(found[0][0], job.beside)
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, _) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         step_s = step_times_s(cell, profile)
         cells.append(cell_of(cell, step_s, peak_bytes=peak_bytes(cell, shape_of(cell))))
         tables.append(rows_of(number, cell, step_s))
@@ -68,7 +67,6 @@ def simulate(scenario: KvOnOff, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=cells,
         rows=rows,
         verdict=verdict_of(cells),

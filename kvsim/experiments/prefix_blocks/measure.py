@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prefix import PrefixCache, Replayed, hash_blocks, make_eviction
 from kvsim.caches.prefix.evictions import next_uses
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, make_result, model_path_of, near, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.engine.run import Answered, answer, use_threads
 from kvsim.experiments.prefix_blocks.engine.store import BlockStore
 from kvsim.experiments.prefix_blocks.report import verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of
 from kvsim.experiments.prefix_blocks.scenario import PrefixBlocks, RealRequests
-from kvsim.experiments.prefix_blocks.simulate import KIND, RECORDED, budget_of, cell_of, rows_of
+from kvsim.experiments.prefix_blocks.simulate import RECORDED, budget_of, cell_of, rows_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
+from kvsim.scenario.checks import check_length
 from kvsim.traces.requests.base import Request, RequestBlocks, gather
 from kvsim.traces.requests.full_blocks import full_blocks_text
 
@@ -36,11 +37,11 @@ def measure(scenario: PrefixBlocks, job: Job) -> tuple[RunResult, dict[str, byte
     """
     cells = cells_of(scenario)
     real = _checked(scenario, [cell for cell, _ in cells])
-    profile = profile_of(scenario, job.beside)
-    model, tokenizer = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
-    prompts = make_prompts(real, _token_ids(scenario, tokenizer, real, near(real.text, job.beside)))
+    profile = profile_of(scenario, job.base_dir)
+    path = model_path_of(scenario, job.base_dir)
+    model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
+    prompts = make_prompts(real, _token_ids(scenario, tokenizer, real, near(real.text, job.base_dir)))
+    check_length(max(map(len, prompts)), context_limit_of(model), where=f"{scenario.name}: the longest prompt")
     sent = [_request(prompt, scenario.trace.tokens_of_block) for prompt in prompts]
     requests = gather(sent, block_tokens=scenario.trace.tokens_of_block, source=scenario.name)
     use_threads(profile.machine.num_threads)
@@ -140,11 +141,10 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
         entries.append(entry | swept)
         rows = rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s)
         tables.append(rows | {"processor_s": np.median([[f.processor_s for f in run] for run in runs[number]], axis=0)})
-    profile = profile_of(scenario, job.beside)
+    profile = profile_of(scenario, job.base_dir)
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=False),
@@ -157,3 +157,6 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
 def _times_s(repeats: list[list[Answered]]) -> NDArray[np.float64]:
     times_s: NDArray[np.float64] = np.median([[found.ttft_s for found in run] for run in repeats], axis=0)
     return times_s
+
+
+MEASUREMENT: Measurement[PrefixBlocks] = Measurement(measure=measure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import itertools
@@ -17,6 +16,7 @@ from kvsim.caches.prefix import hash_blocks
 from kvsim.errors import KvsimError
 from kvsim.experiments.base import near
 from kvsim.experiments.prefix_blocks.scenario import RequestsChoice
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.shipped import find_requests
 from kvsim.traces.requests.base import Request, RequestBlocks, gather
 from kvsim.traces.requests.csv import read_azure, read_lengths
@@ -46,10 +46,7 @@ def recorded_requests(file: Path, block_tokens: int) -> RequestBlocks:
 
 def digest_of(requests: RequestBlocks) -> str:
     """Return a digest of lengths and blocks: equal digests, equal hits."""
-    content = hashlib.blake2b(digest_size=8)
-    for part in (requests.input_tokens, requests.starts, requests.blocks):
-        content.update(np.ascontiguousarray(part).tobytes())
-    return content.hexdigest()
+    return content_digest(requests.input_tokens, requests.starts, requests.blocks)
 
 
 def _rows(choice: RequestsChoice, path: Path, beside: Path | None) -> Iterator[Request]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
 from kvsim.errors import CalibrationError, ResultError
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.report import COLUMNS, LEGEND, hit_figure, verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
@@ -24,7 +24,6 @@ from kvsim.report.style import png
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.types import BoolArray, FloatArray, IntArray
 
-KIND = "prefix-blocks"
 KEYS = ("policy", "budget_blocks")
 FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
 COUNTS = ("hit_blocks", "hit_tokens", "evicted_blocks")
@@ -32,13 +31,13 @@ RECORDED = "requests.jsonl"
 """File of a measured result with the blocks of what was sent."""
 
 
-def check(scenario: PrefixBlocks, beside: Path | None) -> int:
+def check(scenario: PrefixBlocks, base_dir: Path | None) -> int:
     """Check profile and trace, and return the number of cells."""
     cells = cells_of(scenario)
     for trace in {cell.trace: None for cell, _ in cells}:
-        requests_of(trace, beside)
+        requests_of(trace, base_dir)
     for cell, _ in cells:
-        _prefill_of(profile_of(cell, beside))
+        _prefill_of(profile_of(cell, base_dir))
     return len(cells)
 
 
@@ -46,9 +45,9 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     """Replay the trace through the cache of every cell, or what a measured result recorded."""
     found = cells_of(scenario)
     entries, tables, traces, cases = [], [], {}, _Cases()
-    profile = profile_of(found[0][0], job.beside)
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, swept) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         if cell.trace not in traces:
             traces[cell.trace] = _requests(cell, job)
         requests = traces[cell.trace]
@@ -69,7 +68,6 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=scenario.trace.shared_tokens is not None),
@@ -248,7 +246,7 @@ def rows_of(
 
 def _requests(cell: PrefixBlocks, job: Job) -> RequestBlocks:
     if job.recorded is None:
-        return requests_of(cell.trace, job.beside)
+        return requests_of(cell.trace, job.base_dir)
     file = job.recorded / RECORDED
     if not file.is_file():
         raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")

@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
+from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, model_path_of, profile_of, shape_of
+from kvsim.experiments.prompt_cache.calibrate import restore_tables
 from kvsim.experiments.prompt_cache.costs import slower_s
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
 from kvsim.experiments.prompt_cache.engine.run import Answered, answer
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario
 from kvsim.experiments.prompt_cache.simulate import Sent, Streams, all_bytes, books_of, cell_of, result_of, rows_of
+from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
 from kvsim.report.results import RunResult
+from kvsim.scenario.checks import check_length
 from kvsim.types import FloatArray, IntArray
 
 
@@ -33,14 +35,13 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
     """
     cells = [cell for cell, _ in cells_of(scenario)]
     _check_swept(scenario)
-    profile = profile_of(scenario, job.beside)
-    streams = Streams(job.beside)
+    profile = profile_of(scenario, job.base_dir)
+    streams = Streams(job.base_dir)
     for cell in cells:
         slower_s(profile, cell)
         books_of(cell, streams.of(cell))
-    model, _ = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    path = model_path_of(scenario, job.base_dir)
+    model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     _check_lengths(scenario, model, [prompt for cell in cells for prompt in streams.of(cell)])
     use_threads(profile.machine.num_threads)
     chunk_tokens = scenario.prefill_chunk_tokens
@@ -74,12 +75,8 @@ def _check_swept(scenario: PromptCacheScenario) -> None:
 
 
 def _check_lengths(scenario: PromptCacheScenario, model: Any, prompts: Sequence[IntArray]) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(prompt.size for prompt in prompts)
-    if limit is not None and longest > limit:
-        raise ScenarioError(
-            f"{scenario.name}: a prompt has {longest} tokens, the model reads {limit}; cut them: prompts.max_tokens"
-        )
+    where = f"{scenario.name}: the longest prompt (prompts.max_tokens cuts them)"
+    check_length(max(map(len, prompts)), context_limit_of(model), where=where)
 
 
 def _through_cache(
@@ -148,3 +145,6 @@ def _cell(
 def _median(times_s: list[list[float]]) -> FloatArray:
     found: FloatArray = np.median(times_s, axis=0)
     return found
+
+
+MEASUREMENT: Measurement[PromptCacheScenario] = Measurement(measure=measure, cost_tables=restore_tables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ScenarioError, TraceError
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.shipped import find_requests, find_tokens
 from kvsim.traces.requests.base import Request
 from kvsim.traces.requests.full_blocks import read_full_blocks
@@ -42,10 +42,7 @@ def prompts_of(choice: PromptsChoice, vocab_size: int, beside: Path | None) -> l
 
 def digest_of(prompts: Sequence[IntArray]) -> str:
     """Return a digest of prompts: equal digests, equal reuse."""
-    content = hashlib.blake2b(digest_size=8)
-    for prompt in prompts:
-        content.update(np.int64(prompt.size).tobytes() + prompt.astype(np.int64).tobytes())
-    return content.hexdigest()
+    return content_digest(*(part for prompt in prompts for part in (np.int64(prompt.size).tobytes(), prompt)))
 
 
 def _of_stream(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntArray]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from kvsim.caches.prompts.accounting import Keeping, PromptBooks, Reuse
 from kvsim.errors import ResultError
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.prompt_cache.costs import PromptCosts
 from kvsim.experiments.prompt_cache.prompts import digest_of, prompts_of
@@ -26,13 +25,13 @@ from kvsim.experiments.prompt_cache.report import (
     verdict_of,
 )
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario, PromptsChoice
+from kvsim.experiments.types import Compared, Job
 from kvsim.profile.profile import Profile
 from kvsim.report.pairs import cells_text, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
 from kvsim.types import FloatArray, IntArray
 
-KIND = "prompt-cache"
 KEYS = ("tier", "policy", "shared_tokens", "budget_bytes", "link_bytes_per_s")
 FIGURES = ("ttft_mean_s", "ttft_hit_s", "ttft_hit_full_s", "keep_mean_s")
 COUNTS = ("hits", "reused_tokens", "host_hits", "evicted", "demoted", "kept_bytes")
@@ -53,12 +52,12 @@ class Sent:
     """Of all prompts kept after the last one."""
 
 
-def check(scenario: PromptCacheScenario, beside: Path | None) -> int:
+def check(scenario: PromptCacheScenario, base_dir: Path | None) -> int:
     """Check profile, costs, prompts and budgets, and return the number of cells."""
     cells = cells_of(scenario)
-    streams = Streams(beside)
+    streams = Streams(base_dir)
     for cell, _ in cells:
-        PromptCosts(profile_of(cell, beside), cell)
+        PromptCosts(profile_of(cell, base_dir), cell)
         books_of(cell, streams.of(cell))
     return len(cells)
 
@@ -66,10 +65,10 @@ def check(scenario: PromptCacheScenario, beside: Path | None) -> int:
 def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
     """Send every cell's prompts through its books."""
     found = cells_of(scenario)
-    entries, tables, streams = [], [], Streams(job.beside)
-    profile = profile_of(found[0][0], job.beside)
+    entries, tables, streams = [], [], Streams(job.base_dir)
+    profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, _) in enumerate(found):
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         prompts = streams.of(cell)
         costs = PromptCosts(profile, cell)
         sent = _send(cell, prompts, costs)
@@ -215,7 +214,6 @@ def result_of(
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries, crossings, is_emulated=profile.link.emulated, stands_in=scenario.prompts.trace),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.caches import find_cache_policy
-from kvsim.errors import CapacityError, ScenarioError
+from kvsim.errors import CapacityError
 from kvsim.experiments.base import near, shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleBooks
 from kvsim.experiments.prompt_modules.scenario import PromptModules, Stream
@@ -25,7 +25,7 @@ from kvsim.experiments.prompt_modules.schema import (
     parse_schema,
 )
 from kvsim.experiments.prompt_modules.schema.markup import read_markup
-from kvsim.scenario.shapes import ModelShape
+from kvsim.scenario.checks import check_length
 from kvsim.types import IntArray
 
 
@@ -107,7 +107,7 @@ def case_of(cell: PromptModules, source: Source, length_of: LengthOf) -> Case:
     )
     shape = shape_of(cell)
     token_bytes = shape.num_layers * shape.page_bytes(1)
-    _check_context(cell, assemblies, shape)
+    check_context(cell, assemblies, shape.learned_positions)
     units = [layout.units[unit] for unit in sorted({unit for found in assemblies for unit in found.units})]
     largest_bytes = token_bytes * max((unit.num_tokens for unit in units), default=1)
     return Case(
@@ -131,13 +131,11 @@ def requests_of(stream: Stream, num_prompts: int) -> IntArray:
     return drawn.astype(np.int64)
 
 
-def _check_context(cell: PromptModules, assemblies: Iterable[Assembly], shape: ModelShape) -> None:
-    limit = shape.learned_positions
+def check_context(cell: PromptModules, assemblies: Iterable[Assembly], limit_tokens: int | None) -> None:
+    """Refuse a prompt that, with its answer, ends behind the last position that a model reads."""
     for assembly in assemblies:
-        if limit is not None and assembly.end + cell.measure.answer_tokens > limit:
-            raise ScenarioError(
-                f"{cell.name}: prompt {assembly.name!r} ends at position {assembly.end}, the model has {limit}"
-            )
+        where = f"{cell.name}: prompt {assembly.name!r}, which ends at {assembly.end}, and measure.answer_tokens"
+        check_length(assembly.end + cell.measure.answer_tokens, limit_tokens, where=where)
 
 
 def _budget(cell: PromptModules, num_read: int, largest_bytes: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -15,6 +14,7 @@ from kvsim.experiments.base import model_path_of, near
 from kvsim.experiments.prompt_modules.case import Source
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import LengthOf, assemble, lay_out
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.toml import MAX_FILE_BYTES
 
 
@@ -61,7 +61,7 @@ def lengths_of(scenario: PromptModules, source: Source, beside: Path | None) -> 
 
 def lengths_json(lengths: Mapping[str, int], tokenizer: str) -> bytes:
     """Return a file of lengths: tokens by a digest of each text."""
-    tokens = {_digest(text): length for text, length in lengths.items()}
+    tokens = {content_digest(text): length for text, length in lengths.items()}
     return (json.dumps({"tokenizer": tokenizer, "tokens": tokens}, indent=1) + "\n").encode()
 
 
@@ -88,12 +88,12 @@ def _recorded_lengths(file: Path) -> LengthOf:
     known = _read_lengths(file)
 
     def length_of(text: str) -> int:
-        if _digest(text) not in known:
+        if content_digest(text) not in known:
             raise ScenarioError(
                 f'{file}: has no length of the text {text[:40]!r}; with prompts.lengths_file = "" the model\'s '
                 "tokenizer counts"
             )
-        return known[_digest(text)]
+        return known[content_digest(text)]
 
     return length_of
 
@@ -111,7 +111,3 @@ def _read_lengths(file: Path) -> dict[str, int]:
     if not isinstance(tokens, dict) or not all(type(value) is int and 0 <= value < 2**31 for value in tokens.values()):
         raise ScenarioError(f"{file}: no file of lengths; `kvsim measure` writes one as lengths.json")
     return tokens
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from kvsim.engine.links.states import StateLink, make_link
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
-from kvsim.engine.model.loading import load_model
-from kvsim.engine.model.loading import shape_of as shape_of_model
-from kvsim.errors import ScenarioError
-from kvsim.experiments import Job
+from kvsim.engine.model.loading import load_model_of
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleBooks
-from kvsim.experiments.prompt_modules.case import Case, Source, case_of, source_of
+from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_context, source_of
 from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.engine.divergence import Divergence, divergence_of
 from kvsim.experiments.prompt_modules.engine.run import Answered, ModuleRunner, ModuleStore
@@ -25,7 +23,7 @@ from kvsim.experiments.prompt_modules.lengths import check_lengths, lengths_json
 from kvsim.experiments.prompt_modules.report import verdict_of
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
-from kvsim.experiments.prompt_modules.simulate import KIND
+from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
 from kvsim.report.results import RunResult
 from kvsim.types import FloatArray
@@ -81,10 +79,10 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
         If the model is not of the scenario's shape, reads too few positions, or counts other tokens than the scenario.
     """
     cells = [cell for cell, _ in cells_of(scenario)]
-    source, profile = source_of(scenario, job.beside), profile_of(scenario, job.beside)
+    source, profile = source_of(scenario, job.base_dir), profile_of(scenario, job.base_dir)
     bench = _bench(scenario, job, source, profile)
     cases = [case_of(cell, source, bench.length_of) for cell in cells]
-    _check_positions(scenario, bench.model, cases)
+    check_context(scenario, cases[0].assemblies, context_limit_of(bench.model))
     use_threads(profile.machine.num_threads)
     try:
         runs = []
@@ -101,25 +99,14 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
 
 
 def _bench(scenario: PromptModules, job: Job, source: Source, profile: Profile) -> _Bench:
-    model, tokenizer = load_model(model_path_of(scenario, job.beside), shape_of(scenario).dtype, profile.device)
-    if shape_of_model(model) != shape_of(scenario):
-        raise ScenarioError(f"{scenario.name}: the model in {scenario.model.path} has another shape than model.shape")
+    path = model_path_of(scenario, job.base_dir)
+    model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     texts = texts_of(scenario, source)
     encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     ids = {text: list(found) for text, found in zip(texts, encoded, strict=True)}
-    check_lengths(scenario, {text: len(found) for text, found in ids.items()}, job.beside)
+    check_lengths(scenario, {text: len(found) for text, found in ids.items()}, job.base_dir)
     link = make_link(model.device, profile.link.stated_bandwidth_bytes_per_s or math.inf)
     return _Bench(model, tokenizer, ids, link)
-
-
-def _check_positions(scenario: PromptModules, model: Any, cases: Sequence[Case]) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for assembly in cases[0].assemblies:
-        if limit is not None and assembly.end + scenario.measure.answer_tokens > limit:
-            raise ScenarioError(
-                f"{scenario.name}: prompt {assembly.name!r} ends at position {assembly.end} and answers "
-                f"{scenario.measure.answer_tokens} tokens; the model has {limit} positions"
-            )
 
 
 def _serve(bench: _Bench, cell: PromptModules, case: Case) -> list[Answered]:
@@ -234,7 +221,6 @@ def _result(
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries, list(prompts.values())),
@@ -249,3 +235,6 @@ def _counts(done: Answered) -> tuple[int, ...]:
     return (
         done.num_hits, done.num_encoded, done.num_evicted, done.hit_tokens, done.encoded_tokens, done.held_bytes,
     )  # fmt: skip
+
+
+MEASUREMENT: Measurement[PromptModules] = Measurement(measure=measure)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import ResultError
-from kvsim.experiments import Compared, Job
 from kvsim.experiments.base import cells_of, make_result, profile_of
 from kvsim.experiments.prompt_modules.case import case_of, source_of
 from kvsim.experiments.prompt_modules.costs import COUNTED, Costs, all_stored, cell_of, counts_of, prompt_of, rows_of
@@ -23,12 +22,12 @@ from kvsim.experiments.prompt_modules.report import (
     verdict_of,
 )
 from kvsim.experiments.prompt_modules.scenario import PromptModules
+from kvsim.experiments.types import Compared, Job
 from kvsim.report.pairs import Pairs, pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json
 from kvsim.report.style import png
 from kvsim.types import FloatArray
 
-KIND = "prompt-modules"
 KEYS = ("tier", "policy", "budget_modules", "scaffolds", "seen")
 FIGURES = ("ttft_mean_s", "ttft_full_mean_s")
 COUNTS = ("module_hits", "module_misses", "evictions", "hit_tokens", "encoded_tokens", "peak_bytes")
@@ -37,28 +36,28 @@ PRICE = ("kl_first_nats", "kl_mean_nats", "greedy_agreement_frac")
 """What reuse costs in quality, measured only."""
 
 
-def check(scenario: PromptModules, beside: Path | None) -> int:
+def check(scenario: PromptModules, base_dir: Path | None) -> int:
     """Check schema, prompts, budgets and costs of every cell, and return the number of cells."""
     cells = [cell for cell, _ in cells_of(scenario)]
-    source = source_of(scenario, beside)
-    length_of = lengths_of(scenario, source, beside)
+    source = source_of(scenario, base_dir)
+    length_of = lengths_of(scenario, source, base_dir)
     for cell in cells:
         case_of(cell, source, length_of).books(cell)
-        Costs(profile=profile_of(cell, beside), chunk_tokens=cell.prefill_chunk_tokens).check((cell.cache.tier,))
+        Costs(profile=profile_of(cell, base_dir), chunk_tokens=cell.prefill_chunk_tokens).check((cell.cache.tier,))
     return len(cells)
 
 
 def simulate(scenario: PromptModules, job: Job) -> RunResult:
     """Serve the stream out of every cell's store, at the profile's costs."""
     found = cells_of(scenario)
-    source = source_of(scenario, job.beside)
-    length_of = lengths_of(scenario, source, job.beside)
+    source = source_of(scenario, job.base_dir)
+    length_of = lengths_of(scenario, source, job.base_dir)
     entries, tables = [], []
     prompts: dict[tuple[Any, ...], dict[str, Any]] = {}
-    profile = profile_of(scenario, job.beside)
+    profile = profile_of(scenario, job.base_dir)
     for number, (cell, swept) in enumerate(found):
         case = case_of(cell, source, length_of)
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         costs = Costs(profile=profile, chunk_tokens=cell.prefill_chunk_tokens)
         costs.check((cell.cache.tier,))
         served, counts = counts_of(case, cell)
@@ -87,7 +86,6 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows={name: np.concatenate([table[name] for table in tables]) for name in tables[0]},
         verdict=verdict_of(entries, list(prompts.values())),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.future import is_oracle
 from kvsim.policies.residency import Decision, Residency
+from kvsim.scenario.digest import content_digest
 from kvsim.types import FloatArray, IntArray, PageGrid, PageIds, Partition, Scores
 
 PINNED_PAGES = 1
@@ -157,8 +157,6 @@ def drive(
 
 def digest_of(decisions: Iterator[Decision]) -> str:
     """Return a digest of victims and prefetches, in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for decision in decisions:
-        for pages in (decision.victims, decision.prefetches):
-            digest.update(pages.size.to_bytes(8, "little") + pages.astype("<i8").tobytes())
-    return digest.hexdigest()
+    decided = (pages for decision in decisions for pages in (decision.victims, decision.prefetches))
+    parts = (pages.size.to_bytes(8, "little") + pages.astype("<i8").tobytes() for pages in decided)
+    return content_digest(*parts, num_bytes=16)

@@ -16,6 +16,7 @@ from kvsim.errors import TraceError
 from kvsim.experiments.decode import fresh_profile as wiring
 from kvsim.experiments.decode.crosscheck import accesses_in
 from kvsim.experiments.decode.simulate import simulate
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.scenario.decode import load_scenario
 from tests.accesses import make_profile
@@ -145,7 +146,7 @@ def test_capture_of_one_sequence_stands_for_a_batch_and_for_any_selector(
         assert accesses_in(tmp_path)(load_scenario(scenario_file, [option])) == file
         assert accesses_in(file)(load_scenario(scenario_file, [option])) == file
     scenario = load_scenario(scenario_file, ["run.batch=2", "measure.num_steps=10", 'run.policies=["lru"]'])
-    rows = simulate(scenario, beside=scenario_file.parent, recorded=accesses_in(file)).rows
+    rows = simulate(scenario, Job(base_dir=scenario_file.parent, recorded=file)).rows
     assert rows["step"].max() == 9  # of 14 that the capture holds
 
 
@@ -161,11 +162,11 @@ def test_place_without_traces_says_where_some_are(other: Path, tmp_path: Path) -
 def fresh(scenario_file: Path, folder: Path, recalibrate: bool | None, said: list[str]) -> Path | None:
     return wiring.fresh_profile(
         load_scenario(scenario_file),
+        Job(base_dir=scenario_file.parent),
         folder,
         recalibrate=recalibrate,
         say=said.append,
         progress=lambda stage, done, total: None,
-        beside=scenario_file.parent,
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kvsim.experiments import Compared
 from kvsim.experiments.decode.experiment import compare
+from kvsim.experiments.types import Compared
 from kvsim.report.results import load_result, records_parquet
 
 REFERENCE = Path(__file__).parents[3] / "results" / "crosscheck_cpu"

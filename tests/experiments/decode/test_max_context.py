@@ -22,12 +22,13 @@ from kvsim.engine.model.loading import read_shape
 from kvsim.engine.paged.decode import decoding, make_pool
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode import max_context
-from kvsim.experiments.decode.cells import cells_of
+from kvsim.experiments.decode.cells import Cell
 from kvsim.experiments.decode.engine import probe as context_probe
+from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measured
 from kvsim.experiments.decode.engine.probe import ContextProbe, need_of
-from kvsim.experiments.decode.max_context import Record, find_longest, max_contexts
-from kvsim.experiments.decode.measure import decode_input
+from kvsim.experiments.decode.max_context import Record, find_longest, longest_contexts
 from kvsim.experiments.decode.report.max_context import max_context_text
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import write_profile
 from kvsim.scenario.decode import load_scenario
 from tests.accesses import make_profile
@@ -86,8 +87,12 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
     return write_scenario(tmp_path_factory.mktemp("tiny"), tiny_model_path, path=tiny_model_path)
 
 
+def cells(file: Path, *options: str) -> list[Cell]:
+    return resolve_measured(load_scenario(file, list(options)), Job(base_dir=file.parent))
+
+
 def found(file: Path, *options: str) -> list[Record]:
-    return max_contexts(load_scenario(file, list(options)), beside=file.parent)
+    return longest_contexts(load_scenario(file, list(options)), Job(base_dir=file.parent))
 
 
 @settings(max_examples=200)
@@ -125,7 +130,7 @@ def test_each_policy_ends_a_page_before_the_device_is_full_and_is_decoded_to(sce
     records = found(scenario_file)
     assert [record["policy"] for record in records] == ["resident", "lru", "sink-window"]
     by_policy = {record["policy"]: record for record in records}
-    for cell, record in zip(cells_of(load_scenario(scenario_file), scenario_file.parent), records, strict=True):
+    for cell, record in zip(cells(scenario_file), records, strict=True):
         assert record["ran_out"] == "device memory"
         assert record["was_run"] is True
         assert record["device_bytes"] <= 2_000_000
@@ -147,7 +152,7 @@ def test_counted_bytes_are_those_of_the_tensors_that_a_run_holds(
 ) -> None:
     options = [f'selector.channel="{channel}"', f"run.batch={batch}"]
     options.append('run.policies=["lru", {name = "lru", label = "foretold", arguments = {prefetch = "speculation"}}]')
-    for cell in cells_of(load_scenario(scenario_file, options), scenario_file.parent):
+    for cell in cells(scenario_file, *options):
         input_ = decode_input(max_context._at(cell, 320))
         need = need_of(input_, cell.shape, weights_bytes=0, keeps_host_pages=True)
         probe = ContextProbe(tiny_model, cell.shape, mechanism="memcpy")
@@ -221,7 +226,7 @@ def test_a_device_that_runs_out_in_a_trial_ends_the_search_and_nothing_else(
         return decode(model, snapshot, given, **options)
 
     monkeypatch.setattr(context_probe, "decode", limited)
-    monkeypatch.setattr(max_context, "_model", lambda cell, beside: tiny_model)
+    monkeypatch.setattr(max_context, "_model", lambda cell, base_dir: tiny_model)
     (record,) = found(file, "run.policies=lru", 'profile.device_memory="1 GB"')
     assert record["found_by"] == "trial"
     assert record["ran_out"] == "device memory"

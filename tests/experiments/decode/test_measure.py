@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,12 +16,14 @@ from transformers import DynamicCache
 from kvsim.engine.model.loading import read_shape
 from kvsim.engine.model.text import read_text
 from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
-from kvsim.experiments.decode.cells import refuse_peers, trace_name
-from kvsim.experiments.decode.crosscheck import accesses_in, verdict_lines
+from kvsim.experiments.decode import measure as measuring
+from kvsim.experiments.decode.crosscheck import verdict_lines
 from kvsim.experiments.decode.engine import bench as runs
-from kvsim.experiments.decode.measure import Measured, measure
+from kvsim.experiments.decode.experiment import check_simulated
+from kvsim.experiments.decode.recorded import trace_name
 from kvsim.experiments.decode.report.compare import COUNTED, Comparison, compare, first_divergence
 from kvsim.experiments.decode.simulate import simulate
+from kvsim.experiments.types import Job
 from kvsim.policies import Paged, Setting, make_policy
 from kvsim.profile.profile import write_profile
 from kvsim.report.results import RunResult, load_result, write_result
@@ -88,9 +90,18 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
     return file
 
 
+class Measured(NamedTuple):
+    result: RunResult
+    traces: dict[str, bytes]
+
+
+def measure(scenario: Scenario, file: Path) -> Measured:
+    return Measured(*measuring.measure(scenario, Job(text=file.read_text(), base_dir=file.parent)))
+
+
 @pytest.fixture(scope="module")
 def measured(scenario_file: Path) -> Measured:
-    return measure(load_scenario(scenario_file), text=scenario_file.read_text(), beside=scenario_file.parent)
+    return measure(load_scenario(scenario_file), scenario_file)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +117,8 @@ class Check:
     comparison: Comparison
 
 
-def simulated(scenario: Scenario, measured: RunResult, folder: Path, beside: Path) -> Check:
-    found = simulate(scenario, beside=beside, recorded=accesses_in(folder))
+def simulated(scenario: Scenario, measured: RunResult, folder: Path, base_dir: Path) -> Check:
+    found = simulate(scenario, Job(base_dir=base_dir, recorded=folder))
     return Check(found, compare(found, measured))
 
 
@@ -137,7 +148,7 @@ def test_measured_result_reads_back_and_carries_its_traces(measured: Measured, f
 def test_stream_reads_everything_and_agrees_with_its_simulation(scenario_file: Path, tmp_path: Path) -> None:
     options = ['run.policies=["resident", "stream"]', "budget.context_frac=[0.8, 0.95]", "run.batch=[1, 2]"]
     scenario = load_scenario(scenario_file, options)
-    measured = measure(scenario, beside=scenario_file.parent)
+    measured = measure(scenario, scenario_file)
     folder = write_result(measured.result, tmp_path, measured.traces)
     check = simulated(scenario, measured.result, folder, scenario_file.parent)
     assert check.comparison.divergence is None
@@ -152,7 +163,7 @@ def test_what_a_layer_foretells_of_the_next_is_the_same_measured_and_simulated(
 ) -> None:
     options = ['run.policies=["resident", "tests.speculative:Speculative"]', f'selector.channel="{channel}"']
     scenario = load_scenario(scenario_file, [*options, "measure.repeats=1", "budget.context_frac=0.6"])
-    measured = measure(scenario, beside=scenario_file.parent)
+    measured = measure(scenario, scenario_file)
     folder = write_result(measured.result, tmp_path, measured.traces)
     check = simulated(scenario, measured.result, folder, scenario_file.parent)
     assert check.comparison.divergence is None
@@ -240,7 +251,7 @@ def test_trace_of_another_selector_is_not_replayed(scenario_file: Path, measured
 )
 def test_what_cannot_be_measured_is_told_in_a_line(scenario_file: Path, override: str, complaint: str) -> None:
     with pytest.raises(KvsimError, match=complaint) as caught:
-        measure(load_scenario(scenario_file, [override]), beside=scenario_file.parent)
+        measure(load_scenario(scenario_file, [override]), scenario_file)
     assert "\n" not in str(caught.value)
 
 
@@ -248,12 +259,12 @@ def test_offloaded_cache_of_transformers_stands_beside_the_policies_and_compares
     scenario_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache that offloads nothing stands in: the real one needs a GPU."""
-    monkeypatch.setattr("kvsim.experiments.decode.measure.check_peer", lambda cell: None)
+    monkeypatch.setattr("kvsim.experiments.decode.engine.inputs.check_peer", lambda cell: None)
     monkeypatch.setattr(
         "kvsim.experiments.decode.engine.bench.offloaded_cache", lambda model: DynamicCache(config=model.config)
     )
     options = ['run.policies=["resident", "hf-offloaded"]', "budget.context_frac=0.6", "run.batch=2"]
-    result = measure(load_scenario(scenario_file, options), beside=scenario_file.parent).result
+    result = measure(load_scenario(scenario_file, options), scenario_file).result
     cell = next(cell for cell in result.summary["cells"] if cell["policy"] == "hf-offloaded")
     assert cell["speed_vs_resident"] > 0.2
     assert len(cell["tpot_repeats_s"]) == 2
@@ -278,11 +289,9 @@ def test_packed_weights_are_loaded_as_the_scenario_says_and_need_a_profile_of_su
     monkeypatch.setattr(runs, "load_model", load_model)
     options = ['run.policies=["resident"]', "budget.context_frac=1.0", "run.batch=1", "measure.repeats=1"]
     packed = [*options, 'model.quantisation=["4bit", "8bit"]']
-    with pytest.raises(ScenarioError, match=r"made with unpacked weights, model.quantisation is 4bit; calibrate"):
-        measure(load_scenario(scenario_file, packed), beside=scenario_file.parent)
-    measured = measure(
-        load_scenario(scenario_file, [*packed, "profile.allow_other_shape=true"]), beside=scenario_file.parent
-    )
+    with pytest.raises(ScenarioError, match=r"made with unpacked weights, the scenario has 4bit ones; calibrate"):
+        measure(load_scenario(scenario_file, packed), scenario_file)
+    measured = measure(load_scenario(scenario_file, [*packed, "profile.allow_other_shape=true"]), scenario_file)
     assert loaded == ["4bit", "8bit"]
     assert [cell["model.quantisation"] for cell in measured.result.summary["cells"]] == ["4bit", "8bit"]
     assert sorted(name.rpartition("-")[2] for name in measured.traces) == ["4bit.kvtrace", "8bit.kvtrace"]
@@ -295,9 +304,9 @@ def test_packed_weights_are_loaded_as_the_scenario_says_and_need_a_profile_of_su
 def test_offloaded_cache_is_refused_on_a_cpu_and_by_the_simulator(scenario_file: Path) -> None:
     scenario = load_scenario(scenario_file, ['run.policies=["resident", "hf-offloaded"]', "budget.context_frac=0.6"])
     with pytest.raises(ScenarioError, match=r"^tiny: policy 'hf-offloaded' .* needs a CUDA device; profile 'test'"):
-        measure(scenario, beside=scenario_file.parent)
+        measure(scenario, scenario_file)
     with pytest.raises(ScenarioError, match="a peer to measure, not a policy"):
-        refuse_peers(scenario)
+        check_simulated(scenario)
     with pytest.raises(ScenarioError, match="a peer to measure, not a policy"):
         grid = PageGrid(num_sequences=1, num_layers=3, pages_per_layer=8)
         setting = Setting(grid=grid, capacity_pages=24, partition="shared", prefetch_quota_pages=4, seed=0)
@@ -309,7 +318,7 @@ def test_scenario_without_measure_table_says_what_is_missing(scenario_file: Path
     bare = tmp_path / "bare.toml"
     bare.write_text(text[: text.index("[measure]")] + text[text.index("[sweep]") :])
     with pytest.raises(ScenarioError, match=r"no \[measure\] table"):
-        measure(load_scenario(bare), beside=scenario_file.parent)
+        measure(load_scenario(bare), scenario_file)
 
 
 def test_profile_is_never_fitted_on_the_runs_it_predicts(scenario_file: Path, measured: Measured, folder: Path) -> None:
@@ -336,7 +345,7 @@ def test_quick_crosscheck_on_the_trained_model_has_equal_counts(model_path: Path
     path = find_scenario("crosscheck_quick")
     options = ["measure.num_steps=8", "measure.repeats=1", f'model.path="{model_path}"', "run.warmup_steps=2"]
     scenario = load_scenario(path, options)
-    measured = measure(scenario, text=path.read_text(), beside=path.parent)
+    measured = measure(scenario, path)
     folder = write_result(measured.result, tmp_path, measured.traces)
     check = simulated(scenario, measured.result, folder, path.parent)
     assert check.comparison.divergence is None
@@ -356,7 +365,7 @@ def test_bounds_prefetchers_and_dropping_by_place_are_measured_as_they_are_simul
     file = scenario_file.with_name("parts.toml")
     file.write_text(text.replace("repeats = 2", "repeats = 1"))
     scenario = load_scenario(file)
-    found = measure(scenario, text=text, beside=file.parent)
+    found = measure(scenario, file)
     check = simulated(scenario, found.result, write_result(found.result, tmp_path, found.traces), file.parent)
     assert check.comparison.divergence is None
     oracle, _, dropping = found.result.summary["cells"]
@@ -370,4 +379,4 @@ def test_bounds_prefetchers_and_dropping_by_place_are_measured_as_they_are_simul
 def test_dropping_by_scores_is_not_measured_and_the_line_says_why(scenario_file: Path) -> None:
     scenario = load_scenario(scenario_file, ["run.policies=h2o"])
     with pytest.raises(ScenarioError, match="'h2o' drops pages by scores"):
-        measure(scenario, beside=scenario_file.parent)
+        measure(scenario, scenario_file)

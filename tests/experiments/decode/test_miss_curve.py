@@ -103,7 +103,7 @@ def test_floats_are_no_keys(tmp_path: Path) -> None:
     [
         ("page_tokns=16", "page_tokens"),
         ("selector.kpages=3", "k_pages"),
-        ("page_tokens", "KEY=VALUE"),
+        ("page_tokens", "write KEY=VALUE, as in --set selector.k_pages=16"),
         ("page_tokens.x=1", "no table"),
         ("page_tokens=0", "page_tokens"),
     ],

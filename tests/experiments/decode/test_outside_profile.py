@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from kvsim.errors import CalibrationError
-from kvsim.experiments import load_scenario as load_any
-from kvsim.experiments import warnings_of
-from kvsim.experiments.decode.cells import Cell, cells_of
+from kvsim.experiments.decode.cells import Cell, Extent, cells_of, resolve
 from kvsim.experiments.decode.outside_profile import SLACK, beyond_profile
-from kvsim.experiments.decode.simulate import simulate
+from kvsim.experiments.decode.simulate import simulate, warnings
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.decode import load_scenario
@@ -85,11 +84,19 @@ def cells(
     )
     file = folder / "asks.toml"
     file.write_text(SCENARIO.format(page_tokens=page_tokens, shape=shape, policies=policies, batch=batch))
-    return cells_of(load_scenario(file), folder)
+    built = cells_of(load_scenario(file), lambda *_: Extent(context_tokens=512, num_steps=10), base_dir=folder)
+    return resolve(built, lambda cell: None)
+
+
+def at(cells: list[Cell], *contexts: int) -> list[Cell]:
+    return [
+        cell.with_extent(Extent(context_tokens=tokens, num_steps=10))
+        for cell, tokens in zip(cells, contexts, strict=True)
+    ]
 
 
 def lines(found: list[Cell], context_tokens: int) -> list[str]:
-    return [str(line) for line in beyond_profile(found, [context_tokens] * len(found))]
+    return [str(line) for line in beyond_profile(at(found, *[context_tokens] * len(found)))]
 
 
 def test_run_inside_the_measured_range_is_told_nothing(tmp_path: Path) -> None:
@@ -108,12 +115,12 @@ def test_attention_beyond_its_range_is_told_once_with_the_range_and_the_most_tha
 def test_most_that_any_cell_asks_is_told_whatever_the_order_of_cells(tmp_path: Path) -> None:
     (cell,) = cells(tmp_path, policies='["stream"]')
     for contexts in ([131_072, 8192, 64], [64, 8192, 131_072]):
-        (told,) = [found for found in beyond_profile([cell] * 3, contexts) if found.cost == "segments.attention"]
+        (told,) = [found for found in beyond_profile(at([cell] * 3, *contexts)) if found.cost == "segments.attention"]
         assert (told.asked_low, told.asked_high) == (64, 131_072)
 
 
 def test_each_cost_has_its_own_line_and_the_order_is_always_the_same(tmp_path: Path) -> None:
-    found = beyond_profile(cells(tmp_path, policies='["lru", "stream"]'), [131_072, 131_072])
+    found = beyond_profile(at(cells(tmp_path, policies='["lru", "stream"]'), 131_072, 131_072))
     names = [(line.cost, line.counts) for line in found]
     assert names == sorted(names)
     assert names == [
@@ -126,7 +133,7 @@ def test_each_cost_has_its_own_line_and_the_order_is_always_the_same(tmp_path: P
 
 
 def test_policy_that_selects_asks_for_what_it_reads_and_not_for_the_context(tmp_path: Path) -> None:
-    found = beyond_profile(cells(tmp_path, policies='["lru"]'), [131_072])
+    found = beyond_profile(at(cells(tmp_path, policies='["lru"]'), 131_072))
     assert "segments.attention" not in {line.cost for line in found}
 
 
@@ -144,7 +151,7 @@ def test_line_begins_where_the_slack_ends(tmp_path: Path, factor: float, is_told
 
 def test_batch_and_page_size_beyond_the_profile_are_told(tmp_path: Path) -> None:
     """Pages of 64 tokens of the test's shape have 16 KiB, twice the largest measured."""
-    beyond = beyond_profile(cells(tmp_path, page_tokens=64, batch=4), [512, 512])
+    beyond = beyond_profile(cells(tmp_path, page_tokens=64, batch=4))
     found = {(line.cost, line.counts): line for line in beyond}
     assert found["segments.head", "sequences"].asked_high == 4
     assert found["link.to_device", "bytes"].asked_high == 2 * 8192
@@ -159,25 +166,25 @@ def test_page_size_that_a_profile_of_one_size_knows_nothing_of_is_refused(tmp_pa
     assert lines(known, 512) == []
     other = cells(tmp_path, profile.model_copy(update={"link": link}), page_tokens=32)
     with pytest.raises(CalibrationError, match=r"pages of 4 KiB only, pages of 32 tokens have 8 KiB") as caught:
-        beyond_profile(other, [512, 512])
+        beyond_profile(other)
     assert "\n" not in str(caught.value)
 
 
 def test_shipped_profile_says_of_128_token_pages_that_its_copies_are_extrapolated() -> None:
     path = find_scenario("kv_prefetch")
-    name, scenario = load_any(path)
-    found = warnings_of(name, scenario, path.parent)
+    scenario = load_scenario(path)
+    found = warnings(scenario, path.parent)
     assert (
         "Outside the profile: a copy to the device was measured for 12 KiB to 48 KiB a page; asked for up to 96 KiB: "
         "extrapolated linearly." in found
     )
-    assert found == warnings_of(name, scenario, path.parent)
+    assert found == warnings(scenario, path.parent)
 
 
 def test_run_keeps_what_lies_outside_its_profile_in_summary_and_verdict(tmp_path: Path) -> None:
     path = find_scenario("smollm2_cpu")
-    _, scenario = load_any(path, ["trace.num_steps=10", "run.batch=4", 'run.policies=["stream"]'])
-    summary = simulate(scenario, beside=path.parent).summary
+    scenario = load_scenario(path, ["trace.num_steps=10", "run.batch=4", 'run.policies=["stream"]'])
+    summary = simulate(scenario, Job(base_dir=path.parent)).summary
     found = next(one for one in summary["beyond_profile"] if one["cost"] == "link.to_device")
     assert found["counts"] == "pieces" and found["asked_high"] > SLACK * found["measured_high"]
     said = "Outside the profile: a copy to the device was measured for 1 to 410 pages"

@@ -9,7 +9,8 @@ import pytest
 
 import kvsim.experiments.decode.simulate
 from kvsim.errors import CapacityError, KvsimError, ScenarioError
-from kvsim.experiments.decode.simulate import check_scenario, simulate
+from kvsim.experiments.decode.simulate import check, simulate
+from kvsim.experiments.types import Job
 from kvsim.report.results import summary_json
 from kvsim.scenario.decode import Scenario, load_scenario
 from kvsim.scenario.shipped import find_scenario
@@ -23,26 +24,26 @@ def shipped(*options: str) -> tuple[Scenario, Path]:
 
 
 def test_same_scenario_gives_a_byte_identical_summary() -> None:
-    scenario, beside = shipped()
-    first, second = (simulate(scenario, beside=beside) for _ in range(2))
+    scenario, base_dir = shipped()
+    first, second = (simulate(scenario, Job(base_dir=base_dir)) for _ in range(2))
     assert summary_json(first.summary) == summary_json(second.summary)
     assert first.summary["scenario_hash"] == scenario.hash
 
 
 def test_processes_find_what_one_process_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    scenario, beside = shipped()
-    alone = simulate(scenario, beside=beside)
+    scenario, base_dir = shipped()
+    alone = simulate(scenario, Job(base_dir=base_dir))
     monkeypatch.setattr(kvsim.experiments.decode.simulate, "MIN_DECISIONS_FOR_PROCESSES", 0)
     monkeypatch.setattr(kvsim.experiments.decode.simulate.os, "cpu_count", lambda: 2)
-    shared = simulate(scenario, beside=beside)
+    shared = simulate(scenario, Job(base_dir=base_dir))
     assert summary_json(alone.summary) == summary_json(shared.summary)
     for name, column in alone.rows.items():
         np.testing.assert_array_equal(column, shared.rows[name])
 
 
 def test_cells_say_what_the_contract_names() -> None:
-    scenario, beside = shipped()
-    summary = simulate(scenario, beside=beside).summary
+    scenario, base_dir = shipped()
+    summary = simulate(scenario, Job(base_dir=base_dir)).summary
     names = {"policy", "budget_pages", "tpot_p50_s", "tpot_p95_s", "tokens_per_s", "speed_vs_resident", "stall_frac"}
     names |= {"hit_frac", "prefetch_precision_frac", "prefetch_recall_frac", "moved_bytes", "device_bytes"}
     names |= {"mass_recall_frac", "budget.context_frac"}
@@ -59,33 +60,33 @@ def test_cells_say_what_the_contract_names() -> None:
 
 
 def test_repetitions_are_counted_once_each() -> None:
-    scenario, beside = shipped("run.repetitions=3", "run.policies=lru", "budget.context_frac=0.3")
-    rows = simulate(scenario, beside=beside).rows
+    scenario, base_dir = shipped("run.repetitions=3", "run.policies=lru", "budget.context_frac=0.3")
+    rows = simulate(scenario, Job(base_dir=base_dir)).rows
     assert sorted(set(rows["repetition"].tolist())) == [0, 1, 2]
     assert rows["step"].size == 30
 
 
 def test_batch_replays_one_trace_for_every_sequence() -> None:
-    one = simulate(*_with("run.batch=1")).summary["cells"][0]
-    three = simulate(*_with("run.batch=3")).summary["cells"][0]
+    one = simulate(_with("run.batch=1"), Job()).summary["cells"][0]
+    three = simulate(_with("run.batch=3"), Job()).summary["cells"][0]
     assert three["hits"] + three["misses"] == 3 * (one["hits"] + one["misses"])
     assert three["tokens_per_s"] > one["tokens_per_s"]
 
 
-def _with(*options: str) -> tuple[Scenario]:
-    return (shipped("run.policies=lru", "budget.context_frac=0.3", *options)[0],)
+def _with(*options: str) -> Scenario:
+    return shipped("run.policies=lru", "budget.context_frac=0.3", *options)[0]
 
 
 def test_budget_below_the_minimum_names_it_and_the_minimum_runs() -> None:
-    scenario, beside = shipped("run.policies=stream", "budget.context_frac=0.02")
+    scenario, base_dir = shipped("run.policies=stream", "budget.context_frac=0.02")
     with pytest.raises(KvsimError, match=r"set budget.pages_per_layer to at least \d+") as caught:
-        check_scenario(scenario, beside=beside)
+        check(scenario, base_dir)
     least = int(str(caught.value).rsplit(" ", 1)[-1])
     fitting, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={least}")
-    assert simulate(fitting, beside=beside).summary["cells"][0]["misses"] >= 0
+    assert simulate(fitting, Job(base_dir=base_dir)).summary["cells"][0]["moved_bytes"] > 0
     short, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={least - 1}")
     with pytest.raises(CapacityError):
-        simulate(short, beside=beside)
+        simulate(short, Job(base_dir=base_dir))
 
 
 def test_trace_of_another_depth_is_refused_unless_extrapolation_is_asked_for() -> None:
@@ -93,20 +94,20 @@ def test_trace_of_another_depth_is_refused_unless_extrapolation_is_asked_for() -
     scenario = load_scenario(
         path, ["trace.num_steps=10", "run.warmup_steps=2", "trace.extrapolate.context_tokens=8192"]
     )
-    asked = simulate(scenario, beside=path.parent)
+    asked = simulate(scenario, Job(base_dir=path.parent))
     assert any("extrapolated" in line for line in asked.summary["verdict"])
     bare = scenario.model_copy(update={"trace": scenario.trace.model_copy(update={"extrapolate": None}), "sweep": {}})
     with pytest.raises(ScenarioError, match=r"30 layers, the model shape 32.*\[trace.extrapolate\]"):
-        simulate(bare, beside=path.parent)
+        simulate(bare, Job(base_dir=path.parent))
 
 
 def test_profile_of_another_shape_is_refused() -> None:
-    scenario, beside = shipped("profile.path=h200-llama-3-8b-published")
+    scenario, base_dir = shipped("profile.path=h200-llama-3-8b-published")
     with pytest.raises(ScenarioError, match="made for another model shape"):
-        check_scenario(scenario, beside=beside)
+        check(scenario, base_dir)
 
 
 def test_more_steps_than_the_trace_has_are_refused() -> None:
-    scenario, beside = shipped("trace.num_steps=1000")
+    scenario, base_dir = shipped("trace.num_steps=1000")
     with pytest.raises(ScenarioError, match="has 128"):
-        check_scenario(scenario, beside=beside)
+        check(scenario, base_dir)

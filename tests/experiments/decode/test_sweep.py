@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 from kvsim.errors import KvsimError, ResultError
-from kvsim.experiments.decode.cells import cells_of
-from kvsim.experiments.decode.simulate import simulate
-from kvsim.experiments.decode.sources import BatchSources
+from kvsim.experiments.decode.cells import Cell
+from kvsim.experiments.decode.simulate import build_cells, simulate
+from kvsim.experiments.decode.sources import Sources
 from kvsim.experiments.decode.sweep.keys import cell_keys
 from kvsim.experiments.decode.sweep.pieces import pieces_of
 from kvsim.experiments.decode.sweep.sweep import Sweep, sweep
+from kvsim.experiments.types import Job
 from kvsim.report.results import load_result, summary_json, write_result
 from kvsim.scenario.decode import Scenario, load_scenario
 from kvsim.scenario.shipped import find_profile, find_scenario
@@ -47,7 +48,12 @@ def scenario(*overrides: str) -> Scenario:
 
 
 def swept(folder: Path, *overrides: str, **options: Any) -> Sweep:
-    return sweep(scenario(*overrides), folder, beside=PATH.parent, **{"num_workers": 1} | options)
+    return sweep(scenario(*overrides), folder, Job(base_dir=PATH.parent), **{"num_workers": 1} | options)
+
+
+def cells_of(scenario: Scenario) -> list[Cell]:
+    built = build_cells(scenario, Job(base_dir=PATH.parent), Sources(PATH.parent))
+    return [cell for cell in built if isinstance(cell, Cell)]
 
 
 def text_of(found: Sweep) -> str:
@@ -55,7 +61,7 @@ def text_of(found: Sweep) -> str:
 
 
 def run_of(*overrides: str) -> str:
-    return summary_json(simulate(scenario(*overrides), beside=PATH.parent).summary)
+    return summary_json(simulate(scenario(*overrides), Job(base_dir=PATH.parent)).summary)
 
 
 def kept(folder: Path) -> list[Path]:
@@ -81,8 +87,8 @@ def test_generated_contexts_are_swept_as_they_are_run(tmp_path: Path) -> None:
     path = find_scenario("long_context")
     overrides = ["trace.num_steps=6", "run.warmup_steps=2", "run.policies=lru", "budget.context_frac=[0.25, 0.5]"]
     long = load_scenario(path, [*overrides, "trace.extrapolate.context_tokens=[4096, 8192]"])
-    found = sweep(long, tmp_path, beside=path.parent, num_workers=2)
-    assert text_of(found) == summary_json(simulate(long, beside=path.parent).summary)
+    found = sweep(long, tmp_path, Job(base_dir=path.parent), num_workers=2)
+    assert text_of(found) == summary_json(simulate(long, Job(base_dir=path.parent)).summary)
 
 
 def test_processes_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
@@ -125,7 +131,7 @@ def test_the_code_of_somebodys_policy_is_part_of_the_key(tmp_path: Path, monkeyp
     module = tmp_path / "my_sweep_policy.py"
     module.write_text("from kvsim.policies.evictors.lru import Lru\nclass Mine(Lru): ...\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    cells = cells_of(scenario(*SMALL, "run.policies=my_sweep_policy:Mine"), PATH.parent)
+    cells = cells_of(scenario(*SMALL, "run.policies=my_sweep_policy:Mine"))
     before = cell_keys(cells, PATH.parent)
     assert len(set(before)) == len(cells)
     module.write_text("from kvsim.policies.evictors.lru import Lru\nclass Mine(Lru): pass\n", encoding="utf-8")
@@ -205,8 +211,8 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_pieces_hold_every_cell_once_and_neighbours_read_the_same() -> None:
     grid = scenario(*SMALL[:2], "page_tokens=[32, 64]", "run.batch=[1, 2]", "budget.context_frac=[0.3, 0.4, 0.5]")
-    cells = cells_of(grid, PATH.parent)
-    sources = BatchSources(PATH.parent, None)
+    cells = cells_of(grid)
+    sources = Sources(PATH.parent)
     keyed = [(str(number), cell) for number, cell in enumerate(cells)]
     pieces = pieces_of(keyed, sources, 2, sweep="x", folder=Path())
     runs = [run for piece in pieces for run in piece.runs]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kvsim.errors import KvsimError, ResultError, ScenarioError
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.decode.sweep.whatif import origin_of, reach, scenario_from, whatif
+from kvsim.experiments.types import Job
 from kvsim.profile.hypothetical import CHANGES, changed_profile, link_bandwidth_bytes_per_s
 from kvsim.profile.profile import Profile, load_profile
 from kvsim.report.results import RunResult
@@ -34,7 +35,7 @@ def made(*overrides: str) -> RunResult:
     path = find_scenario("smollm2_cpu")
     command = " ".join(["kvsim run smollm2_cpu", *(f"--set '{text}'" for text in overrides)])
     scenario = load_scenario(path, overrides)
-    return simulate(scenario, text=path.read_text(encoding="utf-8"), command=command, beside=path.parent)
+    return simulate(scenario, Job(text=path.read_text(encoding="utf-8"), command=command, base_dir=path.parent))
 
 
 def times(result: RunResult) -> list[float]:

@@ -12,14 +12,15 @@ pytest.importorskip("torch")
 
 from kvsim.cli import run_command
 from kvsim.errors import CalibrationError, ResultError, ScenarioError
-from kvsim.experiments import Job, compare_results, load_scenario, measured_kind, simulated_kind
 from kvsim.experiments.embedding_rows.calls import calls_of, requests_of, served_of
 from kvsim.experiments.embedding_rows.clock import COSTS, LinkClock
+from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import RunResult
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream, zipf_tokens
-from tests.experiments.tiny import forward_table, write_tiny
+from tests.experiments.tiny import forward_table, load_named, write_tiny
 
 SCENARIO = """
 schema_version = 1
@@ -66,17 +67,17 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def run(file: Path, *overrides: str) -> RunResult:
-    name, scenario = load_scenario(file, overrides)
-    return simulated_kind(name).simulate(scenario, Job(beside=file.parent))
+    name, scenario = load_named(file, overrides)
+    return load_experiment(name).simulate(scenario, Job(base_dir=file.parent))
 
 
 def measure(file: Path, folder: Path, *overrides: str) -> tuple[RunResult, RunResult]:
     """Return a measured result, and one simulated on what it recorded."""
-    name, scenario = load_scenario(file, overrides)
-    measured, files = measured_kind(name).measure(scenario, Job(beside=file.parent))
+    name, scenario = load_named(file, overrides)
+    measured, files = load_measurement(name).measure(scenario, Job(base_dir=file.parent))
     for name_of_file, content in files.items():
         (folder / name_of_file).write_bytes(content)
-    return measured, simulated_kind(name).simulate(scenario, Job(beside=file.parent, recorded=folder))
+    return measured, load_experiment(name).simulate(scenario, Job(base_dir=file.parent, recorded=folder))
 
 
 @pytest.mark.parametrize("policy", ["lru", "s3-fifo", "random", "belady", "second-touch"])
@@ -128,7 +129,7 @@ def test_modes_order_as_they_must(scenario_file) -> None:
 
 
 def test_cold_misses_each_distinct_row_of_a_request_once_where_all_fit(scenario_file) -> None:
-    _, scenario = load_scenario(scenario_file)
+    _, scenario = load_named(scenario_file)
     served = served_of(scenario.stream, 256, scenario_file.parent)
     requests = requests_of(scenario, served)
     expected = sum(len(set(request[:-1].tolist())) for batch in requests for request in batch)
@@ -146,7 +147,7 @@ def test_no_policy_beats_the_bound(scenario_file, mode) -> None:
 
 
 def test_one_cache_serves_all_requests_and_the_predictor_learns_only_what_is_not_served(scenario_file) -> None:
-    _, scenario = load_scenario(scenario_file, ["run.mode=prefetch"])
+    _, scenario = load_named(scenario_file, ["run.mode=prefetch"])
     served = served_of(scenario.stream, 256, scenario_file.parent)
     assert (served.learnt.size, served.tokens.size) == (300, 300)
     calls = calls_of(scenario, requests_of(scenario, served), None)
@@ -193,16 +194,16 @@ def test_what_a_scenario_cannot_mean_is_told_in_one_line(scenario_file, tmp_path
 def test_a_profile_without_rows_says_to_calibrate_again(tiny_model_path, scenario_file, tmp_path) -> None:
     (tmp_path / "tiny.toml").write_text(SCENARIO.format(ground=write_tiny(tiny_model_path, tmp_path)))
     (tmp_path / "tokens.jsonl").write_bytes((scenario_file.parent / "tokens.jsonl").read_bytes())
-    name, scenario = load_scenario(tmp_path / "tiny.toml")
+    name, scenario = load_named(tmp_path / "tiny.toml")
     with pytest.raises(CalibrationError, match=r"no cost 'rows.plain'; it has .*; calibrate again"):
-        simulated_kind(name).check(scenario, tmp_path)
+        load_experiment(name).check(scenario, tmp_path)
 
 
 def test_tokens_beyond_the_vocabulary_are_refused_and_can_be_drawn_instead(scenario_file) -> None:
-    _, scenario = load_scenario(scenario_file)
+    _, scenario = load_named(scenario_file)
     with pytest.raises(ScenarioError, match=r"model.shape has 20 rows; set stream.drawn = 'zipf'"):
         served_of(scenario.stream, 20, scenario_file.parent)
-    _, drawn = load_scenario(scenario_file, ["stream.drawn=zipf", "stream.drawn_tokens=500"])
+    _, drawn = load_named(scenario_file, ["stream.drawn=zipf", "stream.drawn_tokens=500"])
     served = served_of(drawn.stream, 5000, scenario_file.parent)
     assert served.is_drawn and served.tokens.size == 250
     (cell, *_) = run(scenario_file, "stream.drawn=zipf").summary["cells"]

@@ -13,13 +13,14 @@ from kvsim.cli import run_command
 from kvsim.engine.model.generation import generate, peak_bytes
 from kvsim.engine.model.loading import load_model
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.experiments import Job, compare_results, load_scenario, measured_kind, simulated_kind
 from kvsim.experiments.base import cells_of, shape_of
 from kvsim.experiments.kv_on_off import simulate as kv_on_off
 from kvsim.experiments.kv_on_off.report import exponent
+from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
+from kvsim.experiments.types import Job
 from kvsim.report.results import RunResult
 from kvsim.scenario.shipped import find_scenario
-from tests.experiments.tiny import write_tiny
+from tests.experiments.tiny import load_named, write_tiny
 
 SCENARIO = """
 schema_version = 1
@@ -47,14 +48,14 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def simulated(scenario_file: Path) -> RunResult:
-    name, scenario = load_scenario(scenario_file)
-    return simulated_kind(name).simulate(scenario, Job(beside=scenario_file.parent))
+    name, scenario = load_named(scenario_file)
+    return load_experiment(name).simulate(scenario, Job(base_dir=scenario_file.parent))
 
 
 @pytest.fixture(scope="module")
 def measured(scenario_file: Path) -> RunResult:
-    name, scenario = load_scenario(scenario_file)
-    result, files = measured_kind(name).measure(scenario, Job(beside=scenario_file.parent))
+    name, scenario = load_named(scenario_file)
+    result, files = load_measurement(name).measure(scenario, Job(base_dir=scenario_file.parent))
     assert not files
     return result
 
@@ -117,7 +118,7 @@ def test_the_memory_foretold_is_what_the_tensors_take(simulated: RunResult, meas
 def test_the_memory_of_the_trained_model_is_foretold(model_path: Path, new_tokens: int) -> None:
     model, _ = load_model(model_path, "bf16", "cpu")
     changes = ["run.batch=2", "run.prompt_tokens=12", f"run.new_tokens={new_tokens}"]
-    _, scenario = load_scenario(find_scenario("kv_on_off"), changes)
+    _, scenario = load_named(find_scenario("kv_on_off"), changes)
     for cell, _ in cells_of(scenario):
         taken = peak_bytes(model, np.arange(24).reshape(2, 12), new_tokens, use_cache=cell.run.use_cache)
         foretold = kv_on_off.peak_bytes(cell, shape_of(cell))
@@ -149,15 +150,15 @@ def test_growth_is_fitted_in_log_space(simulated: RunResult) -> None:
 
 
 def test_a_profile_without_the_cost_is_refused(scenario_file: Path) -> None:
-    name, scenario = load_scenario(scenario_file, ["run.batch=3"])
+    name, scenario = load_named(scenario_file, ["run.batch=3"])
     with pytest.raises(CalibrationError, match=r"no cost 'forward@3'; it has forward@1, forward@2; calibrate again"):
-        simulated_kind(name).check(scenario, scenario_file.parent)
+        load_experiment(name).check(scenario, scenario_file.parent)
 
 
 def test_a_text_too_short_says_how_much_is_needed(scenario_file: Path) -> None:
-    name, scenario = load_scenario(scenario_file, ["run.prompt_tokens=480", "run.batch=2"])
+    name, scenario = load_named(scenario_file, ["run.prompt_tokens=480", "run.batch=2"])
     with pytest.raises(ScenarioError, match=r"has 900 tokens; 2 prompts of 480 need 960"):
-        measured_kind(name).measure(scenario, Job(beside=scenario_file.parent))
+        load_measurement(name).measure(scenario, Job(base_dir=scenario_file.parent))
 
 
 def test_the_commands_walk_through(scenario_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
+from kvsim.errors import ScenarioError
 from kvsim.experiments.prefix_blocks.simulate import prefill_times_s
+from kvsim.experiments.registry import load_experiment, load_measurement
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile
+from tests.experiments.tiny import load_named, write_tiny
 
 ROWS = [
     {"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [0, 1]},
@@ -102,8 +105,8 @@ def test_a_radix_tree_and_a_block_index_hit_alike_where_nothing_leaves(trace, tm
 def test_more_hits_never_take_longer() -> None:
     path = Path("scenarios/prefix_blocks.toml")
     overrides = ["trace.num_requests=200", "cache.policy=lru", "cache.budget_frac=[0.01, 0.1, 1.0]"]
-    _, scenario = load_scenario(Path(__file__).parents[3] / path, overrides)
-    kind = simulated_kind("prefix-blocks")
+    _, scenario = load_named(Path(__file__).parents[3] / path, overrides)
+    kind = load_experiment("prefix-blocks")
     cells = kind.simulate(scenario, Job()).summary["cells"]
     assert [cell["hit_blocks"] for cell in cells] == sorted(cell["hit_blocks"] for cell in cells)
     assert [cell["ttft_mean_s"] for cell in cells] == sorted((cell["ttft_mean_s"] for cell in cells), reverse=True)
@@ -135,6 +138,22 @@ def test_figures_and_table_show_every_cell(trace, tmp_path, capsys) -> None:
     (folder,) = (path.parent for path in tmp_path.rglob("summary.json"))
     assert run_command(["show", str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[0] in text
+
+
+def test_a_prompt_longer_than_the_model_reads_and_another_model_are_refused(tiny_model_path, tmp_path) -> None:
+    measure = '[measure]\ntext = "text.txt"\nsessions = 1\nturns = 1\nsystem_tokens = 600\nturn_tokens = 10\n'
+    cache = '[trace]\npath = "agent-sessions"\nformat = "full-blocks"\n[cache]\npolicy = "lru"\n'
+    head = 'schema_version = 1\nkind = "prefix-blocks"\nname = "tiny"\n'
+    path = tmp_path / "s.toml"
+    path.write_text(head + write_tiny(tiny_model_path, tmp_path) + cache + measure)
+    sizes = ["model.shape.num_layers=7", "profile.allow_other_shape=true"]
+    for overrides, line in (
+        ([], "tiny: the longest prompt: 610 tokens, the model reads 512"),
+        (sizes, r"tiny: the model in .* in these fields: num_layers \(\d, not 7\)"),
+    ):
+        name, scenario = load_named(path, overrides)
+        with pytest.raises(ScenarioError, match=line):
+            load_measurement(name).measure(scenario, Job(base_dir=tmp_path))
 
 
 @pytest.mark.model

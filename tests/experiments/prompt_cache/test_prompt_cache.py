@@ -12,16 +12,17 @@ import pytest
 from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptBooks, TierBudget
 from kvsim.cli import run_command
-from kvsim.experiments import Job, load_scenario, simulated_kind
 from kvsim.experiments.prompt_cache.prompts import prompts_of
 from kvsim.experiments.prompt_cache.report import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
+from kvsim.experiments.registry import load_experiment
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.traces.requests.base import gather
 from kvsim.traces.requests.full_blocks import read_full_blocks
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream
-from tests.experiments.tiny import forward_table, write_tiny
+from tests.experiments.tiny import forward_table, load_named, write_tiny
 
 WEIGHTS_S, TOKEN_S, CACHED_S = 1e-3, 1e-5, 1e-7
 BANDWIDTH_BYTES_PER_S = 2e9
@@ -70,8 +71,8 @@ def scenario(tiny_model_path, tmp_path) -> Path:
 
 
 def run(path: Path, *overrides: str):
-    _, found = load_scenario(path, overrides)
-    return simulated_kind("prompt-cache").simulate(found, Job(beside=path.parent))
+    _, found = load_named(path, overrides)
+    return load_experiment("prompt-cache").simulate(found, Job(base_dir=path.parent))
 
 
 def test_a_prompt_takes_its_transfer_and_the_computing_of_what_it_did_not_share(scenario) -> None:
@@ -194,7 +195,8 @@ def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
 def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_measured(scenario, capsys) -> None:
     words = ["--set", "prompts.document_tokens=600", "--set", "prompts.num_requests=2"]
     assert run_command(["measure", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
-    assert "a prompt has 608 tokens, the model reads 512; cut them: prompts.max_tokens" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the longest prompt (prompts.max_tokens cuts them): 608 tokens, the model reads 512" in err
 
 
 def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_pay(scenario, capsys) -> None:

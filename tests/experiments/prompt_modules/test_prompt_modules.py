@@ -15,16 +15,17 @@ import torch
 
 from kvsim.cli import run_command
 from kvsim.errors import CalibrationError, CapacityError, KvsimError, ResultError, ScenarioError
-from kvsim.experiments import Job, compare_results, load_scenario, measured_kind, simulated_kind
 from kvsim.experiments.prompt_modules.case import case_of, requests_of, source_of
 from kvsim.experiments.prompt_modules.engine.divergence import divergence_of
 from kvsim.experiments.prompt_modules.lengths import lengths_of
 from kvsim.experiments.prompt_modules.scenario import Stream
+from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
+from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import RunResult
 from kvsim.scenario.shipped import shipped_folder
-from tests.experiments.tiny import forward_table, write_tiny
+from tests.experiments.tiny import forward_table, load_named, write_tiny
 
 SCHEMA = """<schema name="trip">
   You plan trips for people who like trains and walks.
@@ -88,18 +89,18 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def simulated(scenario_file: Path) -> RunResult:
-    name, scenario = load_scenario(scenario_file)
-    return simulated_kind(name).simulate(scenario, Job(beside=scenario_file.parent))
+    name, scenario = load_named(scenario_file)
+    return load_experiment(name).simulate(scenario, Job(base_dir=scenario_file.parent))
 
 
 @pytest.fixture(scope="module")
 def measured(scenario_file: Path) -> tuple[RunResult, dict[str, bytes]]:
-    name, scenario = load_scenario(scenario_file)
-    return measured_kind(name).measure(scenario, Job(beside=scenario_file.parent))
+    name, scenario = load_named(scenario_file)
+    return load_measurement(name).measure(scenario, Job(base_dir=scenario_file.parent))
 
 
 def loaded(scenario_file: Path, *overrides: str):
-    return load_scenario(scenario_file, overrides)[1]
+    return load_named(scenario_file, overrides)[1]
 
 
 def test_counts_of_the_engine_are_those_of_the_simulator(simulated, measured) -> None:
@@ -160,7 +161,7 @@ def test_times_are_those_of_the_tables(scenario_file: Path) -> None:
     scenario = loaded(scenario_file, *overrides, 'stream.draw="in-turn"')
     source = source_of(scenario, scenario_file.parent)
     case = case_of(scenario, source, lengths_of(scenario, source, scenario_file.parent))
-    rows = simulated_kind("prompt-modules").simulate(scenario, Job(beside=scenario_file.parent)).rows
+    rows = load_experiment("prompt-modules").simulate(scenario, Job(base_dir=scenario_file.parent)).rows
     forward, store, restore = forward_table(), TABLES["store.device"], TABLES["restore.host"]
     seen: set[int] = set()
     for assembly, ttft_s, full_s in zip(case.assemblies, rows["ttft_s"], rows["ttft_full_s"], strict=True):
@@ -183,7 +184,7 @@ def test_prompts_longer_than_what_was_measured_are_told(scenario_file: Path) -> 
     )
     write_profile(short, scenario_file.parent / "short.toml")
     overrides = ["profile.path=short.toml", "encoding.scaffolds=false", "cache.budget_modules=5"]
-    kind, job = simulated_kind("prompt-modules"), Job(beside=scenario_file.parent)
+    kind, job = load_experiment("prompt-modules"), Job(base_dir=scenario_file.parent)
     summary = kind.simulate(loaded(scenario_file, *overrides), job).summary
     assert [cell["ttft_outside_frac"] for cell in summary["cells"]] == [0.0, 1.0]
     assert "100.0% of the requests have prompts longer than the profile measured" in kind.show(summary)
@@ -191,7 +192,7 @@ def test_prompts_longer_than_what_was_measured_are_told(scenario_file: Path) -> 
 
 def test_a_larger_budget_never_hits_less_and_equal_runs_are_equal(scenario_file: Path) -> None:
     scenario = loaded(scenario_file, "cache.budget_modules=[1,2,3,4]", "stream.num_requests=60", "cache.tier=device")
-    kind, job = simulated_kind("prompt-modules"), Job(beside=scenario_file.parent)
+    kind, job = load_experiment("prompt-modules"), Job(base_dir=scenario_file.parent)
     first, second = kind.simulate(scenario, job), kind.simulate(scenario, job)
     assert first.summary == second.summary
     for folds in (False, True):
@@ -205,7 +206,7 @@ def test_budgets_in_modules_shares_and_bytes_mean_what_they_say(scenario_file: P
     found = {}
     for override in ("cache.budget_frac=0.5", "cache.budget_bytes=100000", "cache.budget_modules=99"):
         scenario = loaded(scenario_file, override, "cache.tier=device", "encoding.scaffolds=false")
-        summary = simulated_kind("prompt-modules").simulate(scenario, Job(beside=scenario_file.parent)).summary
+        summary = load_experiment("prompt-modules").simulate(scenario, Job(base_dir=scenario_file.parent)).summary
         (found[override],) = summary["cells"]
     largest = len("You plan trips for people who like trains and walks.\n")
     assert found["cache.budget_frac=0.5"]["budget_modules"] == round(0.5 * 5)
@@ -217,7 +218,7 @@ def test_budgets_in_modules_shares_and_bytes_mean_what_they_say(scenario_file: P
 
 
 def check(scenario_file: Path, *overrides: str) -> int:
-    return simulated_kind("prompt-modules").check(loaded(scenario_file, *overrides), scenario_file.parent)
+    return load_experiment("prompt-modules").check(loaded(scenario_file, *overrides), scenario_file.parent)
 
 
 def test_prompts_arrive_in_turn_or_by_zipfs_law() -> None:
@@ -267,14 +268,14 @@ def test_recorded_lengths_take_the_place_of_a_tokenizer_and_wrong_ones_are_refus
     lengths = tmp_path / "lengths.json"
     lengths.write_bytes(measured[1]["lengths.json"])
     scenario = loaded(scenario_file, f"prompts.lengths_file={lengths}", "model.path=nowhere")
-    again = simulated_kind("prompt-modules").simulate(scenario, Job(beside=scenario_file.parent))
+    again = load_experiment("prompt-modules").simulate(scenario, Job(base_dir=scenario_file.parent))
     assert again.summary["cells"] == simulated.summary["cells"]
     content = json.loads(lengths.read_text())
     key = next(iter(content["tokens"]))
     lengths.write_text(json.dumps(content | {"tokens": content["tokens"] | {key: 1}}))
     with pytest.raises(ScenarioError, match=r"tokens there, .* by the model's tokenizer"):
-        measured_kind("prompt-modules").measure(
-            loaded(scenario_file, f"prompts.lengths_file={lengths}"), Job(beside=scenario_file.parent)
+        load_measurement("prompt-modules").measure(
+            loaded(scenario_file, f"prompts.lengths_file={lengths}"), Job(base_dir=scenario_file.parent)
         )
     lengths.write_text(json.dumps({"tokens": {}}))
     with pytest.raises(ScenarioError, match="has no length of the text"):
@@ -285,7 +286,7 @@ def test_recorded_lengths_take_the_place_of_a_tokenizer_and_wrong_ones_are_refus
 
 
 def test_table_and_pictures_show_every_cell_and_prompt(simulated, measured) -> None:
-    kind = simulated_kind("prompt-modules")
+    kind = load_experiment("prompt-modules")
     for result in (simulated, measured[0]):
         text = kind.show(result.summary)
         assert text.count("\n  ") + text.count("\ndevice") > 8
@@ -295,9 +296,9 @@ def test_table_and_pictures_show_every_cell_and_prompt(simulated, measured) -> N
 
 
 def test_a_prompt_beyond_the_models_positions_is_refused(scenario_file: Path) -> None:
-    with pytest.raises(ScenarioError, match="the model has 512 positions"):
-        measured_kind("prompt-modules").measure(
-            loaded(scenario_file, "measure.answer_tokens=500"), Job(beside=scenario_file.parent)
+    with pytest.raises(ScenarioError, match=r"and measure.answer_tokens: 678 tokens, the model reads 512"):
+        load_measurement("prompt-modules").measure(
+            loaded(scenario_file, "measure.answer_tokens=500"), Job(base_dir=scenario_file.parent)
         )
 
 
@@ -321,9 +322,9 @@ def test_the_real_model_reads_what_the_simulator_says(model_path, tmp_path) -> N
     sets = ["cache.tier=host", "cache.policy=lru", "cache.budget_modules=4", "stream.num_requests=2"]
     sets += ["measure.repeats=1", "measure.answer_tokens=8", f'model.path="{model_path}"']
     sets.append(f'prompts.prompts_file="{tmp_path}/two.xml"')
-    scenario, job = loaded(folder / "prompt_modules.toml", *sets), Job(beside=folder)
-    measured, _ = measured_kind("prompt-modules").measure(scenario, job)
-    found = compare_results(simulated_kind("prompt-modules").simulate(scenario, job), measured).contents
+    scenario, job = loaded(folder / "prompt_modules.toml", *sets), Job(base_dir=folder)
+    measured, _ = load_measurement("prompt-modules").measure(scenario, job)
+    found = compare_results(load_experiment("prompt-modules").simulate(scenario, job), measured).contents
     assert found["counts_equal"] and found["requests_equal"]
     assert 0 < found["kl_first_mean"] < 1
     assert found["greedy_agreement_mean"] > 0.5

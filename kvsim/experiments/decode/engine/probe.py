@@ -10,6 +10,7 @@ import torch
 
 from kvsim.calibration.random_inputs import random_snapshot, random_tokens
 from kvsim.engine.links.cuda import mechanism_named
+from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.loading import TORCH_DTYPES
 from kvsim.engine.paged.baselines import decode_on, offloaded_cache
 from kvsim.engine.paged.decode import decode
@@ -116,8 +117,7 @@ class ContextProbe:
     @property
     def positions(self) -> int | None:
         """Tokens that the model was made to read; None where its configuration does not say."""
-        found = getattr(self._model.config, "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return context_limit_of(self._model)
 
     def limit_device(self, limit_bytes: int) -> None:
         """Let torch take no more of a GPU than `limit_bytes` from now on, so that it runs out of memory there."""

@@ -18,7 +18,8 @@ from kvsim.policies.selectors import TopK
 from kvsim.profile.profile import SPECULATE, Profile, SegmentCost, load_profile
 from kvsim.profile.provenance import make_manifest
 from kvsim.profile.tables import CostTable
-from kvsim.report.results import RunResult, digest_of, summary_json
+from kvsim.report.results import RunResult, summary_json
+from kvsim.scenario.digest import content_digest
 from kvsim.scenario.shipped import find_capture, find_profile
 from kvsim.sim import Replay, SimulationInput, simulate_decode
 from kvsim.traces import open_trace
@@ -156,7 +157,9 @@ def result_of(contest: Contest, records: Sequence[Record], *, verdict: Sequence[
         "cells": list(records),
         "verdict": list(verdict),
     }
-    manifest = make_manifest(scenario_text=text, scenario_hash=digest_of(text.encode())[:12], seed=0, command=command)
+    manifest = make_manifest(
+        scenario_text=text, scenario_hash=content_digest(text, num_bytes=16)[:12], seed=0, command=command
+    )
     return RunResult(summary=summary, rows={}, manifest=manifest)
 
 

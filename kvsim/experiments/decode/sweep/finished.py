@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from kvsim.errors import ResultError
 from kvsim.report.results import summary_json
+from kvsim.scenario.digest import content_digest
 
 _SUFFIX = ".json"
 _STALE_AFTER_S = 3600.0
@@ -36,13 +36,13 @@ def cell_text(key: str, cell: KeptCell) -> str:
     pairs = None if cell.entry is None else list(cell.entry.items())  # in order: verdicts name fields in it
     content = {"key": key, "entry": pairs, "fault": cell.fault, "traceback": cell.traceback}
     text = summary_json(content)
-    return f"{_digest(text)}\n{text}"
+    return f"{content_digest(text)}\n{text}"
 
 
 def parse_cell(key: str, text: str) -> KeptCell | None:
     """Return what `text` says of the cell `key`, or None where it is damaged or speaks of another."""
     written, _, content = text.partition("\n")
-    if written != _digest(content):
+    if written != content_digest(content):
         return None
     found = json.loads(content)
     if found.get("key") != key:
@@ -98,7 +98,3 @@ def make_folder(folder: Path) -> None:
                 partial.unlink(missing_ok=True)
     except OSError as problem:
         raise ResultError(f"{folder}: cannot keep cells there: {problem.strerror}") from None
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

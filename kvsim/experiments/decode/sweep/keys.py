@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import inspect
 import json
@@ -16,6 +15,7 @@ import kvsim
 from kvsim.errors import ResultError, ScenarioError
 from kvsim.experiments.decode.cells import Cell
 from kvsim.policies.registry import load_class
+from kvsim.scenario.digest import content_digest, file_digest
 from kvsim.scenario.shipped import find_capture, find_profile
 
 _DECIDING = ("numpy", "numba", "simpy")
@@ -25,7 +25,7 @@ _NOT_READ = {"schema_version", "name", "question", "output", "sweep", "exclude",
 """Fields that the simulation of a cell does not read, the files it names apart."""
 
 
-def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
+def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
     """Return the key of each cell, 32 hexadecimal digits.
 
     A key covers the cell's own values, the contents of its profile and trace, kvsim's source code, the file of a
@@ -34,7 +34,7 @@ def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
 
     Parameters
     ----------
-    beside
+    base_dir
         Where relative paths of the scenario start, if not here.
 
     Raises
@@ -54,11 +54,11 @@ def cell_keys(cells: Sequence[Cell], beside: Path | None) -> list[str]:
         scenario = cell.scenario
         said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
         said["run"].pop("policies")
-        said["profile"]["path"] = content(find_profile(scenario.profile.path, beside))
-        said["trace"]["path"] = content(find_capture(scenario.trace.path, beside))
+        said["profile"]["path"] = content(find_profile(scenario.profile.path, base_dir))
+        said["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
         said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
         said |= {"code": _own_code(), "versions": _versions(), "policy_code": _policy_code(cell, content)}
-        keys.append(hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest())
+        keys.append(content_digest(json.dumps(said, sort_keys=True), num_bytes=16))
     return keys
 
 
@@ -76,15 +76,15 @@ def _policy_code(cell: Cell, content: Callable[[Path], str]) -> list[str]:
 @functools.cache
 def _own_code() -> str:
     """Return a digest of kvsim's source: a version number does not change with every change of a line."""
-    digest = hashlib.blake2b(kvsim.__version__.encode(), digest_size=16)
+    parts: list[str | bytes] = [kvsim.__version__]
     folder = Path(kvsim.__file__).resolve().parent
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
         if not name.startswith(("cli/", "__main__", "report/", "engine/", "calibration/", "experiments/decode/sweep/")):
-            digest.update(name.encode() + path.read_bytes())
+            parts += [name, path.read_bytes()]
     for name in ("experiments/decode/report/summary.py",):  # what turns rows into figures
-        digest.update(name.encode() + (folder / name).read_bytes())
-    return digest.hexdigest()
+        parts += [name, (folder / name).read_bytes()]
+    return content_digest(*parts, num_bytes=16)
 
 
 @functools.cache
@@ -94,7 +94,6 @@ def _versions() -> tuple[str, ...]:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_digest(path)
     except OSError as problem:
         raise ResultError(f"{path}: {problem.strerror}") from None

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from kvsim.errors import KvsimError, ResultError
-from kvsim.experiments.decode.cell_runs import cell_entry, ignore, same_run, simulate_cell
-from kvsim.experiments.decode.cells import Cell, check_budget
+from kvsim.experiments.decode.cells import Cell
 from kvsim.experiments.decode.outside_profile import beyond_profile
-from kvsim.experiments.decode.sources import BatchSources
+from kvsim.experiments.decode.simulate import same_run, simulate_cell
+from kvsim.experiments.decode.sources import Sources
+from kvsim.experiments.decode.summarise import simulated_entry
 from kvsim.experiments.decode.sweep.finished import KeptCell, cell_text, write_cell
+from kvsim.experiments.types import ignore
 
 PIECES_PER_WORKER = 32
 """So many, that the last ones end together and a bar moves; not more, so that handing them out costs nothing."""
@@ -29,7 +31,7 @@ class Piece:
     """What one process is given at a time: paths and values, no arrays."""
 
     runs: tuple[Run, ...]
-    sources: BatchSources
+    sources: Sources
     """With generators fitted and nothing open."""
     sweep: str
     """Tells one sweep from another in a process that outlives both."""
@@ -38,7 +40,7 @@ class Piece:
 
 
 def pieces_of(
-    keyed: Sequence[tuple[str, Cell]], sources: BatchSources, num_workers: int, *, sweep: str, folder: Path
+    keyed: Sequence[tuple[str, Cell]], sources: Sources, num_workers: int, *, sweep: str, folder: Path
 ) -> list[Piece]:
     """Return the cells in pieces, in an order that depends on the scenario alone; those that read the same in a row."""
     groups: dict[object, dict[tuple[str, str], list[tuple[str, Cell]]]] = {}
@@ -78,16 +80,15 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
     return texts
 
 
-def _outcomes(run: Run, sources: BatchSources) -> list[KeptCell]:
+def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
     """Return what became of cells that share their rows: each its entry, or all the fault."""
     try:
         cell = run[0][1]
         for _, other in run:
-            context_tokens = sources.last_context(other)
-            check_budget(other, context_tokens)
-            beyond_profile([other], [context_tokens])
+            other.check_budget()
+            beyond_profile([other])
         rows = simulate_cell(cell, sources, ignore)
-        return [KeptCell(entry=cell_entry(other, rows), fault=None) for _, other in run]
+        return [KeptCell(entry=simulated_entry(other, rows), fault=None) for _, other in run]
     except KvsimError as problem:
         return [KeptCell(entry=None, fault="; ".join(str(problem).splitlines()))] * len(run)
     except Exception as problem:
@@ -99,8 +100,8 @@ _here = threading.local()
 """What this thread read last: the next piece mostly reads the same. A worker of a cluster may have several threads."""
 
 
-def _sources_here(piece: Piece) -> BatchSources:
+def _sources_here(piece: Piece) -> Sources:
     if getattr(_here, "sweep", None) != piece.sweep:
         _here.sweep, _here.sources = piece.sweep, piece.sources
-    sources: BatchSources = _here.sources
+    sources: Sources = _here.sources
     return sources

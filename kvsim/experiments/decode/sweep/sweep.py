@@ -14,13 +14,14 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from kvsim.errors import KvsimError, ResultError
-from kvsim.experiments.decode.cell_runs import Progress, ignore
-from kvsim.experiments.decode.cells import Cell, cells_of
-from kvsim.experiments.decode.simulate import by_the_traces_channel, summary_from
-from kvsim.experiments.decode.sources import BatchSources
+from kvsim.experiments.decode.cells import Cell, Refused
+from kvsim.experiments.decode.simulate import build_cells
+from kvsim.experiments.decode.sources import Sources
+from kvsim.experiments.decode.summarise import simulated_summary
 from kvsim.experiments.decode.sweep.finished import KeptCell, has_cell, make_folder, parse_cell, read_cell, write_cell
 from kvsim.experiments.decode.sweep.keys import cell_keys
 from kvsim.experiments.decode.sweep.pieces import Piece, pieces_of, simulate_piece
+from kvsim.experiments.types import Job
 from kvsim.profile.provenance import make_manifest
 from kvsim.report.results import RunResult
 from kvsim.scenario.decode import Scenario
@@ -65,14 +66,11 @@ class Sweep:
 def sweep(
     scenario: Scenario,
     folder: Path,
+    job: Job,
     *,
-    text: str = "",
-    command: str = "",
-    beside: Path | None = None,
     num_workers: int | None = None,
     scheduler: str | None = None,
     fresh: bool = False,
-    progress: Progress | None = None,
 ) -> Sweep:
     """Simulate every cell of `scenario` that `folder` does not hold yet, and return all of them.
 
@@ -80,10 +78,6 @@ def sweep(
     ----------
     folder
         Where results go; finished cells are kept in ``<folder>/<scenario>/cells``, one file each.
-    text, command
-        The scenario file as it was read and what the user typed, for the manifest.
-    beside
-        Where relative paths of the scenario start, if not here.
     num_workers
         Processes; as many as this machine has processors where absent. With 1, this process does all.
     scheduler
@@ -96,22 +90,31 @@ def sweep(
     KvsimError
         If no cell can be simulated at all, or a cell cannot be written; finished cells stay.
     """
-    cells = cells_of(by_the_traces_channel(scenario), beside)
-    keys = cell_keys(cells, beside)
+    sources = Sources(job.base_dir.resolve() if job.base_dir else None)
+    built = list(build_cells(scenario, job, sources))
+    for one in built:
+        if isinstance(one, Refused) and not one.is_for_length:
+            raise one.error
+    cells = [cell for cell in built if isinstance(cell, Cell)]
+    keys = cell_keys(cells, job.base_dir)
     kept_in = (folder / scenario.name / CELLS_FOLDER).resolve()
     make_folder(kept_in)
     kept = {} if fresh else _finished(kept_in, keys)
     missing = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in kept}
-    sources = BatchSources(beside.resolve() if beside else None, None)
     workers = num_workers or os.cpu_count() or 1
     pieces = pieces_of(list(missing.items()), sources, workers, sweep=os.urandom(8).hex(), folder=kept_in)
-    advance = progress or ignore
     _fit(missing.values(), sources)
     for texts in _shared_out(pieces, workers, scheduler, kept_in):
         for key, content in texts.items():
             kept[key] = _kept(kept_in, key, content)
-        advance(len(texts) / len(missing))
-    return _gather(scenario, cells, [kept[key] for key in keys], sources, text, command, len(missing), kept_in)
+        job.progress(len(texts) / len(missing))
+    by_key = iter(keys)
+    outcomes = [_refused(one) if isinstance(one, Refused) else kept[next(by_key)] for one in built]
+    return _gather(scenario, job, built, outcomes, sources, len(missing), len(cells) - len(missing), kept_in)
+
+
+def _refused(cell: Refused) -> KeptCell:
+    return KeptCell(entry=None, fault="; ".join(str(cell.error).splitlines()))
 
 
 def _finished(folder: Path, keys: Sequence[str]) -> dict[str, KeptCell]:
@@ -132,7 +135,7 @@ def _kept(folder: Path, key: str, content: str) -> KeptCell:
     return cell
 
 
-def _fit(cells: Iterable[Cell], sources: BatchSources) -> None:
+def _fit(cells: Iterable[Cell], sources: Sources) -> None:
     """Fit the generators that the cells read: once here, and not in every process. A fault is the cell's to tell."""
     for cell in cells:
         if cell.scenario.trace.extrapolate is not None:
@@ -171,40 +174,46 @@ def _backend(scheduler: str | None, num_workers: int) -> AbstractContextManager[
 
 def _gather(
     scenario: Scenario,
-    cells: list[Cell],
-    kept: list[KeptCell],
-    sources: BatchSources,
-    text: str,
-    command: str,
+    job: Job,
+    cells: Sequence[Cell | Refused],
+    outcomes: Sequence[KeptCell],
+    sources: Sources,
     num_simulated: int,
+    num_found: int,
     folder: Path,
 ) -> Sweep:
-    failed = [
-        FailedCell(
-            number=number,
-            policy=cell.choice.shown,
-            swept=cell.swept,
-            fault=str(found.fault),
-            traceback=found.traceback,
+    """Return the cells that have figures as a result, and what became of the others."""
+    failed: list[FailedCell] = []
+    done: list[tuple[Cell, dict[str, Any]]] = []
+    for number, (cell, outcome) in enumerate(zip(cells, outcomes, strict=True)):
+        if isinstance(cell, Cell) and outcome.entry is not None:
+            done.append((cell, dict(outcome.entry)))
+            continue
+        failed.append(
+            FailedCell(
+                number=number,
+                policy=cell.choice.shown,
+                swept=cell.swept,
+                fault=str(outcome.fault),
+                traceback=outcome.traceback,
+            )
         )
-        for number, (cell, found) in enumerate(zip(cells, kept, strict=True))
-        if found.entry is None
-    ]
-    done = [(cell, dict(found.entry)) for cell, found in zip(cells, kept, strict=True) if found.entry is not None]
     if not done:
         faults = list(dict.fromkeys(cell.fault for cell in failed))
         raise KvsimError("\n".join([f"{scenario.name}: all {len(cells)} cells failed:", *faults]))
-    summary = summary_from(scenario, [cell for cell, _ in done], [entry for _, entry in done], sources)
+    summary = simulated_summary(scenario, [cell for cell, _ in done], [entry for _, entry in done])
     if failed:
         summary["failed"] = [
             {"cell": cell.number, "policy": cell.policy, **cell.swept, "fault": cell.fault} for cell in failed
         ]
-    manifest = make_manifest(scenario_text=text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=command)
+    manifest = make_manifest(
+        scenario_text=job.text, scenario_hash=scenario.hash, seed=scenario.run.seed, command=job.command
+    )
     manifest |= {"accesses": sources.digests()}
     return Sweep(
         result=RunResult(summary=summary, rows={}, manifest=manifest),
         failed=tuple(failed),
-        num_found=len(cells) - num_simulated,
+        num_found=num_found,
         num_simulated=num_simulated,
         folder=folder,
     )

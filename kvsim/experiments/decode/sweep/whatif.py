@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import KvsimError, ResultError, ScenarioError
-from kvsim.experiments.decode.cell_runs import Progress
-from kvsim.experiments.decode.simulate import simulate
+from kvsim.experiments.decode.simulate import Progress, simulate
+from kvsim.experiments.types import Job, ignore
 from kvsim.profile.hypothetical import CHANGES, PREFIX, changed_profile, is_profile_change
 from kvsim.profile.profile import Profile
 from kvsim.report.results import RunResult
@@ -114,9 +114,8 @@ def whatif(result: RunResult, changes: Sequence[str], *, command: str = "", prog
     if first.hash != result.manifest.get("scenario_hash"):
         raise ResultError("whatif: the manifest does not tell with which settings the result was made; run it again")
     scenario, change = _applied(origin, changes)
-    found = simulate(
-        scenario, text=origin.text, command=command, beside=origin.beside, progress=progress, change=change
-    )
+    job = Job(text=origin.text, command=command, base_dir=origin.beside, progress=progress or ignore)
+    found = simulate(scenario, job, change_profile=change)
     summary = found.summary | {"what_if": list(changes)}
     if change is not None:
         summary["verdict"] = [*summary["verdict"], HYPOTHETICAL.format(name=summary["profile"]["name"])]
@@ -186,7 +185,7 @@ def _asking(
             scenario, change = _applied(origin, [*changes, f"{key}={text}"])
             alone = scenario.run.model_copy(update={"policies": (scenario.run.policies[place],)})
             single = scenario.model_copy(update={"run": alone})
-            cell = simulate(single, beside=origin.beside, change=change).summary["cells"][0]
+            cell = simulate(single, Job(base_dir=origin.beside), change_profile=change).summary["cells"][0]
         except ScenarioError:
             raise
         except KvsimError:  # a budget below the minimum, a page size without a cost

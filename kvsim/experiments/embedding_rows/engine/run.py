@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from transformers import DynamicCache
 from kvsim.caches.rows import RowBooks, RowCounts
 from kvsim.engine.model.forward import logits_of
 from kvsim.experiments.embedding_rows.engine.cache import CachedEmbedding, RowCache, RowTally, cached_embedding
+from kvsim.scenario.digest import content_digest
 from kvsim.types import IntArray
 
 
@@ -152,14 +152,10 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
                 RowStep(
                     embed_s=timed.embed_s,
                     call_s=call_s,
-                    logits_digest=_digest(logits),
+                    logits_digest=content_digest(logits.float().cpu().numpy()),
                     distinct_rows=after.distinct_rows - before.distinct_rows,
                     hit_rows=after.hit_rows - before.hit_rows,
                     prefetched_rows=after.prefetched_rows - before.prefetched_rows,
                 )
             )
     return steps
-
-
-def _digest(logits: torch.Tensor) -> str:
-    return hashlib.blake2b(logits.float().cpu().numpy().tobytes(), digest_size=8).hexdigest()

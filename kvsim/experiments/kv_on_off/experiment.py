@@ -1,0 +1,9 @@
+"""What the experiment offers, for the registry."""
+
+from kvsim.experiments.kv_on_off.scenario import KvOnOff
+from kvsim.experiments.kv_on_off.simulate import check, compare, figures, show, simulate
+from kvsim.experiments.types import Experiment
+
+EXPERIMENT: Experiment[KvOnOff] = Experiment(
+    check=check, simulate=simulate, show=show, figures=figures, compare=compare
+)
