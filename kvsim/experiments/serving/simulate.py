@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.experiments import Job
 from kvsim.experiments.base import cells_of, make_result, profile_of
 from kvsim.experiments.serving.costs import Memory, costs_of, memory_of
 from kvsim.experiments.serving.run import CellRun, run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.serving.verdict import verdict_of
+from kvsim.experiments.types import Job
 from kvsim.policies.schedulers import make_scheduler
 from kvsim.profile.serving import ServingCosts
 from kvsim.report.results import RunResult
-
-KIND = "serving"
 
 
 def check(scenario: Serving, base_dir: Path | None) -> int:
@@ -39,11 +37,11 @@ def check(scenario: Serving, base_dir: Path | None) -> int:
 def simulate(scenario: Serving, job: Job) -> RunResult:
     """Serve the traffic of every cell."""
     cells = cells_of(scenario)
-    traffics = _Traffics(job.beside)
+    traffics = _Traffics(job.base_dir)
     entries, runs = [], []
-    profile = profile_of(cells[0][0], job.beside)
+    profile = profile_of(cells[0][0], job.base_dir)
     for cell, swept in cells:
-        profile = profile_of(cell, job.beside)
+        profile = profile_of(cell, job.base_dir)
         costs, memory, traffic = costs_of(profile), memory_of(cell, profile), traffics.of(cell)
         run = run_cell(cell, traffic, costs, memory)
         intervals = with_interval(cell, traffic, costs, memory, run)
@@ -53,7 +51,6 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
     return make_result(
         scenario,
         job,
-        kind=KIND,
         cells=entries,
         rows=_stacked([run.rows for run in runs]),
         tables={

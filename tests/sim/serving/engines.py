@@ -64,9 +64,7 @@ def make_core(
     if scheduler is not None:
         blocks = BlockTables(BlockPool(num_blocks), BLOCK_TOKENS, None)
         return PlainCore(scheduler, budget, blocks, requests.requests(), is_async=is_async)
-    return CompiledCore(
-        Vllm(), budget, requests, num_blocks=num_blocks, block_tokens=BLOCK_TOKENS, is_async=is_async
-    )
+    return CompiledCore(Vllm(), budget, requests, num_blocks=num_blocks, block_tokens=BLOCK_TOKENS, is_async=is_async)
 
 
 def open_sessions(arrival_s) -> Sessions:

@@ -34,9 +34,7 @@ def submissions(sessions, *, service_s=1.0):
 
 
 def test_a_turn_follows_the_end_of_the_one_before_by_its_pause():
-    sessions = Sessions(
-        first=np.array([0, 2, 3]), start_s=np.array([0.0, 0.5]), pause_s=np.array([0.0, 2.0, 0.0])
-    )
+    sessions = Sessions(first=np.array([0, 2, 3]), start_s=np.array([0.0, 0.5]), pause_s=np.array([0.0, 2.0, 0.0]))
     assert submissions(sessions) == [(0.0, 0), (0.5, 2), (3.0, 1)]
 
 
@@ -94,9 +92,7 @@ def test_the_compiled_core_and_the_plain_one_are_served_alike(is_async):
     arrival_s = np.cumsum(np.random.default_rng(1).exponential(0.05, len(LENGTHS)))
     engine = {"num_blocks": 60, "tokens": 256, "sequences": 8, "is_async": is_async}
     step = costs(step_s=0.005, token_s=1e-5, key_s=1e-8, host_s=1e-4)
-    compiled, plain = (
-        serve(LENGTHS, arrival_s, step, scheduler=scheduler, **engine) for scheduler in (None, Vllm())
-    )
+    compiled, plain = (serve(LENGTHS, arrival_s, step, scheduler=scheduler, **engine) for scheduler in (None, Vllm()))
     assert plain.requests.preemptions.sum() > 0
     for name in ("scheduled_s", "first_token_s", "last_token_s", "longest_gap_s", "preemptions", "hit_tokens"):
         assert np.array_equal(getattr(compiled.requests, name), getattr(plain.requests, name)), name
