@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.experiments.serving.report import COLUMNS
+from kvsim.experiments.serving.report.tables import COLUMNS
 from kvsim.experiments.types import Compared
 from kvsim.report.pairs import pair_cells, pairs_csv, pairs_figure, pairs_text
 from kvsim.report.results import RunResult, summary_json

@@ -1,7 +1,8 @@
 """What the experiment offers, for the registry."""
 
 from kvsim.experiments.serving.compare import compare
-from kvsim.experiments.serving.report import figures, show
+from kvsim.experiments.serving.report.figures import figures
+from kvsim.experiments.serving.report.tables import show
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.simulate import check, simulate
 from kvsim.experiments.types import Experiment

@@ -28,6 +28,11 @@ class TraceChoice(Strict):
     """Only the first so many."""
     drop_longer: bool = False
     """Leave out requests that `engine.max_model_len` does not hold, which are an error otherwise."""
+    sessions: Literal["none", "by-prefix"] = "none"
+    """``by-prefix``: a request that begins with all of an earlier prompt is that session's next turn, and comes after
+    its answer; ``none``: each request is by itself."""
+    shuffle: bool = False
+    """Let sessions come in a random order, so that traffic recorded one kind after another is mixed."""
     shared_tokens: NonNegativeInt = 0
     """Formats with lengths only: assume that prompts begin with so many tokens that others begin with, too."""
     shared_by: PositiveInt = 1
@@ -37,6 +42,8 @@ class TraceChoice(Strict):
     def _is_possible(self) -> TraceChoice:
         if self.shared_tokens and self.format not in LENGTHS_ONLY:
             raise ValueError(f"format {self.format!r} has the blocks of each prompt: leave shared_tokens out")
+        if self.sessions == "by-prefix" and self.format in LENGTHS_ONLY:
+            raise ValueError(f"format {self.format!r} has no blocks to tell sessions by: leave sessions out")
         return self
 
 
@@ -172,6 +179,6 @@ class Serving(CacheScenario):
             raise ValueError("give one of [trace] and [generated]: which requests arrive")
         if self.arrivals.process == "trace" and self.trace is None:
             raise ValueError("arrivals.process 'trace' takes the times of a [trace]: there is none")
-        if self.arrivals.process == "trace" and self.trace is not None and self.trace.format == "lengths":
-            raise ValueError("format 'lengths' has no times: choose another arrivals.process than 'trace'")
+        if self.arrivals.process == "trace" and self.trace is not None and self.trace.shuffle:
+            raise ValueError("trace.shuffle gives up the times that arrivals.process 'trace' takes: choose one of them")
         return self

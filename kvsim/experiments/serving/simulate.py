@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from kvsim.experiments.base import cells_of, make_result, profile_of
 from kvsim.experiments.serving.costs import Memory, costs_of, memory_of
+from kvsim.experiments.serving.report.verdict import verdict_of
 from kvsim.experiments.serving.run import CellRun, run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
-from kvsim.experiments.serving.verdict import verdict_of
 from kvsim.experiments.types import Job
 from kvsim.policies.schedulers import make_scheduler
 from kvsim.profile.serving import ServingCosts

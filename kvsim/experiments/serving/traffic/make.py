@@ -52,10 +52,11 @@ def make_traffic(scenario: Serving, base_dir: Path | None) -> Traffic:
 
 def make_turns(scenario: Serving, base_dir: Path | None) -> Turns:
     """Return the requests without their times."""
+    random = random_of(scenario.run.seed, "lengths")
     if scenario.trace is not None:
-        return read_turns(scenario.trace, scenario.engine, base_dir)
+        return read_turns(scenario.trace, scenario.engine, base_dir, random)
     assert scenario.generated is not None, "a scenario has one of them"
-    return generate_turns(scenario.generated, scenario.engine, random_of(scenario.run.seed, "lengths"))
+    return generate_turns(scenario.generated, scenario.engine, random)
 
 
 def with_times(turns: Turns, arrivals: ArrivalChoice, seed: int) -> Traffic:

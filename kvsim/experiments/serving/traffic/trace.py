@@ -11,6 +11,7 @@ import numpy as np
 from kvsim.errors import TraceError
 from kvsim.experiments.serving.knobs import SchedulingKnobs
 from kvsim.experiments.serving.scenario import TraceChoice
+from kvsim.experiments.serving.traffic.sessions import sessions_by_prefix
 from kvsim.experiments.serving.traffic.turns import Numbers, Turns, chain_table, engine_keys
 from kvsim.scenario.shipped import find_requests
 from kvsim.traces.requests.base import Request
@@ -25,8 +26,10 @@ _OWN = 2**62
 """Numbers of blocks that only one request has begin here, above all ids of a trace."""
 
 
-def read_turns(choice: TraceChoice, knobs: SchedulingKnobs, base_dir: Path | None) -> Turns:
-    """Return the requests of a trace, in its order.
+def read_turns(
+    choice: TraceChoice, knobs: SchedulingKnobs, base_dir: Path | None, random: np.random.Generator
+) -> Turns:
+    """Return the requests of a trace, session by session.
 
     A request without a prompt or without outputs counts as one of 1 token. Outputs are blocks that nobody had before,
     since traces do not show what was made of them.
@@ -57,15 +60,21 @@ def read_turns(choice: TraceChoice, knobs: SchedulingKnobs, base_dir: Path | Non
         kept.append(request)
     if not kept:
         raise TraceError(path, f"no requests in it that the engine takes ({num_dropped} are longer)")
-    own = Numbers(_OWN)
-    arrivals = [request.arrival_s for request in kept]
+    groups = [[number] for number in range(len(kept))]
+    if choice.sessions == "by-prefix":
+        groups = sessions_by_prefix([_full_blocks(choice, request) for request in kept])
+    if choice.shuffle:
+        groups = [groups[place] for place in random.permutation(len(groups))]
+    arrivals = [kept[group[0]].arrival_s for group in groups]
     times = np.array([0.0 if at_s is None else at_s for at_s in arrivals])
+    kept = [kept[number] for group in groups for number in group]
+    own = Numbers(_OWN)
     return Turns(
-        first=np.arange(len(kept) + 1),
+        first=np.cumsum([0, *map(len, groups)]),
         prompt_tokens=np.array([_prompt(request) for request in kept]),
         output_tokens=np.array([_outputs(request) for request in kept]),
         chains=chain_table(_chain(choice, knobs, number, request, own) for number, request in enumerate(kept)),
-        start_s=None if None in arrivals else times - times[0],
+        start_s=None if None in arrivals or choice.shuffle else times - times[0],
         num_dropped=num_dropped,
     )
 
@@ -80,6 +89,10 @@ def _rows(choice: TraceChoice, path: Path) -> Iterator[Request]:
 
 def _id_tokens(choice: TraceChoice) -> int:
     return choice.block_tokens or (MOONCAKE_TOKENS if choice.format == "mooncake" else FULL_BLOCK_TOKENS)
+
+
+def _full_blocks(choice: TraceChoice, request: Request) -> tuple[int, ...]:
+    return (request.blocks or ())[: request.input_tokens // _id_tokens(choice)]
 
 
 def _prompt(request: Request) -> int:

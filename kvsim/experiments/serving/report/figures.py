@@ -1,4 +1,4 @@
-"""Tables and pictures of serving."""
+"""Pictures of serving: distributions, the engine over time, latency over the rate."""
 
 from __future__ import annotations
 
@@ -9,48 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kvsim.report.pairs import cells_text
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png
-from kvsim.report.tables import Column, digits, percent
-from kvsim.units import format_seconds
-
-COLUMNS: dict[str, Column] = {
-    "offered_hz": Column(title="offered/requests/s", text=digits),
-    "requests_hz": Column(title="served/requests/s", text=digits),
-    "output_tokens_per_s": Column(title="output/tokens/s", text=lambda value: f"{value:,.0f}"),
-    "goodput_hz": Column(title="goodput/requests/s", text=digits),
-    "met_frac": Column(title="SLO/met", text=percent),
-    "queue_p50_s": Column(title="queue/p50", text=format_seconds),
-    "ttft_p50_s": Column(title="TTFT/p50", text=format_seconds),
-    "ttft_p99_s": Column(title="TTFT/p99", text=format_seconds),
-    "tpot_p50_s": Column(title="TPOT/p50", text=format_seconds),
-    "itl_p99_s": Column(title="ITL/p99", text=format_seconds),
-    "e2e_p50_s": Column(title="E2E/p50", text=format_seconds),
-    "e2e_p99_s": Column(title="E2E/p99", text=format_seconds),
-    "hit_frac": Column(title="prefix/hits", text=percent),
-    "preemptions": Column(title="preemp-/tions", text=lambda value: f"{value:,}"),
-    "running_mean": Column(title="running/mean", text=digits),
-    "kv_used_mean_frac": Column(title="KV used/mean", text=percent),
-}
-
-LEGEND = (
-    "TTFT, TPOT, E2E: time to first token, per output token, to the last token, of a request. ITL: between two tokens, "
-    "all\nrequests together. Hits: share of prompt tokens that the prefix cache had. All quantiles are in summary.json."
-)
-
-
-def show(summary: Mapping[str, Any]) -> str:
-    """Return the table of the cells and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
-    cells = summary["cells"]
-    columns = {name: Column(title=f"/{name.rpartition('.')[2]}", text=str) for name in summary["swept"]}
-    shown = {name: column for name, column in COLUMNS.items() if any(cell.get(name) is not None for cell in cells)}
-    size = f"{cells[0]['num_requests']:,} requests, {cells[0]['num_blocks']:,} blocks"
-    table = cells_text(cells, columns | shown)
-    head = f"{summary['scenario']}: {how}; {size}"
-    return "\n\n".join([head, f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
 
 
 def figures(result: RunResult) -> dict[str, bytes]:
@@ -93,6 +53,7 @@ def cdf_figure(result: RunResult) -> Figure:
         row[0].set_ylabel("share of requests" if row is axes[0] else "share of gaps")
         for axis in row:
             axis.set_xscale("log")
+            mark_plainly(axis.xaxis, *axis.get_xlim())
     legend_above(figure, handles if len(summary["cells"]) > 1 else {})
     return figure
 
@@ -149,9 +110,7 @@ def rate_figure(summary: Mapping[str, Any], rate: str) -> Figure:
     for axis, title in zip(axes, titles.values(), strict=True):
         axis.set(xlabel=_RATE_TITLES[rate], title=title)
     axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes[0].yaxis.set_minor_formatter(NullFormatter())
+    mark_plainly(axes[0].yaxis, *axes[0].get_ylim())
     if "met_frac" in titles:
         axes[-1].set_ylim(0, 1.02)
     legend_above(figure, handles if others else {})
@@ -175,6 +134,13 @@ def _binned(table: Mapping[str, Any]) -> dict[str, Any]:
         totals = np.interp(edges, np.r_[0, table["end_s"]], np.r_[0, np.cumsum(table[name] * lasted_s)])
         binned[name] = np.diff(totals) / np.diff(edges)
     return binned
+
+
+def mark_plainly(side: Any, low: float, high: float) -> None:
+    """Put numbers that people write on a logarithmic axis."""
+    side.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _groups(summary: Mapping[str, Any], others: list[str]) -> dict[str, list[Mapping[str, Any]]]:
