@@ -45,6 +45,8 @@ class Capacity:
     cost_high: float
     """The same if every step is as short."""
     points: tuple[Point, ...]
+    tolerance_frac: float
+    """By how much each rate may be higher still."""
 
     @property
     def mean(self) -> float:
@@ -53,11 +55,11 @@ class Capacity:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """A 90% interval of the mean, by the spread over the seeds (Student's t); unbounded for one seed."""
+        """A 90% interval of the mean, by the spread over the seeds (Student's t) and the tolerance; none for one seed."""
         if len(self.rates) < 2:
             return 0.0, math.inf
         half = stats.t.ppf(0.95, len(self.rates) - 1) * np.std(self.rates, ddof=1) / math.sqrt(len(self.rates))
-        return self.mean - float(half), self.mean + float(half)
+        return self.mean - float(half), (self.mean + float(half)) * (1 + self.tolerance_frac)
 
 
 def find_capacity(
@@ -99,6 +101,7 @@ def find_capacity(
         cost_low=edges[0],
         cost_high=edges[1],
         points=tuple(search.points),
+        tolerance_frac=tolerance_frac,
     )
 
 
