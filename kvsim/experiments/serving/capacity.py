@@ -55,7 +55,7 @@ class Capacity:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """A 90% interval of the mean, by the spread over the seeds (Student's t) and the tolerance; none for one seed."""
+        """A 90% interval of the mean, by the spread over the seeds (Student's t) and the tolerance."""
         if len(self.rates) < 2:
             return 0.0, math.inf
         half = stats.t.ppf(0.95, len(self.rates) - 1) * np.std(self.rates, ddof=1) / math.sqrt(len(self.rates))

@@ -160,6 +160,15 @@ class RunChoice(Strict):
     """Let single steps spread around their costs as they did when they were measured, where the profile knows."""
 
 
+class RealEngine(Strict):
+    """How `kvsim measure` runs vLLM."""
+
+    repeats: PositiveInt = 3
+    """How often each cell is served."""
+    threads: PositiveInt = 1
+    """OpenMP threads; with more than one, a busy neighbour makes steps tens of times as long."""
+
+
 class Serving(CacheScenario):
     """Many requests on one engine."""
 
@@ -172,6 +181,7 @@ class Serving(CacheScenario):
     arrivals: ArrivalChoice
     slo: Slo | None = None
     run: RunChoice = RunChoice()
+    measure: RealEngine | None = None
 
     @model_validator(mode="after")
     def _has_requests(self) -> Serving:

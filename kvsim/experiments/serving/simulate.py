@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kvsim.experiments.base import cells_of, make_result, profile_of
 from kvsim.experiments.serving.costs import Memory, costs_of, memory_of
 from kvsim.experiments.serving.report.verdict import verdict_of
-from kvsim.experiments.serving.run import CellRun, run_cell, with_interval
+from kvsim.experiments.serving.run import run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job
@@ -45,17 +45,19 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         costs, memory, traffic = costs_of(profile), memory_of(cell, profile), traffics.of(cell)
         run = run_cell(cell, traffic, costs, memory)
         intervals = with_interval(cell, traffic, costs, memory, run)
-        entries.append(entry_of(cell, traffic, memory, costs, run) | {"intervals": intervals} | swept)
+        entry = traffic_entry(cell, traffic, memory) | run.figures
+        entry |= {"parts_s": run.parts_s, "outside": outside_of(costs, run.most), "intervals": intervals}
+        entries.append(entry | swept)
         runs.append(run)
         job.progress(1 / len(cells))
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=_stacked([run.rows for run in runs]),
+        rows=stacked([run.rows for run in runs]),
         tables={
-            "timeline": _stacked([run.timeline for run in runs]),
-            "itl": _stacked([run.gaps for run in runs]),
+            "timeline": stacked([run.timeline for run in runs]),
+            "itl": stacked([run.gaps for run in runs]),
         },
         verdict=verdict_of(entries, profile_kind=profile.kind, engine=costs_of(profile).engine),
         profile=profile,
@@ -86,11 +88,10 @@ class _Traffics:
         return self._made[text]
 
 
-def entry_of(cell: Serving, traffic: Traffic, memory: Memory, costs: ServingCosts, run: CellRun) -> dict[str, Any]:
-    """Return the cell's entry of the summary."""
-    requests = traffic.requests
-    arrival_s = run.rows["arrival_s"]
-    span_s = float(arrival_s.max() - arrival_s.min())
+def traffic_entry(cell: Serving, traffic: Traffic, memory: Memory) -> dict[str, Any]:
+    """Return what the summary says of a cell before anything is served."""
+    requests, start_s = traffic.requests, traffic.sessions.start_s
+    span_s = 0.0 if start_s is None else float(start_s.max() - start_s.min())
     return {
         "scheduler": cell.engine.scheduler,
         "num_requests": len(requests),
@@ -98,15 +99,12 @@ def entry_of(cell: Serving, traffic: Traffic, memory: Memory, costs: ServingCost
         "num_cut": traffic.num_cut,
         "prompt_tokens": int(requests.prompt_tokens.sum()),
         "output_tokens": int(requests.max_tokens.sum()),
-        "offered_hz": (len(requests) - 1) / span_s if span_s > 0 else None,
+        "offered_hz": (traffic.sessions.first.size - 2) / span_s if span_s > 0 else None,
         "num_blocks": memory.num_blocks,
         "block_tokens": cell.engine.block_size,
         "kv_bytes": (memory.num_blocks - 1) * memory.block_bytes,
         "weights_bytes": memory.weights_bytes,
         "activation_bytes": memory.activation_bytes,
-        **run.figures,
-        "parts_s": run.parts_s,
-        "outside": outside_of(costs, run.most),
     }
 
 
@@ -116,8 +114,8 @@ def outside_of(costs: ServingCosts, most: Mapping[str, float]) -> dict[str, floa
     return {name: most[name] / end for name, end in ends.items() if most[name] > end > 0}
 
 
-def _stacked(tables: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return the tables of all cells as one, the number of its cell in each row."""
+def stacked(tables: list[dict[str, NDArray[Any]]], *, by: str = "cell") -> dict[str, NDArray[Any]]:
+    """Return tables as one, the number of its own in each row."""
     sizes = [next(iter(table.values())).size for table in tables]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return {"cell": np.repeat(np.arange(len(tables)), sizes), **columns}
+    return {by: np.repeat(np.arange(len(tables)), sizes), **columns}

@@ -10,7 +10,7 @@ from kvsim.report.tables import Column, digits, percent
 from kvsim.units import format_seconds
 
 COLUMNS: dict[str, Column] = {
-    "offered_hz": Column(title="offered/requests/s", text=digits),
+    "offered_hz": Column(title="offered/sessions/s", text=digits),
     "requests_hz": Column(title="served/requests/s", text=digits),
     "output_tokens_per_s": Column(title="output/tokens/s", text=lambda value: f"{value:,.0f}"),
     "goodput_hz": Column(title="goodput/requests/s", text=digits),
