@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from kvsim.experiments.base import cells_of, make_result, profile_of
 from kvsim.experiments.serving.costs import Memory, costs_of, memory_of
+from kvsim.experiments.serving.nulls import null_figures
+from kvsim.experiments.serving.recorded import check_schedules
 from kvsim.experiments.serving.report.verdict import verdict_of
 from kvsim.experiments.serving.run import run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
@@ -35,7 +37,7 @@ def check(scenario: Serving, base_dir: Path | None) -> int:
 
 
 def simulate(scenario: Serving, job: Job) -> RunResult:
-    """Serve the traffic of every cell."""
+    """Serve the traffic of every cell; where a measurement recorded schedules, schedule those again too."""
     cells = cells_of(scenario)
     traffics = _Traffics(job.base_dir)
     entries, runs = [], []
@@ -47,6 +49,8 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         intervals = with_interval(cell, traffic, costs, memory, run)
         entry = traffic_entry(cell, traffic, memory) | run.figures
         entry |= {"parts_s": run.parts_s, "outside": outside_of(costs, run.most), "intervals": intervals}
+        if scenario.measure is not None:
+            entry["nulls"] = null_figures(cell, traffic, costs, memory)
         entries.append(entry | swept)
         runs.append(run)
         job.progress(1 / len(cells))
@@ -62,6 +66,7 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         verdict=verdict_of(entries, profile_kind=profile.kind, engine=costs_of(profile).engine),
         profile=profile,
         seed=scenario.run.seed,
+        extra={"schedules": check_schedules(job.recorded)} if job.recorded else None,
     )
 
 
