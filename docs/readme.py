@@ -1,7 +1,7 @@
-"""Keeps README true: runs its command blocks, and writes its table of commands from the command line itself.
+"""Run README's command blocks, and write its table of commands from the command line itself.
 
-A block is tagged behind ``sh``: ``run`` as it stands, ``short`` with ``--quick`` behind every kvsim command, ``skip``
-not at all.
+The tag after ``sh`` says how a block is run: ``run`` unchanged, ``short`` with ``--quick`` after every kvsim command,
+``skip`` not at all.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def blocks_of(text: str) -> list[tuple[str, str]]:
 
 
 def shortened(text: str) -> str:
-    """Return a block with ``--quick`` behind every kvsim command."""
+    """Return a block with ``--quick`` after every kvsim command."""
     return re.sub(r"^(kvsim .*[^\\\n])$", r"\1 --quick", text, flags=re.MULTILINE)
 
 
 def run_blocks(text: str) -> int:
-    """Run every block that is not to be skipped, in one folder one after the other; return how many there were."""
+    """Run every block that is not skipped, one after another in the same folder; return the number of blocks."""
     number = 0
     for tag, block in blocks_of(text):
         if tag == "skip":
@@ -49,14 +49,14 @@ def run_blocks(text: str) -> int:
 
 
 def commands_table() -> str:
-    """Return the table of commands as Markdown, from the command line itself."""
+    """Return the table of commands as Markdown, read from the command line itself."""
     rows = ["| command | what it does |", "| --- | --- |"]
     rows += [f"| `{usage}` | {what} |" for usage, what in _commands(typer.main.get_command(app), "kvsim")]
     return "\n".join(rows) + "\n"
 
 
 def with_commands(text: str) -> str:
-    """Return README's `text` with its table of commands made anew."""
+    """Return README's `text` with a new table of commands."""
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + commands_table() + END + rest.partition(END)[2]
 
@@ -88,7 +88,7 @@ def _usage(parameter: Any) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the first argument says; return the exit code."""
+    """Run the command that the first argument names; return the exit code."""
     text = README.read_text(encoding="utf-8")
     if arguments == ["run"]:
         return 0 if run_blocks(text) else 1

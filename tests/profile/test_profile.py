@@ -81,7 +81,7 @@ def test_another_schema_version_is_refused_before_anything_else(tmp_path: Path) 
         (
             'kind = "measured"',
             'kind = "x"',
-            "kind: should be 'measured', 'published' or 'estimated', found 'guess'",
+            "kind: should be 'measured', 'published' or 'estimated', found 'x'",
         ),
         ("sync_s = 0.0", "sync_s = inf", "sync_s: should be a finite number, found inf"),
     ],

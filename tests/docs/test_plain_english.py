@@ -1,0 +1,131 @@
+"""Texts are in plain technical English: words with a plainer replacement do not occur in them."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BETTER = {
+    "foretell": "predict",
+    "foretells": "predicts",
+    "foretold": "predicted",
+    "foretelling": "predicting, prediction",
+    "yardstick": "baseline",
+    "tell": "report, show, print, state",
+    "tells": "reports, shows, prints, states",
+    "told": "reported, shown, printed, stated",
+    "said": "stated, printed",
+    "fault": "error",
+    "faults": "errors",
+    "books": "accounting, page table, cache state",
+    "mass kept": "attention recall",
+    "whole step": "fast path, complete step",
+    "whole steps": "fast path, complete steps",
+    "at hand": "available",
+    "knob": "parameter",
+    "knobs": "parameters",
+    "contest": "comparison, benchmark",
+    "mend": "fix, correct",
+    "mended": "fixed, corrected",
+    "dearest": "most expensive",
+}
+"""A word or phrase that is not to be used, and what to write instead."""
+
+TEXTS = (
+    "*.md",
+    "docs/**/*.md",
+    "docs/**/*.py",
+    "results/README.md",
+    "scenarios/*.toml",
+    "kvsim/**/*.py",
+    "kvsim/**/*.toml",
+)
+"""Globs of what is read by people."""
+
+EXEMPT = (
+    "README.md",
+    "CHANGELOG.md",
+    "kvsim/errors.py",
+    "kvsim/caches/*.py",
+    "kvsim/calibration/*.py",
+    "kvsim/cli/*.py",
+    "kvsim/engine/*.py",
+    "kvsim/experiments/*.py",
+    "kvsim/kernels/*.py",
+    "kvsim/policies/*.py",
+    "kvsim/profile/*.py",
+    "kvsim/report/*.py",
+    "kvsim/scenario/*.py",
+    "kvsim/sim/*.py",
+    "kvsim/traces/*.py",
+)
+"""Patterns of texts that still use such words. This list shrinks until it is empty; nothing is added to it."""
+
+_PATTERN = re.compile(
+    r"\b(" + "|".join(word.replace(" ", r"\s+") for word in sorted(BETTER, key=len, reverse=True)) + r")\b",
+    re.IGNORECASE,
+)
+_BLOCK = re.compile(r"^ *```(?P<tag>\w*)\n(?P<body>.*?)^ *```", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"`[^`]+`")
+
+
+def texts() -> list[str]:
+    return sorted({path.relative_to(ROOT).as_posix() for glob in TEXTS for path in ROOT.glob(glob)})
+
+
+def is_exempt(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in EXEMPT)
+
+
+def prose_of(markdown: str) -> str:
+    """Return the text without code, line by line; a block tagged ``text`` quotes printed output, which is prose."""
+
+    def printed(block: re.Match[str]) -> str:
+        return "\n" + (block["body"] if block["tag"] == "text" else "\n" * block["body"].count("\n"))
+
+    return _INLINE_CODE.sub(lambda code: "\n" * code[0].count("\n"), _BLOCK.sub(printed, markdown))
+
+
+def findings(name: str, text: str) -> list[str]:
+    """Return a line for each word that is not to be used."""
+    if name.endswith(".md"):
+        text = prose_of(text)
+    lines = []
+    for match in _PATTERN.finditer(text):
+        word = " ".join(match[0].lower().split())
+        lines.append(f"{name}:{text[: match.start()].count(chr(10)) + 1}: {match[0]!r}: write {BETTER[word]}")
+    return lines
+
+
+@pytest.mark.parametrize("name", [name for name in texts() if not is_exempt(name)])
+def test_no_word_is_used_that_has_a_plainer_replacement(name: str) -> None:
+    assert findings(name, (ROOT / name).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("pattern", EXEMPT)
+def test_an_exemption_that_is_no_longer_needed_is_removed(pattern: str) -> None:
+    names = [name for name in texts() if fnmatch(name, pattern)]
+    assert any(findings(name, (ROOT / name).read_text(encoding="utf-8")) for name in names), f"remove {pattern!r}"
+
+
+@pytest.mark.parametrize("word", BETTER)
+def test_each_word_is_found_in_prose_and_not_in_code(word: str) -> None:
+    prose = f"First line.\nSome {word.title()} here.\n"
+    assert findings("page.md", prose) == [f"page.md:2: {word.title()!r}: write {BETTER[word]}"]
+    assert findings("page.md", f"Some\n{word.replace(' ', chr(10))}\n") != []
+    assert findings("page.md", f"`{word}`, un{word}s\n```python\n{word}\n```\n") == []
+    assert findings("page.md", f"```text\n{word}\n```\n") != []
+    assert findings("code.py", f"x = `{word}`") != []
+
+
+def test_the_pages_are_among_the_texts() -> None:
+    names = texts()
+    for name in ("README.md", "docs/design.md", "docs/decisions/0001-residency-is-logical.md", "docs/readme.py"):
+        assert name in names
+    assert "kvsim/scenario/template.toml" in names
+    assert not is_exempt("kvsim/scenario/template.toml")
