@@ -11,8 +11,7 @@ import numpy as np
 from scipy import stats
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import profile_of
-from kvsim.experiments.serving.costs import Memory, costs_of, interval_frac, memory_of
+from kvsim.experiments.serving.costs import interval_frac, platform_of
 from kvsim.experiments.serving.run import CellRun, run_cell
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic.make import make_turns, with_times
@@ -119,11 +118,14 @@ class _Search:
         self._scenario = scenario.model_copy(update={"sweep": {}})
         self._base_dir = base_dir
         self._tolerance_frac = tolerance_frac
-        profile = profile_of(scenario, base_dir)
-        self.costs: ServingCosts = costs_of(profile)
-        self._memory: Memory = memory_of(scenario, profile)
+        self._platform = platform_of(scenario, base_dir)
         self._goal = scenario.slo.met_frac
         self._turns: dict[int, Turns] = {}
+
+    @property
+    def costs(self) -> ServingCosts:
+        """What steps cost."""
+        return self._platform.costs
 
     def highest(self, seed: int, *, start: float | None = None, scale: float = 1.0) -> float:
         """Return the highest rate that meets the SLO, by bisection between one that does and one that does not."""
@@ -172,7 +174,7 @@ class _Search:
         if seed not in self._turns:
             self._turns[seed] = make_turns(cell, self._base_dir)
         traffic = with_times(self._turns[seed], arrivals, seed)
-        return run_cell(cell, traffic, self.costs, self._memory, scale=scale)
+        return run_cell(cell, traffic, self._platform, scale=scale)
 
 
 def rate_of(scenario: Serving) -> tuple[str, float]:

@@ -9,6 +9,7 @@ from kvsim.caches.blocks import BlockPool, BlockTables, ChainTable
 from kvsim.experiments.serving.knobs import EngineKnobs, SchedulingKnobs
 from kvsim.policies.schedulers import Core, PlainCore, RequestTable, StepBudget, make_scheduler
 from kvsim.policies.schedulers.compiled import CompiledCore
+from kvsim.policies.schedulers.offload import Offload
 from kvsim.policies.schedulers.vllm import Vllm
 
 
@@ -39,6 +40,8 @@ def make_core(
     *,
     compiled: bool = True,
     records_keys: bool = False,
+    blocks: BlockTables | None = None,
+    offload: Offload | None = None,
 ) -> Core:
     """Return a core for these requests.
 
@@ -54,11 +57,13 @@ def make_core(
         Whether the compiled twin decides where the scheduler has one; its steps are the same.
     records_keys
         Whether the compiled twin lists the keys that were evicted and stored; the plain one always does.
+    blocks, offload
+        Tiers below the device, and the block tables that they know; only the plain core has tiers.
     """
     made = make_scheduler(scheduler, {**(vllm_arguments(knobs) if scheduler == "vllm" else {}), **(arguments or {})})
     budget, num_blocks, is_async = budget_of(knobs), knobs.num_gpu_blocks_override, knobs.async_scheduling
     keys = chains if knobs.enable_prefix_caching else None
-    if compiled and type(made) is Vllm:
+    if compiled and offload is None and type(made) is Vllm:
         return CompiledCore(
             made,
             budget,
@@ -70,5 +75,11 @@ def make_core(
             is_async=is_async,
             records_keys=records_keys,
         )
-    blocks = BlockTables(BlockPool(num_blocks), knobs.block_size, keys.lists() if keys else None)
-    return PlainCore(made, budget, blocks, requests.requests(), is_async=is_async)
+    tables = blocks or make_blocks(knobs, chains)
+    return PlainCore(made, budget, tables, requests.requests(), is_async=is_async, offload=offload)
+
+
+def make_blocks(knobs: EngineKnobs, chains: ChainTable) -> BlockTables:
+    """Return the block tables of an engine that has served nothing yet."""
+    keys = chains.lists() if knobs.enable_prefix_caching else None
+    return BlockTables(BlockPool(knobs.num_gpu_blocks_override), knobs.block_size, keys)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kvsim.errors import CapacityError
-from kvsim.experiments.base import shape_of
+from kvsim.experiments.base import profile_of, shape_of
 from kvsim.experiments.serving.knobs import EngineKnobs, SchedulingKnobs
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.profile.from_segments import serving_from_segments
@@ -95,6 +96,27 @@ def step_bytes(shape: ModelShape, knobs: SchedulingKnobs) -> int:
     """Return a bound on what the longest step needs: its widest tensors, and logits in fp32 for every request."""
     logits_bytes = (knobs.max_num_seqs - 1) * shape.vocab_size * 4
     return shape.activation_bytes(1, knobs.max_num_batched_tokens) + logits_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """What a cell runs on."""
+
+    profile: Profile
+    costs: ServingCosts
+    memory: Memory
+
+
+def platform_of(scenario: Serving, base_dir: Path | None) -> Platform:
+    """Return what a cell runs on.
+
+    Raises
+    ------
+    KvsimError
+        If the profile cannot be had or cannot price serving, or its memory is too small.
+    """
+    profile = profile_of(scenario, base_dir)
+    return Platform(profile=profile, costs=costs_of(profile), memory=memory_of(scenario, profile))
 
 
 def knobs_of(scenario: Serving, num_blocks: int) -> EngineKnobs:

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.experiments.serving.costs import Memory
+from kvsim.experiments.serving.costs import Platform
 from kvsim.experiments.serving.latency import QUANTILES, latency_figures
 from kvsim.experiments.serving.run import run_cell
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic import Traffic
-from kvsim.profile.serving import ServingCosts
 
 _APART_S = 1e5
 """Longer than any request takes."""
 
 
-def null_figures(cell: Serving, traffic: Traffic, costs: ServingCosts, memory: Memory) -> dict[str, dict[str, Any]]:
+def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[str, dict[str, Any]]:
     r"""Return figures of latency by predictors that know costs but no batches.
 
     ``alone``: each request has the engine for itself. ``m_d_1``: one server that takes as long for each as the mean
@@ -28,7 +27,7 @@ def null_figures(cell: Serving, traffic: Traffic, costs: ServingCosts, memory: M
     apart = replace(
         traffic.sessions, start_s=_APART_S * np.arange(count, dtype=np.float64), first=np.arange(count + 1), num_users=0
     )
-    run = run_cell(cell, replace(traffic, sessions=apart), costs, memory)
+    run = run_cell(cell, replace(traffic, sessions=apart), platform)
     alone = latency_figures(run.rows, run.gaps["itl_s"], run.gaps["count"], None)
     names = [f"{name}_{figure}_s" for name in ("ttft", "tpot", "itl", "e2e") for figure in ("mean", *QUANTILES)]
     figures = {"alone": {name: alone[name] for name in names}}

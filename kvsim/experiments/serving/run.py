@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.experiments.serving.core import make_core
-from kvsim.experiments.serving.costs import Memory, interval_frac, knobs_of
+from kvsim.experiments.serving.core import make_blocks, make_core
+from kvsim.experiments.serving.costs import Platform, interval_frac, knobs_of
 from kvsim.experiments.serving.latency import RATES, TIMES, latency_figures, meets, request_rows
 from kvsim.experiments.serving.scenario import Serving
+from kvsim.experiments.serving.tiers import make_offload, tier_figures, tier_setup
 from kvsim.experiments.serving.traffic import Traffic
 from kvsim.experiments.serving.traffic.make import random_of
-from kvsim.profile.serving import ServingCosts
+from kvsim.policies.schedulers.offload import Offload
 from kvsim.sim.serving import Served, StepCosts, simulate_serving
 from kvsim.sim.serving.monitor import COLUMNS
 
@@ -43,8 +44,7 @@ class CellRun:
 def run_cell(
     scenario: Serving,
     traffic: Traffic,
-    costs: ServingCosts,
-    memory: Memory,
+    platform: Platform,
     *,
     scale: float = 1.0,
     progress: Callable[[int], None] | None = None,
@@ -57,22 +57,38 @@ def run_cell(
         What the time of every step is multiplied with.
     """
     engine = scenario.engine
-    arguments = engine.arguments or None
-    knobs = knobs_of(scenario, memory.num_blocks)
-    core = make_core(knobs, traffic.requests, traffic.chains, engine.scheduler, arguments)
+    knobs = knobs_of(scenario, platform.memory.num_blocks)
+    blocks = make_blocks(knobs, traffic.chains) if scenario.tiers else None
+    offload = make_offload(scenario, platform, blocks, traffic.chains.lists()) if blocks else None
+    core = make_core(
+        knobs,
+        traffic.requests,
+        traffic.chains,
+        engine.scheduler,
+        engine.arguments or None,
+        blocks=blocks,
+        offload=offload,
+    )
     random = random_of(scenario.run.seed, "steps") if scenario.run.spread else None
-    step_costs = StepCosts(costs, scale=scale, random=random)
-    served = simulate_serving(core, traffic.sessions, step_costs, is_async=engine.async_scheduling, progress=progress)
-    return _cell_run(scenario, traffic, served, step_costs)
+    step_costs = StepCosts(platform.costs, scale=scale, random=random)
+    served = simulate_serving(
+        core,
+        traffic.sessions,
+        step_costs,
+        is_async=engine.async_scheduling,
+        tiers=tier_setup(scenario, platform, offload) if offload else None,
+        progress=progress,
+    )
+    return _cell_run(scenario, traffic, served, step_costs, offload)
 
 
 def with_interval(
-    scenario: Serving, traffic: Traffic, costs: ServingCosts, memory: Memory, run: CellRun
+    scenario: Serving, traffic: Traffic, platform: Platform, run: CellRun
 ) -> dict[str, tuple[float, float]]:
     """Return an interval of each figure: what it becomes where every step is as short, and as long, as costs may be."""
     edges = [
-        run_cell(scenario, traffic, costs, memory, scale=1 + share).figures
-        for share in interval_frac(costs, run.parts_s)
+        run_cell(scenario, traffic, platform, scale=1 + share).figures
+        for share in interval_frac(platform.costs, run.parts_s)
         if share
     ]
     runs = [run.figures, *edges]
@@ -80,7 +96,9 @@ def with_interval(
     return {name: (min(one[name] for one in runs), max(one[name] for one in runs)) for name in names}
 
 
-def _cell_run(scenario: Serving, traffic: Traffic, served: Served, costs: StepCosts) -> CellRun:
+def _cell_run(
+    scenario: Serving, traffic: Traffic, served: Served, costs: StepCosts, offload: Offload | None
+) -> CellRun:
     sink, monitor = served.requests, served.monitor
     rows = request_rows(
         arrival_s=sink.arrival_s,
@@ -92,6 +110,9 @@ def _cell_run(scenario: Serving, traffic: Traffic, served: Served, costs: StepCo
     )
     gap_s, gap_counts = sink.gap_histogram()
     rows |= {"itl_max_s": sink.longest_gap_s, "hit_tokens": sink.hit_tokens, "preemptions": sink.preemptions}
+    if offload is not None:
+        loaded = offload.loaded_tokens
+        rows["loaded_tokens"] = np.array([loaded.get(place, 0) for place in range(sink.hit_tokens.size)])
     met = meets(rows, scenario.slo)
     rows |= {} if met is None else {"met": met}
     samples = dict(zip(COLUMNS, monitor.samples().T, strict=True))
@@ -103,6 +124,7 @@ def _cell_run(scenario: Serving, traffic: Traffic, served: Served, costs: StepCo
         "preempted_requests": int((sink.preemptions > 0).sum()),
         "hit_tokens": int(sink.hit_tokens.sum()),
         "hit_frac": float(sink.hit_tokens.sum() / traffic.requests.prompt_tokens.sum()),
+        **tier_figures(served, rows, int(traffic.requests.prompt_tokens.sum())),
         "running_mean": float(samples["running"][-1]) / end_s,
         "running_peak": monitor.peak_running,
         "waiting_mean": float(samples["waiting"][-1]) / end_s,

@@ -135,6 +135,35 @@ class Engine(SchedulingKnobs):
         return self
 
 
+class TierChoice(Strict):
+    """Memory below the device that keeps keys and values of prompts."""
+
+    host_memory: SizeBytes
+    disk_memory: SizeBytes | None = None
+    disk_read_bandwidth: SizeBytes | None = None
+    """Bytes a second."""
+    disk_write_bandwidth: SizeBytes | None = None
+    disk_latency_s: NonNegativeFloat = 0.0
+    """Of each transfer of the disk."""
+    order: Literal["lru", "arc"] = "lru"
+    """Which chunks leave first."""
+    chunk_blocks: PositiveInt = 1
+    """Blocks that are kept and moved together."""
+    writes: Literal["through", "back"] = "through"
+    """``through``: a tier has what the one above computes at once; ``back``: what that one evicts."""
+    loads: Literal["always", "break-even"] = "always"
+    """``break-even``: compute again what that takes less time for than the idle link does."""
+    link_speed: PositiveFloat = 1.0
+    """How many times as fast the link to the host is as the profile's."""
+
+    @model_validator(mode="after")
+    def _has_whole_disk(self) -> TierChoice:
+        speeds = (self.disk_read_bandwidth, self.disk_write_bandwidth)
+        if any((speed is None) != (self.disk_memory is None) for speed in speeds):
+            raise ValueError("a disk has disk_memory, disk_read_bandwidth and disk_write_bandwidth: give all or none")
+        return self
+
+
 class Slo(Strict):
     """What is promised of each request; goodput counts those for which all of it holds."""
 
@@ -179,6 +208,7 @@ class Serving(CacheScenario):
     trace: TraceChoice | None = None
     generated: Generated | None = None
     arrivals: ArrivalChoice
+    tiers: TierChoice | None = None
     slo: Slo | None = None
     run: RunChoice = RunChoice()
     measure: RealEngine | None = None
@@ -187,6 +217,10 @@ class Serving(CacheScenario):
     def _has_requests(self) -> Serving:
         if (self.trace is None) == (self.generated is None):
             raise ValueError("give one of [trace] and [generated]: which requests arrive")
+        if self.tiers is not None and self.engine.scheduler == "static":
+            raise ValueError("engine.scheduler 'static' loads nothing from [tiers]: leave them out, or choose 'vllm'")
+        if self.tiers is not None and not self.engine.enable_prefix_caching:
+            raise ValueError("[tiers] keep what the prefix cache of the device knows: set engine.enable_prefix_caching")
         if self.arrivals.process == "trace" and self.trace is None:
             raise ValueError("arrivals.process 'trace' takes the times of a [trace]: there is none")
         if self.arrivals.process == "trace" and self.trace is not None and self.trace.shuffle:

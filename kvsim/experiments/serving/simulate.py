@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.experiments.base import cells_of, make_result, profile_of
-from kvsim.experiments.serving.costs import Memory, costs_of, memory_of
+from kvsim.experiments.base import cells_of, make_result
+from kvsim.experiments.serving.costs import Memory, platform_of
 from kvsim.experiments.serving.nulls import null_figures
 from kvsim.experiments.serving.recorded import check_schedules
 from kvsim.experiments.serving.report.verdict import verdict_of
 from kvsim.experiments.serving.run import run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
+from kvsim.experiments.serving.tiers import check_tiers
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job
 from kvsim.policies.schedulers import make_scheduler
@@ -28,9 +29,7 @@ def check(scenario: Serving, base_dir: Path | None) -> int:
     traffics = _Traffics(base_dir)
     cells = cells_of(scenario)
     for cell, _ in cells:
-        profile = profile_of(cell, base_dir)
-        costs_of(profile)
-        memory_of(cell, profile)
+        check_tiers(cell, platform_of(cell, base_dir).memory)
         make_scheduler(cell.engine.scheduler, cell.engine.arguments)
         traffics.of(cell)
     return len(cells)
@@ -41,16 +40,17 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
     cells = cells_of(scenario)
     traffics = _Traffics(job.base_dir)
     entries, runs = [], []
-    profile = profile_of(cells[0][0], job.base_dir)
+    platform = platform_of(cells[0][0], job.base_dir)
     for cell, swept in cells:
-        profile = profile_of(cell, job.base_dir)
-        costs, memory, traffic = costs_of(profile), memory_of(cell, profile), traffics.of(cell)
-        run = run_cell(cell, traffic, costs, memory)
-        intervals = with_interval(cell, traffic, costs, memory, run)
+        platform, traffic = platform_of(cell, job.base_dir), traffics.of(cell)
+        costs, memory = platform.costs, platform.memory
+        check_tiers(cell, memory)
+        run = run_cell(cell, traffic, platform)
+        intervals = with_interval(cell, traffic, platform, run)
         entry = traffic_entry(cell, traffic, memory) | run.figures
         entry |= {"parts_s": run.parts_s, "outside": outside_of(costs, run.most), "intervals": intervals}
         if scenario.measure is not None:
-            entry["nulls"] = null_figures(cell, traffic, costs, memory)
+            entry["nulls"] = null_figures(cell, traffic, platform)
         entries.append(entry | swept)
         runs.append(run)
         job.progress(1 / len(cells))
@@ -63,8 +63,8 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
             "timeline": stacked([run.timeline for run in runs]),
             "itl": stacked([run.gaps for run in runs]),
         },
-        verdict=verdict_of(entries, profile_kind=profile.kind, engine=costs_of(profile).engine),
-        profile=profile,
+        verdict=verdict_of(entries, profile_kind=platform.profile.kind, engine=platform.costs.engine),
+        profile=platform.profile,
         seed=scenario.run.seed,
         extra={"schedules": check_schedules(job.recorded)} if job.recorded else None,
     )

@@ -168,6 +168,11 @@ class CompiledCore:
         """Blocks that nobody holds, cached ones included."""
         return int(self._numbers[at.NUM_FREE])
 
+    @property
+    def num_transfers(self) -> int:
+        """None: it knows no tiers below the device."""
+        return 0
+
     def add(self, request: int) -> None:
         """Let a request arrive."""
         if not 0 <= request < len(self._has_arrived):

@@ -7,5 +7,6 @@ hands what it did to the sink, and the sink says who is finished. No element but
 from kvsim.sim.serving.arrivals import Sessions
 from kvsim.sim.serving.costs import StepCosts
 from kvsim.sim.serving.model import Served, simulate_serving
+from kvsim.sim.serving.tiers import TierSetup
 
-__all__ = ["Served", "Sessions", "StepCosts", "simulate_serving"]
+__all__ = ["Served", "Sessions", "StepCosts", "TierSetup", "simulate_serving"]

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import simpy
 
 from kvsim.policies.schedulers import Core
+from kvsim.policies.schedulers.offload import Kind
 from kvsim.sim.serving.arrivals import Arrivals, Sessions
 from kvsim.sim.serving.costs import StepCosts
 from kvsim.sim.serving.engine import Engine
+from kvsim.sim.serving.link import BlockLink
 from kvsim.sim.serving.monitor import Monitor
 from kvsim.sim.serving.sink import Sink
+from kvsim.sim.serving.tiers import Tiers, TierSetup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,8 @@ class Served:
     monitor: Monitor
     end_s: float
     """When the last one was done."""
+    links: dict[Kind, BlockLink]
+    """What each kind of transfer between tiers did."""
 
 
 def simulate_serving(
@@ -32,6 +37,7 @@ def simulate_serving(
     costs: StepCosts,
     *,
     is_async: bool = False,
+    tiers: TierSetup | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Served:
     """Serve every request, and return what became of it.
@@ -42,6 +48,8 @@ def simulate_serving(
         Requests, blocks and scheduler, before the first arrival; it numbers requests as `sessions` does.
     is_async
         Whether steps are scheduled one ahead, as the core does.
+    tiers
+        Tiers below the device, which the core must know too.
     progress
         Called with 1 for each request that is done.
 
@@ -62,8 +70,9 @@ def simulate_serving(
 
     sink = Sink(sessions.num_requests, finished)
     monitor = Monitor(core.num_free_blocks)
-    engine = Engine(env, core, costs, sink, monitor, is_async=is_async)
+    links = None if tiers is None else Tiers(env, tiers)
+    engine = Engine(env, core, costs, sink, monitor, is_async=is_async, tiers=links)
     arrivals = Arrivals(env, sessions, engine.submit)
     env.run(until=done)
     monitor.idle(env.now, core.num_free_blocks)
-    return Served(requests=sink, monitor=monitor, end_s=env.now)
+    return Served(requests=sink, monitor=monitor, end_s=env.now, links={} if links is None else dict(links.links))

@@ -55,7 +55,7 @@ def drive(core: Core, workload: Workload, replayable: Replayable) -> Iterator[Re
             core.add(place)
         step = core.schedule()
         num_in_flight += 1
-        if num_in_flight == 1 and not step.work.requests and not step.preempted:
+        if num_in_flight == 1 and not (step.work.requests or step.preempted or core.num_transfers):
             raise PolicyError(f"step {num_steps}: nothing is scheduled while {core.num_unfinished} requests wait")
         preempted = [names.ids[place] for place in step.preempted]
         row: dict[str, Any] = {
