@@ -52,7 +52,8 @@ class CostTable(Strict):
     """
 
     amount: Amount
-    """What `amounts` counts: tokens or pages of the batch, pieces of one transfer, rows of a table, or nothing."""
+    """What `amounts` counts: tokens, pages or requests of the batch, keys read, pairs of a query and a key, pieces of
+    one transfer, rows of a table, or nothing."""
     amounts: Row[NonNegativeFloat]
     columns_are: Column = "none"
     """What `columns` counts, by its name in `At`; ``none``: the cost depends on the amount alone."""

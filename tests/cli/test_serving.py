@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kvsim.cli import run_command
-from kvsim.experiments.serving.workload import read_workload
+from kvsim.experiments.serving.schedules.workload import read_workload
 
-RECORDED = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "edges.json.gz"
+RECORDED = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "vllm-0.32.0" / "edges.json.gz"
 
 
 def test_a_recorded_schedule_is_made_again_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

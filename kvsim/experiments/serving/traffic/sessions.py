@@ -1,0 +1,38 @@
+"""Which requests of a trace are turns of one session, where the trace does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def sessions_by_prefix(blocks: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the requests of each session, in order; sessions in the order of their first requests.
+
+    A request continues the latest earlier one all of whose blocks it begins with, unless that has been continued
+    already; it then begins a session of its own. An id stands for everything before it, so the last block of the
+    earlier request tells.
+
+    Parameters
+    ----------
+    blocks
+        Ids of the full blocks of each prompt.
+
+    Examples
+    --------
+    >>> sessions_by_prefix([[1, 2], [7], [1, 2, 3], [1, 2, 4], [1, 2, 3, 5], []])
+    [[0, 2, 4], [1], [3], [5]]
+    """
+    ends_with: dict[int, int] = {}
+    session_of: dict[int, int] = {}
+    sessions: list[list[int]] = []
+    for number, ids in enumerate(blocks):
+        before = next((ends_with[block] for block in reversed(ids) if block in ends_with), None)
+        if before is not None and sessions[session_of[before]][-1] == before:
+            session_of[number] = session_of[before]
+            sessions[session_of[number]].append(number)
+        else:
+            session_of[number] = len(sessions)
+            sessions.append([number])
+        if ids:
+            ends_with[ids[-1]] = number
+    return sessions
