@@ -65,28 +65,26 @@ def capacity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Find the highest rate that meets the SLO of a scenario, and say how sure it is."""
-    from kvsim.errors import ScenarioError
     from kvsim.experiments.registry import load_scenario
     from kvsim.experiments.serving.scenario import Serving
     from kvsim.scenario.shipped import find_scenario
 
     loaded = load_scenario(find_scenario(scenario), overrides or ())
-    if not isinstance(loaded.scenario, Serving):
-        raise ScenarioError(f"{loaded.source.path}: kind: capacity is for scenarios of kind 'serving'")
+    chosen = loaded.of_type(Serving, "kvsim serving capacity")
     from kvsim.experiments.serving.capacity import find_capacity
     from kvsim.experiments.serving.report.capacity import capacity_contents, capacity_figure, capacity_text
     from kvsim.report.results import summary_json, write_picture
     from kvsim.report.style import png
 
-    with bar(f"searching {loaded.scenario.name}") as shown:
+    with bar(f"searching {chosen.name}") as shown:
         found = find_capacity(
-            loaded.scenario, loaded.base_dir, num_seeds=seeds, tolerance_frac=tolerance, progress=shown.advance
+            chosen, loaded.base_dir, num_seeds=seeds, tolerance_frac=tolerance, progress=shown.advance
         )
-    met_frac = loaded.scenario.slo.met_frac if loaded.scenario.slo else 1.0
+    met_frac = chosen.slo.met_frac if chosen.slo else 1.0
     contents = summary_json(capacity_contents(found, met_frac))
     typer.echo(contents if as_json else capacity_text(found, met_frac), nl=not as_json)
     if output is not None:
         write_picture(contents.encode(), output, "capacity.json")
-        picture = write_picture(png(capacity_figure(found, loaded.scenario.name, met_frac)), output, "capacity.png")
+        picture = write_picture(png(capacity_figure(found, chosen.name, met_frac)), output, "capacity.png")
         if not as_json:
             typer.echo(f"\npicture: {picture}")

@@ -40,7 +40,7 @@ class ServingCosts(Strict):
 
     @model_validator(mode="after")
     def _has_one_column(self) -> ServingCosts:
-        wide = [name for name, table in self.tables().items() if len(table.batches) > 1]
+        wide = [name for name, table in self.tables().items() if len(table.columns) > 1]
         if wide:
             raise ValueError(f"{wide[0]}: a table of one column; the cost of a step is a sum, not a product")
         return self

@@ -15,7 +15,7 @@ from kvsim.types import FloatArray, IntArray
 
 _T = TypeVar("_T")
 
-Amount: TypeAlias = Literal["none", "tokens", "pages", "pieces", "rows"]
+Amount: TypeAlias = Literal["none", "tokens", "pages", "pieces", "rows", "requests", "keys", "pairs"]
 Column: TypeAlias = Literal["none", "sequences", "cached_tokens", "grid_pages", "piece_bytes", "row_bytes"]
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from kvsim.calibration.serving.samples import AMOUNTS, StepSamples
 from kvsim.errors import CalibrationError
 from kvsim.profile.serving import ServingCosts
-from kvsim.profile.tables import CostTable
+from kvsim.profile.tables import Amount, CostTable
 from kvsim.types import FloatArray
 
 NUM_QUANTILES = 41
@@ -24,7 +24,7 @@ _LEAST_STEPS = 50
 class _Table:
     """One table as columns of the equations: a value at its first amount, and the rise to each of the others."""
 
-    amount: str
+    amount: Amount
     amounts: FloatArray
     has_start: bool
     """Whether it costs something at its first amount; else it is none there."""
@@ -40,9 +40,8 @@ class _Table:
         """Return the table of these unknowns."""
         values = np.cumsum(unknowns if self.has_start else np.r_[0.0, unknowns])
         return CostTable(
-            amount=self.amount,  # type: ignore[arg-type]
+            amount=self.amount,
             amounts=tuple(self.amounts.tolist()),
-            batches=(1.0,),
             time_s=tuple((float(value),) for value in values),
             num_samples=num_samples,
             source=source,
@@ -84,7 +83,7 @@ def predicted_s(costs: ServingCosts, samples: StepSamples) -> FloatArray:
     """Return what the tables say of each step, host and forward together."""
     total_s = np.zeros(samples.host_s.size)
     for table, amounts in zip(costs.tables().values(), samples.amounts.T, strict=True):
-        total_s += np.array([table.at_s(amount, 1.0) for amount in amounts])
+        total_s += np.array([table.at_s(amount) for amount in amounts])
     return total_s
 
 
@@ -112,7 +111,7 @@ def _grid(amounts: FloatArray) -> FloatArray:
     return np.array([least, *inside, most] if most > least else [least, least + 1])
 
 
-def _line(amount: str, amounts: FloatArray) -> _Table:
+def _line(amount: Amount, amounts: FloatArray) -> _Table:
     return _Table(amount=amount, amounts=np.array([0.0, max(float(amounts.max()), 1.0)]), has_start=False)
 
 

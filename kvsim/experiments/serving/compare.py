@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kvsim.experiments.serving.report.compare import compare_text
+from kvsim.experiments.serving.report.tables import COLUMNS
 from kvsim.experiments.serving.run import FIGURES
-from kvsim.experiments.types import Compared
-from kvsim.report.pairs import pair_cells, pairs_csv, pairs_figure
-from kvsim.report.results import RunResult, summary_json
-from kvsim.report.style import png
+from kvsim.report.comparison import Compared, Comparison, Fields
+from kvsim.report.results import RunResult
+from kvsim.report.tables import Column
 
 TARGETS = {
     "ttft_mean_s": 0.05,
@@ -41,25 +42,34 @@ _COUNTS = ("num_requests", "prompt_tokens", "output_tokens")
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare requests and schedules, which must be equal, and the figures of every cell."""
     keys = tuple(simulated.summary["swept"])
-    pairs = pair_cells(simulated, measured, keys=keys, figures=tuple(TARGETS), counts=_COUNTS)
+    columns = COLUMNS | {key: Column(title=f"/{key.rpartition('.')[2]}") for key in keys}
+    found = Comparison(simulated, measured, Fields(keys=keys, figures=tuple(TARGETS), counts=_COUNTS, columns=columns))
     cells = list(zip(simulated.summary["cells"], measured.summary["cells"], strict=True))
     rows = [row for number, (sim, real) in enumerate(cells) for row in _rows(number, sim, real)]
-    contents = pairs.summary() | {
+    found.contents |= {
         "figures": rows,
         "targets_met": sum(row["is_met"] for row in rows),
         "interval_coverage_frac": _coverage(cells),
         "null_factor": _null_factors(cells),
         "schedules": simulated.summary.get("schedules", []),
     }
-    return Compared(
-        contents=contents,
-        text=compare_text(contents, cells, keys=keys, coverage=COVERAGE, null_factor=NULL_FACTOR),
-        files={
-            "compare.png": png(pairs_figure(pairs, by=keys[0] if keys else "cell")),
-            "compare.csv": pairs_csv(pairs).encode(),
-            "compare.json": summary_json(contents).encode(),
-        },
-    )
+    found.lines = [compare_text(found.contents, cells, keys=keys, coverage=COVERAGE, null_factor=NULL_FACTOR)]
+    return replace(found.compared(by=keys[0] if keys else "cell"), missed=tuple(_missed(found.contents)))
+
+
+def _missed(contents: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the targets that were missed, by name."""
+    if not contents["counts_equal"]:
+        yield "counts equal"
+    if any(one["difference"] for one in contents["schedules"]):
+        yield "schedules equal"
+    for row in contents["figures"]:
+        if not row["is_met"]:
+            yield f"{row['figure']} of cell {row['cell']}"
+    if not COVERAGE[0] <= contents["interval_coverage_frac"] <= COVERAGE[1]:
+        yield "interval"
+    if contents["null_factor"] and min(contents["null_factor"].values()) < NULL_FACTOR:
+        yield "nulls"
 
 
 def _rows(number: int, simulated: Mapping[str, Any], measured: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvsim.caches.blocks import BlockPool, BlockTables, ChainTable
+from kvsim.caches.tiers.offload import Offload
 from kvsim.experiments.serving.knobs import EngineKnobs, SchedulingKnobs
 from kvsim.policies.schedulers import Core, PlainCore, RequestTable, StepBudget, make_scheduler
 from kvsim.policies.schedulers.compiled import CompiledCore
-from kvsim.policies.schedulers.offload import Offload
 from kvsim.policies.schedulers.vllm import Vllm
 
 

@@ -8,5 +8,10 @@ from kvsim.experiments.serving.simulate import check, simulate
 from kvsim.experiments.types import Experiment
 
 EXPERIMENT: Experiment[Serving] = Experiment(
-    check=check, simulate=simulate, show=show, figures=figures, compare=compare
+    check=check,
+    simulate=simulate,
+    show=show,
+    figures=figures,
+    compare=compare,
+    replays_recorded=True,
 )

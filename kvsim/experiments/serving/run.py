@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.caches.tiers.offload import Offload
 from kvsim.experiments.serving.core import make_blocks, make_core
 from kvsim.experiments.serving.costs import Platform, interval_frac, knobs_of
 from kvsim.experiments.serving.latency import RATES, TIMES, latency_figures, meets, request_rows
@@ -16,7 +17,6 @@ from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.tiers import make_offload, tier_figures, tier_setup
 from kvsim.experiments.serving.traffic import Traffic
 from kvsim.experiments.serving.traffic.make import random_of
-from kvsim.policies.schedulers.offload import Offload
 from kvsim.sim.serving import Served, StepCosts, simulate_serving
 from kvsim.sim.serving.monitor import COLUMNS
 
@@ -117,7 +117,7 @@ def _cell_run(
     rows |= {} if met is None else {"met": met}
     samples = dict(zip(COLUMNS, monitor.samples().T, strict=True))
     end_s = max(served.end_s, 1e-12)
-    parts_s = costs.totals_s
+    parts_s, is_async = costs.totals_s, scenario.engine.async_scheduling
     figures = latency_figures(rows, gap_s, gap_counts, scenario.slo) | {
         "steps": monitor.num_steps,
         "preemptions": int(sink.preemptions.sum()),
@@ -131,7 +131,7 @@ def _cell_run(
         "waiting_peak": monitor.peak_waiting,
         "kv_used_mean_frac": float(samples["used_blocks"][-1]) / end_s / monitor.num_blocks,
         "kv_used_peak_frac": monitor.peak_used_blocks / monitor.num_blocks,
-        "busy_frac": sum(parts_s.values()) / end_s,
+        "busy_frac": _busy_s(parts_s, is_async=is_async) / end_s,
     }
     return CellRun(
         figures=figures,
@@ -141,6 +141,11 @@ def _cell_run(
         parts_s=parts_s,
         most=costs.most,
     )
+
+
+def _busy_s(parts_s: Mapping[str, float], *, is_async: bool) -> float:
+    """Return the seconds of all steps; only the forward passes where the host works beside them."""
+    return sum(parts_s.values()) - (parts_s["host"] if is_async else 0.0)
 
 
 def _timeline(samples: dict[str, NDArray[Any]], num_blocks: int) -> dict[str, NDArray[Any]]:

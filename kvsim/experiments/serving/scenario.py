@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.experiments.requests import RequestsChoice
 from kvsim.experiments.serving.knobs import SchedulingKnobs
-from kvsim.scenario.file import Fraction, Scalar, SizeBytes
+from kvsim.scenario.decode import ONE_PROFILE
+from kvsim.scenario.file import Fraction, Role, Scalar, SizeBytes
 from kvsim.scenario.toml import Strict
 
-Format: TypeAlias = Literal["full-blocks", "mooncake", "azure", "lengths"]
-LENGTHS_ONLY = ("azure", "lengths")
-"""Formats that state lengths and nothing of contents."""
 
-
-class TraceChoice(Strict):
+class TraceChoice(RequestsChoice):
     """Requests of a trace."""
 
-    path: str
-    """A shipped request trace by name, or a file."""
-    format: Format
-    block_tokens: PositiveInt | None = None
-    """Tokens of a block of the trace; 512 in Mooncake's format and 16 in kvsim's own where absent."""
-    num_requests: PositiveInt | None = None
-    """Only the first so many."""
     drop_longer: bool = False
     """Leave out requests that `engine.max_model_len` does not hold, which are an error otherwise."""
-    sessions: Literal["none", "by-prefix"] = "none"
-    """``by-prefix``: a request that begins with all of an earlier prompt is that session's next turn, and comes after
-    its answer; ``none``: each request is by itself."""
+    sessions: Literal["none", "by-prefix", "stated"] = "none"
+    """Whose next turn comes after the answer to the one before. ``by-prefix``: a request's that begins with all of an
+    earlier prompt; ``stated``: as the trace says, after the delays that it states; ``none``: each is by itself."""
     shuffle: bool = False
     """Let sessions come in a random order, so that traffic recorded one kind after another is mixed."""
-    shared_tokens: NonNegativeInt = 0
-    """Formats with lengths only: assume that prompts begin with so many tokens that others begin with, too."""
-    shared_by: PositiveInt = 1
-    """How many different such beginnings there are; requests take them in turn."""
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> TraceChoice:
-        if self.shared_tokens and self.format not in LENGTHS_ONLY:
-            raise ValueError(f"format {self.format!r} has the blocks of each prompt: leave shared_tokens out")
-        if self.sessions == "by-prefix" and self.format in LENGTHS_ONLY:
-            raise ValueError(f"format {self.format!r} has no blocks to tell sessions by: leave sessions out")
-        return self
+    output_tokens: PositiveInt | None = None
+    """Of a trace that records no outputs: assume so many tokens of each."""
 
 
 class Lengths(Strict):
@@ -201,7 +182,8 @@ class RealEngine(Strict):
 class Serving(CacheScenario):
     """Many requests on one engine."""
 
-    one_of: ClassVar = (("engine.num_gpu_blocks_override", "engine.gpu_memory_utilization"),)
+    one_of: ClassVar = (("engine.num_gpu_blocks_override", "engine.gpu_memory_utilization"), ONE_PROFILE)
+    inputs: ClassVar[dict[str, Role]] = CacheScenario.inputs | {"trace.path": "requests"}
 
     kind: Literal["serving"]
     engine: Engine

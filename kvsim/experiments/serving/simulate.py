@@ -66,7 +66,8 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         verdict=verdict_of(entries, profile_kind=platform.profile.kind, engine=platform.costs.engine),
         profile=platform.profile,
         seed=scenario.run.seed,
-        extra={"schedules": check_schedules(job.recorded)} if job.recorded else None,
+        extra={"trace_reading": traffics.readings}
+        | ({"schedules": check_schedules(job.recorded)} if job.recorded is not None else {}),
     )
 
 
@@ -91,6 +92,11 @@ class _Traffics:
         if text not in self._made:
             self._made[text] = make_traffic(cell, self._base_dir)
         return self._made[text]
+
+    @property
+    def readings(self) -> list[str]:
+        """How traces were read, for people."""
+        return list(dict.fromkeys(traffic.reading for traffic in self._made.values() if traffic.reading))
 
 
 def traffic_entry(cell: Serving, traffic: Traffic, memory: Memory) -> dict[str, Any]:

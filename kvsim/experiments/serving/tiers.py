@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from kvsim.caches.blocks import BlockTables
 from kvsim.caches.tiers import ChunkCache
+from kvsim.caches.tiers.offload import Kind, Offload
 from kvsim.errors import CapacityError
 from kvsim.experiments.base import shape_of
 from kvsim.experiments.serving.costs import Memory, Platform
 from kvsim.experiments.serving.scenario import Serving, TierChoice
-from kvsim.policies.schedulers.offload import Kind, Offload
 from kvsim.profile.serving import ServingCosts
 from kvsim.sim.serving import Served, TierSetup
 from kvsim.units import format_bytes
@@ -119,8 +119,8 @@ def _break_even(
 
     def is_worth_loading(hit_tokens: int, tokens: int) -> bool:
         pairs = tokens * hit_tokens + tokens * (tokens + 1) / 2
-        base_s = costs.tokens.at_s(1, 1)
-        compute_s = costs.tokens.at_s(1 + tokens, 1) - base_s + costs.pairs.at_s(pairs, 1)
+        base_s = costs.tokens.at_s(1)
+        compute_s = costs.tokens.at_s(1 + tokens) - base_s + costs.pairs.at_s(pairs)
         return load_s(-(-tokens // block_tokens)) < compute_s
 
     return is_worth_loading

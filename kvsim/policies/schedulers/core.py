@@ -11,7 +11,7 @@ import numpy as np
 
 from kvsim.errors import PolicyError
 from kvsim.policies.schedulers.base import Scheduler
-from kvsim.policies.schedulers.offload import Offload
+from kvsim.policies.schedulers.connector import Connector
 from kvsim.policies.schedulers.plan import StepBudget, StepPlan, StepWork
 from kvsim.policies.schedulers.request import Request
 from kvsim.policies.schedulers.state import Blocks, EngineState
@@ -167,7 +167,7 @@ class PlainCore:
         requests: Sequence[Request],
         *,
         is_async: bool = False,
-        offload: Offload | None = None,
+        offload: Connector | None = None,
     ) -> None:
         self.offload = offload
         self.scheduler = scheduler
@@ -218,7 +218,9 @@ class PlainCore:
         plan = self.scheduler.schedule(self.state, self.budget)
         evicted, stored = self.state.blocks.take_events()
         if self.offload is not None:
-            self.offload.scheduled(plan, evicted)
+            self.offload.scheduled(
+                plan.scheduled.items(), admitted=plan.admitted, preempted=plan.preempted, evicted=evicted
+            )
         sampling, work = self.state.begin(plan)
         if work.tokens > self.budget.tokens or len(self.state.running) > self.budget.sequences:
             name = getattr(self.scheduler, "shown_name", f"scheduler {type(self.scheduler).__name__}")

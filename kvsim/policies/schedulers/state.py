@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from kvsim.errors import PolicyError
-from kvsim.policies.schedulers.offload import Connector
+from kvsim.policies.schedulers.connector import Connector
 from kvsim.policies.schedulers.plan import StepPlan, StepWork
 from kvsim.policies.schedulers.queues import Waiting
 from kvsim.policies.schedulers.request import Request

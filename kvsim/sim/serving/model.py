@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import simpy
 
+from kvsim.caches.tiers.offload import Kind
 from kvsim.policies.schedulers import Core
-from kvsim.policies.schedulers.offload import Kind
 from kvsim.sim.serving.arrivals import Arrivals, Sessions
 from kvsim.sim.serving.costs import StepCosts
 from kvsim.sim.serving.engine import Engine

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import simpy
 
-from kvsim.policies.schedulers.offload import Kind, Offload, Transfer
+from kvsim.caches.tiers.offload import Kind, Offload, Transfer
 from kvsim.sim.serving.link import BlockLink
 
 

@@ -27,9 +27,9 @@ def test_a_known_sum_is_found_again():
     costs = fit_serving(random_samples(), "test", "test")
     held_out = random_samples(seed=1)
     assert predicted_s(costs, held_out) == pytest.approx(held_out.host_s + held_out.forward_s, rel=0.02)
-    assert costs.host.at_s(16, 1) == pytest.approx(2e-4 + 2e-5 * 16, rel=0.01)
-    assert costs.pairs.at_s(1e4, 1) == pytest.approx(1e-2, rel=0.1)
-    assert costs.tokens.at_s(400, 1) - costs.tokens.at_s(300, 1) == pytest.approx(0.1, rel=0.05)
+    assert costs.host.at_s(16) == pytest.approx(2e-4 + 2e-5 * 16, rel=0.01)
+    assert costs.pairs.at_s(1e4) == pytest.approx(1e-2, rel=0.1)
+    assert costs.tokens.at_s(400) - costs.tokens.at_s(300) == pytest.approx(0.1, rel=0.05)
 
 
 def test_tables_never_fall_and_the_spread_of_steps_is_kept():

@@ -26,11 +26,11 @@ def profile(name="rtx-4090-llama-3-8b-estimated"):
 def test_costs_from_segments_give_prefill_back(name):
     measured = profile(name)
     made = serving_from_segments(measured)
-    new, cached = measured.prefill.amounts[-1], measured.prefill.batches[-1]
+    new, cached = measured.prefill.amounts[-1], measured.prefill.columns[-1]
     for context in (0.0, cached):
         pairs = new * context + new * (new + 1) / 2
         step_s = sum(
-            table.at_s(amount, 1)
+            table.at_s(amount)
             for table, amount in (
                 (made.tokens, new),
                 (made.keys, new + context),
@@ -38,7 +38,7 @@ def test_costs_from_segments_give_prefill_back(name):
                 (made.sampled, 1),
             )
         )
-        assert step_s == pytest.approx(measured.prefill.at_s(new, context), rel=0.03)
+        assert step_s == pytest.approx(measured.prefill.at_s(new, cached_tokens=context), rel=0.03)
 
 
 def test_costs_from_segments_give_a_decode_step_back():
@@ -46,14 +46,14 @@ def test_costs_from_segments_give_a_decode_step_back():
     made = serving_from_segments(measured)
     batch, context = 256.0, 1000.0
     layer_s = sum(
-        measured.segments[name].device.at_s(batch * context if name == "attention" else 0, batch)
+        measured.segments[name].device.at_s(batch * context if name == "attention" else 0, sequences=batch)
         for name in ("attention_input", "attention", "attention_output")
     )
     expected_s = measured.shape.num_layers * layer_s + sum(
-        measured.segments[name].device.at_s(0, batch) for name in ("embed", "head")
+        measured.segments[name].device.at_s(0, sequences=batch) for name in ("embed", "head")
     )
     step_s = sum(
-        table.at_s(amount, 1)
+        table.at_s(amount)
         for table, amount in (
             (made.tokens, batch),
             (made.keys, batch * context),
@@ -93,7 +93,7 @@ def test_the_interval_weighs_tables_by_their_time_and_adds_what_steps_together_m
 
 def test_a_table_of_two_columns_is_refused():
     tables = costs().tables()
-    wide = tables["keys"].model_copy(update={"batches": (1.0, 2.0), "time_s": ((0.0, 0.0), (1.0, 1.0))})
+    wide = tables["keys"].model_copy(update={"columns": (1.0, 2.0), "time_s": ((0.0, 0.0), (1.0, 1.0))})
     with pytest.raises(ValueError, match="keys: a table of one column"):
         ServingCosts(engine="test", **(tables | {"keys": wide}))
 

@@ -98,7 +98,7 @@ def test_a_crosscheck_times_the_engine_once_and_uses_that_again(stand_in, tmp_pa
 
 def test_costs_calibrated_on_the_stand_in_are_its_clock(costs):
     for tokens in (1, 40, 300):
-        step_s = costs.host.at_s(1, 1) + costs.tokens.at_s(tokens, 1)
+        step_s = costs.host.at_s(1) + costs.tokens.at_s(tokens)
         assert step_s == pytest.approx(0.011 + 1e-4 * tokens, rel=0.01)
     assert costs.error_frac < 0.01
 

@@ -17,7 +17,7 @@ BLOCK_TOKENS = 16
 
 def linear(amount: str, fixed_s: float, each_s: float) -> CostTable:
     """Return a table that is linear from 0 on."""
-    return CostTable(amount=amount, amounts=(0.0, 1e6), batches=(1.0,), time_s=((fixed_s,), (fixed_s + 1e6 * each_s,)))
+    return CostTable(amount=amount, amounts=(0.0, 1e6), time_s=((fixed_s,), (fixed_s + 1e6 * each_s,)))
 
 
 def costs(

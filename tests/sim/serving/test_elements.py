@@ -55,7 +55,6 @@ def test_the_cost_of_a_step_is_what_the_tables_say(amounts, data):
         name: CostTable(
             amount="tokens",
             amounts=tuple(amounts),
-            batches=(1.0,),
             time_s=tuple((value,) for value in data.draw(seconds)),
         )
         for name in PARTS
@@ -65,7 +64,7 @@ def test_the_cost_of_a_step_is_what_the_tables_say(amounts, data):
     work = StepWork(requests, tokens, sampled, keys, pairs, 0)
     step_costs = StepCosts(ServingCosts(engine="test", **tables))
     host_s, forward_s = step_costs.step_s(work)
-    by_part = {name: tables[name].at_s(amount, 1.0) for name, amount in zip(PARTS, numbers, strict=True)}
+    by_part = {name: tables[name].at_s(amount) for name, amount in zip(PARTS, numbers, strict=True)}
     assert host_s == by_part["host"]
     assert forward_s == pytest.approx(sum(by_part.values()) - by_part["host"], rel=1e-12)
     assert step_costs.totals_s == by_part

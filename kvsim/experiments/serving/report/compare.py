@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvsim.report.tables import table_line
+from kvsim.report.tables import aligned, percent, signed_percent
 from kvsim.units import format_seconds
 
 _HEADS = ("cell", "figure", "simulated", "interval", "vLLM", "its runs", "error", "target", "")
@@ -30,8 +30,8 @@ def compare_text(
     lines.append(f"targets: {contents['targets_met']} of {len(rows)} met{_missed_text(missed, names)}")
     held = contents["interval_coverage_frac"]
     lines.append(
-        f"interval: {100 * held:.0f}% of the figures of all cells lie in theirs "
-        f"(should be {100 * coverage[0]:.0f} to {100 * coverage[1]:.0f}%)"
+        f"interval: {percent(held, 0)} of the figures of all cells lie in theirs "
+        f"(should be {100 * coverage[0]:.0f} to {percent(coverage[1], 0)})"
     )
     if contents["null_factor"]:
         best, factor = min(contents["null_factor"].items(), key=lambda item: item[1])
@@ -40,8 +40,8 @@ def compare_text(
 
 
 def _missed_text(missed: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    told = [f"{row['figure']} at {names[row['cell']]} ({100 * row['error_frac']:+.1f}%)" for row in missed]
-    return "; missed: " + ", ".join(told) if told else ""
+    named = [f"{row['figure']} at {names[row['cell']]} ({signed_percent(row['error_frac'])})" for row in missed]
+    return "; missed: " + ", ".join(named) if named else ""
 
 
 def _schedules_line(schedules: Sequence[Mapping[str, Any]]) -> str:
@@ -62,14 +62,13 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
             _span(row["figure"], row["interval"]),
             _shown(row["figure"], row["measured"]),
             _span(row["figure"], (min(row["runs"]), max(row["runs"]))),
-            f"{100 * row['error_frac']:+.1f}%",
-            f"{100 * row['target_frac']:.0f}%",
+            signed_percent(row["error_frac"]),
+            percent(row["target_frac"], 0),
             "" if row["is_met"] else "missed",
         ]
         for row in rows
     ]
-    widths = [max(len(line[place]) for line in [list(_HEADS), *body]) for place in range(len(_HEADS))]
-    return "\n".join(table_line(line, widths, "  ") for line in [list(_HEADS), *body])
+    return "\n".join(aligned([list(_HEADS), *body], left=(0, 1)))
 
 
 def _shown(figure: str, value: float) -> str:

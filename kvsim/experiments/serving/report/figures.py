@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kvsim.report.results import RunResult
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png
+from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, title_panel
 
 
 def figures(result: RunResult) -> dict[str, bytes]:
@@ -34,7 +34,7 @@ def cdf_figure(result: RunResult) -> Figure:
     """Return the distribution of each latency, a line a cell."""
     summary, rows, gaps = result.summary, result.rows, result.tables["itl"]
     figure = new_figure(7.6, f"{summary['scenario']}: latency of requests", _foot(summary))
-    axes = add_panels(figure, 2, 2, across_inches=0.7)
+    axes = add_panels(figure, 2, 2)
     panels = {"ttft_s": "time to first token (s)", "tpot_s": "time per output token (s)", "e2e_s": "end to end (s)"}
     handles: dict[str, Any] = {}
     for number, cell in enumerate(summary["cells"][: len(PALETTE)]):
@@ -68,7 +68,7 @@ def timeline_figure(result: RunResult) -> Figure:
     label = _label(summary, cells[number])
     title = f"{summary['scenario']}: the engine over time" + (f", {label}" if label else "")
     figure = new_figure(7.6, title, _foot(summary))
-    top, middle, bottom = (row[0] for row in add_panels(figure, 3, 1, down_inches=0.45, sharex=True))
+    top, middle, bottom = (row[0] for row in add_panels(figure, 3, 1, sharex=True))
     start_s = own["start_s"]
     handles = {
         "running": top.step(start_s, own["running"], where="post", color=PALETTE[0])[0],
@@ -96,7 +96,7 @@ def rate_figure(summary: Mapping[str, Any], rate: str) -> Figure:
     if any("met_frac" in cell for cell in summary["cells"]):
         titles["met_frac"] = "share meeting the SLO"
     figure = new_figure(4.6, f"{summary['scenario']}: what a rate costs", _foot(summary))
-    axes = add_panels(figure, 1, len(titles), across_inches=0.75)[0]
+    axes = add_panels(figure, 1, len(titles))[0]
     others = [name for name in summary["swept"] if name != rate]
     handles: dict[str, Any] = {}
     for place, (label, group) in enumerate(_groups(summary, others).items()):
@@ -108,7 +108,8 @@ def rate_figure(summary: Mapping[str, Any], rate: str) -> Figure:
             edges = [cell["intervals"].get(name, (np.nan, np.nan)) for cell in group]
             axis.fill_between(over, *np.array(edges, dtype=float).T, color=color, alpha=0.18, linewidth=0)
     for axis, title in zip(axes, titles.values(), strict=True):
-        axis.set(xlabel=_RATE_TITLES[rate], title=title)
+        axis.set(xlabel=_RATE_TITLES[rate])
+        title_panel(axis, title)
     axes[0].set_yscale("log")
     mark_plainly(axes[0].yaxis, *axes[0].get_ylim())
     if "met_frac" in titles:

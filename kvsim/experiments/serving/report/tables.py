@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvsim.report.pairs import cells_text
-from kvsim.report.tables import Column, digits, percent
+from kvsim.report.tables import Column, digits, percent, result_text, table_text
 from kvsim.units import format_seconds
 
 COLUMNS: dict[str, Column] = {
@@ -16,9 +15,11 @@ COLUMNS: dict[str, Column] = {
     "goodput_hz": Column(title="goodput/requests/s", text=digits),
     "met_frac": Column(title="SLO/met", text=percent),
     "queue_p50_s": Column(title="queue/p50", text=format_seconds),
+    "ttft_mean_s": Column(title="TTFT/mean", text=format_seconds),
     "ttft_p50_s": Column(title="TTFT/p50", text=format_seconds),
     "ttft_p99_s": Column(title="TTFT/p99", text=format_seconds),
     "tpot_p50_s": Column(title="TPOT/p50", text=format_seconds),
+    "itl_p50_s": Column(title="ITL/p50", text=format_seconds),
     "itl_p99_s": Column(title="ITL/p99", text=format_seconds),
     "e2e_p50_s": Column(title="E2E/p50", text=format_seconds),
     "e2e_p99_s": Column(title="E2E/p99", text=format_seconds),
@@ -31,6 +32,9 @@ COLUMNS: dict[str, Column] = {
     "kv_used_mean_frac": Column(title="KV used/mean", text=percent),
 }
 
+_COMPARED_ONLY = ("ttft_mean_s", "itl_p50_s")
+"""Left out of the table of one result, which is wide enough."""
+
 LEGEND = (
     "TTFT, TPOT, E2E: time to first token, per output token, to the last token, of a request. ITL: between two tokens, "
     "all\nrequests together. Hits: share of prompt tokens that the prefix cache had. All quantiles are in summary.json."
@@ -39,12 +43,14 @@ LEGEND = (
 
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells and the verdict."""
-    profile = summary["profile"]
-    how = "measured" if summary.get("is_measured") else f"costs of {profile['name']} ({profile['kind']})"
     cells = summary["cells"]
-    columns = {name: Column(title=f"/{name.rpartition('.')[2]}", text=str) for name in summary["swept"]}
-    shown = {name: column for name, column in COLUMNS.items() if any(cell.get(name) is not None for cell in cells)}
+    swept = {name: Column(title=f"/{name.rpartition('.')[2]}") for name in summary["swept"]}
+    shown = {name: column for name, column in COLUMNS.items() if _is_shown(name, cells)}
     size = f"{cells[0]['num_requests']:,} requests, {cells[0]['num_blocks']:,} blocks"
-    table = cells_text(cells, columns | shown)
-    head = f"{summary['scenario']}: {how}; {size}"
-    return "\n\n".join([head, f"{table}\n{LEGEND}", "\n".join(summary["verdict"])])
+    readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
+    table = f"{table_text(cells, swept | shown, left=())}\n{LEGEND}"
+    return result_text(summary, "\n".join([size, *readings]), table)
+
+
+def _is_shown(name: str, cells: Sequence[Mapping[str, Any]]) -> bool:
+    return name not in _COMPARED_ONLY and any(cell.get(name) is not None for cell in cells)

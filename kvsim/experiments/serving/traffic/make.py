@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.caches.blocks import ChainTable
-from kvsim.errors import ScenarioError
 from kvsim.experiments.serving.scenario import ArrivalChoice, Serving
 from kvsim.experiments.serving.traffic.generate import draw, generate_turns
 from kvsim.experiments.serving.traffic.trace import read_turns
@@ -29,6 +28,8 @@ class Traffic:
     sessions: Sessions
     num_dropped: int
     num_cut: int
+    reading: str
+    """How a trace was read, for people."""
 
 
 def random_of(seed: int, name: str) -> np.random.Generator:
@@ -54,7 +55,8 @@ def make_turns(scenario: Serving, base_dir: Path | None) -> Turns:
     """Return the requests without their times."""
     random = random_of(scenario.run.seed, "lengths")
     if scenario.trace is not None:
-        return read_turns(scenario.trace, scenario.engine, base_dir, random)
+        needs_times = scenario.arrivals.process == "trace"
+        return read_turns(scenario.trace, scenario.engine, base_dir, random, needs_times=needs_times)
     assert scenario.generated is not None, "a scenario has one of them"
     return generate_turns(scenario.generated, scenario.engine, random)
 
@@ -63,6 +65,8 @@ def with_times(turns: Turns, arrivals: ArrivalChoice, seed: int) -> Traffic:
     """Return requests with their times; rates only stretch them, so equal seeds give comparable traffic."""
     num_requests, num_sessions = turns.prompt_tokens.size, turns.first.size - 1
     pause_s = draw(arrivals.think_mean_s, arrivals.think_cv, num_requests, random_of(seed, "pauses"))
+    if turns.delay_s is not None:
+        pause_s = np.where(np.isnan(turns.delay_s), pause_s, turns.delay_s)
     if arrivals.process != "closed-loop":
         pause_s[turns.first[:-1]] = 0.0
     places = np.arange(num_requests)
@@ -84,6 +88,7 @@ def with_times(turns: Turns, arrivals: ArrivalChoice, seed: int) -> Traffic:
         ),
         num_dropped=turns.num_dropped,
         num_cut=turns.num_cut,
+        reading=turns.reading,
     )
 
 
@@ -91,8 +96,7 @@ def _starts_s(turns: Turns, arrivals: ArrivalChoice, num_sessions: int, seed: in
     if arrivals.process == "closed-loop":
         return None
     if arrivals.process == "trace":
-        if turns.start_s is None:
-            raise ScenarioError("arrivals.process 'trace': the trace has no times; choose another process")
+        assert turns.start_s is not None, "a trace has been asked for its times"
         return turns.start_s / arrivals.speed
     assert arrivals.rate_hz is not None, "the scenario was checked"
     cv = 1.0 if arrivals.cv is None else arrivals.cv

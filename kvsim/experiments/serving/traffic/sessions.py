@@ -1,8 +1,10 @@
-"""Which requests of a trace are turns of one session, where the trace does not say."""
+"""Which requests of a trace are turns of one session: as the trace says, or by what their prompts begin with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from kvsim.errors import ScenarioError
 
 
 def sessions_by_prefix(blocks: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -36,3 +38,24 @@ def sessions_by_prefix(blocks: Sequence[Sequence[int]]) -> list[list[int]]:
         if ids:
             ends_with[ids[-1]] = number
     return sessions
+
+
+def stated_sessions(names: Sequence[str | None], path: str) -> list[list[int]]:
+    """Return the requests of each session that a trace names, in order; one without a name is a session by itself.
+
+    Raises
+    ------
+    ScenarioError
+        If the trace names none.
+
+    Examples
+    --------
+    >>> stated_sessions(["a", "b", None, "a"], "trace.jsonl")
+    [[0, 3], [1], [2]]
+    """
+    if all(name is None for name in names):
+        raise ScenarioError(f"trace {path}: it names no sessions: leave trace.sessions out, or set it to 'by-prefix'")
+    sessions: dict[str | int, list[int]] = {}
+    for number, name in enumerate(names):
+        sessions.setdefault(number if name is None else name, []).append(number)
+    return list(sessions.values())

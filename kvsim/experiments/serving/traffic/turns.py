@@ -22,11 +22,15 @@ class Turns:
     chains: ChainTable
     """Keys of the full blocks of each request's prompt and outputs."""
     start_s: FloatArray | None = None
-    """``[num_sessions]``: when each session began in a trace; None where nobody knows."""
+    """``[num_sessions]``: when each session began in a trace; None where nobody asked."""
+    delay_s: FloatArray | None = None
+    """``[num_requests]``: the pause that a trace states before a request, NaN where it states none."""
     num_dropped: int = 0
     """Requests that were left out because the engine does not take them."""
     num_cut: int = 0
     """Prompts that were cut to what the engine takes."""
+    reading: str = ""
+    """How a trace was read, for people."""
 
 
 class Numbers:

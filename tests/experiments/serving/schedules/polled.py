@@ -6,13 +6,13 @@ from typing import Any
 
 from kvsim.caches.blocks import BlockPool, BlockTables
 from kvsim.caches.tiers import ChunkCache
+from kvsim.caches.tiers.offload import Offload, Transfer
 from kvsim.experiments.serving.core import budget_of, vllm_arguments
 from kvsim.experiments.serving.schedules.compare import first_difference
 from kvsim.experiments.serving.schedules.prepare import prepare
 from kvsim.experiments.serving.schedules.replay import drive
 from kvsim.experiments.serving.schedules.workload import Workload
 from kvsim.policies.schedulers import PlainCore
-from kvsim.policies.schedulers.offload import Offload, Transfer
 from kvsim.policies.schedulers.vllm import Vllm
 
 

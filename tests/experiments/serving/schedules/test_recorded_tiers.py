@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from kvsim.caches.tiers import Presence
+from kvsim.caches.tiers.offload import Offload
 from kvsim.caches.tiers.orders import CHUNK_ORDERS, ArcOrder, LruOrder
 from kvsim.experiments.serving.schedules.compare import first_difference
 from kvsim.experiments.serving.schedules.replay import drive
 from kvsim.experiments.serving.schedules.workload import read_workload
-from kvsim.policies.schedulers.offload import Offload
 from kvsim.policies.schedulers.vllm import Vllm
 from tests.experiments.serving.schedules.polled import core_of
 

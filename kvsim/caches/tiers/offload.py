@@ -15,25 +15,30 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from kvsim.caches.blocks import BlockTables
-from kvsim.caches.tiers import Access, ChunkCache, Presence
-from kvsim.policies.schedulers.plan import StepPlan
-from kvsim.policies.schedulers.request import Request
+from kvsim.caches.tiers.chunks import Access, ChunkCache, Presence
 
 Kind: TypeAlias = Literal["store", "load", "demote", "promote"]
 """To the host, from it; from the host to the disk, and back."""
 
 
-class Connector(Protocol):
-    """What a scheduler asks of the tiers below the device; `Offload` is one."""
+class Request(Protocol):
+    """What the tiers look at of a request; `kvsim.policies.schedulers.Request` is one."""
 
-    def loadable_tokens(self, request: Request, hit_tokens: int) -> int | None:
-        """Return how many tokens behind its hits on the device a request should load; None: ask again next step."""
+    @property
+    def index(self) -> int:
+        """Which request this is; the block tables know it by this number."""
 
-    def begin_load(self, request: Request, hit_tokens: int, tokens: int) -> None:
-        """Start to load tokens into the blocks that the request has been given."""
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompt."""
 
-    def is_loaded(self, request: Request) -> bool:
-        """Return whether a request that loads has all."""
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known: the prompt and what was sampled and delivered so far."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens whose keys and values exist."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,21 +167,30 @@ class Offload:
         """Return whether a request that loads has all."""
         return self._of(request.index).is_loaded
 
-    def scheduled(self, plan: StepPlan, evicted: Iterable[int]) -> None:
+    def scheduled(
+        self,
+        batch: Iterable[tuple[Request, int]],
+        *,
+        admitted: Iterable[tuple[Request, int]],
+        preempted: Iterable[Request],
+        evicted: Iterable[int],
+    ) -> None:
         """Take in a step that was just scheduled, before what it computes counts as computed.
 
         Parameters
         ----------
+        batch
+            Its requests, with the tokens to compute of each.
         evicted
             Keys of blocks that it evicted from the device.
         """
-        for request in plan.preempted:
+        for request in preempted:
             self._flushed |= self._of(request.index).transfers
-        for request, _ in plan.admitted:
+        for request, _ in admitted:
             self._handed_out += self._blocks.held(request.index)
         self._watch()
         if self.writes == "through":
-            for request, tokens in plan.scheduled.items():
+            for request, tokens in batch:
                 if request.computed_tokens < request.prompt_tokens or self._of(request.index).refused_end:
                     end_tokens = min(request.computed_tokens + tokens, request.prompt_tokens)
                     self._offer(request.index, end_tokens // self._chunk_tokens, self._blocks.held(request.index))
