@@ -51,4 +51,4 @@ def calibrate_serving(
         engine = f"vLLM {vllm.resolved['vllm']}, {num_threads} thread{'s' if num_threads > 1 else ''}"
     source = f"{engine}: {sum(part.host_s.size for part in parts)} steps of random schedules, run step by step"
     costs = fit_serving(StepSamples.together(parts), engine, source)
-    return costs.model_copy(update={"error_frac": round(error_frac(parts, engine, source), 4)})
+    return costs.model_copy(update={"error_frac": error_frac(parts, engine, source)})

@@ -99,26 +99,30 @@ class Engine:
     def _run_ahead(self) -> Process[None]:
         """Schedule one step ahead of the device; a step begins when the one before ends, or when it is scheduled."""
         env, core = self._env, self._core
-        ends_s: deque[float] = deque()
+        in_flight: deque[tuple[float, bool]] = deque()  # when each step ends, and whether it does anything
         device_free_s = 0.0
         while True:
             if core.num_unfinished == 0:
-                while ends_s:
-                    yield from self._finish(ends_s.popleft())
+                while in_flight:
+                    yield from self._finish(in_flight.popleft()[0])
                 yield self._sleep()
             step = self._schedule()
             if self._tiers is not None:
                 yield from self._flush(self._tiers)
-            if step.work.requests:
+            has_work = step.work.requests > 0
+            if has_work:
                 host_s, forward_s = self._costs.step_s(step.work)
                 yield env.timeout(host_s)
                 device_free_s = max(device_free_s, env.now) + forward_s
-            elif not ends_s:
+            in_flight.append((device_free_s, has_work))
+            if has_work and len(in_flight) < _FLIGHT_STEPS:
+                continue
+            end_s, had_work = in_flight.popleft()
+            if not (has_work or had_work):
                 self._check_progress(step)
-                yield self._pass_empty_steps()
-            ends_s.append(device_free_s)
-            if len(ends_s) == _FLIGHT_STEPS:
-                yield from self._finish(ends_s.popleft())
+            yield from self._finish(end_s)
+            if not has_work and core.num_unfinished:  # what came of the step may be scheduled after a pause
+                yield env.timeout(EMPTY_STEP_S) if had_work else self._pass_empty_steps()
 
     def _schedule(self) -> Step:
         core, now_s = self._core, self._env.now
