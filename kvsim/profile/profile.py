@@ -166,7 +166,8 @@ class Profile(Strict):
             name
             for name, table in self.tables().items()
             if not (has_error_of_steps and name.startswith("serving."))
-            and table.residual_high_frac <= table.residual_low_frac and any(map(any, table.time_s))
+            and table.residual_high_frac <= table.residual_low_frac
+            and any(map(any, table.time_s))
         ]
         if sure:
             raise ValueError(

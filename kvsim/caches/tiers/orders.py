@@ -15,7 +15,7 @@ MayLeave: TypeAlias = Callable[[Key], bool]
 
 
 class ChunkOrder(Protocol):
-    """What a cache of chunks tells and asks."""
+    """What a cache of chunks reports and asks."""
 
     def insert(self, key: Key) -> None:
         """Take in a chunk that came."""

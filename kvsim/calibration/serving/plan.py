@@ -15,7 +15,7 @@ ENGINE: dict[str, Any] = {
     "num_gpu_blocks_override": 2048,
     "enable_prefix_caching": True,
 }
-"""Knobs of vLLM that requests of a plan are served with."""
+"""Parameters of vLLM that requests of a plan are served with."""
 
 _FIRST_TOKEN, _NUM_TOKENS = 10, 40_000
 """Token ids that every vocabulary of a usual model has."""

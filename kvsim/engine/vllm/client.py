@@ -1,4 +1,4 @@
-"""A vLLM process as kvsim sees it: started with a model and knobs, given requests, and asked what happened."""
+"""A vLLM process as kvsim sees it: started with a model and parameters, given requests, and asked what happened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class VllmProcess:
     model
         Folder of a model in safetensors.
     engine
-        Knobs under vLLM's names.
+        Parameters under vLLM's names.
     num_threads
         OpenMP threads. With more than one a busy neighbour makes steps tens of times as long.
     python
@@ -103,4 +103,4 @@ class VllmProcess:
     def _last_words(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
-        return " / ".join([line.strip() for line in lines if line.strip()][-_LAST_LINES:])[:400] or "it said nothing"
+        return " / ".join([line.strip() for line in lines if line.strip()][-_LAST_LINES:])[:400] or "it printed nothing"

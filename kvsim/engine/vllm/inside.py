@@ -1,6 +1,6 @@
 """Runs inside an environment that has vLLM 0.32: takes commands as lines of JSON and answers each with one.
 
-    start   model, engine (knobs under vLLM's names)     -> resolved: what vLLM made of them, and versions
+    start   model, engine (parameters under vLLM's names)     -> resolved: what vLLM made of them, and versions
     serve   requests, clock ("steps" or "wall")          -> steps, outputs, token_s, requests with steps of arrival
 
 Nothing of vLLM is changed: its engine is given a subclass of its scheduler that looks before and after each call. A
@@ -128,9 +128,9 @@ class Watched(Scheduler):  # type: ignore[misc]
         return {"evicted": evicted, "stored": stored}
 
 
-def start(model: str, knobs: dict[str, Any]) -> tuple[LLMEngine, dict[str, Any]]:
-    """Return an engine, and what it made of the knobs."""
-    caching = knobs.get("enable_prefix_caching", True)
+def start(model: str, parameters: dict[str, Any]) -> tuple[LLMEngine, dict[str, Any]]:
+    """Return an engine, and what it made of the parameters."""
+    caching = parameters.get("enable_prefix_caching", True)
     events = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
     fixed = {
         "model": model,
@@ -145,7 +145,7 @@ def start(model: str, knobs: dict[str, Any]) -> tuple[LLMEngine, dict[str, Any]]
         "kv_cache_memory_bytes": SMALL_POOL_BYTES,
         **({"kv_events_config": events} if caching else {}),
     }
-    engine = LLMEngine.from_engine_args(EngineArgs(**(fixed | knobs)))
+    engine = LLMEngine.from_engine_args(EngineArgs(**(fixed | parameters)))
     scheduler, cache = engine.vllm_config.scheduler_config, engine.vllm_config.cache_config
     return engine, {
         "vllm": __version__,
@@ -241,7 +241,7 @@ def main(commands: TextIO, answers: TextIO) -> None:
             else:
                 assert engine is not None, "start comes first"
                 answer = Drive(engine, command["requests"], by_wall=command["clock"] == "wall").run()
-        except Exception as problem:  # whatever it is, the other side is told and decides
+        except Exception as problem:  # whatever it is, the other side gets it and decides
             answer = {"error": f"{type(problem).__name__}: {problem}"}
         answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
         answers.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvsim.errors import CapacityError
 from kvsim.experiments.base import profile_of, shape_of
-from kvsim.experiments.serving.knobs import EngineKnobs, SchedulingKnobs
+from kvsim.experiments.serving.parameters import EngineParameters, SchedulingParameters
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.profile.from_segments import serving_from_segments
 from kvsim.profile.profile import Profile
@@ -92,10 +92,10 @@ def memory_of(scenario: Serving, profile: Profile) -> Memory:
     )
 
 
-def step_bytes(shape: ModelShape, knobs: SchedulingKnobs) -> int:
+def step_bytes(shape: ModelShape, parameters: SchedulingParameters) -> int:
     """Return a bound on what the longest step needs: its widest tensors, and logits in fp32 for every request."""
-    logits_bytes = (knobs.max_num_seqs - 1) * shape.vocab_size * 4
-    return shape.activation_bytes(1, knobs.max_num_batched_tokens) + logits_bytes
+    logits_bytes = (parameters.max_num_seqs - 1) * shape.vocab_size * 4
+    return shape.activation_bytes(1, parameters.max_num_batched_tokens) + logits_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +119,8 @@ def platform_of(scenario: Serving, base_dir: Path | None) -> Platform:
     return Platform(profile=profile, costs=costs_of(profile), memory=memory_of(scenario, profile))
 
 
-def knobs_of(scenario: Serving, num_blocks: int) -> EngineKnobs:
-    """Return the engine's knobs with the pool that was worked out."""
-    names = SchedulingKnobs.model_fields
+def parameters_of(scenario: Serving, num_blocks: int) -> EngineParameters:
+    """Return the engine's parameters with the pool that was worked out."""
+    names = SchedulingParameters.model_fields
     values = {name: getattr(scenario.engine, name) for name in names}
-    return EngineKnobs(num_gpu_blocks_override=num_blocks, **values)
+    return EngineParameters(num_gpu_blocks_override=num_blocks, **values)

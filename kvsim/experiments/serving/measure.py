@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from kvsim.engine.vllm import VllmProcess
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of
-from kvsim.experiments.serving.costs import knobs_of, memory_of
+from kvsim.experiments.serving.costs import memory_of, parameters_of
 from kvsim.experiments.serving.fresh_profile import fresh_profile
-from kvsim.experiments.serving.knobs import EngineKnobs
 from kvsim.experiments.serving.latency import latency_figures, meets, request_rows
+from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.experiments.serving.real import Row, place_of, recorded_workload, rows_of, with_tokens
 from kvsim.experiments.serving.run import FIGURES
 from kvsim.experiments.serving.scenario import RealEngine, Serving, Slo
@@ -45,21 +45,21 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
     runs: list[list[_Run]] = [[] for _ in cells]
     files: dict[str, bytes] = {}
     plans = [
-        (number, cell, traffic, knobs_of(cell, memory_of(cell, profile).num_blocks))
+        (number, cell, traffic, parameters_of(cell, memory_of(cell, profile).num_blocks))
         for number, (cell, _, traffic) in enumerate(cells)
     ]
-    for knobs in dict.fromkeys(plan[-1] for plan in plans):
-        with VllmProcess(model, _vllm_knobs(knobs), num_threads=real.threads) as vllm:
-            _check_resolved(scenario, knobs, vllm.resolved)
+    for parameters in dict.fromkeys(plan[-1] for plan in plans):
+        with VllmProcess(model, _vllm_parameters(parameters), num_threads=real.threads) as vllm:
+            _check_resolved(scenario, parameters, vllm.resolved)
             _warm_up(vllm)
             for repeat in range(real.repeats):
                 for number, cell, traffic, own in plans:
-                    if own == knobs:
-                        rows = rows_of(scenario.name, traffic, knobs)
+                    if own == parameters:
+                        rows = rows_of(scenario.name, traffic, parameters)
                         trace = vllm.serve(with_tokens(rows), clock="wall")
                         runs[number].append(_run_of(traffic, rows, trace, cell.slo))
                         name = SCHEDULE.format(cell=number, repeat=repeat)
-                        files[name] = recorded_workload(f"{scenario.name}-{number}", rows, knobs, trace)
+                        files[name] = recorded_workload(f"{scenario.name}-{number}", rows, parameters, trace)
                         job.progress(1 / (len(cells) * real.repeats))
     entries = [
         traffic_entry(cell, traffic, memory_of(cell, profile)) | _entry_of(own) | swept
@@ -108,19 +108,19 @@ def _real_of(scenario: Serving) -> RealEngine:
     return scenario.measure
 
 
-def _vllm_knobs(knobs: EngineKnobs) -> dict[str, Any]:
-    """Return the knobs that vLLM is started with."""
-    stated = knobs.model_dump(mode="python", exclude_none=True)
+def _vllm_parameters(parameters: EngineParameters) -> dict[str, Any]:
+    """Return the parameters that vLLM is started with."""
+    stated = parameters.model_dump(mode="python", exclude_none=True)
     return {name: value for name, value in stated.items() if name != "kv_cache_memory_bytes"}
 
 
-def _check_resolved(scenario: Serving, knobs: EngineKnobs, resolved: Mapping[str, Any]) -> None:
-    """Refuse an engine that made something else of the knobs: nothing could be compared with it.
+def _check_resolved(scenario: Serving, parameters: EngineParameters, resolved: Mapping[str, Any]) -> None:
+    """Refuse an engine that made something else of the parameters: nothing could be compared with it.
 
     Raises
     ------
     ScenarioError
-        Naming the knob.
+        Naming the parameter.
     """
     for ours, theirs in (
         ("num_gpu_blocks_override", "num_blocks"),
@@ -130,10 +130,10 @@ def _check_resolved(scenario: Serving, knobs: EngineKnobs, resolved: Mapping[str
         ("max_model_len", "max_model_len"),
         ("async_scheduling", "async_scheduling"),
     ):
-        if getattr(knobs, ours) != resolved[theirs]:
+        if getattr(parameters, ours) != resolved[theirs]:
             raise ScenarioError(
-                f"{scenario.name}: engine.{ours} = {getattr(knobs, ours)}, and vLLM made {resolved[theirs]} of it; set "
-                "it to that"
+                f"{scenario.name}: engine.{ours} = {getattr(parameters, ours)}, and vLLM made {resolved[theirs]} of "
+                "it; set it to that"
             )
 
 

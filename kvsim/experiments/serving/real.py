@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.serving.knobs import EngineKnobs
+from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.experiments.serving.schedules.tokens import token_ids
 from kvsim.experiments.serving.traffic import Traffic
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 """A request of a workload file: id, segments, max_tokens, arrival_s."""
 
 
-def rows_of(name: str, traffic: Traffic, knobs: EngineKnobs) -> list[Row]:
+def rows_of(name: str, traffic: Traffic, parameters: EngineParameters) -> list[Row]:
     """Return the requests as rows of a workload file with their times of arrival, in the order of these.
 
     A full block of a prompt is a text of its own, numbered by the block's key: prompts share what the traffic says that
@@ -39,8 +39,8 @@ def rows_of(name: str, traffic: Traffic, knobs: EngineKnobs) -> list[Row]:
     first_own = int(traffic.chains.keys.max(initial=-1)) + 1
     rows = []
     for place in np.argsort(sessions.start_s, kind="stable").tolist():
-        full, rest = divmod(int(requests.prompt_tokens[place]), knobs.block_size)
-        segments = [[key, knobs.block_size] for key in chains[place][:full]]
+        full, rest = divmod(int(requests.prompt_tokens[place]), parameters.block_size)
+        segments = [[key, parameters.block_size] for key in chains[place][:full]]
         segments += [[first_own + place, rest]] if rest else []
         rows.append({
             "id": f"r{place}",
@@ -67,12 +67,12 @@ def with_tokens(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def recorded_workload(name: str, rows: Sequence[Row], knobs: EngineKnobs, trace: Mapping[str, Any]) -> bytes:
+def recorded_workload(name: str, rows: Sequence[Row], parameters: EngineParameters, trace: Mapping[str, Any]) -> bytes:
     """Return what an engine did as a workload file; `kvsim serving schedule FILE --compare` replays it."""
     steps_of = {request["id"]: request["arrival_step"] for request in trace["requests"]}
     content = {
         "name": name,
-        "engine": knobs.model_dump(mode="json", exclude_none=True),
+        "engine": parameters.model_dump(mode="json", exclude_none=True),
         "clock": "wall",
         "requests": [{**row, "arrival_step": steps_of[row["id"]]} for row in rows],
         "outputs": trace["outputs"],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kvsim.caches.tiers.offload import Offload
 from kvsim.experiments.serving.core import make_blocks, make_core
-from kvsim.experiments.serving.costs import Platform, interval_frac, knobs_of
+from kvsim.experiments.serving.costs import Platform, interval_frac, parameters_of
 from kvsim.experiments.serving.latency import RATES, TIMES, latency_figures, meets, request_rows
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.tiers import make_offload, tier_figures, tier_setup
@@ -57,11 +57,11 @@ def run_cell(
         What the time of every step is multiplied with.
     """
     engine = scenario.engine
-    knobs = knobs_of(scenario, platform.memory.num_blocks)
-    blocks = make_blocks(knobs, traffic.chains) if scenario.tiers else None
+    parameters = parameters_of(scenario, platform.memory.num_blocks)
+    blocks = make_blocks(parameters, traffic.chains) if scenario.tiers else None
     offload = make_offload(scenario, platform, blocks, traffic.chains.lists()) if blocks else None
     core = make_core(
-        knobs,
+        parameters,
         traffic.requests,
         traffic.chains,
         engine.scheduler,

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from kvsim.experiments.base import CacheScenario
 from kvsim.experiments.requests import RequestsChoice
-from kvsim.experiments.serving.knobs import SchedulingKnobs
+from kvsim.experiments.serving.parameters import SchedulingParameters
 from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction, Role, Scalar, SizeBytes
 from kvsim.scenario.toml import Strict
@@ -40,7 +40,7 @@ class Lengths(Strict):
 
 
 class Generated(Strict):
-    """Requests made up: sessions of one or more turns; each turn's prompt is all that was said before, and more."""
+    """Requests made up, in sessions of turns: each turn's prompt is the one before with its answer, and more."""
 
     num_sessions: PositiveInt
     prompt: Lengths
@@ -95,7 +95,7 @@ class ArrivalChoice(Strict):
         return self
 
 
-class Engine(SchedulingKnobs):
+class Engine(SchedulingParameters):
     """The engine, under vLLM's names; its pool is stated, or what is left of the device's memory."""
 
     scheduler: str = "vllm"

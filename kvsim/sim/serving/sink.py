@@ -13,7 +13,7 @@ from kvsim.policies.schedulers import Outcome, Step
 from kvsim.types import FloatArray, IntArray
 
 LEAST_GAP_S, GREATEST_GAP_S, GAP_WIDTH_FRAC = 1e-6, 1e6, 1e-3
-"""The gaps that the histogram tells apart, and how wide its bins are: no quantile is off by more than half of that."""
+"""The gaps that the histogram resolves, and how wide its bins are: no quantile is off by more than half of that."""
 
 
 class Sink:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kvsim.caches.blocks import ChainKeys, ChainTable
 from kvsim.experiments.serving.core import make_core
-from kvsim.experiments.serving.knobs import EngineKnobs
+from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.policies.schedulers import RequestTable
 
 STEP_S, TOKEN_S, HOST_S = 0.01, 1e-4, 1e-3
@@ -25,19 +25,19 @@ def start(command: dict[str, Any]) -> dict[str, Any]:
         sys.exit("first line\nno such model")
     if command["model"] == "refuses":
         raise ValueError("it does\nnot like this")
-    knobs = EngineKnobs.model_validate(command["engine"])
+    parameters = EngineParameters.model_validate(command["engine"])
     return {
         "vllm": "0.32.0",
-        "num_blocks": knobs.num_gpu_blocks_override,
-        "block_tokens": knobs.block_size,
+        "num_blocks": parameters.num_gpu_blocks_override,
+        "block_tokens": parameters.block_size,
         "num_threads": os.environ["OMP_NUM_THREADS"],
         "async_scheduling": False,
-        **{name: getattr(knobs, name) for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len")},
+        **{name: getattr(parameters, name) for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len")},
     }
 
 
-def serve(knobs: EngineKnobs, requests: list[dict[str, Any]], *, by_wall: bool) -> dict[str, Any]:
-    keys = ChainKeys(knobs.block_size)
+def serve(parameters: EngineParameters, requests: list[dict[str, Any]], *, by_wall: bool) -> dict[str, Any]:
+    keys = ChainKeys(parameters.block_size)
     outputs = [[10 + (7 * place + number) % 1000 for number in range(row["max_tokens"])]
                for place, row in enumerate(requests)]  # fmt: skip
     chains = [keys.add(np.array([*row["token_ids"], *ids])) for row, ids in zip(requests, outputs, strict=True)]
@@ -48,7 +48,7 @@ def serve(knobs: EngineKnobs, requests: list[dict[str, Any]], *, by_wall: bool) 
         prompt_tokens=prompts, max_tokens=counts, stop_tokens=prompts + counts, priority=0 * places, arrival=places,
         rank=np.argsort(np.argsort(np.array([row["id"] for row in requests], dtype=object))),
     )  # fmt: skip
-    core = make_core(knobs, table, ChainTable.of(chains), compiled=False)
+    core = make_core(parameters, table, ChainTable.of(chains), compiled=False)
     names = [(requests[place]["id"], index) for place, index in keys.first_seen]
     steps: list[dict[str, Any]] = []
     token_s: dict[str, list[float]] = {}
@@ -86,16 +86,16 @@ def serve(knobs: EngineKnobs, requests: list[dict[str, Any]], *, by_wall: bool) 
 
 
 def main() -> None:
-    knobs: EngineKnobs | None = None
+    parameters: EngineParameters | None = None
     for line in sys.stdin:
         command = json.loads(line)
         try:
             if command["do"] == "start":
                 answer = start(command)
-                knobs = EngineKnobs.model_validate(command["engine"])
+                parameters = EngineParameters.model_validate(command["engine"])
             else:
-                assert knobs is not None
-                answer = serve(knobs, command["requests"], by_wall=command["clock"] == "wall")
+                assert parameters is not None
+                answer = serve(parameters, command["requests"], by_wall=command["clock"] == "wall")
         except ValueError as problem:
             answer = {"error": f"{type(problem).__name__}: {problem}"}
         sys.stdout.write(json.dumps(answer) + "\n")

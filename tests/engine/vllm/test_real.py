@@ -5,13 +5,13 @@ import json
 import pytest
 
 from kvsim.engine.vllm import VllmProcess
-from kvsim.experiments.serving.knobs import EngineKnobs
+from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.experiments.serving.real import recorded_workload, with_tokens
 from kvsim.experiments.serving.schedules.compare import first_difference
 from kvsim.experiments.serving.schedules.replay import replay
 from kvsim.experiments.serving.schedules.workload import read_workload
 
-KNOBS = EngineKnobs(
+KNOBS = EngineParameters(
     block_size=32,
     max_model_len=512,
     max_num_batched_tokens=128,

@@ -93,7 +93,8 @@ def test_the_interval_weighs_tables_by_their_time_and_adds_what_steps_together_m
 
 def test_a_table_of_two_columns_is_refused():
     tables = costs().tables()
-    wide = tables["keys"].model_copy(update={"columns": (1.0, 2.0), "time_s": ((0.0, 0.0), (1.0, 1.0))})
+    two = {"columns_are": "sequences", "columns": (1.0, 2.0), "time_s": ((0.0, 0.0), (1.0, 1.0))}
+    wide = tables["keys"].model_copy(update=two)
     with pytest.raises(ValueError, match="keys: a table of one column"):
         ServingCosts(engine="test", **(tables | {"keys": wide}))
 

@@ -1,4 +1,4 @@
-"""How the highest rate is told: a line for people, a dictionary for programs, and a picture of what was tried."""
+"""How the highest rate is shown: a line for people, a dictionary for programs, and a picture of what was tried."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvsim.caches.blocks import ChainKeys, ChainTable
 from kvsim.experiments.serving.core import budget_of
-from kvsim.experiments.serving.knobs import EngineKnobs
+from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.experiments.serving.schedules.tokens import output_ids, prompt_ids
 from kvsim.experiments.serving.schedules.workload import Workload
 from kvsim.policies.schedulers import RequestTable
@@ -64,24 +64,24 @@ def _arrival_places(workload: Workload) -> IntArray:
     return places
 
 
-def resolved(knobs: EngineKnobs) -> dict[str, Any]:
-    """Return what the knobs come to, under the names that recorded files use."""
-    budget = budget_of(knobs)
+def resolved(parameters: EngineParameters) -> dict[str, Any]:
+    """Return what the parameters come to, under the names that recorded files use."""
+    budget = budget_of(parameters)
     return {
-        "num_blocks": knobs.num_gpu_blocks_override,
-        "block_tokens": knobs.block_size,
-        "prefix_caching": knobs.enable_prefix_caching,
+        "num_blocks": parameters.num_gpu_blocks_override,
+        "block_tokens": parameters.block_size,
+        "prefix_caching": parameters.enable_prefix_caching,
         "max_num_batched_tokens": budget.tokens,
-        "max_num_seqs": knobs.max_num_seqs,
-        "max_num_active_seqs": knobs.max_num_active_seqs,
-        "policy": knobs.scheduling_policy,
-        "long_prefill_token_threshold": knobs.long_prefill_token_threshold,
-        "long_prefill_token_threshold_adaptive": knobs.long_prefill_token_threshold_adaptive,
-        "chunked_prefill": knobs.enable_chunked_prefill,
-        "async_scheduling": knobs.async_scheduling,
-        "max_model_len": knobs.max_model_len,
-        "reserve_full_isl": knobs.scheduler_reserve_full_isl,
-        "watermark": knobs.watermark,
-        "watermark_blocks": int(knobs.watermark * knobs.num_gpu_blocks_override),
-        "usable_blocks": knobs.num_gpu_blocks_override - 1,
+        "max_num_seqs": parameters.max_num_seqs,
+        "max_num_active_seqs": parameters.max_num_active_seqs,
+        "policy": parameters.scheduling_policy,
+        "long_prefill_token_threshold": parameters.long_prefill_token_threshold,
+        "long_prefill_token_threshold_adaptive": parameters.long_prefill_token_threshold_adaptive,
+        "chunked_prefill": parameters.enable_chunked_prefill,
+        "async_scheduling": parameters.async_scheduling,
+        "max_model_len": parameters.max_model_len,
+        "reserve_full_isl": parameters.scheduler_reserve_full_isl,
+        "watermark": parameters.watermark,
+        "watermark_blocks": int(parameters.watermark * parameters.num_gpu_blocks_override),
+        "usable_blocks": parameters.num_gpu_blocks_override - 1,
     }

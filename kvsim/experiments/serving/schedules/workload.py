@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kvsim.errors import TraceError
-from kvsim.experiments.serving.knobs import Count, EngineKnobs, Whole
+from kvsim.experiments.serving.parameters import Count, EngineParameters, Whole
 from kvsim.scenario.regular_files import read_unpacked
 from kvsim.scenario.toml import Strict
 
@@ -101,7 +101,7 @@ class Workload(Strict):
 
     name: str = ""
     note: str = ""
-    engine: EngineKnobs
+    engine: EngineParameters
     clock: Literal["steps", "wall"] = "steps"
     requests: Annotated[tuple[WorkloadRequest, ...], Field(min_length=1)]
     outputs: dict[str, tuple[Whole, ...]] | None = None

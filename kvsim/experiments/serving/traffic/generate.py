@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.serving.knobs import SchedulingKnobs
+from kvsim.experiments.serving.parameters import SchedulingParameters
 from kvsim.experiments.serving.scenario import Generated, Lengths
 from kvsim.experiments.serving.traffic.turns import Numbers, Turns, chain_table
 from kvsim.types import BoolArray, FloatArray, IntArray
 
 
-def generate_turns(choice: Generated, knobs: SchedulingKnobs, random: np.random.Generator) -> Turns:
+def generate_turns(choice: Generated, parameters: SchedulingParameters, random: np.random.Generator) -> Turns:
     """Return the requests of every session; a session ends early where the engine does not take its next turn.
 
     A prompt that the engine does not take together with its outputs is cut.
@@ -27,20 +27,20 @@ def generate_turns(choice: Generated, knobs: SchedulingKnobs, random: np.random.
     most_turns = int(num_turns.max())
     outputs = draw_lengths(choice.output, sessions * most_turns, random).reshape(sessions, most_turns)
     added = draw_lengths(choice.turn or Lengths(mean=1.0), sessions * most_turns, random)
-    if int(outputs.max()) >= knobs.max_model_len:
+    if int(outputs.max()) >= parameters.max_model_len:
         raise ScenarioError(
-            f"generated.output: one is {int(outputs.max())} tokens, and engine.max_model_len is {knobs.max_model_len}: "
-            "raise that, or set generated.output.most"
+            f"generated.output: one is {int(outputs.max())} tokens, and engine.max_model_len is "
+            f"{parameters.max_model_len}: raise that, or set generated.output.most"
         )
-    cut = np.minimum(first_prompts, knobs.max_model_len - outputs[:, 0])
+    cut = np.minimum(first_prompts, parameters.max_model_len - outputs[:, 0])
     prompts = _growing(cut, added.reshape(sessions, most_turns), outputs)
-    fits = (prompts + outputs <= knobs.max_model_len) & (np.arange(most_turns) < num_turns[:, None])
+    fits = (prompts + outputs <= parameters.max_model_len) & (np.arange(most_turns) < num_turns[:, None])
     first = np.concatenate([[0], np.cumsum(fits.sum(axis=1))])
     return Turns(
         first=first,
         prompt_tokens=prompts[fits],
         output_tokens=outputs[fits],
-        chains=chain_table(_chains(choice, knobs.block_size, prompts, prompts + outputs, fits)),
+        chains=chain_table(_chains(choice, parameters.block_size, prompts, prompts + outputs, fits)),
         num_cut=int((cut < first_prompts).sum()),
     )
 

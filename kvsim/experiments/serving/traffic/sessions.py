@@ -11,8 +11,8 @@ def sessions_by_prefix(blocks: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return the requests of each session, in order; sessions in the order of their first requests.
 
     A request continues the latest earlier one all of whose blocks it begins with, unless that has been continued
-    already; it then begins a session of its own. An id stands for everything before it, so the last block of the
-    earlier request tells.
+    already; it then begins a session of its own. An id stands for everything before it, so it is enough to look at
+    the last block of the earlier request.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Requests of a trace as sessions of turns: each by itself, as the trace says, or told by what prompts begin with."""
+"""Requests of a trace as sessions of turns: each by itself, as the trace says, or by what prompts begin with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.errors import ScenarioError, TraceError
-from kvsim.experiments.serving.knobs import SchedulingKnobs
+from kvsim.experiments.serving.parameters import SchedulingParameters
 from kvsim.experiments.serving.scenario import TraceChoice
 from kvsim.experiments.serving.traffic.sessions import sessions_by_prefix, stated_sessions
 from kvsim.experiments.serving.traffic.turns import Numbers, Turns, chain_table, engine_keys
@@ -39,7 +39,7 @@ class _Trace:
 
 def read_turns(
     choice: TraceChoice,
-    knobs: SchedulingKnobs,
+    parameters: SchedulingParameters,
     base_dir: Path | None,
     random: np.random.Generator,
     *,
@@ -62,7 +62,7 @@ def read_turns(
     ScenarioError
         If the trace needs what the scenario does not state.
     """
-    trace = _read(choice, knobs, base_dir)
+    trace = _read(choice, parameters, base_dir)
     groups = _sessions(choice, trace)
     if choice.shuffle:
         groups = [groups[place] for place in random.permutation(len(groups))]
@@ -73,7 +73,7 @@ def read_turns(
         prompt_tokens=trace.prompt_tokens[order],
         output_tokens=trace.output_tokens[order],
         chains=chain_table(
-            _chain(choice, knobs, trace, place, number, own) for place, number in enumerate(order.tolist())
+            _chain(choice, parameters, trace, place, number, own) for place, number in enumerate(order.tolist())
         ),
         start_s=_starts_s([trace.requests[group[0]] for group in groups], choice.sessions) if needs_times else None,
         delay_s=_delays_s([trace.requests[number] for number in order]) if choice.sessions == "stated" else None,
@@ -82,7 +82,7 @@ def read_turns(
     )
 
 
-def _read(choice: TraceChoice, knobs: SchedulingKnobs, base_dir: Path | None) -> _Trace:
+def _read(choice: TraceChoice, parameters: SchedulingParameters, base_dir: Path | None) -> _Trace:
     opened = choice.open(base_dir)
     tokenizer = choice.tokenizer_from(base_dir)
     try:
@@ -97,16 +97,16 @@ def _read(choice: TraceChoice, knobs: SchedulingKnobs, base_dir: Path | None) ->
     num_dropped = 0
     for request in rows:
         prompt_tokens, output_tokens = max(request.input_tokens, 1), _outputs(choice, request)
-        if prompt_tokens + output_tokens > knobs.max_model_len:
+        if prompt_tokens + output_tokens > parameters.max_model_len:
             if not choice.drop_longer:
                 raise TraceError(
                     request.place,
                     f"{prompt_tokens} tokens of prompt and {output_tokens} of output, and the engine takes "
-                    f"{knobs.max_model_len} together: raise engine.max_model_len, or set trace.drop_longer = true",
+                    f"{parameters.max_model_len} together: raise engine.max_model_len, or set trace.drop_longer = true",
                 )
             num_dropped += 1
             continue
-        kept.append(_numbered(request, numbers, knobs.block_size))
+        kept.append(_numbered(request, numbers, parameters.block_size))
         lengths.append((prompt_tokens, output_tokens))
     if not kept:
         raise TraceError(opened.path, f"no requests in it that the engine takes ({num_dropped} are longer)")
@@ -115,7 +115,7 @@ def _read(choice: TraceChoice, knobs: SchedulingKnobs, base_dir: Path | None) ->
         requests=kept,
         prompt_tokens=prompts,
         output_tokens=outputs,
-        id_tokens=opened.block_tokens if opened.format.contents == "blocks" else knobs.block_size,
+        id_tokens=opened.block_tokens if opened.format.contents == "blocks" else parameters.block_size,
         num_dropped=num_dropped,
         reading=opened.reading,
     )
@@ -149,7 +149,7 @@ def _sessions(choice: TraceChoice, trace: _Trace) -> list[list[int]]:
         return [[number] for number in range(len(trace.requests))]
     if any(request.blocks is None for request in trace.requests):
         raise ScenarioError(
-            f"trace {choice.path}: its format has no contents to tell sessions by: leave trace.sessions out"
+            f"trace {choice.path}: its format has no contents to find sessions by: leave trace.sessions out"
         )
     return sessions_by_prefix([
         (request.blocks or ())[: request.input_tokens // trace.id_tokens] for request in trace.requests
@@ -190,10 +190,10 @@ def _delays_s(requests: Sequence[Request]) -> FloatArray:
 
 
 def _chain(
-    choice: TraceChoice, knobs: SchedulingKnobs, trace: _Trace, place: int, number: int, own: Numbers
+    choice: TraceChoice, parameters: SchedulingParameters, trace: _Trace, place: int, number: int, own: Numbers
 ) -> IntArray:
     """Return the keys of one request: what its prompt is known to have, then blocks of its own."""
-    block_tokens, blocks = knobs.block_size, trace.requests[number].blocks
+    block_tokens, blocks = parameters.block_size, trace.requests[number].blocks
     prompt_tokens, output_tokens = int(trace.prompt_tokens[number]), int(trace.output_tokens[number])
     if blocks is None:
         shared_tokens = choice.shared_tokens or 0

@@ -49,14 +49,14 @@ class PolledCore(PlainCore):
 
 def core_of(workload: Workload, tier: dict[str, Any], **parts: Any) -> tuple[PolledCore, Any]:
     """Return a core with the tier that a recording had, and its requests."""
-    knobs, replayable = workload.engine, prepare(workload)
+    parameters, replayable = workload.engine, prepare(workload)
     chains = replayable.chains.lists()
-    blocks = BlockTables(BlockPool(knobs.num_gpu_blocks_override), knobs.block_size, chains)
+    blocks = BlockTables(BlockPool(parameters.num_gpu_blocks_override), parameters.block_size, chains)
     cache = parts.get("cache", ChunkCache)(tier["host_chunks"], tier["order"])
     offload = parts.get("offload", Offload)(blocks, chains, chunk_blocks=tier["chunk_blocks"], host=cache)
     core = PolledCore(
-        parts.get("scheduler", Vllm)(**vllm_arguments(knobs)),
-        budget_of(knobs),
+        parts.get("scheduler", Vllm)(**vllm_arguments(parameters)),
+        budget_of(parameters),
         blocks,
         replayable.requests.requests(),
         offload=offload,

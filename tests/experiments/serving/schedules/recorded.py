@@ -29,13 +29,13 @@ def difference_with(
     pool: type[BlockPool] = BlockPool,
 ) -> str | None:
     """Return where a core of these parts leaves the recorded schedule."""
-    knobs, replayable = workload.engine, prepare(workload)
-    chains = replayable.chains.lists() if knobs.enable_prefix_caching else None
+    parameters, replayable = workload.engine, prepare(workload)
+    chains = replayable.chains.lists() if parameters.enable_prefix_caching else None
     core = PlainCore(
-        scheduler(**vllm_arguments(knobs)),
-        budget_of(knobs),
-        tables(pool(knobs.num_gpu_blocks_override), knobs.block_size, chains),
+        scheduler(**vllm_arguments(parameters)),
+        budget_of(parameters),
+        tables(pool(parameters.num_gpu_blocks_override), parameters.block_size, chains),
         replayable.requests.requests(),
-        is_async=knobs.async_scheduling,
+        is_async=parameters.async_scheduling,
     )
     return first_difference(workload, drive(core, workload, replayable))

@@ -1,4 +1,4 @@
-"""The knobs of vLLM that a schedule is a function of, under vLLM's own names."""
+"""The parameters of vLLM that a schedule is a function of, under vLLM's own names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Count: TypeAlias = Annotated[int, Field(ge=1)]
 Whole: TypeAlias = Annotated[int, Field(ge=0)]
 
 
-class SchedulingKnobs(Strict):
-    """All knobs but the size of the pool.
+class SchedulingParameters(Strict):
+    """All parameters but the size of the pool.
 
     The first four have no default here because vLLM's own depend on the machine. `async_scheduling` is off unless it is
     switched on, on every machine.
@@ -34,7 +34,7 @@ class SchedulingKnobs(Strict):
     async_scheduling: bool = False
 
     @model_validator(mode="after")
-    def _check_budget(self) -> SchedulingKnobs:
+    def _check_budget(self) -> SchedulingParameters:
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ValueError(
                 f"without chunked prefill max_num_batched_tokens = {self.max_num_batched_tokens} must be at least "
@@ -48,8 +48,8 @@ class SchedulingKnobs(Strict):
         return -(-self.max_model_len // self.block_size) + 1
 
 
-class EngineKnobs(SchedulingKnobs):
-    """All knobs."""
+class EngineParameters(SchedulingParameters):
+    """All parameters."""
 
     num_gpu_blocks_override: Annotated[int, Field(ge=2)]
     """Blocks of the pool, the null block included."""
@@ -57,7 +57,7 @@ class EngineKnobs(SchedulingKnobs):
     """Accepted and not used: `num_gpu_blocks_override` wins, as in vLLM."""
 
     @model_validator(mode="after")
-    def _check_pool(self) -> EngineKnobs:
+    def _check_pool(self) -> EngineParameters:
         if self.num_gpu_blocks_override < self.least_blocks:
             raise ValueError(
                 f"num_gpu_blocks_override = {self.num_gpu_blocks_override} leaves {self.num_gpu_blocks_override - 1} "
