@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.experiments.serving.report.compare import compare_text
-from kvsim.experiments.serving.report.tables import COLUMNS
+from kvsim.experiments.serving.report.tables import COLUMNS, text_of
 from kvsim.experiments.serving.run import FIGURES
 from kvsim.report.comparison import Compared, Comparison, Fields
 from kvsim.report.results import RunResult
@@ -42,7 +42,7 @@ _COUNTS = ("num_requests", "prompt_tokens", "output_tokens")
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare requests and schedules, which must be equal, and the figures of every cell."""
     keys = tuple(simulated.summary["swept"])
-    columns = COLUMNS | {key: Column(title=f"/{key.rpartition('.')[2]}") for key in keys}
+    columns = COLUMNS | {key: Column(title=f"/{key.rpartition('.')[2]}", text=text_of(key)) for key in keys}
     found = Comparison(simulated, measured, Fields(keys=keys, figures=tuple(TARGETS), counts=_COUNTS, columns=columns))
     cells = list(zip(simulated.summary["cells"], measured.summary["cells"], strict=True))
     rows = [row for number, (sim, real) in enumerate(cells) for row in _rows(number, sim, real)]

@@ -109,7 +109,7 @@ def test_a_closed_loop_never_has_more_requests_than_users():
 
 def test_the_table_says_what_a_reader_must_know(result):
     text = show(result.summary)
-    assert "tiny: costs of cpu-smollm2-135m (measured); 40 requests, 200 blocks" in text
+    assert text.startswith("tiny: costs of cpu-smollm2-135m (measured)\n\n40 requests, 200 blocks\n")
     assert "meet the SLO" in text and "put together" in text
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from kvsim.experiments.serving.report.tables import text_of
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, title_panel
 
@@ -156,7 +157,7 @@ def _label(summary: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
 
 
 def _named(cell: Mapping[str, Any], fields: Any) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {cell[name]}" for name in fields)
+    return ", ".join(f"{name.rpartition('.')[2]} {text_of(name)(cell[name])}" for name in fields)
 
 
 def _foot(summary: Mapping[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kvsim.report.tables import Column, digits, percent, result_text, table_text
-from kvsim.units import format_seconds
+from kvsim.units import format_bytes, format_seconds
 
 COLUMNS: dict[str, Column] = {
     "offered_hz": Column(title="offered/sessions/s", text=digits),
@@ -44,12 +44,17 @@ LEGEND = (
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells and the verdict."""
     cells = summary["cells"]
-    swept = {name: Column(title=f"/{name.rpartition('.')[2]}") for name in summary["swept"]}
+    swept = {name: Column(title=f"/{name.rpartition('.')[2]}", text=text_of(name)) for name in summary["swept"]}
     shown = {name: column for name, column in COLUMNS.items() if _is_shown(name, cells)}
     size = f"{cells[0]['num_requests']:,} requests, {cells[0]['num_blocks']:,} blocks"
     readings = [f"trace: {reading}" for reading in summary.get("trace_reading", [])]
     table = f"{table_text(cells, swept | shown, left=())}\n{LEGEND}"
     return result_text(summary, "\n".join([size, *readings]), table)
+
+
+def text_of(field: str) -> Callable[[Any], str]:
+    """Return how the values of a field of the scenario are shown."""
+    return format_bytes if field.endswith("_memory") else str
 
 
 def _is_shown(name: str, cells: Sequence[Mapping[str, Any]]) -> bool:

@@ -198,3 +198,98 @@ def test_what_a_scenario_cannot_mean_is_refused_in_one_line(changes, problem):
     with pytest.raises(ScenarioError, match=problem) as refusal:
         scenario(**changes)
     assert "\n" not in str(refusal.value)
+
+
+def write_rows(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+SESSION_ROWS = [
+    {"session_id": "a", "timestamp": 500.5, "input_length": 8, "output_length": 2, "hash_ids": [1, 2]},
+    {"session_id": "b", "timestamp": 1500, "input_length": 4, "output_length": 2, "hash_ids": [7]},
+    {"session_id": "a", "delay": 2500, "input_length": 12, "output_length": 1, "hash_ids": [1, 2, 3]},
+    {"session_id": "a", "delay": 250.5, "input_length": 16, "output_length": 1, "hash_ids": [1, 2, 3, 4]},
+]
+
+
+def stated(path, **changes):
+    return trace_scenario(path, trace__format=None, trace__sessions="stated", **changes)
+
+
+def test_sessions_and_delays_that_a_trace_states_are_kept(tmp_path):
+    traffic = make_traffic(stated(write_rows(tmp_path / "t.jsonl", SESSION_ROWS)), None)
+    assert traffic.sessions.first.tolist() == [0, 3, 4]
+    assert traffic.requests.prompt_tokens.tolist() == [8, 12, 16, 4]
+    assert traffic.sessions.start_s.tolist() == pytest.approx([0.0, 0.9995])
+    assert traffic.sessions.pause_s.tolist() == pytest.approx([0.0, 2.5, 0.2505, 0.0])
+    assert chains(traffic)[1][:2] == chains(traffic)[0][:2]
+    assert traffic.reading == "mooncake (inferred), blocks of 4 tokens, times in ms"
+
+
+def test_times_that_nobody_asks_for_may_be_absent_or_in_any_order(tmp_path):
+    rows = [{name: value for name, value in row.items() if name != "timestamp"} for row in SESSION_ROWS]
+    rows[1]["timestamp"], rows[3]["timestamp"] = 9.0, 1.0
+    arrivals = {"process": "poisson", "rate_hz": 1.0}
+    traffic = make_traffic(stated(write_rows(tmp_path / "t.jsonl", rows), arrivals=arrivals), None)
+    assert len(traffic.requests) == 4
+
+
+def test_token_ids_share_blocks_of_the_engine_s_own_size(tmp_path):
+    common = list(range(10))
+    rows = [
+        {"input_toks": 12, "output_toks": 3, "arrival_time_ns": at_ns, "input_tok_ids": [*common, at_ns, 99]}
+        for at_ns in (0, 2_000_000_000)
+    ]
+    traffic = make_traffic(trace_scenario(write_rows(tmp_path / "t.jsonl", rows), trace__format=None), None)
+    first, second = chains(traffic)
+    assert first[:2] == second[:2] and not set(first[2:]) & set(second[2:])
+    assert traffic.sessions.start_s.tolist() == [0.0, 2.0]
+
+
+def test_text_becomes_tokens_by_the_tokenizer_that_is_stated(tmp_path):
+    rows = [{"input": "abcdefgh", "output": "xyz", "timestamp": 0}, {"input": "abcdWXYZ", "output": "", "timestamp": 1}]
+    path = write_rows(tmp_path / "t.jsonl", rows)
+    traffic = make_traffic(trace_scenario(path, trace__format=None, trace__tokenizer="bytes"), None)
+    first, second = chains(traffic)
+    assert traffic.requests.prompt_tokens.tolist() == [8, 8] and traffic.requests.max_tokens.tolist() == [3, 1]
+    assert first[0] == second[0] and first[1] != second[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "problem"),
+    [
+        (SESSION_ROWS, {"trace__sessions": "none"}, r"no time of arrival.*or set trace.sessions = 'stated'"),
+        (SESSION_ROWS[1:2], {"trace__shared_tokens": 8}, "records contents: leave shared_tokens out"),
+        ([{"num_prefill_tokens": 9, "num_decode_tokens": 2}], {}, "state what to assume: shared_tokens = 0"),
+        (
+            [{"num_prefill_tokens": 9, "num_decode_tokens": 2}],
+            {"trace__shared_tokens": 0, "trace__sessions": "by-prefix"},
+            "no contents to find sessions by",
+        ),
+        (
+            [{"num_prefill_tokens": 9, "num_decode_tokens": 2}],
+            {"trace__shared_tokens": 0, "trace__sessions": "stated"},
+            "names no sessions",
+        ),
+        (
+            [{"request_id": 1, "type": "text", "input_length": 8, "hash_ids": [1, 2]}],
+            {"arrivals": {"process": "poisson", "rate_hz": 1.0}},
+            "state trace.output_tokens",
+        ),
+        ([{"input": "abc", "output": "d", "timestamp": 0}], {}, "tokenizer should be 'bytes'"),
+    ],
+)
+def test_what_a_trace_lacks_is_named_in_one_line(tmp_path, rows, changes, problem):
+    path = write_rows(tmp_path / "t.jsonl", rows)
+    with pytest.raises((TraceError, ScenarioError), match=problem) as refusal:
+        make_traffic(trace_scenario(path, trace__format=None, **changes), None)
+    assert "\n" not in str(refusal.value)
+
+
+def test_outputs_that_a_trace_does_not_record_can_be_assumed(tmp_path):
+    rows = [{"request_id": 1, "type": "text", "input_length": 8, "hash_ids": [1, 2]}]
+    path = write_rows(tmp_path / "t.jsonl", rows)
+    arrivals = {"process": "poisson", "rate_hz": 1.0}
+    traffic = make_traffic(trace_scenario(path, trace__format=None, trace__output_tokens=7, arrivals=arrivals), None)
+    assert traffic.requests.max_tokens.tolist() == [7]
