@@ -41,10 +41,11 @@ class VllmProcess:
     def __init__(
         self, model: str, engine: Mapping[str, Any], *, num_threads: int = 1, python: Path | None = None
     ) -> None:
+        command = [str(python or find_python()), str(_SCRIPT)]
         environment = os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": str(num_threads)}
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [str(python or find_python()), str(_SCRIPT)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

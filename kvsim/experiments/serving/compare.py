@@ -105,14 +105,16 @@ def _coverage(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> f
 
 
 def _null_factors(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, float]:
-    """Return how many times as far off as the simulation each null is, by the mean absolute error of latencies."""
-    if not all("nulls" in sim for sim, _ in cells):
-        return {}
+    """Return how many times as far off as the simulation each null is, by the mean absolute error of latencies.
+
+    Of the nulls that say something of every cell; none where a scenario is not to be measured.
+    """
+    nulls = [null for null in cells[0][0].get("nulls", ()) if all(null in sim["nulls"] for sim, _ in cells)]
     own = np.mean([abs(sim[name] / real[name] - 1) for sim, real in cells for name in _NULL_FIGURES])
     return {
         null: float(
             np.mean([abs(sim["nulls"][null][name] / real[name] - 1) for sim, real in cells for name in _NULL_FIGURES])
             / own
         )
-        for null in cells[0][0]["nulls"]
+        for null in nulls
     }

@@ -21,7 +21,7 @@ def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[st
     r"""Return figures of latency by predictors that know costs but no batches.
 
     ``alone``: each request has the engine for itself. ``m_d_1``: one server that takes as long for each as the mean
-    prompt alone; all wait :math:`\rho S / 2 (1 - \rho)`, for ever where the load is 1 or more.
+    prompt alone; all wait :math:`\rho S / 2 (1 - \rho)`. Absent where the load is 1 or more: the wait has no end.
     """
     count = len(traffic.requests)
     apart = replace(
@@ -36,7 +36,9 @@ def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[st
         return figures
     service_s = alone["ttft_mean_s"]
     load = service_s * (start_s.size - 1) / float(start_s.max() - start_s.min())
-    wait_s = load * service_s / (2 * (1 - load)) if load < 1 else np.inf
+    if load >= 1:
+        return figures
+    wait_s = load * service_s / (2 * (1 - load))
     is_late = {name: name.startswith(("ttft", "e2e")) for name in names}
     figures["m_d_1"] = {name: alone[name] + (wait_s if is_late[name] else 0.0) for name in names}
     return figures

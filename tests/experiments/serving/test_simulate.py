@@ -93,6 +93,13 @@ def test_hits_of_the_prefix_cache_move_latency():
     assert cached["ttft_mean_s"] < 0.5 * without["ttft_mean_s"]
 
 
+def test_a_queue_of_prompts_predicts_nothing_beyond_its_capacity():
+    for rate_hz, names in ((0.05, {"alone", "m_d_1"}), (1e4, {"alone"})):
+        cell = simulate(scenario(measure={"repeats": 1}, arrivals__rate_hz=rate_hz), Job()).summary["cells"][0]
+        assert set(cell["nulls"]) == names
+        assert cell["nulls"]["alone"]["ttft_mean_s"] <= cell["ttft_mean_s"]
+
+
 def test_continuous_batching_serves_sooner_than_static_batches():
     changes = {"generated__output": {"mean": 30.0, "cv": 1.0}, "arrivals__rate_hz": 2.0}
     static, vllm = (
