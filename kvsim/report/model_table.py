@@ -20,7 +20,7 @@ def model_list_text(rows: Iterable[ModelRow]) -> str:
 
 PAGED = (
     "page by page: kvsim simulates a cache in pages where every layer attends to the whole context, and all alike; "
-    "else memory and whole steps only."
+    "else memory and step totals only."
 )
 
 

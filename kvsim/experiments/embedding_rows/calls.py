@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.caches import CACHE_POLICIES
-from kvsim.caches.rows import RowBooks, distinct
+from kvsim.caches.rows import RowCacheState, distinct
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.experiments.base import shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams, fit_bigrams
@@ -200,11 +200,11 @@ def episodes(calls: list[EmbedCall]) -> Iterator[list[EmbedCall]]:
         yield calls[start:end]
 
 
-def books_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowBooks:
-    """Return empty books for the calls of one episode; an oracle is told all that they look up and fetch ahead."""
+def state_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowCacheState:
+    """Return an empty cache state for the calls of one episode; an oracle gets all that is to come."""
     name = scenario.cache.policy
     future = future_of(calls)[0] if CACHE_POLICIES[name].kind == "oracle" else None
-    return RowBooks(
+    return RowCacheState(
         name,
         budget_rows(scenario),
         num_rows=shape_of(scenario).vocab_size,
@@ -214,7 +214,7 @@ def books_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowBooks:
 
 
 def future_of(calls: list[EmbedCall]) -> tuple[IntArray, BoolArray]:
-    """Return the rows that the books will see, in their order, and which of them calls that count look up."""
+    """Return the rows that the cache state will see, in their order, and which of them calls that count look up."""
     rows, counts = [], []
     for call in calls:
         for part, is_counted in ((call.tokens, call.counts), (call.ahead, False)):

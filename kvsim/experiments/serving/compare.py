@@ -11,7 +11,8 @@ import numpy as np
 from kvsim.experiments.serving.report.compare import compare_text
 from kvsim.experiments.serving.report.tables import COLUMNS, text_of
 from kvsim.experiments.serving.run import FIGURES
-from kvsim.report.comparison import Compared, Comparison, Fields
+from kvsim.report.comparison import Compared, Comparison, Fields, compared
+from kvsim.report.diagonal import Panel, diagonal_figure
 from kvsim.report.results import RunResult
 from kvsim.report.tables import Column
 
@@ -36,6 +37,9 @@ NULL_FACTOR = 3.0
 """How many times worse than the simulation the best null should be."""
 
 _NULL_FIGURES = ("ttft_mean_s", "ttft_p50_s", "e2e_p50_s", "tpot_p50_s")
+_PANELS = {"ttft_p50_s": "TTFT p50", "ttft_p99_s": "TTFT p99", "tpot_p50_s": "TPOT p50", "e2e_p50_s": "E2E p50"}
+"""Figures of the picture."""
+
 _COUNTS = ("num_requests", "prompt_tokens", "output_tokens")
 
 
@@ -54,7 +58,10 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
         "schedules": simulated.summary.get("schedules", []),
     }
     found.lines = [compare_text(found.contents, cells, keys=keys, coverage=COVERAGE, null_factor=NULL_FACTOR)]
-    return replace(found.compared(by=keys[0] if keys else "cell"), missed=tuple(_missed(found.contents)))
+    title = f"{measured.summary['scenario']}: simulated against measured"
+    panels = [Panel(title=text, name=name, cells=found.cells) for name, text in _PANELS.items()]
+    figure = diagonal_figure(title, panels, color_by=keys[0] if keys else "cell")
+    return replace(compared(found.contents, found.lines, found.cells, figure), missed=tuple(_missed(found.contents)))
 
 
 def _missed(contents: Mapping[str, Any]) -> Iterator[str]:
