@@ -34,7 +34,7 @@ class ServingCosts(Strict):
     sampled: CostTable
     """Over the requests that sample a token."""
     step_residuals_frac: Row[float] = ()
-    """Evenly spaced quantiles, from the least to the greatest, of measured / predicted - 1 of whole steps."""
+    """Evenly spaced quantiles, from the least to the greatest, of measured / predicted - 1 of complete steps."""
     error_frac: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
     """What the time of many steps together may be off to either side: 90% of held-out runs were nearer."""
 
