@@ -150,4 +150,4 @@ def distinct(token_ids: ArrayLike) -> tuple[IntArray, IntArray]:
 
 
 RowBooks = RowCacheState
-"""The name before 0.1; it goes with the next release."""
+"""The name before 0.2; it goes with the next release."""

@@ -153,6 +153,13 @@ def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
+def rows_parquet(rows: Rows) -> bytes:
+    """Return a Parquet file of columns of equal length."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({name: pa.array(column) for name, column in rows.items()}), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
 def summary_json(summary: Mapping[str, Any]) -> str:
     """Return the text of ``summary.json``: names sorted, equal floats equal text, what is not a number null.
 
@@ -184,7 +191,7 @@ def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) 
     tables = {f"{name}{_TABLE}": columns for name, columns in result.tables.items()}
     tables |= {ROWS: result.rows} if result.rows else {}
     for name, columns in tables.items():
-        pq.write_table(pa.table({column: pa.array(values) for column, values in columns.items()}), folder / name)
+        (folder / name).write_bytes(rows_parquet(columns))
     for name, content in figures.items():
         (folder / name).write_bytes(content)
     digests = {name: file_digest(folder / name) for name in (SUMMARY, *tables, *figures)}

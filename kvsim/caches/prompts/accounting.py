@@ -223,4 +223,4 @@ class _Shelf:
 
 
 PromptBooks = PromptCacheState
-"""The name before 0.1; it goes with the next release."""
+"""The name before 0.2; it goes with the next release."""
