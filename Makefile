@@ -1,6 +1,6 @@
 # Everything runs from a bare machine: Python 3.11 or newer, its venv module, and make. No environment need be active.
 #
-#   make demo         install kvsim without torch and run the demo
+#   make demo         install kvsim without torch, plan for a card, and simulate
 #   make test         install what the tests need, fetch the model, run every check
 #   make test-latest  the same tests with the newest releases that pyproject.toml admits
 #   make fuzz         the randomised tests with other seeds (ROUNDS=5)
@@ -33,6 +33,7 @@ SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') 
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/installed
+	$(DEMO)/bin/kvsim plan --model llama-3.1-8b --gpu rtx-3090 --context 64k
 	$(DEMO)/bin/kvsim run scenarios/long_context.toml
 
 test: install-test model

@@ -29,10 +29,10 @@ SEGMENTS = ("embed", "attention_input", "select", "attention", "attention_output
 """The work of a decode step, in order; the middle four once a layer. `attention_output` holds projection and MLP."""
 
 SPECULATE = "speculate"
-"""What a layer pays where the next one's scores are foretold: its norm, query and scores. A profile may lack it."""
+"""What a layer pays where the next one's scores are predicted: its norm, query and scores. A profile may lack it."""
 
 SHOWN_AS = {SPECULATE: "select"}
-"""Segments whose time is told as that of another: in the rows and the compute lane, scoring is scoring."""
+"""Segments whose time is reported as that of another: in the rows and the compute lane, scoring is scoring."""
 
 
 class SegmentCost(Strict):
@@ -197,7 +197,7 @@ class Profile(Strict):
         cost = self.segments.get(name)
         if cost is None:
             raise CalibrationError(
-                f"profile {self.name}: no cost of segment {name!r}, which foretelling the next layer's scores takes; "
+                f"profile {self.name}: no cost of segment {name!r}, which predicting the next layer's scores takes; "
                 f"{self.advice}"
             )
         return cost
@@ -227,7 +227,7 @@ class Profile(Strict):
 
         A policy that was never timed takes the table ``*``, which a profile may give for any other; else a built-in
         evictor takes that of ``lru``, and what may cost more, an evictor with a prefetcher or an admission and somebody
-        else's policy, that of ``attention``, the dearest that calibration times. `stands_in` tells of it.
+        else's policy, that of ``attention``, the most expensive that calibration times. `stands_in` returns it.
 
         Raises
         ------
