@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.outputs import named, output_file
+from kvsim.cli.outputs import named, output_file, output_folder
 from kvsim.cli.terminal import bar
 
 
@@ -60,7 +60,10 @@ def capacity(
         float, typer.Option(metavar="SHARE", min=0.001, max=0.5, help="How near the rate is to be found.")
     ] = 0.02,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for a picture and the figures as JSON.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for a picture and the figures as JSON."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -71,6 +74,8 @@ def capacity(
 
     loaded = load_scenario(find_scenario(scenario), overrides or ())
     chosen = loaded.of_type(Serving, "kvsim serving capacity")
+    if output is not None:
+        output_folder(output)
     from kvsim.experiments.serving.capacity import find_capacity
     from kvsim.experiments.serving.report.capacity import capacity_contents, capacity_figure, capacity_text
     from kvsim.report.results import summary_json, write_picture
