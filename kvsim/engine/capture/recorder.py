@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from kvsim.engine.capture.scores import PageSummaries, head_logits, mean_softmax, sum_by
-from kvsim.engine.model.families import attention_modules, decoder_layers, head_dim_of, num_kv_heads_of, query_of
+from kvsim.engine.capture.scores import PageSummaries, head_products, mean_mass, sum_by
+from kvsim.engine.model.dense import dense_attention
+from kvsim.engine.model.families import (
+    Queries,
+    attention_modules,
+    decoder_layers,
+    head_dim_of,
+    num_kv_heads_of,
+    weightings_of,
+)
 from kvsim.errors import KvsimError
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.types import UNIT_TOKENS
@@ -56,8 +63,9 @@ class StepRecorder:
     def __init__(self, model: PreTrainedModel, channels: tuple[str, ...], max_tokens: int) -> None:
         config = model.config
         self._channels = tuple((name, *parse_channel(name)) for name in channels)
-        self._model = model
-        self._scaling: list[float] = [float(module.scaling) for module in attention_modules(model)]  # type: ignore[arg-type]
+        self._queries = Queries(model)
+        self._weightings = weightings_of(model)
+        self._places = {int(module.layer_idx): place for place, module in enumerate(attention_modules(model))}  # type: ignore[arg-type]
         self._rows: dict[str, list[Tensor]] = {}
         self._summaries = [
             {
@@ -70,7 +78,7 @@ class StepRecorder:
                 )
                 for page_tokens in {page_tokens for _, _, page_tokens in self._channels}
             }
-            for _ in range(config.num_hidden_layers)
+            for _ in self._places
         ]
 
     @property
@@ -79,7 +87,7 @@ class StepRecorder:
         return any(score == NEXT_LAYER for _, score, _ in self._channels)
 
     def begin(self, prompt_keys: list[Tensor]) -> None:
-        """Summarise the prompt's keys, for each layer ``[num_kv_heads, num_tokens, head_dim]``."""
+        """Summarise the prompt's keys, for each layer with pages ``[num_kv_heads, num_tokens, head_dim]``."""
         for summaries, keys in zip(self._summaries, prompt_keys, strict=True):
             for pages in summaries.values():
                 pages.extend(keys)
@@ -94,19 +102,26 @@ class StepRecorder:
         """Return the channels of the step, once the model has run."""
         return {name: _stack(rows) for name, rows in self._rows.items()}
 
-    def attended(self, layer: int, query: Tensor, keys: Tensor, scaling: float) -> None:
-        """Record the mass and the estimates of one layer: query ``[num_heads, head_dim]``, all of the layer's keys."""
-        self._rows[MASS].append(sum_by(UNIT_TOKENS, mean_softmax(head_logits(query, keys, scaling))))
+    def attended(self, layer_idx: int, query: Tensor, keys: Tensor) -> None:
+        """Record the mass and the estimates of one layer: query ``[num_heads, head_dim]``, all of the layer's keys.
+
+        `layer_idx` is the layer's place in the model; one without pages is not recorded.
+        """
+        layer = self._places.get(layer_idx)
+        if layer is None:
+            return
+        weighting = self._weightings[layer]
+        self._rows[MASS].append(sum_by(UNIT_TOKENS, mean_mass(head_products(query, keys), weighting)))
         for summary in self._summaries[layer].values():
             summary.extend(keys)
         for name, score, page_tokens in self._channels:
             pages = self._summaries[layer][page_tokens]
             if score == QUEST:
-                self._rows[name].append(pages.quest(query, scaling))
+                self._rows[name].append(pages.quest(query, weighting))
             elif score == MEAN:
-                self._rows[name].append(pages.mean(query, scaling))
+                self._rows[name].append(pages.mean(query, weighting))
             elif score == CUBOID_MEAN:
-                self._rows[name].append(pages.cuboid_mean(query, scaling))
+                self._rows[name].append(pages.cuboid_mean(query, weighting))
 
     def speculate(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> None:
         """Record what the hidden state entering the layer before says of `layer`, ``[1, 1, hidden_size]``.
@@ -114,11 +129,11 @@ class StepRecorder:
         The pages are those that `layer` has then: without the token being decoded, whose key it has yet to make.
         Its page, if new, scores 0. After InfiniGen (OSDI 2024), with whole queries instead of its partial weights.
         """
-        query = query_of(self._model, layer, hidden, rotary)
+        query = self._queries.of(layer, hidden, rotary)
         for name, score, page_tokens in self._channels:
             if score == NEXT_LAYER:
                 pages = self._summaries[layer][page_tokens]
-                self._rows[name].append(pages.quest(query[0, :, 0], self._scaling[layer]))
+                self._rows[name].append(pages.quest(query[0, :, 0], self._weightings[layer]))
 
 
 @contextlib.contextmanager
@@ -160,12 +175,9 @@ def _recorded_attention(
     recorder: StepRecorder,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as SDPA does to one new token, ``[1, num_heads, 1, head_dim]``, and let the recorder hear it."""
-    recorder.attended(int(module.layer_idx), query[0, :, 0], key[0], scaling)  # type: ignore[arg-type]
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **others
-    )
-    return output
+    """Attend to one new token, ``[1, num_heads, 1, head_dim]``, and let the recorder hear it."""
+    recorder.attended(int(module.layer_idx), query[0, :, 0], key[0])  # type: ignore[arg-type]
+    return dense_attention(module, query, key, value, attention_mask, scaling=scaling, **others)
 
 
 def _stack(rows: list[Tensor]) -> np.ndarray[Any, Any]:

@@ -25,9 +25,17 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from kvsim.engine.model.dense import NAME as DENSE
 from kvsim.engine.model.families import TORCH_DTYPES as TORCH_DTYPES
-from kvsim.engine.model.families import check_config, check_model_type, layers_name, shape_of_config
+from kvsim.engine.model.families import (
+    check_config,
+    check_model_type,
+    check_whole_context,
+    layers_name,
+    shape_of_config,
+)
 from kvsim.engine.model.families import shape_of as shape_of
+from kvsim.engine.model.family_table import FAMILIES
 from kvsim.engine.model.sdpa import leave_cudnn_out
 from kvsim.engine.model.source import source_of
 from kvsim.errors import KvsimError
@@ -39,7 +47,7 @@ from kvsim.scenario.whole_files import temporary_name
 def load_model(
     path_or_id: Path | str, dtype: DType, device: str = "cpu", *, quantisation: Quantisation | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model in evaluation mode, with SDPA attention and weights in `dtype`, and its tokenizer.
+    """Return the model in evaluation mode, with weights in `dtype` and SDPA where it has one, and its tokenizer.
 
     On a GPU SDPA is told to leave cuDNN's attention out, for the whole process; `kvsim.engine.model.sdpa` says why.
 
@@ -62,7 +70,7 @@ def load_model(
     if device.startswith("cuda"):
         leave_cudnn_out()
     source, arguments = source_of(path_or_id)
-    _read_config(path_or_id, source, arguments)
+    family = FAMILIES[_read_config(path_or_id, source, arguments).model_type]
     packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
     with _one_line_faults(path_or_id), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
@@ -71,7 +79,7 @@ def load_model(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=TORCH_DTYPES[dtype],
-            attn_implementation="sdpa",
+            attn_implementation="sdpa" if family.uses_sdpa else DENSE,
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             **arguments,
@@ -87,9 +95,20 @@ def load_model(
 
 
 def load_model_of(
-    shape: ModelShape, path_or_id: str, device: str, *, quantisation: Quantisation | None = None, where: str
+    shape: ModelShape,
+    path_or_id: str,
+    device: str,
+    *,
+    quantisation: Quantisation | None = None,
+    where: str,
+    takes_windows: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer as `load_model` does, of the sizes that a scenario says.
+
+    Parameters
+    ----------
+    takes_windows
+        Whether layers may attend to a sliding window; by default the model is for caches of whole prompts.
 
     Raises
     ------
@@ -98,6 +117,8 @@ def load_model_of(
     """
     model, tokenizer = load_model(path_or_id, shape.dtype, device, quantisation=quantisation)
     check_shape(shape_of(model), shape, where=f"{where}: the model in {path_or_id}")
+    if not takes_windows:
+        check_whole_context(model.config, path_or_id)
     return model, tokenizer
 
 

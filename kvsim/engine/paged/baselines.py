@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,9 +69,12 @@ def decode_on(
 
 def fill(cache: Any, snapshot: Snapshot, device: torch.device) -> None:
     """Give `cache` the prompt's keys and values, layer by layer, as a prefill does."""
-    for layer in range(snapshot.num_layers):
+    paged = (place for place in range(len(cache.layers)) if place not in snapshot.windows)
+    for layer, place in zip(range(snapshot.num_layers), paged, strict=True):
         prompt = snapshot.layer_prompt(layer, device)
-        cache.update(prompt[:, :, 0].transpose(1, 2), prompt[:, :, 1].transpose(1, 2), layer)
+        cache.update(prompt[:, :, 0].transpose(1, 2), prompt[:, :, 1].transpose(1, 2), place)
+    for place, window in snapshot.windows.items():
+        cache.layers[place] = copy.copy(window)
 
 
 class CopyCounts:

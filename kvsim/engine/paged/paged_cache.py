@@ -14,11 +14,11 @@ import torch
 from transformers.cache_utils import Cache
 
 from kvsim.engine.model.families import shape_of
-from kvsim.engine.paged.cache import PagedLayer
 from kvsim.engine.paged.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.session import Session
 from kvsim.engine.paged.summaries import check_channel
+from kvsim.engine.paged.windows import cache_layers, copied_windows
 from kvsim.errors import KvsimError
 from kvsim.policies.budget import check_budget
 from kvsim.scenario.decode import Scenario
@@ -68,8 +68,7 @@ class PagedCache(Cache):
     """
 
     def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:
-        layers: list[Any] = [PagedLayer(session, layer) for layer in range(session.given.setting.grid.num_layers)]
-        super().__init__(layers=layers)
+        super().__init__(layers=cache_layers(session.model, session))
         self._policy = policy
         self._session = session
         self._scores = scores
@@ -144,7 +143,10 @@ class PagedCache(Cache):
             If the cache is closed, or a decode step was cut short.
         """
         session: Session = copy.deepcopy(self._session, memo)
-        return type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
+        copied = type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
+        for place, window in copied_windows(self.layers).items():
+            copied.layers[place] = window
+        return copied
 
     def report(self) -> CacheReport:
         """Return what the cache did up to now; after `close`, up to then.

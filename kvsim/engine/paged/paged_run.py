@@ -11,6 +11,7 @@ import torch
 
 from kvsim.engine.links.base import Link, Transfer
 from kvsim.engine.links.page_pool import NOWHERE, PagePool
+from kvsim.engine.model.families import weightings_of
 from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.prefill import Snapshot
@@ -107,6 +108,7 @@ class PagedRun:
         self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
         self._grid = given.setting.grid
+        self._weightings = weightings_of(model)
         self._pool = pool
         self.link = link
         self._stamps = stamps
@@ -232,7 +234,7 @@ class PagedRun:
             self._open_slots[layer, sequence] = self._traffic.open_page(page)
         self._open_indices[layer] = None
 
-    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""
         self._mark()
         context = self.context_tokens + 1
@@ -255,7 +257,7 @@ class PagedRun:
         check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
-        output = self._read(layer, seen, decision, demand, query, scaling, context)
+        output = self._read(layer, seen, decision, demand, query, context)
         self._mark()
         return output
 
@@ -318,11 +320,10 @@ class PagedRun:
         decision: Decision,
         demand: Transfer | None,
         query: torch.Tensor,
-        scaling: float,
         context: int,
     ) -> torch.Tensor:
         """Check every slot's tag, count what is read, and attend."""
-        pool, given = self._pool, self.given
+        pool, given, weighting = self._pool, self.given, self._weightings[layer]
         slots = pool.slot_of[decision.selected]
         pool.check(decision.selected, slots)
         self.tally.read(slots, self._traffic.number_of(demand))
@@ -334,14 +335,14 @@ class PagedRun:
         counts = np.diff(bounds)
         if (counts == counts[0]).all():
             num_tokens = int(counts[0]) * given.page_tokens - unfilled
-            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, scaling)
+            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting)
         parts = [
             attend_pages(
                 query[sequence : sequence + 1],
                 pool.slots,
                 indices[None, bounds[sequence] : bounds[sequence + 1]],
                 int(count) * given.page_tokens - unfilled,
-                scaling,
+                weighting,
             )
             for sequence, count in enumerate(counts)
         ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from kvsim.engine.model.first_token import prefill_logits
+from kvsim.engine.model.layers import paged_layers, window_layers
 
 _ROOM_FACTOR_TOKENS = 128
 """Room is a multiple of this, so that it is a whole number of pages of 16, 32, 64 and 128 tokens."""
@@ -24,6 +26,8 @@ class Snapshot:
     prompt_tokens: int
     next_token: torch.Tensor
     """Greedy next token, ``[num_sequences, 1]``."""
+    windows: Mapping[int, Any] = field(default_factory=dict)
+    """transformers' cache layers that hold a sliding window and have no pages, by their place in the model."""
 
     @property
     def num_sequences(self) -> int:
@@ -32,7 +36,7 @@ class Snapshot:
 
     @property
     def num_layers(self) -> int:
-        """Layers of the model."""
+        """Layers that have pages."""
         return int(self.tokens.shape[1])
 
     def layer_prompt(self, layer: int, device: torch.device | str) -> torch.Tensor:
@@ -59,7 +63,7 @@ def prefill(
     chunk_tokens: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> Snapshot:
-    """Run the prompts through `model` with SDPA, in chunks, and return their keys and values.
+    """Run the prompts through `model` with its own attention, in chunks, and return their keys and values.
 
     Parameters
     ----------
@@ -73,15 +77,17 @@ def prefill(
     prompt_tokens = token_ids.shape[1]
     cache = DynamicCache(config=model.config)
     logits = prefill_logits(model, token_ids, cache, chunk_tokens=chunk_tokens, progress=progress)
+    layers: list[Any] = cache.layers
+    paged = [layers[place] for place in paged_layers(model.config)]
     return Snapshot(
-        tokens=_host_tokens(cache, room=prompt_tokens + room_tokens),
+        tokens=_host_tokens(paged, room=prompt_tokens + room_tokens),
         prompt_tokens=prompt_tokens,
         next_token=logits.argmax(dim=-1, keepdim=True).cpu(),
+        windows={place: copy.deepcopy(layers[place]) for place in window_layers(model.config)},
     )
 
 
-def _host_tokens(cache: DynamicCache, room: int) -> torch.Tensor:
-    layers: list[Any] = cache.layers
+def _host_tokens(layers: list[Any], room: int) -> torch.Tensor:
     first: torch.Tensor = layers[0].keys
     num_sequences, num_kv_heads, length, head_dim = first.shape
     room = -(-room // _ROOM_FACTOR_TOKENS) * _ROOM_FACTOR_TOKENS

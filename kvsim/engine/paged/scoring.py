@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kvsim.engine.model.families import weightings_of
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.summaries import QuestSummaries, make_summaries
@@ -50,6 +51,7 @@ class Scoring:
         shows_speculation: bool,
     ) -> None:
         self._grid = grid
+        self._weightings = weightings_of(model)
         self._page_tokens = page_tokens
         self._device = device
         self._selects_by_speculation = channel == NEXT_LAYER
@@ -94,7 +96,7 @@ class Scoring:
             assert scores is not None
             self._foretold = foretold
         else:
-            scores = self._summaries.scores(layer, query, num_pages)
+            scores = self._summaries.scores(layer, query, num_pages, self._weightings[layer])
         shown = [scores, foretold] if self._shows_speculation and foretold is not None else [scores]
         return torch.stack(shown)
 

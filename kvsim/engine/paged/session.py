@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.dense import dense_attention
 from kvsim.engine.model.families import Rotary, attention_modules
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.copying import copy_whole
@@ -34,7 +34,7 @@ class Session:
     """Keeps the keys and values of a batch, and answers for its cache where attention is asked.
 
     A forward pass of one token after the prompt is a decode step; everything before it is prompt. While the session is
-    open the model computes other caches with SDPA.
+    open the model computes other caches densely.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Session:
         self._is_mid_step = False
         self._max_tokens = max_tokens
         self._make_link = make_link
-        self._model = model
+        self.model = model
         self._tokens: torch.Tensor | None = None  # [num_sequences, num_layers, room, 2, num_kv_heads, head_dim]
         self._key: torch.Tensor | None = None
         self._run: PagedRun | None = None
@@ -88,12 +88,12 @@ class Session:
         return key, value
 
     @torch.no_grad()
-    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor | None:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
         """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
         if self._run is None:
             return None
         with cudnn_left_out():
-            output = self._run.attend(layer, query, scaling)
+            output = self._run.attend(layer, query)
         if layer == self.given.setting.grid.num_layers - 1:
             self._run.end()
             self.num_steps += 1
@@ -112,10 +112,10 @@ class Session:
         if self.is_closed or self._is_mid_step:
             why = "it is closed" if self.is_closed else "a decode step of it is under way, or was cut short"
             raise KvsimError(f"this PagedCache cannot be copied: {why}")
-        memo[id(self._model)] = self._model
+        memo[id(self.model)] = self.model
         with torch.inference_mode(False):
             given = copy_whole(self.given, memo)
-            copied = Session(self._model, given, max_tokens=self._max_tokens, make_link=self._make_link)
+            copied = Session(self.model, given, max_tokens=self._max_tokens, make_link=self._make_link)
             copied.prompt_tokens, copied.num_steps = self.prompt_tokens, self.num_steps
             copied.observer = copy.deepcopy(self.observer, memo)
             if self._run is not None:
@@ -146,7 +146,7 @@ class Session:
         if self.is_closed:
             return
         self.is_closed = True
-        _detach(self._model, self)
+        _detach(self.model, self)
         for handle in self._handles:
             handle.remove()
         if self._link is not None:
@@ -202,7 +202,7 @@ class Session:
                     tokens=self._tokens, prompt_tokens=self.prompt_tokens, next_token=torch.empty((0, 1))
                 )
                 pool = make_pool(snapshot, self.given, device=device.type)
-                run = PagedRun(self._model, self.given, snapshot, pool, self._make_link(pool), None)
+                run = PagedRun(self.model, self.given, snapshot, pool, self._make_link(pool), None)
             run.observer = self.observer
             if run.speculation is not None and self._heard is not None:
                 run.speculation.hear(*self._heard)
@@ -217,13 +217,16 @@ class _Sessions:
     """The open sessions of a model, and the attention it had before the first."""
 
     before: str
+    places: dict[torch.nn.Module, int]
+    """Attention of each layer with pages, and its place among them."""
     open: list[Session] = field(default_factory=list)
 
 
 def _attach(model: Any, session: Session) -> None:
     sessions = getattr(model, _ATTRIBUTE, None)
     if sessions is None:
-        sessions = _Sessions(before=model.config._attn_implementation)
+        places = {module: place for place, module in enumerate(attention_modules(model))}
+        sessions = _Sessions(before=model.config._attn_implementation, places=places)
         model.set_attn_implementation(NAME)
         for module in (model, *attention_modules(model)):
             setattr(module, _ATTRIBUTE, sessions)
@@ -250,20 +253,17 @@ def _attention(
     scaling: float,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend to pages in a decode step of a session, and as SDPA does everywhere else."""
+    """Attend to pages in a decode step of a session, and as the model does everywhere else."""
     sessions: _Sessions | None = getattr(module, _ATTRIBUTE, None)
     session = next((one for one in sessions.open if one.owns(key)), None) if sessions is not None else None
-    if session is not None:
-        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int in every model
+    if sessions is not None and session is not None:
+        layer: int = sessions.places[module]
         if layer == 0:
             _check_call(attention_mask, query.shape[2], session, **others)
-        output = session.attend(layer, query, scaling)
+        output = session.attend(layer, query)
         if output is not None:
             return output, None
-    dense: tuple[torch.Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **others
-    )
-    return dense
+    return dense_attention(module, query, key, value, attention_mask, scaling=scaling, **others)
 
 
 def _check_call(

@@ -125,7 +125,7 @@ def _excluded(choices: Choices) -> list[dict[str, Any]]:
 
 
 def _sequences(request: Request, shape: ModelShape) -> int:
-    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.num_layers * NUM_STEPS
+    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.paged_layers * NUM_STEPS
     return max(1, min(request.batch, GENERATED_PAGES // pages))
 
 

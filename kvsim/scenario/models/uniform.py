@@ -60,6 +60,21 @@ def shortest_window(spec: ModelSpec) -> int | None:
     return min((size for size in held if size is not None), default=None)
 
 
+def window_layers(spec: ModelSpec) -> int:
+    """Return how many layers hold a sliding window beside others that hold every token; 0 where none of these is there.
+
+    A window no shorter than the model's positions is none.
+
+    Examples
+    --------
+    >>> from kvsim.scenario.models.known import known_model
+    >>> window_layers(known_model("gemma-2-9b")), window_layers(known_model("llama-3-8b"))
+    (21, 0)
+    """
+    others = [layer.kind for layer in spec.layers if not _is_full(layer, spec.max_positions)]
+    return len(others) if set(others) == {"sliding"} and len(others) < len(spec.layers) else 0
+
+
 def _is_full(layer: Layer, limit: int | None) -> bool:
     if len(layer.mixers) != 1 or not isinstance(layer.mixers[0], Attention) or layer.mixers[0].reuses_keys:
         return False
