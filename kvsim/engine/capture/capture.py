@@ -100,8 +100,9 @@ def capture(
 ) -> None:
     """Write the trace of `model` reading `text`, whole or not at all.
 
-    The prefill runs in chunks, through SDPA where a family allows it, so that no attention matrix of the prompt is ever held. A decode step
-    attends likewise; its row of attention is computed a second time, in float32, to be recorded.
+    The prefill runs in chunks, through SDPA where the family allows it, so that no attention matrix of the prompt is
+    ever held. A decode step attends likewise; its row of attention is computed a second time, in float32, to be
+    recorded. Layers that hold a sliding window have no pages and are not recorded.
 
     Raises
     ------
