@@ -42,6 +42,7 @@ _FURTHER: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layer_interval": 2},
     "gpt_oss": _WINDOWS | _EXPERTS | {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
     "cohere2": _WINDOWS,
+    "gpt_neox": {"head_dim": None, "num_key_value_heads": None},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
 }
 
