@@ -68,7 +68,7 @@ def shape_of_spec(spec: ModelSpec, dtype: DType | None = None) -> ModelShape:
         raise ScenarioError(
             f"{spec.name}: pages of layers that attend to the whole context and are alike only; {'; '.join(problems)}"
         )
-    window = shortest_window(spec) if differences(spec) else None
+    window = shortest_window(spec) if differences(spec) or window_layers(spec) else None
     base = _base(spec, dtype or ("fp16" if spec.dtype == "fp16" else "bf16"))
     return base.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""What the paged decode simulator asks of a model: layers that all attend to the whole context, and all alike."""
+"""What the paged decode simulator asks of a model: layers that attend to the whole context or hold a window, all alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def uniform_attention(spec: ModelSpec) -> Attention:
 def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]:
     """Return what keeps a model from being simulated page by page, in a few words each; empty where nothing does.
 
-    A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context.
+    A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context. Layers that
+    hold a sliding window keep nothing from it where others attend to the whole context: they have no pages.
 
     Parameters
     ----------
@@ -39,11 +40,13 @@ def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]
     Examples
     --------
     >>> from kvsim.scenario.models.known import known_model
-    >>> differences(known_model("gemma-2-9b"))
-    ['of its 42 layers 21 attend to a window of 4,096 tokens']
+    >>> differences(known_model("gemma-2-9b")), differences(known_model("mistral-7b-v0.1"))
+    ([], ['of its 32 layers 32 attend to a window of 4,096 tokens'])
     """
     limit = spec.max_positions if context_tokens is None else context_tokens
     kinds = Counter(layer.kind for layer in spec.layers if not _is_full(layer, limit))
+    if window_layers(spec):
+        kinds.pop("sliding", None)
     others = [f"{number} {_words(kind, spec)}" for kind, number in kinds.items()]
     if others:
         return [f"of its {len(spec.layers)} layers {', '.join(others)}"]
