@@ -220,7 +220,7 @@ def _steps(
     logits = _prefill(model, cache, tokens[:, : request.prompt_tokens], request.chunk_tokens, progress)
     recorder = StepRecorder(model, request.channels, request.max_tokens)
     layers: list[Any] = cache.layers
-    recorder.begin([layers[place].keys[0] for place in paged_layers(model.config)])
+    recorder.begin([layers[place] for place in paged_layers(model.config)])
     generator = torch.Generator().manual_seed(request.seed)
     with recording(model, recorder) as arguments:
         for step in range(request.decode_tokens):

@@ -18,10 +18,9 @@ from kvsim.engine.model.families import (
     Queries,
     attention_modules,
     decoder_layers,
-    head_dim_of,
-    num_kv_heads_of,
     weightings_of,
 )
+from kvsim.engine.model.held import held_by
 from kvsim.errors import KvsimError
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.types import UNIT_TOKENS
@@ -61,36 +60,44 @@ class StepRecorder:
     """
 
     def __init__(self, model: PreTrainedModel, channels: tuple[str, ...], max_tokens: int) -> None:
-        config = model.config
         self._channels = tuple((name, *parse_channel(name)) for name in channels)
         self._queries = Queries(model)
         self._weightings = weightings_of(model)
+        self._held = held_by(model.config)
         self._places = {int(module.layer_idx): place for place, module in enumerate(attention_modules(model))}  # type: ignore[arg-type]
         self._rows: dict[str, list[Tensor]] = {}
-        self._summaries = [
-            {
-                page_tokens: PageSummaries(
-                    page_tokens=page_tokens,
-                    max_tokens=max_tokens,
-                    num_kv_heads=num_kv_heads_of(config),
-                    head_dim=head_dim_of(config),
-                    device=model.device,
-                )
-                for page_tokens in {page_tokens for _, _, page_tokens in self._channels}
-            }
-            for _ in self._places
-        ]
+        self._max_tokens = max_tokens
+        self._layers: list[Any] = []
+        self._summaries: list[dict[int, PageSummaries]] = []
 
     @property
     def speculates(self) -> bool:
         """Whether a channel wants `speculate` to be called."""
         return any(score == NEXT_LAYER for _, score, _ in self._channels)
 
-    def begin(self, prompt_keys: list[Tensor]) -> None:
-        """Summarise the prompt's keys, for each layer with pages ``[num_kv_heads, num_tokens, head_dim]``."""
-        for summaries, keys in zip(self._summaries, prompt_keys, strict=True):
-            for pages in summaries.values():
-                pages.extend(keys)
+    def begin(self, layers: list[Any]) -> None:
+        """Summarise the prompt: the layers with pages of its cache, which holds one sequence."""
+        self._layers = layers
+        self._summaries = [self._summaries_of(self._keys(place)) for place in range(len(layers))]
+
+    def _summaries_of(self, keys: Tensor) -> dict[int, PageSummaries]:
+        """Return the summaries of a layer's keys by page size."""
+        summaries: dict[int, PageSummaries] = {}
+        for page_tokens in {page_tokens for _, _, page_tokens in self._channels}:
+            summaries[page_tokens] = PageSummaries(
+                page_tokens=page_tokens,
+                max_tokens=self._max_tokens,
+                num_kv_heads=keys.shape[0],
+                head_dim=keys.shape[-1],
+                device=keys.device,
+            )
+            summaries[page_tokens].extend(keys)
+        return summaries
+
+    def _keys(self, layer: int) -> Tensor:
+        """Return what queries of a layer meet, ``[num_kv_heads, num_tokens, head_dim]``."""
+        held = self._layers[layer]
+        return self._held.key(held.keys, held.values)[0]
 
     def begin_step(self) -> None:
         """Forget the step before."""
@@ -103,7 +110,7 @@ class StepRecorder:
         return {name: _stack(rows) for name, rows in self._rows.items()}
 
     def attended(self, layer_idx: int, query: Tensor, keys: Tensor) -> None:
-        """Record the mass and the estimates of one layer: query ``[num_heads, head_dim]``, all of the layer's keys.
+        """Record the mass and the estimates of one layer: query ``[1, num_heads, 1, head_dim]``, all of its keys.
 
         `layer_idx` is the layer's place in the model; one without pages is not recorded.
         """
@@ -111,6 +118,9 @@ class StepRecorder:
         if layer is None:
             return
         weighting = self._weightings[layer]
+        query = self._queries.inward(layer, query)[0, :, 0]
+        if self._held.latent_numbers is not None:
+            keys = self._keys(layer)  # those handed over were made of the latents
         self._rows[MASS].append(sum_by(UNIT_TOKENS, mean_mass(head_products(query, keys), weighting)))
         for summary in self._summaries[layer].values():
             summary.extend(keys)
@@ -176,7 +186,7 @@ def _recorded_attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend to one new token, ``[1, num_heads, 1, head_dim]``, and let the recorder hear it."""
-    recorder.attended(int(module.layer_idx), query[0, :, 0], key[0])  # type: ignore[arg-type]
+    recorder.attended(int(module.layer_idx), query, key[0])  # type: ignore[arg-type]
     return dense_attention(module, query, key, value, attention_mask, scaling=scaling, **others)
 
 

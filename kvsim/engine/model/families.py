@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kvsim.engine.model import latent
 from kvsim.engine.model.family_table import FAMILIES, Family
+from kvsim.engine.model.latent_shape import latent_shape
 from kvsim.engine.model.layers import paged_layers, window_of_all
 from kvsim.engine.model.queries import Rotary as Rotary
 from kvsim.engine.model.weighting import Weighting
@@ -51,7 +53,7 @@ def weightings_of(model: Any) -> list[Weighting]:
 
 
 class Queries:
-    """The queries that layers with pages would make of hidden states."""
+    """The queries that layers with pages make, as they meet what pages hold."""
 
     def __init__(self, model: Any) -> None:
         self._family = family_of(model)
@@ -67,7 +69,15 @@ class Queries:
         """Return the queries of what enters `layer`, ``[n, 1, hidden_size]``: ``[n, num_heads, 1, head_dim]``."""
         norm = self._family.input_norm
         entering = hidden if norm is None else getattr(self._layers[layer], norm)(hidden)
-        return self._family.query(self._attentions[layer], entering, rotary)
+        return self.inward(layer, self._family.query(self._attentions[layer], entering, rotary))
+
+    def inward(self, layer: int, query: Tensor) -> Tensor:
+        """Return a query of the attention as it meets what pages hold: the same where these are keys."""
+        return latent.to_latent(self._attentions[layer], query) if self._family.has_latent else query
+
+    def outward(self, layer: int, output: Tensor) -> Tensor:
+        """Return a sum of what pages hold as values of the heads: the same where these are values."""
+        return latent.from_latent(self._attentions[layer], output) if self._family.has_latent else output
 
 
 def shape_of(model: Any) -> ModelShape:
@@ -98,7 +108,8 @@ def shape_of_config(config: Any, dtype: DType) -> ModelShape:
     """
     keys = config.to_dict()
     keys.pop("quantization_config", None)  # packed as they load, not in the checkpoint
-    return shape_of_spec(from_config(keys), dtype)
+    spec = from_config(keys)
+    return latent_shape(spec, config, dtype) if FAMILIES[config.model_type].has_latent else shape_of_spec(spec, dtype)
 
 
 def context_limit_of(model: Any) -> int | None:
@@ -153,7 +164,7 @@ def check_config(config: Any, name: Path | str) -> None:
 
 
 def check_whole_context(config: Any, name: Path | str) -> None:
-    """Refuse models of which some layers drop old tokens, for caches that keep the states of whole prompts.
+    """Refuse models without keys and values of every token, for caches that keep the states of whole prompts.
 
     Raises
     ------
@@ -164,6 +175,10 @@ def check_whole_context(config: Any, name: Path | str) -> None:
         raise KvsimError(
             f"{name}: some layers attend to a sliding window; states of prompts are kept of models with full attention "
             "only"
+        )
+    if FAMILIES[config.model_type].has_latent:
+        raise KvsimError(
+            f"{name}: its layers hold one latent a token for all heads; states of prompts are kept as keys and values"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kvsim.engine.model import queries
+from kvsim.engine.model import latent, queries
 from kvsim.engine.model.queries import Rotary
 from kvsim.engine.model.weighting import Weighting
 
@@ -41,6 +41,8 @@ class Family:
     """Of an attention, its input ``[n, 1, hidden_size]`` and the rotary embedding; see `kvsim.engine.model.queries`."""
     weighting: Callable[[Any], Weighting] = _scaled
     """Of an attention."""
+    has_latent: bool = False
+    """Whether layers hold one latent a token for all heads (`kvsim.engine.model.latent`)."""
     refused: Callable[[Any], str | None] = lambda _: None
     """Returns what a configuration asks for that the engine does not read, in a few words; None where nothing."""
     note: str = ""
@@ -63,6 +65,8 @@ def _bidirectional(config: Any) -> str | None:
         return "its tokens attend to later ones (use_bidirectional_attention); kvsim reads causal models"
     return None
 
+
+_LATENT = "one latent a token for all heads, which pages hold; experts"
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
@@ -87,6 +91,8 @@ FAMILIES: dict[str, Family] = {
     "cohere2": Family(
         query=queries.rotated_in_windows, note="attention and MLP side by side; no rotation where there is no window"
     ),
+    "deepseek_v2": Family(query=latent.query_v2, has_latent=True, note=_LATENT),
+    "deepseek_v3": Family(query=latent.query_v3, has_latent=True, note=_LATENT),
     "gpt_neox": Family(
         layers="gpt_neox.layers",
         final_norm="gpt_neox.final_layer_norm",

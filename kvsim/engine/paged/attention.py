@@ -45,7 +45,7 @@ def attend_pages(
     query
         ``[num_sequences, num_heads, 1, head_dim]``.
     slots
-        The device pool, ``[num_slots, page_tokens, 2, num_kv_heads, head_dim]``.
+        The device pool, ``[num_slots, page_tokens, planes, num_kv_heads, head_dim]``: keys first, values last.
     slot_indices
         Slots of each sequence's pages in order, ``[num_sequences, num_pages]``.
 
@@ -57,8 +57,8 @@ def attend_pages(
     num_sequences, num_heads, _, head_dim = query.shape
     num_kv_heads = slots.shape[3]
     gathered = slots.index_select(0, slot_indices.flatten())
-    tokens = gathered.view(num_sequences, -1, 2, num_kv_heads, head_dim)[:, :num_tokens]
-    keys, values = tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)  # [sequence, kv head, token, dim]
+    tokens = gathered.view(num_sequences, -1, *slots.shape[2:])[:, :num_tokens]
+    keys, values = tokens[:, :, 0].transpose(1, 2), tokens[:, :, -1].transpose(1, 2)  # [sequence, kv head, token, dim]
     # The heads that share a KV head are rows of one product: no key is repeated.
     grouped = query.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
     if weighting.is_plain:

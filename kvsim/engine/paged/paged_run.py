@@ -11,7 +11,8 @@ import torch
 
 from kvsim.engine.links.base import Link, Transfer
 from kvsim.engine.links.page_pool import NOWHERE, PagePool
-from kvsim.engine.model.families import weightings_of
+from kvsim.engine.model.families import Queries, weightings_of
+from kvsim.engine.model.held import held_by
 from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.prefill import Snapshot
@@ -109,6 +110,8 @@ class PagedRun:
         self.observer: Observer | None = None
         self._grid = given.setting.grid
         self._weightings = weightings_of(model)
+        self._queries = Queries(model)
+        self._held = held_by(model.config)
         self._pool = pool
         self.link = link
         self._stamps = stamps
@@ -211,13 +214,15 @@ class PagedRun:
         if place == 0:
             self._open(layer, index)
         slots = self._pool.slots
-        if self._grid.num_sequences == 1:
+        if self._held.latent_numbers is not None:
+            slots[self._open_index(layer), place] = self._held.planes(key, value)[:, 0]
+        elif self._grid.num_sequences == 1:
             slot = int(self._open_slots[layer, 0])
             slots[slot, place, 0] = key[0, :, 0]
             slots[slot, place, 1] = value[0, :, 0]
         else:
             slots[self._open_index(layer), place] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1)
-        self._key = key
+        self._key = self._held.key(key, value)
 
     def _open_index(self, layer: int) -> torch.Tensor:
         """Return the slots of a layer's open pages on the device, brought there once a page."""
@@ -237,6 +242,7 @@ class PagedRun:
     def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""
         self._mark()
+        query = self._queries.inward(layer, query)
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
         foretold = self._scoring.foretell(layer, context) if self._scoring is not None else None
@@ -257,7 +263,7 @@ class PagedRun:
         check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
-        output = self._read(layer, seen, decision, demand, query, context)
+        output = self._queries.outward(layer, self._read(layer, seen, decision, demand, query, context))
         self._mark()
         return output
 

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from kvsim.engine.model.first_token import prefill_logits
+from kvsim.engine.model.held import Held, held_by
 from kvsim.engine.model.layers import paged_layers, window_layers
 
 _ROOM_FACTOR_TOKENS = 128
@@ -22,7 +23,7 @@ class Snapshot:
     """What prefill left: the prompt's keys and values, and the token that follows."""
 
     tokens: torch.Tensor
-    """``[num_sequences, num_layers, room, 2, num_kv_heads, head_dim]``; past `prompt_tokens` runs write their own."""
+    """``[num_sequences, num_layers, room, planes, num_kv_heads, head_dim]``; past the prompt runs write their own."""
     prompt_tokens: int
     next_token: torch.Tensor
     """Greedy next token, ``[num_sequences, 1]``."""
@@ -80,20 +81,19 @@ def prefill(
     layers: list[Any] = cache.layers
     paged = [layers[place] for place in paged_layers(model.config)]
     return Snapshot(
-        tokens=_host_tokens(paged, room=prompt_tokens + room_tokens),
+        tokens=_host_tokens(paged, held_by(model.config), room=prompt_tokens + room_tokens),
         prompt_tokens=prompt_tokens,
         next_token=logits.argmax(dim=-1, keepdim=True).cpu(),
         windows={place: copy.deepcopy(layers[place]) for place in window_layers(model.config)},
     )
 
 
-def _host_tokens(layers: list[Any], room: int) -> torch.Tensor:
+def _host_tokens(layers: list[Any], held: Held, room: int) -> torch.Tensor:
     first: torch.Tensor = layers[0].keys
-    num_sequences, num_kv_heads, length, head_dim = first.shape
+    num_sequences, length = first.shape[0], first.shape[2]
     room = -(-room // _ROOM_FACTOR_TOKENS) * _ROOM_FACTOR_TOKENS
-    shape = (num_sequences, len(layers), room, 2, num_kv_heads, head_dim)
+    shape = (num_sequences, len(layers), room, *held.planes(first, layers[0].values).shape[2:])
     tokens = torch.zeros(shape, dtype=first.dtype, pin_memory=first.is_cuda)
     for place, layer in enumerate(layers):
-        tokens[:, place, :length, 0] = layer.keys.transpose(1, 2).cpu()
-        tokens[:, place, :length, 1] = layer.values.transpose(1, 2).cpu()
+        tokens[:, place, :length] = held.planes(layer.keys, layer.values).cpu()
     return tokens

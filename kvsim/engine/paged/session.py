@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.dense import dense_attention
 from kvsim.engine.model.families import Rotary, attention_modules
+from kvsim.engine.model.held import held_by
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.decode import make_pool
@@ -50,7 +52,9 @@ class Session:
         self._make_link = make_link
         self.model = model
         self._tokens: torch.Tensor | None = None  # [num_sequences, num_layers, room, 2, num_kv_heads, head_dim]
+        self._held = held_by(model.config)
         self._key: torch.Tensor | None = None
+        self._expected: set[tuple[int, int]] = set()  # threads and layers whose attention comes next
         self._run: PagedRun | None = None
         self._link: Link | None = None
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None
@@ -62,9 +66,18 @@ class Session:
         """Tokens each sequence holds, those of the forward pass under way not counted."""
         return self.prompt_tokens if self._run is None else self._run.context_tokens
 
-    def owns(self, key: torch.Tensor) -> bool:
-        """Whether `key` is what `update` returned last."""
-        return key is self._key
+    def owns(self, key: torch.Tensor, layer: int) -> bool:
+        """Whether attention of `layer` is about what `update` returned last.
+
+        Keys that the model makes of a latent are others than those that it was handed: then this thread's next
+        attention of the layer is meant.
+        """
+        if self._held.latent_numbers is None:
+            return key is self._key
+        expected = threading.get_ident(), layer
+        is_next = expected in self._expected
+        self._expected.discard(expected)
+        return is_next
 
     @torch.no_grad()
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,6 +98,8 @@ class Session:
             assert self._run is not None
             self._run.append(layer, key, value)
         self._key = key
+        if self._held.latent_numbers is not None:
+            self._expected.add((threading.get_ident(), layer))
         return key, value
 
     @torch.no_grad()
@@ -164,7 +179,7 @@ class Session:
 
     def _fill(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's part of the prompt on the host."""
-        grid = self.given.setting.grid
+        grid, planes = self.given.setting.grid, self._held.planes(key, value)
         start, end = self.prompt_tokens, self.prompt_tokens + key.shape[2]
         if key.shape[0] != grid.num_sequences:
             raise KvsimError(
@@ -175,17 +190,15 @@ class Session:
             raise CapacityError(f"a prompt of {end} tokens; this PagedCache has room for max_tokens={self._max_tokens}")
         if self._tokens is None:
             room = grid.pages_per_layer * self.given.page_tokens
-            shape = (grid.num_sequences, grid.num_layers, room, 2, key.shape[1], key.shape[3])
+            shape = (grid.num_sequences, grid.num_layers, room, *planes.shape[2:])
             with torch.inference_mode(False):
                 self._tokens = torch.zeros(shape, dtype=key.dtype, pin_memory=key.is_cuda)
-        self._tokens[:, layer, start:end, 0] = key.transpose(1, 2)
-        self._tokens[:, layer, start:end, 1] = value.transpose(1, 2)
+        self._tokens[:, layer, start:end] = planes
         if layer == grid.num_layers - 1:
             self.prompt_tokens = end
         if start == 0:
             return key, value
-        whole = self._tokens[:, layer, :end].to(key.device)
-        return whole[:, :, 0].transpose(1, 2), whole[:, :, 1].transpose(1, 2)
+        return self._held.parts(self._tokens[:, layer, :end].to(key.device))
 
     def _take_over(self, run: PagedRun) -> None:
         """Go on with a run, whose pool has the tokens from now on."""
@@ -255,9 +268,11 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend to pages in a decode step of a session, and as the model does everywhere else."""
     sessions: _Sessions | None = getattr(module, _ATTRIBUTE, None)
-    session = next((one for one in sessions.open if one.owns(key)), None) if sessions is not None else None
-    if sessions is not None and session is not None:
-        layer: int = sessions.places[module]
+    layer = sessions.places.get(module) if sessions is not None else None
+    session = None
+    if sessions is not None and layer is not None:
+        session = next((one for one in sessions.open if one.owns(key, layer)), None)
+    if session is not None and layer is not None:
         if layer == 0:
             _check_call(attention_mask, query.shape[2], session, **others)
         output = session.attend(layer, query)

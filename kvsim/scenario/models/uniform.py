@@ -1,4 +1,4 @@
-"""What the paged decode simulator asks of a model: layers that attend to the whole context or hold a window, all alike."""
+"""What the paged decode simulator asks of a model: layers that are alike, with the whole context or a window."""
 
 from __future__ import annotations
 

@@ -31,6 +31,23 @@ _WINDOWS: dict[str, Any] = {
     "sliding_window": WINDOW_TOKENS,
 }
 _EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "head_dim": None,
+    "kv_lora_rank": 12,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 14,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "topk_method": "greedy",
+}
 _FURTHER: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 128},  # of every layer, and longer than the tests' contexts
     "mixtral": _EXPERTS | {"sliding_window": None},
@@ -42,6 +59,8 @@ _FURTHER: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layer_interval": 2},
     "gpt_oss": _WINDOWS | _EXPERTS | {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
     "cohere2": _WINDOWS,
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": _LATENT | {"q_lora_rank": 24},
     "gpt_neox": {"head_dim": None, "num_key_value_heads": None},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
 }
