@@ -339,8 +339,8 @@ def _model(
         model, _ = load_model(path, dtype or "bf16", device, quantisation=quantisation)
         if family_of(model).has_latent:
             raise CalibrationError(
-                f"{path}: its layers hold one latent a token for all heads, which the simulator has no pages for; use the "
-                "model with PagedCache or kvsim capture"
+                f"{path}: its layers hold one latent a token for all heads, which the simulator has no pages for; use "
+                "the model with PagedCache or kvsim capture"
             )
         return model, shape_of(model)
     if isinstance(shape, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_serializer, model_validator
 
 from kvsim.errors import CapacityError
 from kvsim.scenario.models.formats import KV_FORMATS, WEIGHT_FORMATS, kv_format
@@ -90,6 +90,17 @@ class ModelShape(BaseModel):
     """Format of the weights of linear layers where that is not `dtype`."""
     kv: KVName | None = None
     """Format of the KV cache where that is not `dtype`."""
+
+    @model_validator(mode="after")
+    def _windows_beside_pages(self) -> ModelShape:
+        if self.window_layers and self.window_tokens is None:
+            raise ValueError("window_layers: without window_tokens; it says how many tokens they hold")
+        if self.window_layers >= self.num_layers:
+            raise ValueError(
+                f"window_layers: {self.window_layers} of num_layers = {self.num_layers}; leave one with pages, or give "
+                "window_tokens alone where every layer has a window"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, dump: Callable[[ModelShape], dict[str, Any]]) -> dict[str, Any]:

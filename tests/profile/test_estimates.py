@@ -46,7 +46,8 @@ def reported_steps() -> ModuleType:
 def floor_s(card: Card, shape: ModelShape, batch: int, context_tokens: int) -> float:
     """Return the time to read the weights of a step and the cache once at the data sheet's bandwidth."""
     read_bytes = step_weight_bytes(shape.spec, batch, shape.weights or shape.dtype)
-    cache_bytes = shape.num_layers * batch * shape.page_bytes(context_tokens)
+    held_bytes = shape.paged_layers * shape.page_bytes(context_tokens) + shape.window_bytes(context_tokens)
+    cache_bytes = batch * held_bytes
     return (read_bytes + cache_bytes) / card.memory_bandwidth_bytes_per_s
 
 
