@@ -194,7 +194,7 @@ def test_a_model_with_few_learned_positions_is_calibrated_up_to_them(tiny_gpt2, 
     )
     assert profile.shape.learned_positions == 512
     assert profile.segments["attention"].device.amounts[-1] == 512 - SHORT_TOKENS
-    assert profile.prefill.batches[-1] + profile.prefill.amounts[-1] == 512
+    assert profile.prefill.columns[-1] + profile.prefill.amounts[-1] == 512
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def _segments(pricing: Pricing, shape: ModelShape, formats: Formats, assumptions
         return kernels.attention_input(batch, shape, formats)
 
     def output_of(batch: float) -> Work:
+        """Return what follows attention; layers without pages, their windows full, are part of it."""
         own = _output(pricing, batch, shape, formats)
         if not shape.window_layers:
             return [*own]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from kvsim.engine.model.family_table import FAMILIES
+
 WINDOW_TOKENS = 24
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "full_attention"]
 LAYER_TYPES += ["sliding_attention"]
@@ -72,7 +74,8 @@ def tiny_model_of(model_type: str) -> Any:
     config = AutoConfig.for_model(model_type, **{"vocab_size": 256, **sizes, **_FURTHER.get(model_type, {})})
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model: Any = AutoModelForCausalLM.from_config(config)
+        attention = "sdpa" if FAMILIES[model_type].uses_sdpa else "eager"
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
         for name, weight in model.named_parameters():
             if "norm" in name or "ln_" in name:
                 torch.nn.init.uniform_(weight, 0.5, 1.5)
