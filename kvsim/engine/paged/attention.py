@@ -36,7 +36,12 @@ class Attends(Protocol):
 
 
 def attend_pages(
-    query: torch.Tensor, slots: torch.Tensor, slot_indices: torch.Tensor, num_tokens: int, weighting: Weighting
+    query: torch.Tensor,
+    slots: torch.Tensor,
+    slot_indices: torch.Tensor,
+    num_tokens: int,
+    weighting: Weighting,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return exact attention of one query a sequence over the first `num_tokens` tokens of its pages.
 
@@ -48,6 +53,8 @@ def attend_pages(
         The device pool, ``[num_slots, page_tokens, planes, num_kv_heads, head_dim]``: keys first, values last.
     slot_indices
         Slots of each sequence's pages in order, ``[num_sequences, num_pages]``.
+    seen
+        Whether each of these tokens is one that the sequence has, ``[num_sequences, num_tokens]``; all where absent.
 
     Returns
     -------
@@ -61,11 +68,14 @@ def attend_pages(
     keys, values = tokens[:, :, 0].transpose(1, 2), tokens[:, :, -1].transpose(1, 2)  # [sequence, kv head, token, dim]
     # The heads that share a KV head are rows of one product: no key is repeated.
     grouped = query.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    mask = None if seen is None else seen[:, None, None]
     if weighting.is_plain:
-        output = nn.functional.scaled_dot_product_attention(grouped, keys, values, scale=weighting.scaling)
+        output = nn.functional.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=weighting.scaling
+        )
     else:
         products = (grouped @ keys.transpose(-1, -2)).view(num_sequences, num_heads, 1, -1)
-        output = weighting.weights(products).to(query.dtype).view(*grouped.shape[:-1], -1) @ values
+        output = weighting.weights(products, mask).to(query.dtype).view(*grouped.shape[:-1], -1) @ values
     return output.reshape(num_sequences, 1, num_heads, head_dim)
 
 

@@ -61,10 +61,11 @@ class CacheReport:
 class PagedCache(Cache):
     """A cache for ``past_key_values`` that holds a budget of pages on the device and the others on the host.
 
-    Make one with `from_scenario`, for one prompt (a batch of prompts of one length) and what is generated after it.
-    The prompt is computed with SDPA, each token after it with attention over pages. With selector ``full`` the output
-    is that of transformers' default cache. While a cache is open the model has another attention function, which leaves
-    other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the model's own back.
+    Make one with `from_scenario`, for one prompt (or a batch, the shorter ones padded on the left) and what is
+    generated after it. The prompt is computed densely, each token after it with attention over pages. With selector
+    ``full`` the output is that of transformers' default cache. While a cache is open the model has another attention
+    function, which leaves other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the
+    model's own back.
     """
 
     def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:
@@ -98,7 +99,7 @@ class PagedCache(Cache):
         scenario
             A scenario, its file, or the name of one that ships.
         model
-            A transformers model with its LM head, Llama-like or GPT-2-like, on the CPU or a CUDA device.
+            A transformers model with its LM head, of a family that the engine reads, on the CPU or a CUDA device.
         batch
             Prompts generated together; ``run.batch`` where absent.
         max_tokens

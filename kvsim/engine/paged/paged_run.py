@@ -108,6 +108,8 @@ class PagedRun:
         self.context_tokens = snapshot.prompt_tokens
         self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
+        self.padding_tokens: IntArray | None = None
+        """First tokens of each sequence that are padding, ``[num_sequences]``: held in pages, but not attended to."""
         self._grid = given.setting.grid
         self._weightings = weightings_of(model)
         self._queries = Queries(model)
@@ -341,7 +343,8 @@ class PagedRun:
         counts = np.diff(bounds)
         if (counts == counts[0]).all():
             num_tokens = int(counts[0]) * given.page_tokens - unfilled
-            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting)
+            shown = self._shown(decision.selected, num_tokens)
+            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting, shown)
         parts = [
             attend_pages(
                 query[sequence : sequence + 1],
@@ -349,10 +352,30 @@ class PagedRun:
                 indices[None, bounds[sequence] : bounds[sequence + 1]],
                 int(count) * given.page_tokens - unfilled,
                 weighting,
+                self._shown(
+                    decision.selected[bounds[sequence] : bounds[sequence + 1]],
+                    int(count) * given.page_tokens - unfilled,
+                    sequence,
+                ),
             )
             for sequence, count in enumerate(counts)
         ]
         return torch.cat(parts)
+
+    def _shown(self, selected: PageIds, num_tokens: int, sequence: int | None = None) -> torch.Tensor | None:
+        """Return which tokens of the selected pages are no padding, ``[num_sequences, num_tokens]``; None for all.
+
+        Parameters
+        ----------
+        sequence
+            Whose pages these are; all sequences' where absent, as many of each.
+        """
+        if self.padding_tokens is None:
+            return None
+        padding = self.padding_tokens if sequence is None else self.padding_tokens[sequence : sequence + 1]
+        first_tokens = (selected % self._grid.pages_per_layer * self.given.page_tokens).reshape(len(padding), -1)
+        tokens = (first_tokens[:, :, None] + np.arange(self.given.page_tokens)).reshape(len(padding), -1)
+        return torch.from_numpy((tokens >= padding[:, None])[:, :num_tokens]).to(self._pool.slots.device)
 
     def _first_pages(self, layer: int) -> IntArray:
         grid = self._grid

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -25,6 +26,7 @@ from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import listen
 from kvsim.engine.paged.tally import Tally
 from kvsim.errors import CapacityError, KvsimError
+from kvsim.types import IntArray
 
 NAME = "kvsim-generate"
 """What the registered attention is called. Its masks are SDPA's, so that a prompt may come in chunks."""
@@ -47,6 +49,7 @@ class Session:
         self.prompt_tokens = 0
         self.num_steps = 0
         self.is_closed = False
+        self.padding_tokens: IntArray | None = None
         self._is_mid_step = False
         self._max_tokens = max_tokens
         self._make_link = make_link
@@ -107,6 +110,7 @@ class Session:
         """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
         if self._run is None:
             return None
+        self._run.padding_tokens = self.padding_tokens
         with cudnn_left_out():
             output = self._run.attend(layer, query)
         if layer == self.given.setting.grid.num_layers - 1:
@@ -295,17 +299,27 @@ def _check_call(
     is_again = new_tokens > 1 and position_ids is not None and int(position_ids.flatten()[0]) < session.context_tokens
     if not use_cache or is_again:
         raise KvsimError("the whole text is computed again, as with use_cache=False: a PagedCache needs use_cache=True")
-    if mask is not None:
-        _check_mask(mask)
+    session.padding_tokens = None if mask is None else _padding_of(mask, session.given.setting.grid.num_sequences)
 
 
-def _check_mask(mask: torch.Tensor) -> None:
-    """Refuse padding: the last query of each sequence must see every token."""
-    if mask.dtype != torch.bool or not bool(mask[..., -1, :].all()):
+def _padding_of(mask: torch.Tensor, num_sequences: int) -> IntArray | None:
+    """Return the tokens at the beginning of each sequence that its last query does not see; None where it sees all.
+
+    Raises
+    ------
+    KvsimError
+        If others are hidden.
+    """
+    seen = mask[..., -1, :].flatten(0, -2) if mask.dtype == torch.bool else None
+    if seen is not None and bool(seen.all()):
+        return None
+    if seen is None or bool((seen[:, 1:] < seen[:, :-1]).any()) or not bool(seen[:, -1].all()):
         raise KvsimError(
-            "the attention mask hides tokens; a PagedCache takes prompts of one length, without padding: "
-            "generate unequal prompts one by one"
+            "the attention mask hides tokens behind others that it shows; a PagedCache takes prompts that are padded "
+            'on the left (tokenizer.padding_side = "left")'
         )
+    padding: IntArray = (~seen).sum(dim=-1).expand(num_sequences).cpu().numpy().astype(np.int64)
+    return padding
 
 
 AttentionInterface.register(NAME, _attention)
