@@ -40,6 +40,7 @@ from kvsim.engine.model.sdpa import leave_cudnn_out
 from kvsim.engine.model.source import source_of
 from kvsim.errors import KvsimError
 from kvsim.scenario.checks import check_shape
+from kvsim.scenario.models.config import from_config
 from kvsim.scenario.shapes import DType, ModelShape, Quantisation
 from kvsim.scenario.whole_files import temporary_name
 
@@ -198,9 +199,23 @@ def _read_config(path_or_id: Path | str, source: str, arguments: Mapping[str, An
     with _one_line_faults(named), _quiet():
         tables, _ = PreTrainedConfig.get_config_dict(source, **arguments)
         check_model_type(str(tables.get("model_type")), path_or_id)
+        _check_packing(tables, path_or_id)
+        if "gguf_file" not in arguments:
+            from_config({key: tables[key] for key in tables if key != "quantization_config"}, name=str(path_or_id))
         config = AutoConfig.from_pretrained(source, **arguments)
         check_config(config, path_or_id)
     return config
+
+
+def _check_packing(tables: Mapping[str, Any], path_or_id: Path | str) -> None:
+    """Refuse checkpoints whose weights are packed in a format that is not unpacked as they load."""
+    packing = tables.get("quantization_config")
+    method = packing.get("quant_method") if isinstance(packing, Mapping) else None
+    if method not in (None, "bitsandbytes", "gguf"):
+        raise KvsimError(
+            f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which the engine does not read; "
+            "take a checkpoint in bf16, fp16 or fp32, and pack it as it loads with a quantisation of 8bit or 4bit"
+        )
 
 
 def _check_tensors(found: Mapping[str, Any], model: PreTrainedModel, path_or_id: Path | str) -> None:

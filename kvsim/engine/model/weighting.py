@@ -44,13 +44,12 @@ class Weighting:
         Parameters
         ----------
         mask
-            True where a query sees a key, or what is added to its logits. A query of padding, which sees none, sees all alike.
+            True where a query sees a key, or what is added to its logits. A query that sees none sees all alike.
         """
         logits = self.logits(products.float())
         if mask is not None:
-            logits = (
-                logits.masked_fill(~mask, torch.finfo(logits.dtype).min) if mask.dtype == torch.bool else logits + mask
-            )
+            least = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill(~mask, least) if mask.dtype == torch.bool else logits + mask
         if self.sinks is None:
             return logits.softmax(dim=-1)
         sinks = self.sinks.float().view(-1, 1, 1).expand(*logits.shape[:-1], 1)
