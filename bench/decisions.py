@@ -3,7 +3,7 @@
     python bench/decisions.py [--json]
 
 30 layers of 128 pages in one pool, a third of them on the device, 8 selected a layer; the policy's `decide` alone,
-without the books. Medians over the decisions of 20 steps, compiled and plain by turns.
+without the cache state. Medians over the decisions of 20 steps, compiled and plain by turns.
 """
 
 from __future__ import annotations

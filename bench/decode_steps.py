@@ -277,7 +277,7 @@ def measure(num_steps: int, repeats: int, profile_name: str, seed: int) -> dict[
 
     short = min(SHORT_STEPS, num_steps)
     paths: dict[str, tuple[Profile, Callable[[Setting], Policy], int, bool]] = {
-        "whole_step_compiled": (small, lru, num_steps, False),
+        "fast_path_compiled": (small, lru, num_steps, False),
         "event_compiled": (small, lru, short, True),
         "plain_policy": (small, PlainLru, max(short, num_steps // 20), False),
         "full_model": (full, lru, num_steps, False),
@@ -318,8 +318,8 @@ def measure(num_steps: int, repeats: int, profile_name: str, seed: int) -> dict[
 def _compare(first: dict[str, Rows]) -> None:
     """Leave with a line where paths that must agree do not."""
     for name, other in (
-        ("whole_step_compiled", "event_compiled"),
-        ("whole_step_compiled", "plain_policy"),
+        ("fast_path_compiled", "event_compiled"),
+        ("fast_path_compiled", "plain_policy"),
         ("full_model", "full_model_events"),
     ):
         column = difference(first[name], first[other])

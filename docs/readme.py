@@ -1,4 +1,4 @@
-"""Run README's command blocks, and write its table of commands from the command line itself.
+"""Run README's command blocks, and write docs/commands.md from the command line itself.
 
 The tag after ``sh`` says how a block is run: ``run`` unchanged, ``short`` with ``--quick`` after every kvsim command,
 ``skip`` not at all.
@@ -18,7 +18,12 @@ import typer
 from kvsim.cli import app
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- commands: made by docs/readme.py -->\n", "<!-- end of commands -->"
+COMMANDS = Path(__file__).with_name("commands.md")
+HEAD = """# Commands
+
+Made by `python docs/readme.py commands`. `kvsim COMMAND --help` explains every option.
+
+"""
 TAGS = ("run", "short", "skip")
 _BLOCK = re.compile(r"^```(?:sh|bash|console)\b[ \t]*(?P<tag>[^\n]*)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -55,12 +60,6 @@ def commands_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def with_commands(text: str) -> str:
-    """Return README's `text` with a new table of commands."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + commands_table() + END + rest.partition(END)[2]
-
-
 def _commands(group: Any, path: str) -> list[tuple[str, str]]:
     found = []
     for name, command in group.commands.items():
@@ -89,11 +88,10 @@ def _usage(parameter: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the command that the first argument names; return the exit code."""
-    text = README.read_text(encoding="utf-8")
     if arguments == ["run"]:
-        return 0 if run_blocks(text) else 1
+        return 0 if run_blocks(README.read_text(encoding="utf-8")) else 1
     if arguments == ["commands"]:
-        README.write_text(with_commands(text), encoding="utf-8")
+        COMMANDS.write_text(HEAD + commands_table(), encoding="utf-8")
         return 0
     sys.stderr.write("usage: python docs/readme.py run|commands\n")
     return 2

@@ -6,7 +6,7 @@ Importing it is cheap: each name below loads its room when it is first asked for
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "Cache": "kvsim.caches.cache",
@@ -34,7 +34,7 @@ _PLACES = {
 
 __all__ = ["__version__", *_PLACES]
 
-__path__ = [*__path__, f"{__path__[0]}/_moved"]  # modules under the names that they had before 0.1
+__path__ = [*__path__, f"{__path__[0]}/_moved"]  # modules under the names that they had before 0.2
 
 
 def __getattr__(name: str) -> Any:

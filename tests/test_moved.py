@@ -1,4 +1,4 @@
-"""Names of before 0.1 work for one release: each gives the same object, with one warning that names the new place."""
+"""Names of before 0.2 work for one release: each gives the same object, with one warning that names the new place."""
 
 from __future__ import annotations
 

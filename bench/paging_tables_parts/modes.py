@@ -229,7 +229,7 @@ def _mode_summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "average_prediction_accuracy": found["precision_frac"],
         "average_prefetch_hit_rate": found["recall_frac"],
         "misprediction_cost": found["mispredicted_frac"],
-        "attention_mass_kept": found["mass_recall_frac"],
+        "attention_recall": found["mass_recall_frac"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Modules under the names that they had before 0.1: `kvsim.hardware` and others, found here through ``kvsim.__path__``.
+"""Modules under the names that they had before 0.2: `kvsim.hardware` and others, found here through ``kvsim.__path__``.
 
 Each forwards to where its contents are now and warns. They go with the next release.
 """

@@ -1,4 +1,4 @@
-"""Where policies are now, by the modules that scenario files and results of before 0.1 name, as in ``module:Class``."""
+"""Where policies are now, by the modules that scenario files and results of before 0.2 name, as in ``module:Class``."""
 
 _EVICTORS = {
     "arc": "arc",

@@ -79,7 +79,7 @@ class Cache:
     ) -> None:
         found = check_cache(policy, capacity)
         if num_keys is not None and not 1 <= num_keys <= MAX_IDS:
-            raise CapacityError(f"num_keys is {num_keys:,}: from 1 to {MAX_IDS:,} can be told apart")
+            raise CapacityError(f"num_keys is {num_keys:,}: from 1 to {MAX_IDS:,} can be distinguished")
         if (found.kind == "oracle") != (future is not None):
             need = "needs the whole trace as `future`" if future is None else "is no oracle and may not see the future"
             raise ScenarioError(f"cache policy {policy!r} {need}")

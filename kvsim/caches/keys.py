@@ -53,7 +53,7 @@ class KeyTable:
 
     def _grow(self) -> None:
         if 4 * self.num_ids > MAX_IDS:
-            raise CapacityError(f"{self.num_ids:,} distinct keys: at most {MAX_IDS // 4:,} can be told apart")
+            raise CapacityError(f"{self.num_ids:,} distinct keys: at most {MAX_IDS // 4:,} can be distinguished")
         keys = self.keys
         self._table = np.zeros(4 * self._table.size, dtype=np.int64)
         self._names = np.zeros(self._table.size, dtype=np.uint32)

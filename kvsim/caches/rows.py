@@ -1,4 +1,4 @@
-"""Who is in a cache of embedding rows, call by call: the books that simulator and engine share."""
+"""Who is in a cache of embedding rows, call by call: the accounting that simulator and engine share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RowFetch:
     slots: IntArray
 
 
-class RowBooks:
+class RowCacheState:
     """Which row is in which slot.
 
     A call looks its distinct rows up one after another, in order of first appearance, so that hits are those of
@@ -76,11 +76,11 @@ class RowBooks:
 
     Examples
     --------
-    >>> books = RowBooks("lru", 2, num_rows=10)
-    >>> call = books.look_up([7, 3, 7])
+    >>> state = RowCacheState("lru", 2, num_rows=10)
+    >>> call = state.look_up([7, 3, 7])
     >>> call.rows.tolist(), call.place_of.tolist(), call.hits.tolist(), call.homes.tolist()
     ([7, 3], [0, 1, 0], [False, False], [0, 1])
-    >>> books.look_up([3, 9]).hits.tolist(), books.counts.hit_rows
+    >>> state.look_up([3, 9]).hits.tolist(), state.counts.hit_rows
     ([True, False], 1)
     """
 
@@ -147,3 +147,7 @@ def distinct(token_ids: ArrayLike) -> tuple[IntArray, IntArray]:
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
     return flat[firsts[order]], rank[inverse]
+
+
+RowBooks = RowCacheState
+"""The name before 0.2; it goes with the next release."""

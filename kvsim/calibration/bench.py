@@ -1,4 +1,4 @@
-"""Runs the engine's own decode steps on random contexts that never grow, stamped, and tells disturbed steps apart."""
+"""Runs the engine's own decode steps on random contexts that never grow, stamped, and separates disturbed steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kvsim.scenario.shapes import ModelShape
 from kvsim.types import BoolArray, FloatArray, PageGrid, pages_of
 
 Advance = Callable[[int], None]
-"""Told how many steps were done since the last call."""
+"""Called with the number of steps done since the last call."""
 
 SHORT_TOKENS = 4
 """Contexts of a batch end so many tokens short of whole pages: no page opens or fills while they are measured."""
@@ -52,7 +52,7 @@ class Bench:
 
     @property
     def num_layers(self) -> int:
-        """Layers with pages of the model at hand: all of the shape's, or a few that stand for all."""
+        """Layers with pages of the model that is timed: all of the shape's, or a few that stand for all."""
         return len(paged_layers(self.model.config))
 
     @contextmanager

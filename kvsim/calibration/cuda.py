@@ -1,6 +1,6 @@
 """The same costs on a GPU: device time from events behind a pre-filled queue, host time from the wall clock.
 
-Written where no GPU was at hand: it has not run yet.
+Written where no GPU was available: it has not run yet.
 """
 
 from __future__ import annotations

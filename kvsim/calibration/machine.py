@@ -76,7 +76,7 @@ def _is_silent(node: ast.stmt) -> bool:
 
 
 def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """Return the version of NVIDIA's driver, as in ``580.159.04``; what torch was built for where nobody tells."""
+    """Return the version of NVIDIA's driver, as in ``580.159.04``; what torch was built for where there is none."""
     if file.is_file():
         found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", file.read_text(encoding="utf-8"))
         if found is not None:
@@ -84,9 +84,9 @@ def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str:
     program = shutil.which("nvidia-smi")
     if program is not None:
         command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode == 0 and told.stdout.strip():
-            return told.stdout.split()[0]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.split()[0]
     return f"CUDA {torch.version.cuda or 'unknown'}"
 
 

@@ -48,7 +48,7 @@ _COUNTED: dict[str, Literal["tokens", "pages"]] = {"select": "pages", SPECULATE:
 _FEW_LAYERS = 4
 
 Progress = Callable[[str, float, float], None]
-"""Told the stage, how much of it is done, and how much there is."""
+"""Called with the stage, how much of it is done, and how much there is."""
 
 
 class CostTables(Protocol):
@@ -145,11 +145,11 @@ class _Given:
 
     @property
     def num_layers(self) -> int:
-        """Layers at hand: all of the shape's, or a few that stand for all."""
+        """Layers that are timed: all of the shape's, or a few that stand for all."""
         return int(self.model.config.num_hidden_layers)
 
     def advance(self, stage: str, total: int) -> Advance:
-        """Return what counts the steps of a stage and tells of them."""
+        """Return what counts the steps of a stage and reports them."""
         done = 0
 
         def advance(steps: int) -> None:

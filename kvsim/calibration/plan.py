@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kvsim.errors import CalibrationError
 
 LEAST_POSITIONS = 512
-"""A model with fewer positions has no room for contexts that tell a slope from a constant."""
+"""A model with fewer positions has no room for contexts that separate a slope from a constant."""
 
 _LEAST_DECIDED_PAGES = 8
 """Of the contexts in which decisions are timed."""

@@ -109,9 +109,9 @@ def verdict_of(name: str, spots: Sequence[Spot], busy_frac: float) -> Verdict:
         worst_frac = max(abs(spot.error_frac) for spot in spots if spot.share >= MIN_SHARE)
         line = f"profile {name} holds: {len(spots)} costs timed again lie within {worst_frac:.0%} of it"
         return Verdict(is_stale=False, line=line)
-    told = "; ".join(map(str, off[:2])) + (f"; {len(off) - 2} more off" if len(off) > 2 else "")
+    reasons_text = "; ".join(map(str, off[:2])) + (f"; {len(off) - 2} more off" if len(off) > 2 else "")
     busy = f"; other programs used {busy_frac:.0%} of a processor meanwhile" if busy_frac >= _BUSY_FRAC else ""
-    return Verdict(is_stale=True, line=f"profile {name} is stale: {told}{busy}")
+    return Verdict(is_stale=True, line=f"profile {name} is stale: {reasons_text}{busy}")
 
 
 def stale_reasons(profile: Profile, shape: ModelShape, machine: Machine, *, today: datetime | None = None) -> list[str]:
@@ -136,8 +136,10 @@ def stale_reasons(profile: Profile, shape: ModelShape, machine: Machine, *, toda
             f"model has {shape.num_layers} of {shape.hidden_size} in {shape.dtype}"
         )
     if made.kernels != machine.kernels:
-        told = "the engine's code has changed since" if made.kernels else "it does not say which engine code it timed"
-        reasons.append(told)
+        reasons_text = (
+            "the engine's code has changed since" if made.kernels else "it does not say which engine code it timed"
+        )
+        reasons.append(reasons_text)
     age_days = ((today or datetime.now(UTC)) - datetime.fromisoformat(made.date)).days
     if age_days > MAX_AGE_DAYS:
         reasons.append(f"it is {age_days} days old")

@@ -56,15 +56,15 @@ def policy_test(name: Name, arguments: Arguments = None) -> None:
     from kvsim.errors import PolicyError
     from kvsim.policies.testing.conformance import check_policy
 
-    faults = []
+    errors = []
     for check in check_policy(name, _parsed(arguments)):
-        if check.fault is None:
+        if check.problem is None:
             typer.echo(f"ok      {check.name}")
         else:
             typer.echo(f"FAILED  {check.name}")
-            faults.append(f"policy {name}: {check.name}: {check.fault}")
-    if faults:
-        raise PolicyError("\n".join(faults))
+            errors.append(f"policy {name}: {check.name}: {check.problem}")
+    if errors:
+        raise PolicyError("\n".join(errors))
 
 
 @policy_app.command("time")

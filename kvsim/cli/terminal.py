@@ -59,9 +59,9 @@ def _printable_output() -> Iterator[None]:
 
 
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
-    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C.
+    """Run one command and return its exit code: 0, 2 for what the user can correct, 130 for Ctrl-C.
 
-    A fault of ours keeps its traceback.
+    An internal error keeps its traceback.
     """
     command = typer.main.get_command(app)
     try:
@@ -77,7 +77,7 @@ def exit_code(app: typer.Typer, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as problem:
-        if not hasattr(problem, "format_message"):  # how typer's own usage errors are told from all else
+        if not hasattr(problem, "format_message"):  # how typer's own usage errors differ from all else
             raise
         typer.echo(printable(_usage_line(problem)), err=True)
         return 2

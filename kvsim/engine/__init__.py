@@ -14,7 +14,7 @@ _PUBLIC = {
     "generate_with_prompt_cache": "kvsim.experiments.prompt_cache.engine.cache",
 }
 
-__path__ = [*__path__, f"{__path__[0]}/../_moved/engine"]  # modules under the names that they had before 0.1
+__path__ = [*__path__, f"{__path__[0]}/../_moved/engine"]  # modules under the names that they had before 0.2
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 numba recompiles a kept function only when its own file changes, not when one that it calls does (a stale callee then
 runs on). So the folder of kept code is named by all sources of this room: any change is a new folder. A kernel takes
-arrays and numbers and knows no class of kvsim; what it computes is said by its plain twin, which tests hold it to.
+arrays and numbers and knows no class of kvsim; tests hold what it computes to a plain twin.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class SecondTouch:
 
     A miss is on trial where the page's last reading lies more than `memory_steps` steps back, or there was none. Pages
     on trial leave in the order in which they came, ties to the smallest id; one that is read again is kept as any
-    other. What prefill left, opened pages and prefetched ones are never on trial: a prefetcher has said that it wants
+    other. What prefill left, opened pages and prefetched ones are never on trial: a prefetcher has asked for
     them. After cache-on-second-hit of Maggs and Sitaraman, "Algorithmic nuggets in content delivery", CCR 2015;
     differs: exact times of readings for a Bloom filter, and a page is fetched all the same. O(on trial).
 

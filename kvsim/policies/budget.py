@@ -1,4 +1,4 @@
-"""What a scenario's selector and budget come to for a model: slots, the least that works, and what a policy is told."""
+"""What a scenario's selector and budget come to for a model: slots, the least that works, and what a policy gets."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], c
 def make_setting(
     scenario: Scenario, shape: ModelShape, policy: type[Policy], grid: PageGrid, *, context_tokens: int, seed: int
 ) -> Setting:
-    """Return what a policy is told of sizes; `context_tokens` is the longest context of the run."""
+    """Return the sizes that a policy gets; `context_tokens` is the longest context of the run."""
     everything = policy.holds == "everything"
     return Setting(
         grid=grid,

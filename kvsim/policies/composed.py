@@ -120,7 +120,7 @@ class Paged:
             part.foresee(future)
 
     def start(self, resident: PageIds) -> None:
-        """Tell the parts what prefill left behind.
+        """Notify the parts of what prefill left behind.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class Paged:
         self.prefetcher.start(resident)
 
     def page_opened(self, page: int) -> None:
-        """Tell the parts that a page began to fill."""
+        """Notify the parts that a page began to fill."""
         self.evictor.arrived(np.array([page], dtype=np.int64))
         self.prefetcher.opened(page)
 

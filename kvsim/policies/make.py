@@ -78,7 +78,7 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any], plug_
     """Return a fresh policy for one run of one back end.
 
     An evictor takes ``prefetch = "NAME"``, ``admission = "NAME"`` and ``compiled = false`` beside its own arguments
-    and those of the prefetcher and the admission. An argument that two of the parts know is told apart by
+    and those of the prefetcher and the admission. An argument that two of the parts know is made unambiguous by
     ``evict_NAME``, ``prefetch_NAME`` and ``admission_NAME``.
 
     Raises

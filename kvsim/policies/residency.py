@@ -80,7 +80,7 @@ class Residency:
         return int(self._free.sum())
 
     def start(self, num_pages: IntArray) -> PageIds:
-        """Place what prefill left behind, tell the policy, and return the resident pages, ascending.
+        """Place what prefill left behind, notify the policy, and return the resident pages, ascending.
 
         Prefill ends with each layer of each sequence holding an equal share of the budget: its sinks, and
         then its most recent pages, whatever policy follows. `num_pages` has one entry a sequence. Where the policy
@@ -281,7 +281,7 @@ class Residency:
         Raises
         ------
         PolicyError
-            Naming the step, the layer and the first page at fault.
+            Naming the step, the layer and the first wrong page.
         """
         where = f"{self._name}: step {step}, layer {layer}"
         if plan_victims.size and not bool(self._evictable[plan_victims].all()):

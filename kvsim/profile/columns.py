@@ -16,6 +16,10 @@ _GROUPS: dict[str, Column] = {
 _CACHES: dict[str, Column] = {"forward": "cached_tokens", "rows": "row_bytes", "restore": "none", "store": "none"}
 
 
+_NEW_NAMES = {"rows.books": "rows.accounting"}
+"""Tables that version 1 called otherwise."""
+
+
 def columns_of(name: str) -> Column | None:
     """Return what the columns of the table with this dotted name count; None of one that kvsim does not know.
 
@@ -46,6 +50,8 @@ def _renamed(tables: dict[str, Any], name: str) -> dict[str, Any]:
         columns = {"columns": tables["batches"], "columns_are": columns_of(name) or "none"}
         return {key: value for key, value in tables.items() if key != "batches"} | columns
     return {
-        key: _renamed(value, f"{name}.{key}" if name else key) if isinstance(value, dict) else value
+        _NEW_NAMES.get(key, key): _renamed(value, f"{name}.{key}" if name else key)
+        if isinstance(value, dict)
+        else value
         for key, value in tables.items()
     }

@@ -39,7 +39,7 @@ def diagonal_figure(
 ) -> Figure:
     """Return the panels in a row; those without a cell that has the figure are left out.
 
-    Colours, and markers unless `marker_by` gives them another field, tell the values of one field apart. A side with
+    Colours, and markers unless `marker_by` gives them another field, distinguish the values of one field. A side with
     fields ``low`` and ``high`` shows them as its interval. The band reaches `band_frac` to either side of the diagonal.
     """
     shown = [(panel, cells) for panel in panels if (cells := [cell for cell in panel.cells if _has(cell, panel.name)])]

@@ -20,7 +20,7 @@ def model_list_text(rows: Iterable[ModelRow]) -> str:
 
 PAGED = (
     "page by page: kvsim simulates a cache in pages where layers are alike and attend to the whole context, or hold a "
-    "sliding window on the device beside such layers; else memory and whole steps only."
+    "sliding window on the device beside such layers; else memory and step totals only."
 )
 
 

@@ -31,7 +31,7 @@ SUMMARY_SCHEMA_VERSION = 1
 MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
 
 _DECODE_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
-"""Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) tell their cell."""
+"""Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) name their cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

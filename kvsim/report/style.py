@@ -1,4 +1,4 @@
-"""How every picture looks: size, colours that the colour-blind can tell apart, and a foot that says what to trust."""
+"""How every picture looks: size, colours that the colour-blind can distinguish, and a foot that says what to trust."""
 
 from __future__ import annotations
 
@@ -68,9 +68,16 @@ def add_panels(figure: Figure, num_rows: int, num_columns: int, **shared: Any) -
     return [list(row) for row in axes]
 
 
-def title_panel(axis: Any, title: str) -> None:
-    """Put a title above a panel, in as many lines as the panel's width asks for."""
-    letters = int(0.88 * WIDTH_INCHES / axis.get_gridspec().ncols / _LETTER_INCHES)
+def title_panel(axis: Any, title: str, labels: Iterable[str] = ()) -> None:
+    """Put a title above a panel, in as many lines as the panel's width asks for.
+
+    Parameters
+    ----------
+    labels
+        Tick labels to the left of the first panel, which make all panels narrower.
+    """
+    width_inches = WIDTH_INCHES - _LETTER_INCHES * max(map(len, labels), default=0)
+    letters = int(0.88 * width_inches / axis.get_gridspec().ncols / _LETTER_INCHES)
     axis.set_title(textwrap.fill(title, letters), loc="left", fontsize=10.5)
 
 

@@ -58,7 +58,7 @@ def timeline_json(runs: Sequence[TimedRun], steps: range, *, about: Mapping[str,
     Parameters
     ----------
     about
-        Said of the whole file, under ``otherData``.
+        Metadata of the whole file, under ``otherData``.
 
     Raises
     ------

@@ -119,9 +119,9 @@ class AnyScenario(Strict):
         ScenarioError
             With a line for every error; never of a scenario that was read from a file.
         """
-        cells, faults = _swept(type(self), self.model_dump(mode="python", exclude_unset=True), known=[])
-        if faults:
-            raise ScenarioError("\n".join(f"{self.name}: {fault}" for fault in faults))
+        cells, errors = _swept(type(self), self.model_dump(mode="python", exclude_unset=True), known=[])
+        if errors:
+            raise ScenarioError("\n".join(f"{self.name}: {line}" for line in errors))
         return cells
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -194,12 +194,12 @@ def parse_scenario(
         own["sweep"] = dict(leaves_at(own["sweep"]))
     for key, value in _pairs(tree, overrides):
         _override(tree, own, key, value)
-    scenario, faults = parsed(tree, own)
-    cells, more = _swept(tree, own, known=faults)
+    scenario, errors = parsed(tree, own)
+    cells, more = _swept(tree, own, known=errors)
     if scenario is None or more:
         how = "overrides" if isinstance(overrides, Mapping) else "--set"
         start = f"{where} with {how}" if overrides else where
-        raise ScenarioError("\n".join(f"{start}: {fault}" for fault in [*faults, *more]))
+        raise ScenarioError("\n".join(f"{start}: {line}" for line in [*errors, *more]))
     vars(scenario)["cells"] = cells
     return scenario
 
@@ -242,52 +242,52 @@ _NOT_SWEPT = {
 def _swept(tree: type[ScenarioT], tables: dict[str, Any], known: list[str]) -> tuple[tuple[ScenarioT, ...], list[str]]:
     """Return the cells, and the errors that only swept values have, those `known` of the rest of the file left out."""
     sweep = tables.get("sweep", {})
-    if not isinstance(sweep, dict) or any(fault.startswith("sweep") for fault in known):
+    if not isinstance(sweep, dict) or any(line.startswith("sweep") for line in known):
         return (), []
     exclude = tables.get("exclude", [])
-    faults = _key_faults(tree, sweep)
-    if not faults and not any(fault.startswith("exclude") for fault in known):
-        faults = _exclude_faults(tables, sweep, exclude)
-    if faults or any(fault.startswith("exclude") for fault in known):
-        return (), faults
+    errors = _key_errors(tree, sweep)
+    if not errors and not any(line.startswith("exclude") for line in known):
+        errors = _exclude_errors(tables, sweep, exclude)
+    if errors or any(line.startswith("exclude") for line in known):
+        return (), errors
     cells: list[ScenarioT] = []
     found: dict[str, None] = {}
     num_kept = 0
     try:
         for cell_tables in _cells(tree, tables, sweep, exclude):
             num_kept += 1
-            cell, own_faults = parsed(tree, cell_tables)
+            cell, own_errors = parsed(tree, cell_tables)
             cells += [] if cell is None else [cell]
-            found |= dict.fromkeys(fault for fault in own_faults if fault not in known)
+            found |= dict.fromkeys(line for line in own_errors if line not in known)
     except ScenarioError as problem:
         found[str(problem)] = None
     none_left = [] if num_kept or found else ["exclude: leaves no combination of [sweep]"]
-    return tuple(cells), [f"sweep: {fault}" for fault in found] + none_left
+    return tuple(cells), [f"sweep: {line}" for line in found] + none_left
 
 
-def _key_faults(tree: type[AnyScenario], sweep: Mapping[str, Any]) -> list[str]:
+def _key_errors(tree: type[AnyScenario], sweep: Mapping[str, Any]) -> list[str]:
     """Return the errors of a sweep whatever its values: fields that cannot vary, none to vary over, too many cells."""
-    faults = []
+    errors = []
     for key, values in sweep.items():
         shown = key if key.isprintable() else json.dumps(key)
         reason = (_NOT_SWEPT | tree.not_swept).get(key, _NOT_SWEPT.get(key.partition(".")[0]))
         if reason is not None:
-            faults.append(f"sweep: {shown} cannot be swept{reason}")
+            errors.append(f"sweep: {shown} cannot be swept{reason}")
         elif not values:
-            faults.append(f"sweep: {shown}: an empty list; give at least one value")
-        faults += [
+            errors.append(f"sweep: {shown}: an empty list; give at least one value")
+        errors += [
             f"sweep: {key} and {other} exclude each other" for other in _alternatives(tree, key) if key < other in sweep
         ]
     num_cells = math.prod(len(values) for values in sweep.values())
     if num_cells > MAX_CELLS:
-        faults.append(f"sweep: {num_cells} combinations; at most {MAX_CELLS}")
-    return faults
+        errors.append(f"sweep: {num_cells} combinations; at most {MAX_CELLS}")
+    return errors
 
 
-def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> list[str]:
-    """Return the faults of rules that could never apply: empty ones, and fields that the file does not give."""
-    faults = ["exclude: an empty table; name the fields and values to leave out" for rule in exclude if not rule]
-    return faults + [
+def _exclude_errors(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequence[Any]) -> list[str]:
+    """Return the errors of rules that could never apply: empty ones, and fields that the file does not give."""
+    errors = ["exclude: an empty table; name the fields and values to leave out" for rule in exclude if not rule]
+    return errors + [
         f"exclude: {json.dumps(key)} is neither swept nor given{nearest(key, filter(str.isprintable, sweep))}"
         for key in dict.fromkeys(key for rule in exclude for key in rule)
         if key not in sweep and value_at(tables, key) is None
@@ -295,13 +295,14 @@ def _exclude_faults(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequ
 
 
 def _override(tree: type[AnyScenario], tables: dict[str, Any], key: str, value: Any) -> None:
-    """Set a field, or sweep it where `value` is a list; it no longer varies otherwise."""
+    """Set a field, or sweep it where `value` is a list of values, not of tables; it no longer varies otherwise."""
     sweep = tables.setdefault("sweep", {})
     if isinstance(sweep, dict):
         sweep.pop(key, None)
         for other in _alternatives(tree, key):
             sweep.pop(other, None)
-        if isinstance(value, list | tuple) and key not in tree.lists and not key.startswith("sweep."):
+        is_list = isinstance(value, list | tuple) and not any(isinstance(one, dict) for one in value)
+        if is_list and key not in tree.lists and not key.startswith("sweep."):
             sweep[key] = value
             return
     _set(tree, tables, key, value)

@@ -78,14 +78,14 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def validate(model: type[ModelT], tables: dict[str, Any], *, where: str, error: type[KvsimError]) -> ModelT:
-    """Return `tables` as a `model`, or raise one `error` whose lines name every fault.
+    """Return `tables` as a `model`, or raise one `error` whose lines name every mistake.
 
     Each line gives the key, what was found, what would be right and, for an unknown key, the nearest valid one.
     """
     try:
         return model.model_validate(tables)
     except ValidationError as problem:
-        raise error("\n".join(f"{where}: {fault}" for fault in _faults(model, tables, problem))) from None
+        raise error("\n".join(f"{where}: {detail}" for detail in _errors(model, tables, problem))) from None
 
 
 def leaves_at(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -111,8 +111,8 @@ def value_at(tables: dict[str, Any], dotted: str) -> Any:
     return value
 
 
-def faults_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
-    """Return every fault of `tables` as a `model`, one line each; none where it is valid."""
+def errors_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
+    """Return every error of `tables` as a `model`, one line each; none where it is valid."""
     return parsed(model, tables)[1]
 
 
@@ -121,7 +121,7 @@ def parsed(model: type[ModelT], tables: dict[str, Any]) -> tuple[ModelT | None, 
     try:
         return model.model_validate(tables), []
     except ValidationError as problem:
-        return None, _faults(model, tables, problem)
+        return None, _errors(model, tables, problem)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -178,32 +178,32 @@ _WORDS = {
 }
 
 
-def _faults(model: type[BaseModel], tables: dict[str, Any], problem: ValidationError) -> list[str]:
-    """Return one line a fault: alternatives of one key in one line, and a misspelt key not also as a missing one."""
+def _errors(model: type[BaseModel], tables: dict[str, Any], problem: ValidationError) -> list[str]:
+    """Return one line an error: alternatives of one key in one line, and a misspelt key not also as a missing one."""
     by_key: dict[Key, list[Any]] = {}
-    for fault in problem.errors(include_url=False):
-        by_key.setdefault(_key_of(fault, tables), []).append(fault)
+    for detail in problem.errors(include_url=False):
+        by_key.setdefault(_key_of(detail, tables), []).append(detail)
     lines: dict[Key, str] = {}
     meant: set[Key] = set()
-    for key, faults in by_key.items():
-        if any(fault["type"] == "extra_forbidden" for fault in faults):
+    for key, details in by_key.items():
+        if any(detail["type"] == "extra_forbidden" for detail in details):
             lines[key], intended = _unknown(model, key)
             meant.add(intended)
-    for key, faults in by_key.items():
-        if key in lines or (key in meant and faults[0]["type"] == "missing"):
+    for key, details in by_key.items():
+        if key in lines or (key in meant and details[0]["type"] == "missing"):
             continue
         is_outer = any(other != key and other[: len(key)] == key for other in by_key)
-        if is_outer and all(fault["type"] in _WANTED for fault in faults):
-            continue  # another alternative fitted better: its own faults, inside this key, are told
-        lines[key] = f"{_shown_key(key)}: {_told(faults)}"
+        if is_outer and all(detail["type"] in _WANTED for detail in details):
+            continue  # another alternative fitted better: its own errors, inside this key, are reported
+        lines[key] = f"{_shown_key(key)}: {_explained(details)}"
     return [lines[key] for key in by_key if key in lines]
 
 
-def _key_of(fault: Any, tables: dict[str, Any]) -> Key:
+def _key_of(detail: Any, tables: dict[str, Any]) -> Key:
     """Return the place in the file: pydantic's location without the tags of the alternatives that it tried."""
     key: list[Any] = []
     current: Any = tables
-    for part in fault["loc"]:
+    for part in detail["loc"]:
         is_index = isinstance(part, int) and isinstance(current, list | tuple) and part < len(current)
         if is_index or (isinstance(current, dict) and part in current):
             current = current[part]
@@ -244,27 +244,27 @@ def _nearest_paths(model: type[BaseModel], name: str) -> list[str]:
     return [by_name[one] for one in close]
 
 
-def _told(faults: list[Any]) -> str:
-    """Return what is wrong with one key, of which each fault speaks for one alternative."""
-    precise = [fault for fault in faults if fault["type"] not in _WANTED]
+def _explained(details: list[Any]) -> str:
+    """Return what is wrong with one key, of which each detail is about one alternative."""
+    precise = [detail for detail in details if detail["type"] not in _WANTED]
     if not precise:
-        wanted = list(dict.fromkeys(_WANTED[fault["type"]] for fault in faults))
+        wanted = list(dict.fromkeys(_WANTED[detail["type"]] for detail in details))
         if "a number" in wanted and "a whole number" in wanted:
             wanted.remove("a whole number")
-        return f"should be {' or '.join(wanted)}, found {_shown(faults[0]['input'])}"
-    fault = precise[0]
-    if fault["type"] == "missing":
+        return f"should be {' or '.join(wanted)}, found {_shown(details[0]['input'])}"
+    detail = precise[0]
+    if detail["type"] == "missing":
         return "missing; it has no default"
-    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("Tuple ")
+    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("Tuple ")
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
-    if fault["type"] == "value_error":
+    if detail["type"] == "value_error":
         return message
     hint = ""
-    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
-        close = _closest(fault["input"], re.findall(r"'([^']+)'", str(fault["ctx"]["expected"])))
+    if detail["type"] == "literal_error" and isinstance(detail["input"], str):
+        close = _closest(detail["input"], re.findall(r"'([^']+)'", str(detail["ctx"]["expected"])))
         hint = f"; did you mean {close!r}?" if close else ""
-    return f"{message[:1].lower() + message[1:]}, found {_shown(fault['input'])}{hint}"
+    return f"{message[:1].lower() + message[1:]}, found {_shown(detail['input'])}{hint}"
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which policies a whole-step kernel decides by itself: their parts as numbers, and the state they start with."""
+"""Which policies a fast-path kernel decides by itself: their parts as numbers, and the state they start with."""
 
 from __future__ import annotations
 

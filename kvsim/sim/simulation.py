@@ -19,12 +19,12 @@ from kvsim.profile.profile import SHOWN_AS, SPECULATE
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
 from kvsim.sim.copies import Copies
+from kvsim.sim.fast_path import FastPath, can_run
 from kvsim.sim.inputs import SimulationInput
 from kvsim.sim.ledger import Ledger
 from kvsim.sim.link import Transfer
 from kvsim.sim.replay import Reading
 from kvsim.sim.timeline import Place, Timeline
-from kvsim.sim.whole_step import WholeSteps, can_run
 from kvsim.types import IntArray, PageIds
 
 Path: TypeAlias = Literal["auto", "events"]
@@ -44,12 +44,12 @@ def simulate_decode(
     """Return the rows of a decode run as columns (`kvsim.sim.ledger.COLUMNS`), one row a step.
 
     `progress` is called with 1 after each step; `timeline` collects who did what when. `path` is for tests and
-    benchmarks: ``auto`` takes whole steps where `kvsim.sim.whole_step.can_run` and nobody keeps a timeline, and events
+    benchmarks: ``auto`` takes the fast path where `kvsim.sim.fast_path.can_run`, and nobody keeps a timeline, events
     otherwise; the rows are the same.
     """
     env = simpy.Environment()
-    if _takes_whole_steps(given, timeline, path):
-        steps = WholeSteps(env, given, progress or _ignore, given.replay.num_steps)
+    if _takes_fast_path(given, timeline, path):
+        steps = FastPath(env, given, progress or _ignore, given.replay.num_steps)
         env.run(until=env.process(steps.run()))
         return steps.take()
     host = _Host(env, given, progress or _ignore, timeline)
@@ -66,19 +66,19 @@ def decode_in_chunks(
     Raises
     ------
     KvsimError
-        If the run can only be told event by event, which keeps its rows.
+        If the run can only be simulated event by event, which keeps its rows.
     """
-    if not _takes_whole_steps(given, None, path):
-        raise KvsimError("rows come in chunks from whole steps only; this profile takes the path of events")
+    if not _takes_fast_path(given, None, path):
+        raise KvsimError("rows come in chunks from the fast path only; this profile is simulated event by event")
     env = simpy.Environment()
-    steps = WholeSteps(env, given, _ignore, chunk_steps)
+    steps = FastPath(env, given, _ignore, chunk_steps)
     process = env.process(steps.run())
     while process.is_alive:
         env.run(until=env.any_of([process, steps.chunk]))
         yield steps.take()
 
 
-def _takes_whole_steps(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
+def _takes_fast_path(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
     return path != "events" and timeline is None and can_run(given.profile) and not given.drops
 
 

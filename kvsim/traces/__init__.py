@@ -36,4 +36,4 @@ __all__ = [
     "write_parameters",
 ]
 
-__path__ = [*__path__, f"{__path__[0]}/../_moved/traces"]  # modules under the names that they had before 0.1
+__path__ = [*__path__, f"{__path__[0]}/../_moved/traces"]  # modules under the names that they had before 0.2

@@ -63,7 +63,7 @@ def test_the_shipped_experiment_runs_on_a_tiny_model_from_measurement_to_tables(
     assert printed["experiment_summary"]["total_experiments"] == 2 * 3 * 3
     assert printed["experiment_summary"]["new_tokens"] == 8
     top_k = next(part for part in printed["settings"] if part["setting"]["selector.name"] == "top-k")
-    assert top_k["mode_summaries"]["baseline"]["attention_mass_kept"] < 1
+    assert top_k["mode_summaries"]["baseline"]["attention_recall"] < 1
     full = next(part for part in printed["settings"] if part["setting"] == {"selector.name": "full"} | BUDGET_5)
     assert full["by_context_tokens"]["40"]["mode_summaries"]["reactive"]["average_cache_hit_rate"] == 1
     assert full["by_context_tokens"]["150"]["mode_summaries"]["reactive"]["average_cache_hit_rate"] < 1

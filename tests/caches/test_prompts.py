@@ -1,4 +1,4 @@
-"""The books of a prompt cache: the longest shared beginning, budgets in bytes, and who leaves whose tier."""
+"""The accounting of a prompt cache: the longest shared beginning, budgets in bytes, and who leaves whose tier."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvsim.caches.prompts.accounting import PROMPT_POLICIES, PromptBooks, TierBudget
+from kvsim.caches.prompts.accounting import PROMPT_POLICIES, PromptCacheState, TierBudget
 from kvsim.caches.prompts.token_tree import TokenTree
 from kvsim.errors import CapacityError, PolicyError
 
@@ -52,9 +52,9 @@ def test_books_hold_what_their_moves_say_and_never_more_than_the_budgets(prompts
     tiers = [TierBudget(tier="device", budget_bytes=10 * device, policy=policy)]
     if host is not None:
         tiers.append(TierBudget(tier="host", budget_bytes=10 * host, policy=policy))
-    books, held, where = PromptBooks(10, tiers), {}, {}
+    state, held, where = PromptCacheState(10, tiers), {}, {}
     for prompt in prompts:
-        found, kept = books.request(array(prompt))
+        found, kept = state.request(array(prompt))
         best = max((shared(prompt, other) for other in held.values()), default=0)
         assert found.shared_tokens == best
         assert found.tokens == min(best, len(prompt) - 1)
@@ -71,20 +71,20 @@ def test_books_hold_what_their_moves_say_and_never_more_than_the_budgets(prompts
             held[kept.entry], where[kept.entry] = prompt, kept.tier
         for tier, budget in (("device", device), ("host", host or 0)):
             used = sum(len(held[entry]) for entry in held if where[entry] == tier)
-            assert books.used_bytes(tier) == 10 * used <= 10 * budget
+            assert state.used_bytes(tier) == 10 * used <= 10 * budget
         assert not any(
             left != right and shared(held[left], held[right]) == len(held[left]) for left in held for right in held
         )
-    assert len(books) == len(held)
+    assert len(state) == len(held)
 
 
-def run(books: PromptBooks, *prompts: str) -> list[tuple]:
-    return [books.request(array([ord(letter) for letter in prompt])) for prompt in prompts]
+def run(state: PromptCacheState, *prompts: str) -> list[tuple]:
+    return [state.request(array([ord(letter) for letter in prompt])) for prompt in prompts]
 
 
 def test_the_prompt_used_longest_ago_leaves_for_the_host_and_then_for_good() -> None:
     tiers = [TierBudget(tier="device", budget_bytes=8), TierBudget(tier="host", budget_bytes=4)]
-    done = run(PromptBooks(1, tiers), "aaaa", "bbbb", "aaxx", "cccc")
+    done = run(PromptCacheState(1, tiers), "aaaa", "bbbb", "aaxx", "cccc")
     assert [(move.entry, move.tier, move.to) for _, kept in done for move in kept.moves] == [
         (1, "device", "host"),
         (1, "host", None),
@@ -94,7 +94,7 @@ def test_the_prompt_used_longest_ago_leaves_for_the_host_and_then_for_good() -> 
 
 
 def test_a_prompt_that_goes_on_from_a_kept_one_takes_its_place() -> None:
-    done = run(PromptBooks(1, [TierBudget(tier="host")]), "abc", "abcd", "ab", "abcd")
+    done = run(PromptCacheState(1, [TierBudget(tier="host")]), "abc", "abcd", "ab", "abcd")
     assert [(found.tokens, found.tier) for found, _ in done] == [(0, None), (3, "host"), (1, "host"), (3, "host")]
     assert [kept.entry for _, kept in done] == [0, 1, None, None]
     (move,) = done[1][1].moves
@@ -103,28 +103,28 @@ def test_a_prompt_that_goes_on_from_a_kept_one_takes_its_place() -> None:
 
 def test_a_prompt_that_the_device_cannot_hold_is_kept_on_the_host_or_nowhere() -> None:
     tiers = [TierBudget(tier="device", budget_bytes=3), TierBudget(tier="host", budget_bytes=5)]
-    books = PromptBooks(1, tiers)
-    assert [kept.tier for _, kept in run(books, "abc", "vwxyz", "abcdefgh")] == ["device", "host", None]
-    assert run(books, "abc")[0][0].tokens == 2  # what was not kept pushed nothing out
+    state = PromptCacheState(1, tiers)
+    assert [kept.tier for _, kept in run(state, "abc", "vwxyz", "abcdefgh")] == ["device", "host", None]
+    assert run(state, "abc")[0][0].tokens == 2  # what was not kept pushed nothing out
 
 
 def test_fewer_tokens_than_asked_for_are_computed_rather_than_reused() -> None:
-    books = PromptBooks(1, [TierBudget(tier="host")], least_tokens=3)
-    assert [found.tokens for found, _ in run(books, "abcd", "abxx", "abcx")] == [0, 0, 3]
+    state = PromptCacheState(1, [TierBudget(tier="host")], least_tokens=3)
+    assert [found.tokens for found, _ in run(state, "abcd", "abxx", "abcx")] == [0, 0, 3]
 
 
 def test_lfu_keeps_what_is_used_again_where_fifo_does_not() -> None:
     left = {}
     for policy in ("lfu", "fifo"):
-        books = PromptBooks(1, [TierBudget(tier="device", budget_bytes=6, policy=policy)])
-        done = run(books, "aaa", "aa", "bbb", "ccc")
+        state = PromptCacheState(1, [TierBudget(tier="device", budget_bytes=6, policy=policy)])
+        done = run(state, "aaa", "aa", "bbb", "ccc")
         left[policy] = [move.entry for _, kept in done for move in kept.moves]
     assert left == {"lfu": [1], "fifo": [0]}
 
 
 def test_the_hand_of_sieve_moves_on_from_a_prompt_that_a_longer_one_replaced() -> None:
-    books = PromptBooks(1, [TierBudget(tier="device", budget_bytes=6, policy="sieve")])
-    done = run(books, "aa", "bb", "cc", "dd", "bbx", "ee")  # the hand stands at bb when bbx takes its place
+    state = PromptCacheState(1, [TierBudget(tier="device", budget_bytes=6, policy="sieve")])
+    done = run(state, "aa", "bb", "cc", "dd", "bbx", "ee")  # the hand stands at bb when bbx takes its place
     assert [[move.entry for move in kept.moves] for _, kept in done] == [[], [], [], [0], [1, 2], [3]]
 
 
@@ -140,4 +140,4 @@ def test_the_hand_of_sieve_moves_on_from_a_prompt_that_a_longer_one_replaced() -
 )
 def test_what_books_cannot_be_made_of_is_told(tiers, error, told) -> None:
     with pytest.raises(error, match=told):
-        PromptBooks(10, tiers)
+        PromptCacheState(10, tiers)

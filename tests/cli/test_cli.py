@@ -307,7 +307,7 @@ def test_calibrate_passes_on_what_was_asked_and_writes_the_profile(
         asked.update(options, model=model)
         return load_profile(find_profile("h200-llama-3-8b-published")).model_copy(update={"name": options["name"]})
 
-    monkeypatch.setattr("kvsim.calibration.calibrate", measured)
+    monkeypatch.setattr("kvsim.experiments.calibrate.calibrate", measured)
     arguments = ["calibrate", "--shape", "llama-3-8b", "--dtype", "fp32", "--bandwidth", "0.5 GB", "--quick"]
     assert run_command([*arguments, "-o", "profiles/mine.toml"]) == 0
     assert load_profile(tmp_path / "profiles" / "mine.toml").name == "mine"

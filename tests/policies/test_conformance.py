@@ -18,7 +18,7 @@ HERE = __name__
 
 
 def faults(name: str, arguments: dict[str, Any] | None = None) -> dict[str, str]:
-    return {check.name: check.fault for check in check_policy(name, arguments or {}) if check.fault}
+    return {check.name: check.problem for check in check_policy(name, arguments or {}) if check.problem}
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -25,7 +25,7 @@ def made_up_rows(policy: str, context_tokens: int, budget_frac: float, *, seed: 
     layers = SHAPE.num_layers
     pages = context_tokens // PAGE_TOKENS
     selected = pages if policy == "stream" else 40
-    miss_frac = {"resident": 0.0, "stream": 1 - budget_frac, "lru": 0.3, "attention": 0.15}[policy]
+    miss_frac = {"resident": 0.0, "stream": 1 - budget_frac, "lru": 0.3, "attention": 0.15}.get(policy, 0.3)
     if policy in ("lru", "attention"):
         miss_frac *= 1 - 0.8 * budget_frac
     misses = generator.binomial(selected * layers, miss_frac, STEPS)

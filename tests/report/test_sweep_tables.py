@@ -105,7 +105,7 @@ def time_ms(policy: str, budget: float, page: int, text: str) -> float:
 def test_the_text_tells_front_weights_and_every_kind_of_failure_once() -> None:
     summary = grid(time_ms)
     swept = {"budget.context_frac": 0.01, "page_tokens": 32, "trace.path": "a"}
-    summary["failed"] = [{"cell": n, "policy": "lru", **swept, "fault": "too small"} for n in range(3)]
+    summary["failed"] = [{"cell": n, "policy": "lru", **swept, "error": "too small"} for n in range(3)]
     text = sweep_text(summary)
     assert "24 of 24 cells fit 2 GiB" in text
     assert "3 of 27 cells failed:" in text

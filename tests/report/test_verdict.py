@@ -196,3 +196,10 @@ def test_a_predictive_policy_that_misses_more_than_lru_is_named_with_its_worst_b
     cells = lru + [with_budget("attention", pages, misses, 100) for pages, misses in predictive]
     assert "`attention` misses more pages than `lru` with 960 device pages (700 against 638)" in say(cells)[-1]
     assert "misses more" not in say([lru[0], with_budget("attention", 20, 2221, 100)])[-1]
+
+
+def test_a_policy_that_sees_the_future_is_a_bound_and_not_recommended():
+    bound = cell("belady", kv_gib=1, tpot_s=0.005, is_bound=True)
+    closing = say([cell(kv_gib=1), bound])[-1]
+    assert closing.startswith("The fastest that fits is `lru`. `belady` sees the future: a bound, not an option.")
+    assert "`belady` at 2" not in say([bound, cell(), cell(batch=2), {**bound, "batch": 2, "tokens_per_s": 900}])[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.scenario.toml import Strict, faults_of, nearest, parse_toml, read_toml, validate
+from kvsim.scenario.toml import Strict, errors_of, nearest, parse_toml, read_toml, validate
 
 
 class Size(Strict):
@@ -23,40 +23,40 @@ class Room(Strict):
 
 
 def test_a_field_of_two_kinds_is_told_in_one_line() -> None:
-    assert faults_of(Room, {"size": 3}) == ["size: should be text in quotes or a table, found 3"]
-    assert faults_of(Room, {"size": "a", "depth": "b"}) == ["depth: should be a number, found 'b'"]
+    assert errors_of(Room, {"size": 3}) == ["size: should be text in quotes or a table, found 3"]
+    assert errors_of(Room, {"size": "a", "depth": "b"}) == ["depth: should be a number, found 'b'"]
 
 
 def test_a_table_is_judged_as_a_table_and_not_also_as_text() -> None:
-    assert faults_of(Room, {"size": {"width": "b"}}) == ["size.width: should be a whole number, found 'b'"]
-    assert faults_of(Room, {"size": {"width": 1, "hight": 2}}) == ["unknown key 'size.hight'; did you mean 'height'?"]
+    assert errors_of(Room, {"size": {"width": "b"}}) == ["size.width: should be a whole number, found 'b'"]
+    assert errors_of(Room, {"size": {"width": 1, "hight": 2}}) == ["unknown key 'size.hight'; did you mean 'height'?"]
 
 
 def test_keys_named_like_types_keep_their_place() -> None:
     tables = {"size": "a", "tags": {"str": [], "int": {}}}
-    assert faults_of(Room, tables) == [
+    assert errors_of(Room, tables) == [
         "tags.str: should be text in quotes or a whole number, found an empty list",
         "tags.int: should be text in quotes or a whole number, found a table",
     ]
 
 
 def test_a_misspelt_key_is_not_told_again_as_a_missing_one() -> None:
-    assert faults_of(Room, {"siez": "a"}) == ["unknown key 'siez'; did you mean 'size'?"]
-    assert faults_of(Size, {}) == ["width: missing; it has no default"]
+    assert errors_of(Room, {"siez": "a"}) == ["unknown key 'siez'; did you mean 'size'?"]
+    assert errors_of(Size, {}) == ["width: missing; it has no default"]
 
 
 def test_a_known_key_in_the_wrong_table_is_told_its_place() -> None:
-    assert faults_of(Room, {"size": "a", "width": 3}) == ["unknown key 'width'; did you mean 'size.width'?"]
+    assert errors_of(Room, {"size": "a", "width": 3}) == ["unknown key 'width'; did you mean 'size.width'?"]
 
 
 def test_keys_of_free_tables_are_followed_to_the_model_within() -> None:
     tables = {"size": "a", "deep": {"first.one": {"width": 1, "hight": 1}}}
-    assert faults_of(Room, tables) == ["unknown key 'deep.\"first.one\".hight'; did you mean 'height'?"]
+    assert errors_of(Room, tables) == ["unknown key 'deep.\"first.one\".hight'; did you mean 'height'?"]
 
 
 def test_hostile_keys_and_values_stay_on_one_short_line() -> None:
     tables = {"size": "a", "x\ny" * 500: 1, "depth": "z\n" * 500}
-    for fault in faults_of(Room, tables):
+    for fault in errors_of(Room, tables):
         assert "\n" not in fault
         assert len(fault) < 200
 

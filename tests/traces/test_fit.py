@@ -332,5 +332,6 @@ def test_a_faulty_parameter_file_is_refused_by_key(tmp_path, before, after, said
 
 
 def test_parameters_that_cannot_be_written_are_one_line(tmp_path):
-    with pytest.raises(TraceError, match="No such file"):
-        write_parameters(known_parameters(), tmp_path / "no" / "x.toml")
+    (tmp_path / "file").touch()
+    with pytest.raises(TraceError, match=r"Not a directory|File exists"):
+        write_parameters(known_parameters(), tmp_path / "file" / "x.toml")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import TraceError
 from kvsim.traces import GeneratorParameters, LayerParameters, SyntheticSource, measure_statistics
+from kvsim.traces.generator import generate
 from kvsim.traces.generator.parameters import EstimateParameters
 
 QUEST = "estimate:quest"
@@ -136,11 +137,15 @@ def test_scores_cannot_be_written_over():
         source_of().mass(0, 0, 32)[0, 0] = 1
 
 
-def test_memory_does_not_grow_with_steps():
-    source = source_of()
+def test_memory_does_not_grow_with_steps(monkeypatch):
+    small = source_of()
+    monkeypatch.setattr(generate, "_KEPT_BYTES", 2**16)
+    large = source_of()
     for step in range(48):
-        scores_of(source, step)
-    assert len(source._kept) == 2
+        scores_of(small, step)
+        scores_of(large, step)
+    assert len(small._kept) == 48, "all of its steps are small"
+    assert len(large._kept) == 2
 
 
 def test_another_number_of_layers_takes_parameters_at_the_same_relative_depth():

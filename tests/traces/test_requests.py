@@ -42,7 +42,7 @@ def written(path: Path, *rows: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("row", "fault"),
+    ("row", "problem"),
     [
         (GOOD | {"hash_ids": [0]}, "1000 is 2 blocks of 512 tokens, hash_ids has 1"),
         (GOOD | {"input_length": 1025}, "1025 is 3 blocks of 512 tokens, hash_ids has 2"),
@@ -59,12 +59,12 @@ def written(path: Path, *rows: object) -> Path:
         ("[" * 100_000, "not valid JSON"),
     ],
 )
-def test_a_row_that_lies_is_told_with_file_and_line(tmp_path: Path, row: object, fault: str) -> None:
+def test_a_row_that_lies_is_told_with_file_and_line(tmp_path: Path, row: object, problem: str) -> None:
     path = written(tmp_path / "lies.jsonl", GOOD, "", row)
     with pytest.raises(TraceError) as told:
         list(read(path))
     assert str(told.value).startswith(f"{path}:3: ")
-    assert fault in str(told.value)
+    assert problem in str(told.value)
 
 
 def test_a_block_with_two_parents_is_told_with_both_lines(tmp_path: Path) -> None:

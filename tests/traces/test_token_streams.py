@@ -28,7 +28,7 @@ def test_a_stream_reads_back_as_it_was_written(tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "fault"),
+    ("lines", "problem"),
     [
         ([], "no tokens; the first line is a header"),
         ([{"vocab_size": 10}], "no tokens; the first line is a header"),
@@ -42,13 +42,13 @@ def test_a_stream_reads_back_as_it_was_written(tmp_path, name) -> None:
         ([{"vocab_size": 10}, [1]], ":2: should be a JSON object, found list"),
     ],
 )
-def test_a_stream_that_lies_is_told_with_file_and_line(tmp_path, lines, fault) -> None:
+def test_a_stream_that_lies_is_told_with_file_and_line(tmp_path, lines, problem) -> None:
     file = tmp_path / "s.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(TraceError) as told:
         read_token_stream(file)
     assert str(told.value).startswith(f"{file}")
-    assert fault in str(told.value)
+    assert problem in str(told.value)
 
 
 def test_a_name_that_does_not_ship_gets_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""Which block leaves a prefix cache: one small class a policy, told what happens and asked for the worst free block.
+"""Which block leaves a prefix cache: one small class a policy, notified of events and asked for the worst free block.
 
 Only a *free* block may leave: one that no request holds and that no cached block follows. So leaves go first, and
 whatever a request can reach from its first block on stays reachable. A request's blocks are released tail first.
@@ -24,7 +24,7 @@ S3_MAX_USES = 3
 
 
 class Eviction(Protocol):
-    """What a policy is told and asked."""
+    """What a policy is notified of and asked for."""
 
     def hit(self, block: int, next_use: int) -> None:
         """Take note that a request found `block`, and holds it; `next_use` is for the policy that may know it."""

@@ -1,4 +1,4 @@
-"""A prompt cache's books: which prompts' keys and values are kept on which tier, and how much of them a new one reuses.
+"""The accounting of a prompt cache: which prompts' keys and values are on which tier, and how much a new prompt reuses.
 
 One object decides in the simulator and in the engine, request by request; it holds no bytes and knows no time.
 """
@@ -64,7 +64,7 @@ class Keeping:
     """What left before, in order."""
 
 
-class PromptBooks:
+class PromptCacheState:
     """Prompts of any length on tiers with a budget each, found by the longest shared beginning.
 
     A new prompt is kept whole on the first tier that can hold it; what must leave there goes to the next tier, or is
@@ -90,10 +90,10 @@ class PromptBooks:
     Examples
     --------
     >>> import numpy as np
-    >>> books = PromptBooks(10, [TierBudget(tier="device", budget_bytes=90)])
-    >>> books.request(np.array([1, 2, 3, 4]))[0].tokens, books.request(np.array([1, 2, 3, 5, 6]))[0].tokens
+    >>> state = PromptCacheState(10, [TierBudget(tier="device", budget_bytes=90)])
+    >>> state.request(np.array([1, 2, 3, 4]))[0].tokens, state.request(np.array([1, 2, 3, 5, 6]))[0].tokens
     (0, 3)
-    >>> [move.entry for move in books.request(np.array([1, 2, 3, 5, 6, 7]))[1].moves]  # 5 tokens in place of 4 and 5
+    >>> [move.entry for move in state.request(np.array([1, 2, 3, 5, 6, 7]))[1].moves]  # 5 tokens in place of 4 and 5
     [1, 0]
     """
 
@@ -220,3 +220,7 @@ class _Shelf:
         entry = self._eviction.victim(lambda _: True)
         assert entry is not None, "a tier that is full has nothing to give up"
         return entry
+
+
+PromptBooks = PromptCacheState
+"""The name before 0.2; it goes with the next release."""

@@ -151,15 +151,15 @@ class EmulatedLink:
 
     def _raise_fault(self) -> None:
         for lane in (self._to_device, self._to_host):
-            if lane.fault is not None:
-                raise EngineError("a copy failed") from lane.fault
+            if lane.problem is not None:
+                raise EngineError("a copy failed") from lane.problem
 
 
 class _Lane:
     """One direction: a thread, a queue of demands and a queue of prefetches."""
 
     def __init__(self, name: str, copy: Callable[[PageIds, IntArray], int], page_s: float) -> None:
-        self.fault: BaseException | None = None
+        self.problem: BaseException | None = None
         self._copy = copy
         self._page_s = page_s
         self._free_s = 0.0
@@ -216,7 +216,7 @@ class _Lane:
         try:
             transfer.num_copied = self._copy(transfer.pages, transfer.slots)
         except BaseException as problem:  # told to whoever waits, in its own thread
-            self.fault = problem
+            self.problem = problem
         due_s = transfer.start_s + transfer.pages.size * self._page_s
         now_s = time.perf_counter()
         if now_s < due_s:

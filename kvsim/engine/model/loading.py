@@ -213,7 +213,7 @@ def _check_packing(tables: Mapping[str, Any], path_or_id: Path | str) -> None:
     method = packing.get("quant_method") if isinstance(packing, Mapping) else None
     if method not in (None, "bitsandbytes", "gguf"):
         raise KvsimError(
-            f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which the engine does not read; "
+            f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which the engine does not read: "
             "take a checkpoint in bf16, fp16 or fp32, and pack it as it loads with a quantisation of 8bit or 4bit"
         )
 

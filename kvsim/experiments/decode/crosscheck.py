@@ -43,8 +43,10 @@ def accesses_in(place: Path) -> Callable[[Scenario], Path]:
                 if problem is None:
                     return file
                 problems[file] = problem
-        told = "; ".join(f"{file.name} {problem}" for file, problem in list(problems.items())[:3])
-        raise TraceError(place, f"no accesses for {measure_of(scenario).prompt_tokens} tokens of prompt: {told}")
+        problems_text = "; ".join(f"{file.name} {problem}" for file, problem in list(problems.items())[:3])
+        raise TraceError(
+            place, f"no accesses for {measure_of(scenario).prompt_tokens} tokens of prompt: {problems_text}"
+        )
 
     return find
 

@@ -37,7 +37,7 @@ def fresh_profile(
         True: calibrate whatever the profile says. False: use the scenario's own, and say where it is stale. None:
         calibrate where the profile is stale.
     say
-        Told in one line why it calibrates or does not.
+        Called with one line that says why it calibrates or does not.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class Error:
 def tpot_interval_s(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
     """Return a 90% interval of the mean simulated time per output token; it need not be symmetric.
 
-    A sample of calibration is a whole step, so what spreads samples shifts whole steps of a run as well: the spread is
+    A sample of calibration is one step, so what spreads samples shifts the steps of a run as well: the spread is
     taken as common to all steps of a run, besides the standard error of the table's medians. Parts of a measured
     profile are taken as independent of each other. Of one that was not measured, segments of the device err together,
     because errors of one card are of one sign, and launches by the host do: those are added up first.

@@ -21,7 +21,7 @@ from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measure
 from kvsim.experiments.decode.fresh_profile import fresh_profile
 from kvsim.experiments.decode.max_context import max_contexts
 from kvsim.experiments.decode.provenance import own_inputs
-from kvsim.experiments.decode.recorded import hand_over, kept_mass_frac, replay_of, trace_name
+from kvsim.experiments.decode.recorded import hand_over, mass_recall_frac, replay_of, trace_name
 from kvsim.experiments.decode.simulate import Rows, simulate_timeline
 from kvsim.experiments.decode.summarise import entry_of, summarise
 from kvsim.experiments.provenance import manifest_of
@@ -92,7 +92,7 @@ def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRu
     Raises
     ------
     KvsimError
-        If there is no such cell, it cannot be measured, or the host's stamps do not tell what the device does.
+        If there is no such cell, it cannot be measured, or the host's stamps do not show what the device does.
     """
     cell = only(resolve_measured(scenario, job), number, scenario.name)
     if not cell.profile.synchronous:
@@ -212,7 +212,7 @@ def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:
     if cell.policy.attends == "everything":
         return np.ones(num_steps)
     given = decode_input(cell)
-    return kept_mass_frac(cell, given.policy, given.setting, replay_of(cell, recording.trace, num_steps))
+    return mass_recall_frac(cell, given.policy, given.setting, replay_of(cell, recording.trace, num_steps))
 
 
 def _parts(run: DecodeResult, num_steps: int) -> Rows:

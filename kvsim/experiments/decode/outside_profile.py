@@ -80,7 +80,7 @@ def beyond_profile(cells: Sequence[Cell]) -> list[Beyond]:
     Raises
     ------
     CalibrationError
-        If the link was measured at one page size only, and a cell's is another: no table can tell what its copies cost.
+        If the link was measured at one page size only, and a cell's is another: no table has the cost of its copies.
         Or if the times are another model's and less than the profile itself allows (`step_problem`).
     CapacityError
         If the model has not the context (`check_context`).

@@ -1,4 +1,4 @@
-"""What a recorded first run tells of the next: the future for an oracle, and the mass that a dropping policy keeps."""
+"""What a recorded first run shows of the next: the future for an oracle, and the mass that a dropping policy keeps."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_dropping(cell: Cell) -> None:
         )
 
 
-def kept_mass_frac(cell: Cell, policy: Policy, setting: Setting, replay: Replay) -> FloatArray:
+def mass_recall_frac(cell: Cell, policy: Policy, setting: Setting, replay: Replay) -> FloatArray:
     """Return the share of full attention's mass in the pages that `policy` keeps, mean over layers, ``[num_steps]``."""
     selector = cell.scenario.selector
     residency = Residency(

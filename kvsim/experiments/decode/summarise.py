@@ -14,6 +14,7 @@ from kvsim.experiments.decode.outside_profile import beyond_profile, with_extrap
 from kvsim.experiments.decode.report.summary import cell_figures
 from kvsim.experiments.decode.report.verdict import verdict
 from kvsim.policies.baselines import HfOffloaded
+from kvsim.policies.future import is_oracle
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Scenario
 from kvsim.traces import GeneratorParameters
@@ -49,6 +50,7 @@ def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         | {"device_bytes": device_bytes, "fits": device_bytes <= cell.device_memory_bytes, **sizes}
         | {"page_link_s": page_link_s(cell)}
         | {"host_bytes": 0 if stays_on_device else total_pages * cell.page_bytes}
+        | ({"is_bound": True} if not cell.is_peer and is_oracle(cell.make_policy()) else {})
     )
 
 

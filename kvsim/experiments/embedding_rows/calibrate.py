@@ -1,4 +1,4 @@
-"""Times what a cache of embedding rows costs: look-ups, books, gathers on the host, copies, and putting rows in."""
+"""Times what a cache of embedding rows costs: look-ups, accounting, gathers on the host, copies, putting rows in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from kvsim.caches.rows import RowBooks
+from kvsim.caches.rows import RowCacheState
 from kvsim.calibration.fit import Sample, fit_table
 from kvsim.calibration.plan import Plan
 from kvsim.experiments.embedding_rows.engine.cache import CachedEmbedding, RowCache
@@ -20,7 +20,7 @@ from kvsim.types import IntArray
 
 _MIN_ROUNDS, _MAX_ROUNDS = 4, 12
 _WIDTH = 1024
-_STAGES = ("books", "gather", "copy", "merge")
+_STAGES = ("accounting", "gather", "copy", "merge")
 
 
 def row_tables(
@@ -34,13 +34,13 @@ def row_tables(
     """Return the tables ``rows.*`` of `Profile.caches`: seconds over rows x bytes of a row.
 
     ``plain``: a look-up in a table on the device. ``look-up``: a call of `CachedEmbedding` whose rows are all in. A
-    call whose rows all miss, stage by stage: ``books`` decide, ``gather`` lays rows side by side on the host, ``copy``
+    call whose rows all miss, stage by stage: ``state`` decide, ``gather`` lays rows side by side on the host, ``copy``
     is one transfer over the idle link until it is there, ``merge`` puts rows into their slots and the answer.
     ``ahead``: what fetching rows ahead takes of the host, ``touch`` the same where all are in, ``settle`` putting them
     into slots later.
 
-    Before each timed part a token is multiplied with as many weights as a processor does not keep at hand: so it finds
-    an embedding's code, books and rows in a model, whose weights pass through it between one look-up and the next.
+    Before each timed part a token is multiplied with more weights than the caches of the processor hold: in a model all
+    weights pass through the caches between one look-up and the next, too.
     Measured back to back they cost a quarter.
 
     Parameters
@@ -68,8 +68,8 @@ def _tested(plan: Plan, row_bytes: int, device: str, bandwidth_bytes_per_s: floa
     place = torch.device(device)
     link = make_row_link(table, place, bandwidth_bytes_per_s)
     try:
-        books = RowBooks("lru", 2 * max(plan.row_counts), num_rows=num_rows)
-        cache = RowCache(table=table.fill_(1.0), books=books, link=link, device=place)
+        state = RowCacheState("lru", 2 * max(plan.row_counts), num_rows=num_rows)
+        cache = RowCache(table=table.fill_(1.0), state=state, link=link, device=place)
         yield _TestedRows(cache, plan.row_table_bytes)
     finally:
         link.close()
@@ -151,7 +151,7 @@ class _TestedRows:
     def _absent(self, count: int) -> IntArray:
         """Return different rows that are not in."""
         rows = self._draw(4 * count + 16)
-        return rows[self._cache.books.slots_of(rows) < 0][:count]
+        return rows[self._cache.state.slots_of(rows) < 0][:count]
 
     def _draw(self, count: int) -> IntArray:
         """Return different rows."""

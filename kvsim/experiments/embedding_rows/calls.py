@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.caches import CACHE_POLICIES
-from kvsim.caches.rows import RowBooks, distinct
-from kvsim.errors import KvsimError, ScenarioError
+from kvsim.caches.rows import RowCacheState, distinct
+from kvsim.errors import ScenarioError
 from kvsim.experiments.base import shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams, fit_bigrams
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows, StreamChoice
 from kvsim.scenario.regular_files import read_text
 from kvsim.scenario.shipped import find_tokens, near
 from kvsim.traces.tokens.stream import StreamHeader, is_token_stream, read_token_stream, zipf_exponent, zipf_tokens
+from kvsim.traces.tokens.text import tokens_of
 from kvsim.types import BoolArray, IntArray
 
 _NOTHING = np.zeros(0, dtype=np.int64)
@@ -200,11 +199,11 @@ def episodes(calls: list[EmbedCall]) -> Iterator[list[EmbedCall]]:
         yield calls[start:end]
 
 
-def books_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowBooks:
-    """Return empty books for the calls of one episode; an oracle is told all that they look up and fetch ahead."""
+def state_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowCacheState:
+    """Return an empty cache state for the calls of one episode; an oracle gets all that is to come."""
     name = scenario.cache.policy
     future = future_of(calls)[0] if CACHE_POLICIES[name].kind == "oracle" else None
-    return RowBooks(
+    return RowCacheState(
         name,
         budget_rows(scenario),
         num_rows=shape_of(scenario).vocab_size,
@@ -214,7 +213,7 @@ def books_of(scenario: EmbeddingRows, calls: list[EmbedCall]) -> RowBooks:
 
 
 def future_of(calls: list[EmbedCall]) -> tuple[IntArray, BoolArray]:
-    """Return the rows that the books will see, in their order, and which of them calls that count look up."""
+    """Return the rows that the cache state will see, in their order, and which of them calls that count look up."""
     rows, counts = [], []
     for call in calls:
         for part, is_counted in ((call.tokens, call.counts), (call.ahead, False)):
@@ -242,9 +241,7 @@ def _tokenized(path: Path, folder: Path) -> tuple[StreamHeader, IntArray]:
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise ScenarioError(f"stream.path {str(path)!r}: cannot read the text ({reason})") from None
-    if importlib.util.find_spec("tokenizers") is None:
-        raise KvsimError("stream.tokenizer needs the package tokenizers: pip install tokenizers")
-    tokens: IntArray = importlib.import_module("kvsim.traces.tokens.text").tokens_of([text], folder)[0]
+    tokens = tokens_of([text], folder)[0]
     if not tokens.size:
         raise ScenarioError(f"stream.path {str(path)!r} has no tokens")
     header = StreamHeader(

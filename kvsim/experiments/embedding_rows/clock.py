@@ -1,4 +1,4 @@
-"""When the calls of a cache of embedding rows happen: its books, what each part costs, and one link that copies."""
+"""When the calls of a cache of embedding rows happen: its state, what each part costs, and one link that copies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from kvsim.caches.rows import RowBooks, RowCounts
+from kvsim.caches.rows import RowCacheState, RowCounts
 from kvsim.experiments.base import check_calls
-from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, episodes, row_bytes
+from kvsim.experiments.embedding_rows.calls import EmbedCall, episodes, row_bytes, state_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
@@ -18,8 +18,8 @@ from kvsim.sim.clock import Environment, Event, Process
 from kvsim.sim.link import Link, Transfer
 from kvsim.types import FloatArray, IntArray
 
-COSTS = PLAIN, LOOK_UP, BOOKS, GATHER, COPY, MERGE, TOUCH, AHEAD, SETTLE = (
-    *("rows.plain", "rows.look-up", "rows.books", "rows.gather", "rows.copy", "rows.merge"),
+COSTS = PLAIN, LOOK_UP, ACCOUNTING, GATHER, COPY, MERGE, TOUCH, AHEAD, SETTLE = (
+    *("rows.plain", "rows.look-up", "rows.accounting", "rows.gather", "rows.copy", "rows.merge"),
     *("rows.touch", "rows.ahead", "rows.settle"),
 )
 """Tables of the profile: see `kvsim.experiments.embedding_rows.calibrate`."""
@@ -97,14 +97,14 @@ class Timed:
 
 
 def simulate_calls(scenario: EmbeddingRows, calls: list[EmbedCall], costs: RowCosts) -> tuple[Timed, RowCounts]:
-    """Return when every counted call happens, and what the books count of these."""
+    """Return when every counted call happens, and what the cache state counts of these."""
     timed, counts = Timed(), RowCounts()
     for episode in episodes(calls):
-        books = books_of(scenario, episode)
+        state = state_of(scenario, episode)
         env = Environment()
-        host = _Host(env, scenario, books, costs, timed)
+        host = _Host(env, scenario, state, costs, timed)
         env.run(until=env.process(host.run(episode)))
-        counts = counts.plus(books.counts)
+        counts = counts.plus(state.counts)
     return timed, counts
 
 
@@ -112,11 +112,11 @@ class _Host:
     """The thread that carries out the calls of one cache from empty: its page table, the link and the clock."""
 
     def __init__(
-        self, env: Environment, scenario: EmbeddingRows, books: RowBooks, costs: RowCosts, timed: Timed
+        self, env: Environment, scenario: EmbeddingRows, state: RowCacheState, costs: RowCosts, timed: Timed
     ) -> None:
         self._env = env
         self._chunk_rows = scenario.prefetch.chunk_rows
-        self._books, self._costs, self._timed = books, costs, timed
+        self._state, self._costs, self._timed = state, costs, timed
         self._link = Link(env, lambda num_rows: costs.at_s(COPY, num_rows))
         self._on_the_way: deque[tuple[Transfer, IntArray]] = deque()
 
@@ -126,16 +126,16 @@ class _Host:
             if call.counts:
                 yield from self._call(call)
             else:
-                self._books.look_up(call.tokens)
-                self._books.counts = RowCounts()
+                self._state.look_up(call.tokens)
+                self._state.counts = RowCounts()
 
     def _call(self, call: EmbedCall) -> Process[None]:
         started_s = self._env.now
-        found = self._books.look_up(call.tokens)
+        found = self._state.look_up(call.tokens)
         num_missed = int(found.rows.size - found.hits.sum())
         wait_s = yield from self._settle(found.rows)
         if num_missed:
-            yield self._spend(BOOKS, call.tokens.size)
+            yield self._spend(ACCOUNTING, call.tokens.size)
             decided_s = self._env.now
             yield self._spend(GATHER, num_missed)
             yield self._link.send(num_missed, is_demand=True).done
@@ -178,7 +178,7 @@ class _Host:
         """Have rows come ahead, chunk by chunk as the host hands them over; return how many travel."""
         if not call.ahead.size:
             return 0
-        rows = self._books.fetch_ahead(call.ahead).rows
+        rows = self._state.fetch_ahead(call.ahead).rows
         if not rows.size:
             yield self._spend(TOUCH, call.ahead.size)
         own_s = self._costs.at_s(AHEAD, int(rows.size))

@@ -14,7 +14,7 @@ from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.embedding_rows.calibrate import row_tables
-from kvsim.experiments.embedding_rows.calls import EmbedCall, books_of, calls_of, episodes
+from kvsim.experiments.embedding_rows.calls import EmbedCall, calls_of, episodes, state_of
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
@@ -34,7 +34,7 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     ScenarioError
         If the model does not suit the scenario.
     EngineError
-        If the engine counted otherwise than the books.
+        If the engine counted otherwise than the cache state.
     """
     cells = [cell for cell, _ in cells_of(scenario)]
     _check(scenario)
@@ -59,10 +59,10 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
             job.progress(1 / (len(cells) * repeats))
     entries, tables = [], []
     for number, (cell, swept) in enumerate(cells_of(scenario)):
-        calls, told = plans[number]
+        calls, predictions = plans[number]
         columns = _columns([call for call in calls if call.counts], runs[number], plain)
         served, _, _ = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
-        entry = cell_of(cell, profile, served, columns, runs[number][0].counts) | told
+        entry = cell_of(cell, profile, served, columns, runs[number][0].counts) | predictions
         same = [a.logits_digest == b.logits_digest for a, b in zip(runs[number][0].steps, plain[0], strict=True)]
         entry["same_logits_frac"] = float(np.mean(same))
         entries.append(entry | swept)
@@ -81,18 +81,18 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
 
 
 def _run(model: Any, cell: EmbeddingRows, calls: list[EmbedCall], bandwidth_bytes_per_s: float | None) -> RowRun:
-    """Run one cell, and refuse a run whose copies and reads are not what its books say."""
+    """Run one cell, and refuse a run whose copies and reads are not what the cache state says."""
     run = run_cached(
         model,
         list(episodes(calls)),
-        lambda episode: books_of(cell, episode),
+        lambda episode: state_of(cell, episode),
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         chunk_rows=cell.prefetch.chunk_rows,
     )
     found = run.tally.read_rows, run.tally.demanded_rows, run.tally.early_rows
     counted = run.counts.hit_rows, run.counts.missed_rows, run.counts.prefetched_rows
     if found != counted:
-        raise EngineError(f"{cell.name}: rows read, demanded and early are {found}; the books have {counted}")
+        raise EngineError(f"{cell.name}: rows read, demanded and early are {found}; the cache state has {counted}")
     return run
 
 

@@ -1,4 +1,4 @@
-"""How results of a cache of embedding rows are told: columns, a picture over the memory, and the verdict in words."""
+"""Reports results of a cache of embedding rows: columns, a picture over the memory, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def verdict_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for budget in dict.fromkeys(cell["budget_rows"] for cell in cells):
         group = [cell for cell in cells if cell["budget_rows"] == budget and cell["policy"] != "belady"]
-        told = [_told(mode, group) for mode in ("cold", "warm", "steady", "prefetch")]
-        if any(told):
+        texts = [_mode_text(mode, group) for mode in ("cold", "warm", "steady", "prefetch")]
+        if any(texts):
             size = format_bytes(budget * group[0]["row_bytes"])
-            lines.append(f"{budget:,} rows ({size}), a prompt's rows: {'; '.join(text for text in told if text)}.")
+            lines.append(f"{budget:,} rows ({size}), a prompt's rows: {'; '.join(text for text in texts if text)}.")
     slowest = min(cells, key=lambda cell: cell["speed_vs_resident"])
     lines.append(
         f"A request takes at most {percent(1 / slowest['speed_vs_resident'] - 1)} longer than with the whole table of "
@@ -66,7 +66,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines + _reservations(cells)
 
 
-def _told(mode: str, group: Sequence[Mapping[str, Any]]) -> str:
+def _mode_text(mode: str, group: Sequence[Mapping[str, Any]]) -> str:
     own = [cell for cell in group if cell["mode"] == mode]
     if not own:
         return ""

@@ -1,4 +1,4 @@
-"""A cache of embedding rows, simulated: the calls of a token stream through the books, each part at its cost."""
+"""A cache of embedding rows, simulated: the calls of a token stream through the cache state, each part at its cost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check(scenario: EmbeddingRows, base_dir: Path | None) -> int:
 def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
     """Simulate every cell, over the whole stream or over what a measured result recorded."""
     found = cells_of(scenario)
-    entries, tables, told = [], [], set()
+    entries, tables, digests = [], [], set()
     profile = profile_of(found[0][0], job.base_dir)
     for number, (cell, swept) in enumerate(found):
         profile = profile_of(cell, job.base_dir)
@@ -69,7 +69,7 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
         entry["outside_frac"] = float(np.mean([costs.is_outside(call) for call in calls]))
         entries.append(entry | swept)
         tables.append(rows_of(number, timed.columns()))
-        told.add(digest_of(requests))
+        digests.add(digest_of(requests))
         job.progress(1 / len(found))
     return make_result(
         scenario,
@@ -78,7 +78,7 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
         rows=joined(tables),
         verdict=verdict_of(entries),
         profile=profile,
-        extra={"tokens_digest": "-".join(sorted(told))},
+        extra={"tokens_digest": "-".join(sorted(digests))},
     )
 
 
@@ -169,7 +169,7 @@ def foretold(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | N
 
 
 def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
-    """Return the share of rows that Belady's MIN hits in the counted calls with this budget, told all calls to come."""
+    """Return the share of rows that Belady's MIN hits in the counted calls with this budget."""
     hits = accesses = 0
     for episode in episodes(calls):
         rows, counts = future_of(episode)
@@ -180,5 +180,5 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
 
 
 def digest_of(requests: IntArray) -> str:
-    """Return what tells requests apart."""
+    """Return a digest that differs between different requests."""
     return content_digest(requests)

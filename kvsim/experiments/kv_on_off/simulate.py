@@ -177,9 +177,9 @@ def verdict_of(cells: list[dict[str, Any]]) -> list[str]:
     if not pairs:
         return []
     least, most = min(pairs, key=lambda cell: cell["speed_vs_off"]), max(pairs, key=lambda cell: cell["speed_vs_off"])
-    told = "{prompt_tokens} tokens of prompt, batch {batch}"
+    prompts = "{prompt_tokens} tokens of prompt, batch {batch}"
     return [
-        f"Keeping keys and values makes generation {least['speed_vs_off']:.1f} times ({told.format(**least)}) to "
-        f"{most['speed_vs_off']:.1f} times ({told.format(**most)}) as fast, for at most "
+        f"Keeping keys and values makes generation {least['speed_vs_off']:.1f} times ({prompts.format(**least)}) to "
+        f"{most['speed_vs_off']:.1f} times ({prompts.format(**most)}) as fast, for at most "
         f"{format_bytes(max(cell['kv_bytes'] for cell in pairs))} of cache."
     ]

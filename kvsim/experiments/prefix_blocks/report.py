@@ -1,4 +1,4 @@
-"""How results of prefix blocks are told: columns, a picture over the budget, and the verdict in words."""
+"""Reports results of prefix blocks: columns, a picture over the budget, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
             "extrapolated linearly."
         )
     if is_assumed:
-        lines.append(
-            "The trace tells lengths only: what prompts share is an assumption of the scenario, not a finding."
-        )
+        lines.append("The trace has lengths only: what prompts share is an assumption of the scenario, not a finding.")
     if profile_kind != "measured":
         lines.append(f"The costs are {_NOT_MEASURED.get(profile_kind, profile_kind)}.")
     return lines

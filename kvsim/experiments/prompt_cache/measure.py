@@ -17,8 +17,9 @@ from kvsim.experiments.prompt_cache.calibrate import restore_tables
 from kvsim.experiments.prompt_cache.costs import slower_s
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
 from kvsim.experiments.prompt_cache.engine.run import Answered, answer
+from kvsim.experiments.prompt_cache.prompts import check_vocabulary
 from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario
-from kvsim.experiments.prompt_cache.simulate import Sent, Streams, all_bytes, books_of, cell_of, result_of, rows_of
+from kvsim.experiments.prompt_cache.simulate import Sent, Streams, all_bytes, cell_of, result_of, rows_of, state_of
 from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
 from kvsim.report.results import RunResult
@@ -40,7 +41,8 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
     streams = Streams(job.base_dir)
     for cell in cells:
         slower_s(profile, cell)
-        books_of(cell, streams.of(cell))
+        state_of(cell, streams.of(cell))
+        check_vocabulary(cell.prompts, streams.of(cell), shape_of(cell).vocab_size)
     path = model_path_of(scenario, job.base_dir)
     model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     _check_lengths(scenario, model, [prompt for cell in cells for prompt in streams.of(cell)])

@@ -29,14 +29,12 @@ def prompts_of(choice: PromptsChoice, vocab_size: int, beside: Path | None) -> l
     ------
     TraceError
         If the stream or trace cannot be read or is too short.
-    ScenarioError
-        If the stream's tokens are not all of the model's vocabulary.
     """
     if choice.trace is not None:
         prompts = _of_trace(choice, vocab_size, find_requests(choice.trace, beside))
     else:
         assert choice.stream is not None
-        prompts = _of_stream(choice, vocab_size, find_tokens(choice.stream, beside))
+        prompts = _of_stream(choice, find_tokens(choice.stream, beside))
     return [prompt[: choice.max_tokens] for prompt in prompts]
 
 
@@ -45,18 +43,28 @@ def digest_of(prompts: Sequence[IntArray]) -> str:
     return content_digest(*(part for prompt in prompts for part in (np.int64(prompt.size).tobytes(), prompt)))
 
 
-def _of_stream(choice: PromptsChoice, vocab_size: int, path: Path) -> list[IntArray]:
+def check_vocabulary(choice: PromptsChoice, prompts: Sequence[IntArray], vocab_size: int) -> None:
+    """Refuse prompts that a model cannot be given; a simulation asks only which tokens are equal.
+
+    Raises
+    ------
+    ScenarioError
+        If a token is none of the model's.
+    """
+    largest = max(int(prompt.max()) for prompt in prompts)
+    if largest >= vocab_size:
+        raise ScenarioError(
+            f"token {largest} is none of the model's {vocab_size}: prompts.stream = {choice.stream!r} was made with "
+            "another tokenizer; take a stream of the model's own"
+        )
+
+
+def _of_stream(choice: PromptsChoice, path: Path) -> list[IntArray]:
     """Return a system prompt, a document drawn by its popularity and a question for each request."""
-    stream = read_token_stream(path)
-    tokens = stream.tokens
+    tokens = read_token_stream(path).tokens
     needed = choice.system_tokens + choice.documents * choice.document_tokens + choice.num_requests * choice.own_tokens
     if tokens.size < needed:
         raise TraceError(path, f"{tokens.size:,} tokens; the prompts need {needed:,}")
-    if int(tokens[:needed].max()) >= vocab_size:
-        raise ScenarioError(
-            f"{path}: token {int(tokens[:needed].max())} is none of the model's {vocab_size}: the stream is of another "
-            f"tokenizer ({stream.header.tokenizer or 'it does not say which'})"
-        )
     sizes = (choice.system_tokens, choice.documents * choice.document_tokens, choice.num_requests * choice.own_tokens)
     system, documents, questions = np.split(tokens[:needed], np.cumsum(sizes)[:-1])
     weights = np.arange(1, choice.documents + 1, dtype=np.float64) ** -choice.popularity

@@ -1,4 +1,4 @@
-"""A prompt cache, simulated: its books decide prompt by prompt, and each is charged transfer and computation."""
+"""A prompt cache, simulated: its cache state decides prompt by prompt, and each is charged transfer and computation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.caches.prompts.accounting import Keeping, PromptBooks, Reuse
+from kvsim.caches.prompts.accounting import Keeping, PromptCacheState, Reuse
 from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
 from kvsim.experiments.prompt_cache.costs import PromptCosts
 from kvsim.experiments.prompt_cache.prompts import digest_of, prompts_of
@@ -47,7 +47,7 @@ def check(scenario: PromptCacheScenario, base_dir: Path | None) -> int:
     for cell, _ in cells:
         prompts = streams.of(cell)
         PromptCosts(profile_of(cell, base_dir), cell, longest_of(cell, prompts))
-        books_of(cell, prompts)
+        state_of(cell, prompts)
     return len(cells)
 
 
@@ -73,7 +73,7 @@ def longest_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
 
 
 def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
-    """Send every cell's prompts through its books."""
+    """Send every cell's prompts through its cache state."""
     found = cells_of(scenario)
     entries, tables, streams, unknown = [], [], Streams(job.base_dir), []
     profile = profile_of(found[0][0], job.base_dir)
@@ -92,8 +92,8 @@ def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
 
 def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptCosts) -> tuple[Sent, BoolArray]:
     """Return what happened to the prompts, and which of them ask for more than the profile measured."""
-    books = books_of(cell, prompts)
-    reuses, keepings = zip(*(books.request(prompt) for prompt in prompts), strict=True)
+    state = state_of(cell, prompts)
+    reuses, keepings = zip(*(state.request(prompt) for prompt in prompts), strict=True)
     restore_s = np.array([costs.restore_s(reuse) for reuse in reuses])
     sizes = np.array([prompt.size for prompt in prompts])
     reused = np.array([reuse.tokens for reuse in reuses])
@@ -105,7 +105,7 @@ def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptC
         full_s=costs.compute_s(sizes, 0)[0],
         restore_s=restore_s,
         keep_s=np.array([costs.keep_s(kept, prompt.size) for prompt, kept in zip(prompts, keepings, strict=True)]),
-        kept_bytes=books.used_bytes("device") + books.used_bytes("host"),
+        kept_bytes=state.used_bytes("device") + state.used_bytes("host"),
     )
     return sent, is_outside | np.array([costs.is_restored_outside(reuse) for reuse in reuses])
 
@@ -139,8 +139,8 @@ def all_bytes(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
     return token_bytes(cell) * sum(prompt.size for prompt in prompts)
 
 
-def books_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> PromptBooks:
-    """Return the empty books of a cell that will be sent `prompts`.
+def state_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> PromptCacheState:
+    """Return the empty cache state of a cell that will be sent `prompts`.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def books_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> PromptBo
         If its budget cannot hold a token.
     """
     tiers = cell.cache.tiers(all_bytes(cell, prompts))
-    return PromptBooks(token_bytes(cell), tiers, least_tokens=cell.cache.least_tokens)
+    return PromptCacheState(token_bytes(cell), tiers, least_tokens=cell.cache.least_tokens)
 
 
 def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) -> dict[str, Any]:

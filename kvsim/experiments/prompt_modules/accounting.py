@@ -1,4 +1,4 @@
-"""Which units are stored, prompt by prompt: the books that simulator and engine both keep."""
+"""Which units are stored, prompt by prompt: the accounting that simulator and engine both keep."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Served:
         return sum(victim is not None for victim in self.victims)
 
 
-class ModuleBooks:
+class ModuleStoreState:
     """A store of whole units with a budget and a policy (`kvsim.caches.Cache`).
 
     Parameters
@@ -47,8 +47,8 @@ class ModuleBooks:
 
     Examples
     --------
-    >>> books = ModuleBooks("lru", budget_units=2, num_units=3)
-    >>> books.serve([0, 1]).num_hits, books.serve([0, 2]).victims, sorted(books.stored)
+    >>> state = ModuleStoreState("lru", budget_units=2, num_units=3)
+    >>> state.serve([0, 1]).num_hits, state.serve([0, 2]).victims, sorted(state.stored)
     (0, (None, 1), [0, 2])
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from kvsim.caches import find_cache_policy
 from kvsim.errors import CapacityError
 from kvsim.experiments.base import shape_of
-from kvsim.experiments.prompt_modules.accounting import ModuleBooks
+from kvsim.experiments.prompt_modules.accounting import ModuleStoreState
 from kvsim.experiments.prompt_modules.scenario import PromptModules, Stream
 from kvsim.experiments.prompt_modules.schema import (
     Assembly,
@@ -54,9 +54,9 @@ class Case:
         """Every unit read, in order."""
         return [unit for request in self.requests for unit in self.assemblies[request].units]
 
-    def books(self, cell: PromptModules) -> ModuleBooks:
-        """Return the books of an empty store."""
-        return ModuleBooks(
+    def state(self, cell: PromptModules) -> ModuleStoreState:
+        """Return the cache state of an empty store."""
+        return ModuleStoreState(
             cell.cache.policy,
             budget_units=self.budget_units,
             num_units=len(self.layout.units),
@@ -79,7 +79,7 @@ def source_of(scenario: PromptModules, beside: Path | None) -> Source:
     Raises
     ------
     MarkupError
-        Naming file, line and tag of the first fault.
+        Naming file, line and tag of the first error.
     """
     schema = parse_schema(read_markup(Path(near(scenario.prompts.schema_file, beside))))
     return Source(

@@ -90,13 +90,13 @@ def all_stored(assembly: Assembly) -> Served:
 
 def counts_of(case: Case, cell: PromptModules) -> tuple[list[Served], dict[str, NDArray[np.int64]]]:
     """Return what every request meets in an empty store of the cell, and its counts, ``[num_requests]`` each."""
-    books = case.books(cell)
+    state = case.state(cell)
     served, rows = [], []
     for request in case.requests:
-        done = books.serve(case.assemblies[request].units)
+        done = state.serve(case.assemblies[request].units)
         tokens = [case.layout.units[unit].num_tokens for unit in done.units]
         hit_tokens = sum(size for size, hit in zip(tokens, done.is_hit, strict=True) if hit)
-        held = sum(case.layout.units[unit].num_tokens for unit in books.stored)
+        held = sum(case.layout.units[unit].num_tokens for unit in state.stored)
         served.append(done)
         misses = len(done.units) - done.num_hits
         rows.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from kvsim.experiments.prompt_modules.schema import LengthOf, assemble, lay_out
 from kvsim.scenario.digest import content_digest
 from kvsim.scenario.regular_files import read_text
 from kvsim.scenario.shipped import near
+from kvsim.traces.tokens.text import tokens_of
 
 
 def texts_of(scenario: PromptModules, source: Source) -> list[str]:
@@ -51,7 +51,7 @@ def lengths_of(scenario: PromptModules, source: Source, beside: Path | None) -> 
         )
     texts = texts_of(scenario, source)
     try:
-        found = importlib.import_module("kvsim.traces.tokens.text").tokens_of(texts, folder)
+        found = tokens_of(texts, folder)
     except TraceError as problem:
         raise ScenarioError(
             f"{problem}; `make model` writes one to .cache/models, or give the tokens of every text in "

@@ -14,7 +14,7 @@ from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
-from kvsim.experiments.prompt_modules.accounting import ModuleBooks
+from kvsim.experiments.prompt_modules.accounting import ModuleStoreState
 from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_positions, source_of
 from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.engine.divergence import Divergence, divergence_of
@@ -111,11 +111,11 @@ def _bench(scenario: PromptModules, job: Job, source: Source, profile: Profile) 
 
 def _serve(bench: _Bench, cell: PromptModules, case: Case) -> list[Answered]:
     """Answer the stream out of an empty store of the cell."""
-    runner, books = bench.runner(cell, case), case.books(cell)
+    runner, state = bench.runner(cell, case), case.state(cell)
     store = ModuleStore(cell.cache.tier, bench.link)
     first = case.assemblies[case.requests[0]]
-    runner.answer(first, case.books(cell), ModuleStore(cell.cache.tier, bench.link))  # whatever is slow only once
-    return [runner.answer(case.assemblies[request], books, store) for request in case.requests]
+    runner.answer(first, case.state(cell), ModuleStore(cell.cache.tier, bench.link))  # whatever is slow only once
+    return [runner.answer(case.assemblies[request], state, store) for request in case.requests]
 
 
 def _key(cell: PromptModules) -> tuple[Any, ...]:
@@ -135,8 +135,8 @@ def _time_prompts(
         stored: dict[tuple[Any, ...], list[Answered]] = {key: [] for key in chosen}
         for _ in range(cells[0].measure.repeats):
             full.append(bench.runner(cells[0], cases[0]).full(cases[0].assemblies[prompt])[0])
-            for key, (runner, books, store) in stocked.items():
-                stored[key].append(runner.answer(chosen[key][1].assemblies[prompt], books, store))
+            for key, (runner, state, store) in stocked.items():
+                stored[key].append(runner.answer(chosen[key][1].assemblies[prompt], state, store))
         for key, done in stored.items():
             found[key].append(
                 _Timed(
@@ -149,17 +149,17 @@ def _time_prompts(
     return found
 
 
-def _stocked(bench: _Bench, cell: PromptModules, case: Case) -> tuple[ModuleRunner, ModuleBooks, ModuleStore]:
-    """Return a store on the cell's tier that holds every module that prompts read, with its books."""
+def _stocked(bench: _Bench, cell: PromptModules, case: Case) -> tuple[ModuleRunner, ModuleStoreState, ModuleStore]:
+    """Return a store on the cell's tier that holds every module that prompts read, with its cache state."""
     num_units = len(case.layout.units)
     runner, store = bench.runner(cell, case), ModuleStore(cell.cache.tier, bench.link)
-    books = ModuleBooks("lru", budget_units=num_units, num_units=num_units)
+    state = ModuleStoreState("lru", budget_units=num_units, num_units=num_units)
     units = [case.layout.units[unit] for unit in case.read_units]
-    books.serve(case.read_units)
+    state.serve(case.read_units)
     for unit, states in zip(units, runner.encode_together(units), strict=True):
         store.put(unit.number, states)
     store.settle()
-    return runner, books, store
+    return runner, state, store
 
 
 def _judge(

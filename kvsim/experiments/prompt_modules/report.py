@@ -1,4 +1,4 @@
-"""How results of prompt modules are told: columns of cells and prompts, a picture, and the verdict in words."""
+"""Reports results of prompt modules: columns of cells and prompts, a picture, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ LEGEND = (
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> str:
-    """Return the table of cells or prompts, without the columns that tell of the encoding where all have the same."""
+    """Return the table of cells or prompts, without the columns about the encoding where all have the same."""
     constant = [name for name in ("scaffolds", "seen") if len({row[name] for row in rows}) == 1]
     return table_text(rows, {name: column for name, column in columns.items() if name not in constant})
 
@@ -104,7 +104,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str
             f"divergence over an answer is {worst['kl_mean_nats']:.2f} nats (prompt {worst['prompt']})."
         )
     else:
-        lines.append("What reuse costs in quality is not simulated: `kvsim measure` tells it prompt by prompt.")
+        lines.append("What reuse costs in quality is not simulated: `kvsim measure` measures it prompt by prompt.")
     outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(

@@ -34,7 +34,7 @@ def check(scenario: PromptModules, base_dir: Path | None) -> int:
     length_of = lengths_of(scenario, source, base_dir)
     for cell in cells:
         case = case_of(cell, source, length_of)
-        case.books(cell)
+        case.state(cell)
         costs_of(cell, case, profile_of(cell, base_dir))
     return len(cells)
 

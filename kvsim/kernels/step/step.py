@@ -1,7 +1,7 @@
 """Whole decode steps in one call: host, compute stream, link and page table, up to where somebody else must act.
 
 `go_on` is a coroutine in all but name: it goes on from the phase it left, until steps are done or a policy that is no
-kernel has to decide. `kvsim.sim.whole_step` drives it; the event path of `kvsim.sim.simulation` is its plain twin.
+kernel has to decide. `kvsim.sim.fast_path` drives it; the event path of `kvsim.sim.simulation` is its plain twin.
 """
 
 from __future__ import annotations

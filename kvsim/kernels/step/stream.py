@@ -47,7 +47,7 @@ def has_arrived(counts, done, number):
 
 @compiled
 def end_known_s(run, number):
-    """Return when the end of a work becomes known to who waits for it; infinity where that cannot be said yet."""
+    """Return when the end of a work becomes known to who waits for it; infinity where that is not known yet."""
     counts, works = ints(run, COUNTS), float_rows(run, WORKS)
     if number >= counts[UNRESOLVED]:
         return np.inf

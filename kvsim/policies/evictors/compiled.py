@@ -1,6 +1,6 @@
 """Compiled evictors: each decides what its plain twin decides, in kernels (`lists`, `evict` and `rank`).
 
-What they mean is said by the plain classes, which they share arguments with; tests hold the two together, decision by
+The plain classes, which they share arguments with, define what they mean; tests hold the two together, decision by
 decision.
 """
 

@@ -28,7 +28,7 @@ class Check:
     """One thing that a policy must keep to, and what it does instead."""
 
     name: str
-    fault: str | None
+    problem: str | None
     """One line; None where it keeps to it."""
 
 
@@ -165,10 +165,10 @@ class _Bench:
 
 def _check(name: str, run: Callable[[], str | None]) -> Check:
     try:
-        fault = run()
-    except KvsimError as problem:
-        fault = str(problem).partition("\n")[0]  # the lines of a plug-in's own code follow
-    return Check(name=name, fault=fault)
+        problem = run()
+    except KvsimError as error:
+        problem = str(error).partition("\n")[0]  # the lines of a plug-in's own code follow
+    return Check(name=name, problem=problem)
 
 
 @contextmanager

@@ -44,14 +44,14 @@ def compare_statistics(real: TraceStatistics, synthetic: TraceStatistics) -> lis
         apart = np.full(1, np.nan)
         if real.num_layers == synthetic.num_layers:
             apart = np.abs(real_rows[name] - synthetic_rows[name])
-        said = apart[np.isfinite(apart)]
+        known = apart[np.isfinite(apart)]
         rows.append(
             ComparedStatistic(
                 statistic=name,
                 real=real_means[name],
                 synthetic=synthetic_means[name],
                 difference=synthetic_means[name] - real_means[name],
-                layer_difference=float(said.mean()) if said.size else float("nan"),
+                layer_difference=float(known.mean()) if known.size else float("nan"),
             )
         )
     return rows

@@ -30,7 +30,7 @@ from kvsim.traces.access.header import (
     align,
     layout_of,
 )
-from kvsim.traces.access.records import context_fault, file_rows, fill_rows, record_rows, row_fault, value_fault
+from kvsim.traces.access.records import context_problem, file_rows, fill_rows, record_rows, row_problem, value_problem
 from kvsim.types import UNIT_TOKENS, BoolArray, IntArray, Scores, pages_of
 
 _PREFIX = struct.Struct("<8sII")  # magic, version, bytes of the header
@@ -88,21 +88,21 @@ class TraceWriter:
             most what `max_tokens` needs; what is left out is 0. A selection is given as one truth value a page.
         """
         context = np.asarray(context_tokens, dtype=np.int64)
-        fault = context_fault(self.header, self._last_context, context)
-        if not fault and set(values) != {channel.name for channel in self.header.channels}:
+        problem = context_problem(self.header, self._last_context, context)
+        if not problem and set(values) != {channel.name for channel in self.header.channels}:
             names = [channel.name for channel in self.header.channels]
-            fault = f"holds channels {sorted(values)}, the header promises {names}"
+            problem = f"holds channels {sorted(values)}, the header promises {names}"
         record = np.zeros(self._layout.record_bytes, dtype=np.uint8)
-        record[: 4 * context.size].view("<i4")[:] = context if not fault else 0
-        for channel in () if fault else self.header.channels:
+        record[: 4 * context.size].view("<i4")[:] = context if not problem else 0
+        for channel in () if problem else self.header.channels:
             rows = record_rows(record, self._layout, self.header, channel)
-            fault = fill_rows(rows, channel, self.header, np.asarray(values[channel.name]))
-            fault = fault or value_fault(channel, rows) or row_fault(channel, rows, context)
-            if fault:
-                fault = f"channel {channel.name} {fault}"
+            problem = fill_rows(rows, channel, self.header, np.asarray(values[channel.name]))
+            problem = problem or value_problem(channel, rows) or row_problem(channel, rows, context)
+            if problem:
+                problem = f"channel {channel.name} {problem}"
                 break
-        if fault:
-            raise TraceError(self.path, f"step {self.num_steps} cannot be written: {fault}")
+        if problem:
+            raise TraceError(self.path, f"step {self.num_steps} cannot be written: {problem}")
         self._write(record.data)
         self._last_context = context
         self.num_steps += 1
@@ -271,23 +271,25 @@ class TraceFile:
     def _has(self) -> str:
         return "it holds " + ", ".join(channel.name for channel in self.header.channels)
 
-    def _fault(self) -> str | None:
+    def _problem(self) -> str | None:
         last = np.zeros(self.num_sequences, dtype=np.int64)
         for step in range(self.num_steps):
             context = self._context[step].astype(np.int64)
-            fault = context_fault(self.header, last, context)
-            if fault:
-                return f"step {step} {fault}"
+            problem = context_problem(self.header, last, context)
+            if problem:
+                return f"step {step} {problem}"
             last = context
         return None
 
-    def _content_fault(self) -> str | None:
+    def _content_problem(self) -> str | None:
         for channel in self.header.channels:
             for step in range(self.num_steps):
                 rows = self._rows[channel.name][step]
-                fault = value_fault(channel, rows) or row_fault(channel, rows, self._context[step].astype(np.int64))
-                if fault:
-                    return f"step {step}, channel {channel.name} {fault}"
+                problem = value_problem(channel, rows) or row_problem(
+                    channel, rows, self._context[step].astype(np.int64)
+                )
+                if problem:
+                    return f"step {step}, channel {channel.name} {problem}"
         return None
 
 
@@ -325,9 +327,9 @@ def open_trace(path: Path, verify: bool = True) -> TraceFile:
             path, f"claims {num_steps} records of {record_bytes} bytes, where there are {body_bytes} bytes for them"
         )
     trace = TraceFile(path, header, data, num_steps, data_offset)
-    fault = trace._fault() or (trace._content_fault() if verify else None)
-    if fault:
-        raise TraceError(path, fault)
+    problem = trace._problem() or (trace._content_problem() if verify else None)
+    if problem:
+        raise TraceError(path, problem)
     return trace
 
 
@@ -347,6 +349,6 @@ def _parse_header(path: Path, text: bytes) -> TraceHeader:
     try:
         return TraceHeader.model_validate_json(text)
     except ValidationError as problem:
-        fault = problem.errors(include_url=False, include_context=False, include_input=False)[0]
-        key = ascii(".".join(str(part) for part in fault["loc"]))[:80]
-        raise TraceError(path, f"its header is wrong at {key}: {ascii(fault['msg'])[1:201]}") from None
+        detail = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+        key = ascii(".".join(str(part) for part in detail["loc"]))[:80]
+        raise TraceError(path, f"its header is wrong at {key}: {ascii(detail['msg'])[1:201]}") from None

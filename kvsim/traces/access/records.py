@@ -16,7 +16,7 @@ _SUM_TOLERANCE = 0.01
 """How far the masses of a row may sum from 1. f16 rounds each to within 1/2048 of itself."""
 
 
-def context_fault(header: TraceHeader, last: IntArray, context: IntArray) -> str | None:
+def context_problem(header: TraceHeader, last: IntArray, context: IntArray) -> str | None:
     """Return what is wrong with the context of a step that follows one of `last` tokens, or None."""
     if context.shape != (header.num_sequences,):
         return f"has context_tokens of shape {list(context.shape)}, where [{header.num_sequences}] is wanted"
@@ -25,7 +25,7 @@ def context_fault(header: TraceHeader, last: IntArray, context: IntArray) -> str
     return None
 
 
-def value_fault(channel: Channel, rows: NDArray[Any]) -> str | None:
+def value_problem(channel: Channel, rows: NDArray[Any]) -> str | None:
     """Return whether some number of `rows` is what no score may be: negative, infinite or not a number.
 
     Compared as integers, where one bound finds all three.
@@ -36,7 +36,7 @@ def value_fault(channel: Channel, rows: NDArray[Any]) -> str | None:
     return "holds a negative number or one that is not finite" if rows.view(bits).max() >= bound else None
 
 
-def row_fault(channel: Channel, rows: NDArray[Any], context: IntArray) -> str | None:
+def row_problem(channel: Channel, rows: NDArray[Any], context: IntArray) -> str | None:
     """Return what is wrong with `rows`, ``[num_sequences, num_layers, width]``: past its sequence, or in its sum."""
     for sequence, tokens in enumerate(context.tolist()):
         pages = pages_of(tokens, channel.page_tokens)
@@ -63,7 +63,7 @@ def fill_rows(rows: NDArray[Any], channel: Channel, header: TraceHeader, values:
         packed = np.packbits(values.astype(np.bool_), axis=-1, bitorder="little")
         rows[..., : packed.shape[-1]] = packed
         return None
-    with np.errstate(over="ignore"):  # what f16 cannot hold becomes infinite, and that is a fault of its own
+    with np.errstate(over="ignore"):  # what f16 cannot hold becomes infinite, and that is an error of its own
         rows[..., : values.shape[2]] = values.astype(rows.dtype) + rows.dtype.type(0)  # + 0 turns -0.0 into 0.0
     return None
 

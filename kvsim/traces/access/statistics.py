@@ -302,5 +302,5 @@ def _overlap(these: IntArray, those: IntArray) -> FloatArray:
 
 
 def _mean(row: FloatArray) -> float:
-    said = row[np.isfinite(row)]
-    return float(said.mean()) if said.size else float("nan")
+    known = row[np.isfinite(row)]
+    return float(known.mean()) if known.size else float("nan")

@@ -33,7 +33,7 @@ _LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Knobs:
+class _Settings:
     """What is turned until the statistics match, by layer: spreads in nats, correlations as angles (arc cosines)."""
 
     near: FloatArray
@@ -51,7 +51,7 @@ class _Knobs:
     """Of the estimate with the log-weight."""
     estimate_step: FloatArray
 
-    def turned(self, wanted: _Knobs, found: _Knobs) -> _Knobs:
+    def turned(self, wanted: _Settings, found: _Settings) -> _Settings:
         """Return these moved by what `found` lacks of `wanted`."""
 
         def turn(name: str, most: float) -> FloatArray:
@@ -59,7 +59,7 @@ class _Knobs:
             turned: FloatArray = np.clip(moved, 0, most)
             return turned
 
-        return _Knobs(
+        return _Settings(
             near=turn("near", MAX_EXPONENT),
             step=turn("step", MAX_ANGLE),
             gap=turn("gap", MAX_ANGLE),
@@ -103,14 +103,14 @@ def fit_generator(
     curves = rank_curves(real.middle_pages)
     context_tokens = int(source.context_tokens(0).max())
     wanted = _knobs_seen(real, curves, channel)
-    knobs = replace(wanted, near=moments.near_exponent)
+    settings = replace(wanted, near=moments.near_exponent)
     for _ in range(_ROUNDS):
         trial = SyntheticSource(
             GeneratorParameters(
                 page_tokens=page_tokens,
                 context_tokens=context_tokens,
                 channel=channel,
-                layers=_layers(knobs, moments, profile, real, channel),
+                layers=_layers(settings, moments, profile, real, channel),
             ),
             context_tokens=context_tokens,
             num_steps=num_steps,
@@ -118,13 +118,13 @@ def fit_generator(
             seed=_SEED,
         )
         found = _knobs_seen(measure_statistics(trial, page_tokens), curves, channel)
-        knobs = knobs.turned(wanted, found)
+        settings = settings.turned(wanted, found)
     fitted = GeneratorParameters(
         fitted_to=name,
         page_tokens=page_tokens,
         context_tokens=context_tokens,
         channel=channel,
-        layers=_layers(knobs, moments, profile, real, channel),
+        layers=_layers(settings, moments, profile, real, channel),
     )
     return fitted.model_copy(update={"recall": compare_recall(source, fitted, num_steps)})
 
@@ -140,11 +140,11 @@ def _check(real: TraceStatistics, name: str) -> None:
         )
 
 
-def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) -> _Knobs:
+def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) -> _Settings:
     nothing = np.full(seen.num_layers, np.nan)
     name = channel or ""
     near = np.maximum(1 - seen.sink_frac - seen.recent_frac - seen.middle_frac, _LEAST_SHARE)
-    return _Knobs(
+    return _Settings(
         near=np.log(near / np.maximum(seen.middle_frac, _LEAST_SHARE)) / 2,
         step=curves.angle_of(seen.middle_step_recall_frac),
         gap=curves.angle_of(seen.middle_gap_recall_frac),
@@ -157,11 +157,11 @@ def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) 
 
 
 def _layers(
-    knobs: _Knobs, moments: Moments, profile: FloatArray, real: TraceStatistics, channel: str | None
+    settings: _Settings, moments: Moments, profile: FloatArray, real: TraceStatistics, channel: str | None
 ) -> tuple[LayerParameters, ...]:
-    step = np.cos(knobs.step)
-    lasting = np.minimum(np.cos(knobs.lasting), step)
-    gap = np.clip(np.cos(knobs.gap), lasting, step)
+    step = np.cos(settings.step)
+    lasting = np.minimum(np.cos(settings.lasting), step)
+    gap = np.clip(np.cos(settings.gap), lasting, step)
     fades = ((gap - lasting) / np.maximum(step - lasting, 1e-9)) ** (1 / (RECALL_GAP_STEPS - 1))
     per_step = np.clip(fades, 0, _MAX_PERSISTENCE)
     dynamic = np.clip((step - lasting) / np.maximum(per_step, 1e-6), 0, 1 - lasting)
@@ -173,13 +173,13 @@ def _layers(
     rows = []
     for layer in range(real.num_layers):
         spread = float(spreads[layer])
-        affinity = float(np.cos(knobs.layer[layer])) if layer else 0.0
+        affinity = float(np.cos(settings.layer[layer])) if layer else 0.0
         rows.append(
             LayerParameters(
                 sink_frac=float(real.sink_frac[layer] * scale[layer]),
                 recent_frac=float(real.recent_frac[layer] * scale[layer]),
                 recency_exponent=float(moments.recency_exponent[layer]),
-                near_exponent=float(knobs.near[layer]),
+                near_exponent=float(settings.near[layer]),
                 attraction_spread_nats=spread * float(lasting[layer]) ** 0.5,
                 dynamic_spread_nats=spread * float(dynamic[layer]) ** 0.5,
                 jitter_spread_nats=spread * float(jitter[layer]) ** 0.5,
@@ -191,7 +191,7 @@ def _layers(
                 burst_duration_steps=int(moments.burst_duration_steps[layer]),
                 mass_profile_nats=tuple(np.clip(profile[layer], -60, 60).tolist()),
                 layer_affinity_corr=min(max(affinity, 0.0), 1.0),
-                estimate=_estimate(knobs, layer, float(step[layer]), spread) if channel else None,
+                estimate=_estimate(settings, layer, float(step[layer]), spread) if channel else None,
             )
         )
     return tuple(rows)
@@ -213,14 +213,14 @@ def _with_shifts(
     return persistence, np.clip(np.where(persistence > 0, kept, 1), 0, 1)
 
 
-def _estimate(knobs: _Knobs, layer: int, step_corr: float, mass_spread: float) -> EstimateParameters | None:
+def _estimate(settings: _Settings, layer: int, step_corr: float, mass_spread: float) -> EstimateParameters | None:
     """Return what is left of the estimate's spread and persistence once the part that follows the mass is taken off."""
-    if not np.isfinite(knobs.estimate[layer]):
+    if not np.isfinite(settings.estimate[layer]):
         return None
-    corr = float(np.cos(knobs.estimate[layer]))
+    corr = float(np.cos(settings.estimate[layer]))
     noise_frac = max(1 - corr**2, 1e-6)
-    spread = float(knobs.estimate_spread[layer])
-    persistence = (float(np.cos(knobs.estimate_step[layer])) - corr**2 * step_corr) / noise_frac
+    spread = float(settings.estimate_spread[layer])
+    persistence = (float(np.cos(settings.estimate_step[layer])) - corr**2 * step_corr) / noise_frac
     return EstimateParameters(
         slope=min(corr * spread / max(mass_spread, 1e-3), 20.0),
         noise_spread_nats=spread * noise_frac**0.5,

@@ -17,7 +17,7 @@ from kvsim.traces.generator.process import Process, columns_of, estimates, masse
 from kvsim.types import BoolArray, IntArray, Scores, pages_of
 
 _KEPT_STEPS = 2
-"""Steps whose scores stay at hand; an older one is made again from the seed."""
+"""Steps whose scores are kept; an older one is made again from the seed."""
 _KEPT_BYTES = 2**26
 """Scores of more steps stay as long as all of them take no more than this."""
 

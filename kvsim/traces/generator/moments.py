@@ -112,7 +112,7 @@ def _recency_exponent(ages: list[FloatArray], page_tokens: int, wanted: FloatArr
     """Return the exponent at which log-mass falls with log-age as seen: what multiplies a mass at random cancels."""
     recent = recent_pages(page_tokens)
     if recent == 1:
-        return np.ones(wanted.size)  # one page: nothing to tell it by
+        return np.ones(wanted.size)  # one page: nothing to fit it to
     newest = np.stack([age[-recent:] for age in ages])  # [contexts, recent]
     oldest = np.concatenate((newest[:, :1] + page_tokens, newest[:, :-1]), axis=1)
 

@@ -44,7 +44,7 @@ def _vocab_size(tokenizer: Path) -> int:
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise TraceError(file, f"does not tell vocab_size: {problem}") from None
+        raise TraceError(file, f"does not state vocab_size: {problem}") from None
 
 
 def main(arguments: list[str]) -> int:

@@ -120,11 +120,11 @@ def _header_of(row: dict[str, Any], path: Path, line: int) -> StreamHeader:
     size = row.get("vocab_size")
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_VOCAB:
         raise TraceError(path, f"the header's vocab_size should be from 1 to {MAX_VOCAB:,}, found {size!r}", line=line)
-    told = {name: row.get(name, "") for name in ("tokenizer", "source", "licence", "recipe")}
-    for name, text in told.items():
+    texts = {name: row.get(name, "") for name in ("tokenizer", "source", "licence", "recipe")}
+    for name, text in texts.items():
         if not isinstance(text, str):
             raise TraceError(path, f"the header's {name} should be text, found {text!r}", line=line)
-    return StreamHeader(vocab_size=size, **told)
+    return StreamHeader(vocab_size=size, **texts)
 
 
 def _document_of(row: dict[str, Any], header: StreamHeader, path: Path, line: int) -> IntArray:

@@ -155,7 +155,7 @@ def test_what_somebodys_policy_imports_from_its_folder_is_part_of_the_key(
 
 def test_a_cell_whose_trace_is_too_short_does_not_end_the_others(tmp_path: Path) -> None:
     found = swept(tmp_path, "trace.num_steps=[6, 1000]", *SMALL[1:2], "run.policies=lru", "budget.context_frac=0.5")
-    assert [(cell.number, cell.fault) for cell in found.failed] == [
+    assert [(cell.number, cell.error) for cell in found.failed] == [
         (1, "smollm2_cpu: trace.num_steps is 1000, the trace smollm2-docs has 128")
     ]
     assert len(found.result.summary["cells"]) == 1
@@ -170,7 +170,7 @@ def test_an_unknown_policy_ends_a_sweep_before_it_begins(tmp_path: Path) -> None
 def test_a_cell_below_its_minimum_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = swept(tmp_path, *TOO_SMALL)
     assert [cell.policy for cell in found.failed] == ["stream", "lru", "attention"]
-    assert all("below the minimum" in cell.fault for cell in found.failed)
+    assert all("below the minimum" in cell.error for cell in found.failed)
     assert len(found.result.summary["cells"]) == 5
     assert [cell["cell"] for cell in found.result.summary["failed"]] == [1, 2, 3]
     good = {(cell["policy"], cell["budget.context_frac"]): cell["digest"] for cell in found.result.summary["cells"]}
@@ -184,7 +184,7 @@ def test_a_policy_that_breaks_leaves_its_traceback(tmp_path: Path, monkeypatch: 
     (tmp_path / "my_failing_policy.py").write_text(FAILING_POLICY, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = swept(tmp_path, *SMALL, 'run.policies=["lru", "my_failing_policy:Failing"]')
-    assert {cell.fault for cell in found.failed} == {
+    assert {cell.error for cell in found.failed} == {
         "policy 'my_failing_policy:Failing': __init__ raised RuntimeError: no such luck (my_failing_policy.py, line 6)"
     }
     assert "my_failing_policy.py" in str(found.failed[0].traceback)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.caches.rows import RowBooks  # noqa: E402
+from kvsim.caches.rows import RowCacheState  # noqa: E402
 from kvsim.calibration.plan import QUICK  # noqa: E402
 from kvsim.experiments.embedding_rows.calibrate import row_tables  # noqa: E402
 from kvsim.experiments.embedding_rows.clock import COSTS  # noqa: E402
@@ -58,8 +58,8 @@ def test_a_copy_takes_at_least_what_the_link_is_held_to() -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "shows_in"),
     [
-        (RowBooks, "look_up", {"rows.look-up", "rows.books"}),
-        (RowBooks, "fetch_ahead", {"rows.touch", "rows.ahead"}),
+        (RowCacheState, "look_up", {"rows.look-up", "rows.accounting"}),
+        (RowCacheState, "fetch_ahead", {"rows.touch", "rows.ahead"}),
         (RowCache, "gather", {"rows.gather", "rows.ahead"}),
         (EmulatedRowLink, "load", {"rows.copy"}),
         (RowCache, "insert", {"rows.merge", "rows.settle"}),

@@ -106,11 +106,11 @@ def test_a_bit_that_differs_is_told(scenario_file, tmp_path, tiny_model_path, mo
 def test_a_call_takes_the_sum_of_its_parts(scenario_file) -> None:
     rows = run(scenario_file, "run.mode=cold", "cache.budget_rows=40").rows
     missed = rows["distinct_rows"] - rows["hit_rows"]
-    look_up, books, fetch, merge = (
+    look_up, state, fetch, merge = (
         sum(EACH_S[f"rows.{name}"] for name in names)
-        for names in (["look-up"], ["books"], ["gather", "copy"], ["merge"])
+        for names in (["look-up"], ["accounting"], ["gather", "copy"], ["merge"])
     )
-    hit_s, missed_s = rows["tokens"] * look_up, rows["tokens"] * books + rows["distinct_rows"] * merge + missed * fetch
+    hit_s, missed_s = rows["tokens"] * look_up, rows["tokens"] * state + rows["distinct_rows"] * merge + missed * fetch
     assert rows["embed_s"] == pytest.approx(np.where(missed, missed_s, hit_s))
     assert rows["wait_s"] == pytest.approx(missed * fetch)
     assert rows["plain_embed_s"] == pytest.approx(rows["tokens"] * EACH_S["rows.plain"])
@@ -158,7 +158,7 @@ def test_one_cache_serves_all_requests_and_the_predictor_learns_only_what_is_not
 
 
 @pytest.mark.parametrize(
-    ("overrides", "fault"),
+    ("overrides", "error"),
     [
         (["cache.policy=lur"], "unknown cache policy 'lur'; did you mean 'lru'?"),
         (["cache.budget_bytes=3"], "cache.budget_bytes 3 is less than a row's 256"),
@@ -172,11 +172,11 @@ def test_one_cache_serves_all_requests_and_the_predictor_learns_only_what_is_not
         (["run.mode=hot"], "run.mode"),
     ],
 )
-def test_what_a_scenario_cannot_mean_is_told_in_one_line(scenario_file, tmp_path, capsys, overrides, fault) -> None:
+def test_what_a_scenario_cannot_mean_is_told_in_one_line(scenario_file, tmp_path, capsys, overrides, error) -> None:
     given = [word for override in ["run.mode=cold", "cache.budget_rows=6", *overrides] for word in ("--set", override)]
     assert run_command(["run", str(scenario_file), *given, "-o", str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert fault in told
+    assert error in told
     assert told.count("\n") == 1
 
 
@@ -184,7 +184,10 @@ def test_a_profile_without_rows_says_to_calibrate_again(tiny_model_path, scenari
     (tmp_path / "tiny.toml").write_text(SCENARIO.format(ground=write_tiny(tiny_model_path, tmp_path)))
     (tmp_path / "tokens.jsonl").write_bytes((scenario_file.parent / "tokens.jsonl").read_bytes())
     name, scenario = load_named(tmp_path / "tiny.toml")
-    with pytest.raises(CalibrationError, match=r"no cost 'rows.plain'; it has .*; calibrate again"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"no cost 'rows.plain'; it has .*; it is exact, not measured: take one that `kvsim calibrate` wrote",
+    ):
         load_experiment(name).check(scenario, tmp_path)
 
 

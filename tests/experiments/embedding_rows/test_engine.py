@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.caches.rows import RowBooks  # noqa: E402
+from kvsim.caches.rows import RowCacheState  # noqa: E402
 from kvsim.engine.links.page_pool import EngineError  # noqa: E402
 from kvsim.engine.model.loading import load_model  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
@@ -52,13 +52,13 @@ def test_every_call_gives_the_bits_of_the_whole_table(tiny_model, policy, capaci
         rng.integers(0, 60, shape).tolist() for shape in [(1, 1), (2, 7), (1, 30), (3, 20), (1, 1), (4, 1), (2, 40)]
     ]
     expected = [logits_of(tiny_model, ids) for ids in calls]
-    books = RowBooks(policy, capacity, num_rows=256)
-    with cached_embedding(tiny_model, books, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, chunk_rows=4) as cache:
+    state = RowCacheState(policy, capacity, num_rows=256)
+    with cached_embedding(tiny_model, state, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, chunk_rows=4) as cache:
         for ids, known in zip(calls, expected, strict=True):
             assert torch.equal(logits_of(tiny_model, ids), known)
             cache.fetch_ahead(rng.integers(0, 60, 9))
         cache.settle(None)
-    counts, tally = books.counts, cache.tally
+    counts, tally = state.counts, cache.tally
     assert (tally.read_rows, tally.demanded_rows) == (counts.hit_rows, counts.missed_rows)
     assert tally.early_rows == counts.prefetched_rows
     assert counts.tokens == sum(np.size(ids) for ids in calls)
@@ -68,7 +68,9 @@ def test_generate_gives_the_same_tokens_with_tied_weights_and_without(tiny_model
     prompt = [[3, 7, 7, 20, 9, 3], [1, 2, 30, 40, 50, 60]]
     for model in (tiny_model, untied_model, tiny_gpt2):
         expected = generated(model, prompt, 12)
-        with cached_embedding(model, RowBooks("lru", 8, num_rows=256), bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S):
+        with cached_embedding(
+            model, RowCacheState("lru", 8, num_rows=256), bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S
+        ):
             assert generated(model, prompt, 12) == expected
 
 
@@ -77,7 +79,7 @@ def test_the_embedding_is_put_back_whatever_happens(tiny_model) -> None:
     data = plain.weight.data_ptr()
     with (
         pytest.raises(ZeroDivisionError),
-        cached_embedding(tiny_model, RowBooks("lru", 8, num_rows=256), bandwidth_bytes_per_s=1e9),
+        cached_embedding(tiny_model, RowCacheState("lru", 8, num_rows=256), bandwidth_bytes_per_s=1e9),
     ):
         assert tiny_model.get_input_embeddings() is not plain
         raise ZeroDivisionError
@@ -87,23 +89,23 @@ def test_the_embedding_is_put_back_whatever_happens(tiny_model) -> None:
 
 
 def test_a_row_fetched_ahead_is_there_when_it_is_read(tiny_model) -> None:
-    books = RowBooks("lru", 16, num_rows=256)
-    with cached_embedding(tiny_model, books, bandwidth_bytes_per_s=5e6, chunk_rows=2) as cache:  # slow: still under way
+    state = RowCacheState("lru", 16, num_rows=256)
+    with cached_embedding(tiny_model, state, bandwidth_bytes_per_s=5e6, chunk_rows=2) as cache:  # slow: still under way
         cache.fetch_ahead(np.arange(10))
         assert torch.equal(cache.embed(np.array([9, 0, 4])), cache.table[[9, 0, 4]])
-    assert (books.counts.hit_rows, books.counts.missed_rows, books.counts.used_prefetched_rows) == (3, 0, 3)
+    assert (state.counts.hit_rows, state.counts.missed_rows, state.counts.used_prefetched_rows) == (3, 0, 3)
 
 
 def test_a_row_that_left_while_it_travelled_harms_nobody(tiny_model) -> None:
-    books = RowBooks("lru", 2, num_rows=256)
-    with cached_embedding(tiny_model, books, bandwidth_bytes_per_s=1e6, chunk_rows=1) as cache:
+    state = RowCacheState("lru", 2, num_rows=256)
+    with cached_embedding(tiny_model, state, bandwidth_bytes_per_s=1e6, chunk_rows=1) as cache:
         cache.fetch_ahead(np.array([1, 2]))
         for rows in ([5, 6], [5, 2], [1, 5], [2, 1], [6, 2]):
             assert torch.equal(cache.embed(np.array(rows)), cache.table[rows])
 
 
 def test_a_slot_that_holds_another_row_is_found_out(tiny_model) -> None:
-    with cached_embedding(tiny_model, RowBooks("lru", 4, num_rows=256), bandwidth_bytes_per_s=1e9) as cache:
+    with cached_embedding(tiny_model, RowCacheState("lru", 4, num_rows=256), bandwidth_bytes_per_s=1e9) as cache:
         cache.embed(np.array([1, 2]))
         cache.insert(np.array([9]), np.array([1]), cache.table[:1])
         with pytest.raises(EngineError, match=r"row 2 is not in slot 1, which holds 9"):
@@ -111,30 +113,30 @@ def test_a_slot_that_holds_another_row_is_found_out(tiny_model) -> None:
 
 
 def test_a_fresh_start_forgets_every_row(tiny_model) -> None:
-    with cached_embedding(tiny_model, RowBooks("lru", 4, num_rows=256), bandwidth_bytes_per_s=1e9) as cache:
+    with cached_embedding(tiny_model, RowCacheState("lru", 4, num_rows=256), bandwidth_bytes_per_s=1e9) as cache:
         cache.embed(np.array([1, 2]))
         cache.fetch_ahead(np.array([3]))
-        cache.restart(RowBooks("lru", 4, num_rows=256))
+        cache.restart(RowCacheState("lru", 4, num_rows=256))
         assert torch.equal(cache.embed(np.array([1, 3])), cache.table[[1, 3]])
-        assert cache.books.counts.missed_rows == 2
+        assert cache.state.counts.missed_rows == 2
 
 
 def test_what_cannot_be_swapped_is_refused_in_one_line(tiny_model) -> None:
-    books = RowBooks("lru", 4, num_rows=256)
+    state = RowCacheState("lru", 4, num_rows=256)
     with (
         pytest.raises(KvsimError, match="the emulated link needs bandwidth_bytes_per_s"),
-        cached_embedding(tiny_model, books),
+        cached_embedding(tiny_model, state),
     ):
         pass
     with (
-        cached_embedding(tiny_model, books, bandwidth_bytes_per_s=1e9),
+        cached_embedding(tiny_model, state, bandwidth_bytes_per_s=1e9),
         pytest.raises(KvsimError, match="is a CachedEmbedding, not a plain table"),
-        cached_embedding(tiny_model, books, bandwidth_bytes_per_s=1e9),
+        cached_embedding(tiny_model, state, bandwidth_bytes_per_s=1e9),
     ):
         pass
     with (
-        pytest.raises(KvsimError, match=r"has 256 rows, the books have 100"),
-        cached_embedding(tiny_model, RowBooks("lru", 4, num_rows=100), bandwidth_bytes_per_s=1e9),
+        pytest.raises(KvsimError, match=r"has 256 rows, the cache state has 100"),
+        cached_embedding(tiny_model, RowCacheState("lru", 4, num_rows=100), bandwidth_bytes_per_s=1e9),
     ):
         pass
     assert type(tiny_model.get_input_embeddings()) is torch.nn.Embedding
@@ -161,7 +163,7 @@ def test_on_a_gpu_the_table_leaves_unless_the_head_shares_it(tiny_model, untied_
         with torch.inference_mode():
             expected = model(ids).logits
             plain = model.get_input_embeddings()
-            with cached_embedding(model, RowBooks("lru", 8, num_rows=256)) as cache:
+            with cached_embedding(model, RowCacheState("lru", 8, num_rows=256)) as cache:
                 assert plain.weight.is_cuda is stays and cache.table.is_pinned()
                 assert torch.equal(model(ids).logits, expected)
         assert plain.weight.is_cuda
@@ -173,11 +175,11 @@ def test_the_trained_model_answers_the_same(model_path) -> None:
     model, tokenizer = load_model(model_path, "bf16")
     ids = tokenizer("The embedding table of a language model holds a row for every token.")["input_ids"]
     expected, known = generated(model, [ids], 8), logits_of(model, [ids])
-    books = RowBooks("lru", 24, num_rows=model.config.vocab_size)
-    with cached_embedding(model, books, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S):
+    state = RowCacheState("lru", 24, num_rows=model.config.vocab_size)
+    with cached_embedding(model, state, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S):
         assert torch.equal(logits_of(model, [ids]), known)
         assert generated(model, [ids], 8) == expected
-    assert books.counts.hit_rows and books.counts.missed_rows
+    assert state.counts.hit_rows and state.counts.missed_rows
 
 
 def test_the_example_of_the_page_runs_as_it_is_printed(tiny_model, capsys) -> None:

@@ -152,7 +152,10 @@ def test_growth_is_fitted_in_log_space(simulated: RunResult) -> None:
 
 def test_a_profile_without_the_cost_is_refused(scenario_file: Path) -> None:
     name, scenario = load_named(scenario_file, ["run.batch=3"])
-    with pytest.raises(CalibrationError, match=r"no cost 'forward@3'; it has forward@1, forward@2; calibrate again"):
+    line = (
+        "no cost 'forward@3'; it has forward@1, forward@2; it is exact, not measured: take one that `kvsim calibrate`"
+    )
+    with pytest.raises(CalibrationError, match=line):
         load_experiment(name).check(scenario, scenario_file.parent)
 
 

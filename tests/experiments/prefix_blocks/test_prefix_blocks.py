@@ -64,7 +64,7 @@ def test_a_lying_row_stops_the_command_with_file_and_line(trace, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("overrides", "fault"),
+    ("overrides", "error"),
     [
         (["trace.format=azure"], ":1: no field TIMESTAMP, ContextTokens, GeneratedTokens"),
         (["trace.tokenizer=bytes"], "format 'mooncake' has no text: leave tokenizer out"),
@@ -74,9 +74,9 @@ def test_a_lying_row_stops_the_command_with_file_and_line(trace, tmp_path, capsy
         (["trace.format=moncake"], "did you mean 'mooncake'?"),
     ],
 )
-def test_what_a_scenario_cannot_mean_is_told(trace, tmp_path, capsys, overrides, fault) -> None:
+def test_what_a_scenario_cannot_mean_is_told(trace, tmp_path, capsys, overrides, error) -> None:
     assert run_command(command(trace, tmp_path, *overrides)) == 2
-    assert fault in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM  # noqa: E402
 
-from kvsim.caches.prompts.accounting import PromptBooks, TierBudget  # noqa: E402
+from kvsim.caches.prompts.accounting import PromptCacheState, TierBudget  # noqa: E402
 from kvsim.engine import PromptCache, generate_with_prompt_cache  # noqa: E402
 from kvsim.engine.model.loading import load_model  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
@@ -76,16 +76,16 @@ def test_the_engine_counts_what_the_books_alone_count(name, policy, request) -> 
         TierBudget(tier="device", budget_bytes=60 * token_bytes, policy=policy),
         TierBudget(tier="host", budget_bytes=90 * token_bytes, policy=policy),
     ]
-    books = PromptBooks(token_bytes, budgets)
+    state = PromptCacheState(token_bytes, budgets)
     rng = np.random.default_rng(1)
     asked = [prompts()[place] for place in rng.integers(0, 7, 25)]
     with PromptCache(model, budgets, bandwidth_bytes_per_s=FAST_BYTES_PER_S) as cache:
         done = [answer(model, prompt, chunk_tokens=16, cache=cache) for prompt in asked]
         report = cache.report()
-    known = [books.request(prompt) for prompt in asked]
+    known = [state.request(prompt) for prompt in asked]
     assert [(found.reuse, found.keeping) for found in done] == known
     assert [found.held_tokens for found in done] == [found.tokens for found, _ in known]
-    assert (report.device_bytes, report.host_bytes) == (books.used_bytes("device"), books.used_bytes("host"))
+    assert (report.device_bytes, report.host_bytes) == (state.used_bytes("device"), state.used_bytes("host"))
     moves = [move for _, kept in known for move in kept.moves]
     assert report.evicted == sum(move.to is None and not move.is_replaced for move in moves) > 0
     assert report.demoted == sum(move.to == "host" for move in moves) > 0

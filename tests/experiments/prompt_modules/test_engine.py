@@ -1,4 +1,4 @@
-"""Stored modules on a real (tiny) model: masks, positions and tiers change no number; counts are those of the books."""
+"""Stored modules on a real (tiny) model: masks, positions and tiers change no number; counts equal the simulator's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.links.states import make_link
 from kvsim.engine.model.forward import CACHE_ARGUMENT
-from kvsim.experiments.prompt_modules.accounting import ModuleBooks
+from kvsim.experiments.prompt_modules.accounting import ModuleStoreState
 from kvsim.experiments.prompt_modules.engine.run import ModuleRunner, ModuleStore
 from kvsim.experiments.prompt_modules.schema import Assembly, assemble, lay_out, parse_prompts, parse_schema
 from kvsim.experiments.prompt_modules.schema.markup import parse_markup
@@ -181,10 +181,10 @@ def test_the_tier_changes_no_logit_and_a_prompt_comes_in_one_transfer(tiny_model
     runner = ModuleRunner(tiny_model, LAYOUT, ids_of, placeholder_id=0, link=link)
     found = {}
     for tier in ("device", "host"):
-        books, store = ModuleBooks("lru", budget_units=6, num_units=6), ModuleStore(tier, link)
-        runner.answer(ASSEMBLIES[0], books, store)
+        state, store = ModuleStoreState("lru", budget_units=6, num_units=6), ModuleStore(tier, link)
+        runner.answer(ASSEMBLIES[0], state, store)
         transfers = link.num_transfers
-        found[tier] = runner.answer(ASSEMBLIES[0], books, store)
+        found[tier] = runner.answer(ASSEMBLIES[0], state, store)
         assert link.num_transfers - transfers == (1 if tier == "host" else 0)
         assert found[tier].num_encoded == 0 and found[tier].num_hits == len(store) == 5
     link.close()
@@ -199,7 +199,7 @@ def test_the_tier_changes_no_logit_and_a_prompt_comes_in_one_transfer(tiny_model
 )
 def test_what_the_engine_counts_is_what_the_books_foretell(runner, link, requests, budget, policy) -> None:
     future = [unit for request in requests for unit in ASSEMBLIES[request].units]
-    live, foretold = (ModuleBooks(policy, budget_units=budget, num_units=6, future=future) for _ in range(2))
+    live, foretold = (ModuleStoreState(policy, budget_units=budget, num_units=6, future=future) for _ in range(2))
     store = ModuleStore("device", link)
     for request in requests:
         found = runner.answer(ASSEMBLIES[request], live, store)
@@ -212,8 +212,8 @@ def test_what_the_engine_counts_is_what_the_books_foretell(runner, link, request
 
 
 def test_a_store_that_lost_a_unit_is_told(runner, link) -> None:
-    books, store = ModuleBooks("lru", budget_units=6, num_units=6), ModuleStore("device", link)
-    runner.answer(ASSEMBLIES[1], books, store)
+    state, store = ModuleStoreState("lru", budget_units=6, num_units=6), ModuleStore("device", link)
+    runner.answer(ASSEMBLIES[1], state, store)
     store.drop(0)
     with pytest.raises(EngineError, match="unit 0 is not in the store"):
-        runner.answer(ASSEMBLIES[1], books, store)
+        runner.answer(ASSEMBLIES[1], state, store)

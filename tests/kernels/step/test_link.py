@@ -12,8 +12,9 @@ from kvsim.kernels.step import layout
 from kvsim.kernels.step.link import advance, make_transfer, submit
 from kvsim.policies import make_policy
 from kvsim.profile.profile import Profile
-from kvsim.sim.copies import CopyEngine, Transfer
-from kvsim.sim.whole_step import WholeSteps
+from kvsim.sim.copies import Copies
+from kvsim.sim.fast_path import FastPath
+from kvsim.sim.link import Transfer
 from tests.accesses import PAGE_BYTES, DriftingSource, make_input, make_profile, make_replay, make_setting
 
 Submitted = tuple[float, int, int, list[int]]
@@ -49,7 +50,7 @@ def queue_of(profile: Profile, queue: int) -> int:
 def compiled_arrivals_s(profile: Profile, submissions: list[Submitted]) -> list[float]:
     replay = make_replay(DriftingSource())
     setting = make_setting(replay)
-    steps = WholeSteps(
+    steps = FastPath(
         simpy.Environment(), make_input(replay, make_policy("lru", setting, {}), setting, profile), lambda _: None, 8
     )
     run, arrays = steps._arrays.address, steps._arrays
@@ -68,11 +69,8 @@ def compiled_arrivals_s(profile: Profile, submissions: list[Submitted]) -> list[
 
 
 def simulated_arrivals_s(profile: Profile, submissions: list[Submitted]) -> list[float]:
-    env, link = simpy.Environment(), profile.link
-    to_device = CopyEngine(env, link.to_device, link, PAGE_BYTES, None)
-    to_host = CopyEngine(env, link.to_host, link, PAGE_BYTES, to_device.busy)
-    if link.both_ways_slowdown_frac:
-        to_device._other, to_device._slowdown_frac = to_host.busy, link.both_ways_slowdown_frac
+    env = simpy.Environment()
+    copies = Copies(env, profile.link, PAGE_BYTES, chunk_pages=1, window_transfers=1)
     arrivals_s = [np.inf] * len(submissions)
     transfers: list[Transfer] = []
 
@@ -83,10 +81,10 @@ def simulated_arrivals_s(profile: Profile, submissions: list[Submitted]) -> list
         for place, (wait_s, queue, pages, _) in enumerate(submissions):
             yield env.timeout(wait_s)
             after = tuple(transfers[each].done for each in waits_of(submissions, place))
-            transfer = Transfer(num_pages=pages, is_demand=queue == layout.DEMAND, done=env.event(), after=after)
+            transfer = Transfer(size=pages, is_demand=queue == layout.DEMAND, done=env.event(), after=after)
             transfer.done.callbacks.append(lambda _, place=place: arrived(place))
             transfers.append(transfer)
-            (to_host if queue == layout.BACK else to_device).submit(transfer)
+            (copies.to_host if queue == layout.BACK else copies.to_device).submit(transfer)
 
     env.process(host())
     env.run()

@@ -15,7 +15,7 @@ from kvsim.kernels.step import layout
 from kvsim.kernels.step.page_table import digest_of, is_sound
 from kvsim.policies import Setting, make_policy
 from kvsim.sim import SimulationInput
-from kvsim.sim.whole_step import WholeSteps
+from kvsim.sim.fast_path import FastPath
 from tests.accesses import DriftingSource, make_input, make_profile, make_replay
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=20)
@@ -49,7 +49,7 @@ def make_run(partition: str, prefetch: str) -> SimulationInput:
 @pytest.mark.parametrize("prefetch", ["none", "next-step"])
 def test_after_every_step_the_same_pages_own_slots_and_may_leave(partition: str, prefetch: str) -> None:
     compiled, plain = make_run(partition, prefetch), make_run(partition, prefetch)
-    steps = WholeSteps(simpy.Environment(), compiled, lambda _: None, 64)
+    steps = FastPath(simpy.Environment(), compiled, lambda _: None, 64)
     residency = plain.make_residency()
     plain.start(residency)
     block = compiled.replay.block(0, everything=False)
@@ -85,7 +85,7 @@ def test_after_every_step_the_same_pages_own_slots_and_may_leave(partition: str,
 def test_a_plan_is_sound_where_it_keeps_to_the_protocol(
     victims: list[int], prefetches: list[int], expected: bool
 ) -> None:
-    steps = WholeSteps(simpy.Environment(), make_run("shared", "none"), lambda _: None, 64)
+    steps = FastPath(simpy.Environment(), make_run("shared", "none"), lambda _: None, 64)
     steps._flags[:] = False
     steps._flags[layout.EVICTABLE, [2, 3]] = True
     steps._flags[layout.PREFETCHABLE, [5, 6, 7]] = True

@@ -15,8 +15,9 @@ from kvsim.policies import make_policy
 from kvsim.profile.profile import SEGMENTS
 from kvsim.sim.clock import BusyClock
 from kvsim.sim.compute import ComputeStream, Work
-from kvsim.sim.copies import CopyEngine, Transfer
-from kvsim.sim.whole_step import WholeSteps
+from kvsim.sim.copies import Copies
+from kvsim.sim.fast_path import FastPath
+from kvsim.sim.link import Transfer
 from tests.accesses import PAGE_BYTES, DriftingSource, make_input, make_profile, make_replay, make_setting
 
 PROFILE = make_profile(synchronous=False, issue="stream", bandwidth_bytes_per_s=8e9)
@@ -42,7 +43,7 @@ def compiled(launches: list[Launched]) -> tuple[list[float], list[float]]:
     """Return when each work ends, and the stream's times by segment, then those of stalls and of the host."""
     replay = make_replay(DriftingSource())
     setting = make_setting(replay)
-    steps = WholeSteps(
+    steps = FastPath(
         simpy.Environment(), make_input(replay, make_policy("lru", setting, {}), setting, PROFILE), lambda _: None, 8
     )
     run, arrays = steps._arrays.address, steps._arrays
@@ -63,8 +64,8 @@ def compiled(launches: list[Launched]) -> tuple[list[float], list[float]]:
 
 
 def simulated(launches: list[Launched]) -> tuple[list[float], list[float]]:
-    env, link = simpy.Environment(), PROFILE.link
-    engine = CopyEngine(env, link.to_device, link, PAGE_BYTES, None)
+    env = simpy.Environment()
+    engine = Copies(env, PROFILE.link, PAGE_BYTES, chunk_pages=1, window_transfers=1).to_device
     stream = ComputeStream(env, 0.0, BusyClock(env))
     works: list[Work] = []
 
@@ -73,7 +74,7 @@ def simulated(launches: list[Launched]) -> tuple[list[float], list[float]]:
         for wait_s, pages, segment, device_s, host_s, tail_s, waits in launches:
             yield env.timeout(wait_s)
             if pages:
-                copies.append(Transfer(num_pages=pages, is_demand=True, done=env.event()))
+                copies.append(Transfer(size=pages, is_demand=True, done=env.event()))
                 engine.submit(copies[-1])
             works.append(
                 Work(

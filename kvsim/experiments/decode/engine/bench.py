@@ -168,7 +168,7 @@ class Bench:
 
 
 def _merge(dense: TraceFile, sparse: TraceFile, path: Path) -> None:
-    """Write `sparse` with the mass of `dense`: what a selection loses is told by the mass of full attention."""
+    """Write `sparse` with the mass of `dense`: the mass of full attention shows what a selection loses."""
     with TraceWriter(path, sparse.header) as writer:
         for step in range(sparse.num_steps):
             values: dict[str, NDArray[Any]] = dict(sparse.record(step))

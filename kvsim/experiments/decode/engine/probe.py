@@ -77,7 +77,7 @@ def need_of(given: DecodeInput, shape: ModelShape, *, weights_bytes: int, keeps_
 
 
 def _summary_bytes(given: DecodeInput, shape: ModelShape) -> int:
-    """Return the device bytes of the page summaries, told from those of one page and of two: they grow by the page."""
+    """Return the device bytes of the page summaries, from those of one page and of two: they grow by the page."""
     one, two = (_bytes_of_summaries(given, shape, num_pages) for num_pages in (1, 2))
     return one + (given.setting.grid.pages_per_layer - 1) * (two - one)
 
@@ -137,7 +137,7 @@ class ContextProbe:
                 raise
         else:
             return True
-        self._tidy()  # behind the handler: the fault held the frames, and those what they had made
+        self._tidy()  # behind the handler: the error held the frames, and those what they had made
         return False
 
     def peak_bytes(self) -> int | None:

@@ -55,7 +55,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     """Return the time per output token over the context: a line a policy, a panel for each swept combination.
 
     Line and band are the median and the 10th to 90th percentile of 9 steps of all repetitions. A policy many times
-    slower than most is written at the upper edge, so that the others can be told apart.
+    slower than most is written at the upper edge, so that the others stay distinct.
     """
     panels = _grid(summary)
     figure = new_figure(
@@ -83,7 +83,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
                 place = (0.98, 0.97 - 0.11 * num_above)
                 axis.text(*place, above, color=color, ha="right", va="top", transform=axis.transAxes)
                 num_above += 1
-        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True, prune="both"))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _scale_latency(axes[0][0], min(float(curve[2].min()) for curve in curves.values()), limit_ms)
     _label_axes(axes, "context, tokens", "ms a token")
@@ -107,7 +107,7 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
     totals_ms = [1e3 * float(rows["step_s"][_counted(rows, number)].mean()) for number in range(len(summary["cells"]))]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
-        title_panel(axis, title)
+        title_panel(axis, title, [cell["policy"] for _, cell in cells])
         axis.set_xlim(0, limit_ms * 1.2)
         axis.grid(False, axis="y")
         axis.set_yticks(range(len(cells)), [cell["policy"] for _, cell in cells])

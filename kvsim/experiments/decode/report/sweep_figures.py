@@ -30,7 +30,7 @@ COLORS = "cividis"
 """A colour map that looks alike to all eyes, and is in order in grey."""
 _MAX_PANELS = 4
 _LOG_FROM = 5.0
-_WHOLE = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "mass kept"}
+_WHOLE = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "attention recall"}
 
 
 def sweep_figures(summary: Summary, fields: Sequence[str] = ()) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def pareto_figure(summary: Summary) -> Figure:
     axis.set_xlabel(f"device memory, {unit}")
     axis.set_ylabel("time per token (p50), ms")
     bar = figure.colorbar(ScalarMappable(norm, colormaps[COLORS]), ax=axis, pad=0.01, aspect=30)
-    bar.set_label("attention mass kept, %")
+    bar.set_label("attention recall, %")
     legend_above(figure, markers)
     return figure
 

@@ -18,7 +18,7 @@ Summary = Mapping[str, Any]
 
 MAX_FRONT_LINES = 24
 """More cells of the front are left to ``cells.parquet``."""
-MAX_FAULT_LINES = 10
+MAX_ERROR_LINES = 10
 
 FIELD_NAMES = {
     "policy": "policy",
@@ -42,8 +42,8 @@ FIELD_NAMES = {
 _GIVEN = ("trace.", "run.batch", "run.seed", "profile.", "measure.", "model.")
 """How fields begin that a user is given and does not choose."""
 
-_WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "mass kept"}
-"""Figures that the weight of the fields is told for."""
+_WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "attention recall"}
+"""Figures that the weight of the fields is printed for."""
 
 
 def field_name(key: str) -> str:
@@ -69,7 +69,7 @@ def conditions_of(summary: Summary) -> list[str]:
 
 
 def front_of(summary: Summary) -> list[int]:
-    """Return the cells that no other of the same conditions beats in time, memory and mass kept, fastest first.
+    """Return the cells that no other of the same conditions beats in time, memory and attention recall, fastest first.
 
     Conditions as in `conditions_of`: a cell on one text is not held against one on another. Of cells equal in all three
     the first stands for all. Those that do not fit the device are left out, unless none fits; an unknown mass counts as
@@ -149,13 +149,13 @@ def _front_text(summary: Summary, width: int) -> str:
     front = front_of(summary)
     keys = given + [key for key in varied_fields(summary) if key != "policy" and key not in given]
     titles = [key.rsplit(".", 1)[-1].replace("_", " ") for key in keys]
-    columns = ["policy", *titles, "TPOT p50", "stall", "hits", "device", "mass kept"]
+    columns = ["policy", *titles, "TPOT p50", "stall", "hits", "device", "attention recall"]
     num_fitting = sum(bool(cell["fits"]) for cell in cells)
     like = f" with the same {' and '.join(map(field_name, given))}" if given else ""
     caption = (
         f"{summary['scenario']}: {num_fitting} of {len(cells)} cells fit "
         f"{format_bytes(summary['device_memory_bytes'])}. "
-        f"{len(front)} of them no other{like} beats in time, memory and mass kept at once:"
+        f"{len(front)} of them no other{like} beats in time, memory and attention recall at once:"
     )
     if not num_fitting:
         caption = f"{summary['scenario']}: none of {len(cells)} cells fits. Those that no other beats all the same:"
@@ -202,14 +202,14 @@ def _weights_text(summary: Summary, width: int) -> str:
 
 
 def _failures_text(summary: Summary, failed: Sequence[Mapping[str, Any]]) -> str:
-    by_fault: dict[str, list[Mapping[str, Any]]] = {}
+    by_error: dict[str, list[Mapping[str, Any]]] = {}
     for cell in failed:
-        by_fault.setdefault(str(cell["fault"]), []).append(cell)
+        by_error.setdefault(str(cell["error"]), []).append(cell)
     lines = [f"{len(failed)} of {len(failed) + len(summary['cells'])} cells failed:"]
-    for fault, cells in list(by_fault.items())[:MAX_FAULT_LINES]:
+    for error, cells in list(by_error.items())[:MAX_ERROR_LINES]:
         keys = swept_keys(summary)
         where = ", ".join([str(cells[0]["policy"]), *(f"{key} = {cells[0][key]}" for key in keys)])
         others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        lines.append(f"  {where}{others}: {fault}")
-    more = len(by_fault) - MAX_FAULT_LINES
-    return "\n".join([*lines, *([f"  ... and {more} more faults in summary.json (failed)"] if more > 0 else [])])
+        lines.append(f"  {where}{others}: {error}")
+    more = len(by_error) - MAX_ERROR_LINES
+    return "\n".join([*lines, *([f"  ... and {more} more errors in summary.json (failed)"] if more > 0 else [])])

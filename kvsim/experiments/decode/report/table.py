@@ -25,7 +25,7 @@ COLUMNS: dict[str, Column] = {
     "device_bytes": Column(title="device/GiB", text=scaled(2**30)),
     "host_bytes": Column(title="host/GiB", text=lambda value: scaled(2**30)(value) if value else "-"),
     "fits": Column(title="/fits", text=lambda value: "yes" if value else "NO"),
-    "mass_recall_frac": Column(title="mass/kept", text=percent),
+    "mass_recall_frac": Column(title="attn./recall", text=percent),
 }
 """The figures of the printed table, in order."""
 
@@ -33,8 +33,8 @@ COLUMNS: dict[str, Column] = {
 LEGEND = (
     "TPOT: time per output token. stall: share of the time in which compute waits for pages. hits: share of selected "
     "pages that own a device slot. pref. prec.: share of prefetched pages that were read before they left; recall: "
-    "used / (used + missed). host: memory for the pages that are not on the device, pinned where that is a GPU. mass "
-    "kept: attention mass of the pages that were read. -: does not apply."
+    "used / (used + missed). host: memory for the pages that are not on the device, pinned where that is a GPU. attn. "
+    "recall: attention mass of the pages that were read. -: does not apply."
 )
 
 

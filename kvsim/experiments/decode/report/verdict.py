@@ -32,9 +32,11 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
         _paragraph(situation, members, device_memory_bytes, is_pinned=not emulated_link)
         for situation, members in ordered.items()
     ]
+    options = {situation: _options(members) for situation, members in ordered.items()}
     closing = [
-        _recommendation(ordered),
-        *_throughput(ordered),
+        _recommendation(options),
+        *_bounds(cells),
+        *_throughput(options),
         *_no_use_of_predicting(cells),
         _trust(profile_kind, emulated_link),
     ]
@@ -170,6 +172,18 @@ def _lost_mass(recalls: list[float | None]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
+def _options(cells: list[Cell]) -> list[Cell]:
+    """Return the cells that one can choose: not those whose policy sees the future, unless there are no others."""
+    return [cell for cell in cells if not cell.get("is_bound")] or cells
+
+
+def _bounds(cells: Sequence[Cell]) -> list[str]:
+    names = list(dict.fromkeys(f"`{cell['policy']}`" for cell in cells if cell.get("is_bound")))
+    if not names:
+        return []
+    return [f"{_join(names)} {'sees' if len(names) == 1 else 'see'} the future: a bound, not an option."]
+
+
 def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
     """Name the fastest policy that fits in each situation."""
     best = {situation: _fastest(cell for cell in cells if cell["fits"]) for situation, cells in situations.items()}
@@ -232,7 +246,7 @@ def _no_use_of_predicting(cells: Sequence[Cell]) -> list[str]:
 
 
 def _settings(cell: Cell) -> tuple[tuple[str, str], ...]:
-    """Return what tells situations and budgets apart: the context, the batch and everything swept."""
+    """Return what situations and budgets differ in: the context, the batch and everything swept."""
     varied = {key: str(value) for key, value in cell.items() if "." in key}
     return tuple(sorted({**varied, "context": str(cell["context_tokens"]), "batch": str(cell["batch"])}.items()))
 

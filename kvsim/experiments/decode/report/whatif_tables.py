@@ -38,7 +38,18 @@ def whatif_text(changes: Sequence[str], pairs: Sequence[Pair], summary: Mapping[
     keys = list(pairs[0][1])
     titles = ["policy", *(key.rsplit(".", 1)[-1].replace("_", " ") for key in keys)]
     table = [
-        [*titles, "TPOT p50", "would be", "ratio", "stall", "would be", "device", "would be", "mass kept", "would be"]
+        [
+            *titles,
+            "TPOT p50",
+            "would be",
+            "ratio",
+            "stall",
+            "would be",
+            "device",
+            "would be",
+            "attention recall",
+            "would be",
+        ]
     ]
     for policy, swept, before, after in pairs:
         ratio = after["tpot_p50_s"] / before["tpot_p50_s"]

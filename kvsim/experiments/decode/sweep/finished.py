@@ -21,19 +21,19 @@ _STALE_AFTER_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptCell:
-    """What became of one cell: its entry of ``summary.json``, or the fault that ended it."""
+    """What became of one cell: its entry of ``summary.json``, or the error that ended it."""
 
     entry: Mapping[str, Any] | None
-    fault: str | None
+    error: str | None
     """One line."""
     traceback: str | None = None
-    """Where the fault is none of the scenario's."""
+    """The traceback of an error that is not the scenario's."""
 
 
 def cell_text(key: str, cell: KeptCell) -> str:
     """Return the text of a cell's file: with its key and a digest, so that a torn file is known for one."""
     pairs = None if cell.entry is None else list(cell.entry.items())  # in order: verdicts name fields in it
-    content = {"key": key, "entry": pairs, "fault": cell.fault, "traceback": cell.traceback}
+    content = {"key": key, "entry": pairs, "error": cell.error, "traceback": cell.traceback}
     text = summary_json(content)
     return f"{content_digest(text)}\n{text}"
 
@@ -47,7 +47,7 @@ def parse_cell(key: str, text: str) -> KeptCell | None:
     if found.get("key") != key:
         return None
     pairs = found["entry"]
-    return KeptCell(entry=None if pairs is None else dict(pairs), fault=found["fault"], traceback=found["traceback"])
+    return KeptCell(entry=None if pairs is None else dict(pairs), error=found["error"], traceback=found["traceback"])
 
 
 def read_cell(folder: Path, key: str) -> KeptCell | None:

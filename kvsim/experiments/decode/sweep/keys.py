@@ -58,13 +58,13 @@ def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
     keys = []
     for cell in cells:
         scenario = cell.scenario
-        said: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
-        said["run"].pop("policies")
-        said["profile"]["path"] = _profile_digest(cell, content, base_dir)
-        said["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
-        said |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
-        said |= {"code": _own_code(), "versions": _versions(), "policy_code": sorted(codes(cell).items())}
-        keys.append(content_digest(json.dumps(said, sort_keys=True), num_bytes=16))
+        read: dict[str, Any] = scenario.model_dump(mode="json", exclude=_NOT_READ)
+        read["run"].pop("policies")
+        read["profile"]["path"] = _profile_digest(cell, content, base_dir)
+        read["trace"]["path"] = content(find_capture(scenario.trace.path, base_dir))
+        read |= {"policy": cell.choice.model_dump(mode="json"), "swept": list(cell.swept.items())}
+        read |= {"code": _own_code(), "versions": _versions(), "policy_code": sorted(codes(cell).items())}
+        keys.append(content_digest(json.dumps(read, sort_keys=True), num_bytes=16))
     return keys
 
 

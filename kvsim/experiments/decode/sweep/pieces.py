@@ -35,7 +35,7 @@ class Piece:
     sources: Sources
     """With generators fitted and nothing open."""
     sweep: str
-    """Tells one sweep from another in a process that outlives both."""
+    """Distinguishes sweeps in a process that outlives both."""
     folder: Path
     """Where finished cells are kept."""
 
@@ -61,7 +61,7 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
     """Simulate the cells of a piece and return the text of each by key.
 
     Each is written into the piece's folder at once, where there is such a folder on the machine that runs this. A cell
-    that fails is written with its fault.
+    that fails is written with its error.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
 
 
 def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
-    """Return what became of cells that share their rows: each its entry, or all the fault."""
+    """Return what became of cells that share their rows: each its entry, or all the error."""
     try:
         cell = run[0][1]
         for _, other in run:
@@ -90,15 +90,15 @@ def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
             check_needs(other)
             beyond_profile([other])
         rows = simulate_cell(cell, sources, ignore)
-        return [KeptCell(entry=simulated_entry(other, rows), fault=None) for _, other in run]
+        return [KeptCell(entry=simulated_entry(other, rows), error=None) for _, other in run]
     except KvsimError as problem:
         lines = str(problem).splitlines()
-        fault = "; ".join(line for line in lines if not line.startswith(" "))  # others are code: of a plug-in
+        error = "; ".join(line for line in lines if not line.startswith(" "))  # others are code: of a plug-in
         code = str(problem) if any(line.startswith(" ") for line in lines) else None
-        return [KeptCell(entry=None, fault=fault, traceback=code)] * len(run)
+        return [KeptCell(entry=None, error=error, traceback=code)] * len(run)
     except Exception as problem:
-        fault = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        return [KeptCell(entry=None, fault=fault, traceback=traceback.format_exc())] * len(run)
+        error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        return [KeptCell(entry=None, error=error, traceback=traceback.format_exc())] * len(run)
 
 
 _here = threading.local()

@@ -39,15 +39,15 @@ class FailedCell:
     """Its place among all cells of the scenario."""
     policy: str
     swept: dict[str, Any]
-    fault: str
+    error: str
     """One line."""
     traceback: str | None
-    """Where the fault is none of the scenario's."""
+    """The traceback of an error that is not the scenario's."""
 
     def __str__(self) -> str:
-        """Return the cell and its fault in a line."""
+        """Return the cell and its error in a line."""
         where = ", ".join([self.policy, *(f"{key} = {value}" for key, value in self.swept.items())])
-        return f"{where}: {self.fault}"
+        return f"{where}: {self.error}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def sweep(
 
 
 def _refused(cell: Refused) -> KeptCell:
-    return KeptCell(entry=None, fault="; ".join(str(cell.error).splitlines()))
+    return KeptCell(entry=None, error="; ".join(str(cell.error).splitlines()))
 
 
 def _finished(folder: Path, keys: Sequence[str]) -> dict[str, KeptCell]:
@@ -137,7 +137,7 @@ def _kept(folder: Path, key: str, content: str) -> KeptCell:
 
 
 def _fit(cells: Iterable[Cell], sources: Sources) -> None:
-    """Fit the generators that the cells read: once here, and not in every process. A fault is the cell's to tell."""
+    """Fit the generators that the cells read: once here, and not in every process. The cell itself reports an error."""
     for cell in cells:
         if cell.scenario.trace.extrapolate is not None:
             with suppress(KvsimError):
@@ -194,17 +194,17 @@ def _gather(
                 number=number,
                 policy=cell.choice.shown,
                 swept=cell.swept,
-                fault=str(outcome.fault),
+                error=str(outcome.error),
                 traceback=outcome.traceback,
             )
         )
     if not done:
-        faults = list(dict.fromkeys(cell.fault for cell in failed))
-        raise KvsimError("\n".join([f"{scenario.name}: all {len(cells)} cells failed:", *faults]))
+        errors = list(dict.fromkeys(cell.error for cell in failed))
+        raise KvsimError("\n".join([f"{scenario.name}: all {len(cells)} cells failed:", *errors]))
     summary = simulated_summary(scenario, [cell for cell, _ in done], [entry for _, entry in done], sources.fit)
     if failed:
         summary["failed"] = [
-            {"cell": cell.number, "policy": cell.policy, **cell.swept, "fault": cell.fault} for cell in failed
+            {"cell": cell.number, "policy": cell.policy, **cell.swept, "error": cell.error} for cell in failed
         ]
     own = [cell for cell, _ in done]
     manifest = manifest_of(scenario, job, seed=scenario.run.seed, more=own_inputs(own, None))

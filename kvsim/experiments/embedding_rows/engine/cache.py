@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kvsim.caches.rows import RowBooks, RowCall
+from kvsim.caches.rows import RowCacheState, RowCall
 from kvsim.engine.links.page_pool import NOWHERE, EngineError
 from kvsim.errors import KvsimError
 from kvsim.experiments.embedding_rows.engine.link import RowFlight, RowLink, make_row_link
@@ -40,13 +40,13 @@ class _Early:
 
 @dataclass(slots=True, kw_only=True)
 class RowCache:
-    """The rows on the device, and those on their way: bytes, where the books say who belongs where.
+    """The rows on the device, and those on their way: bytes, where the cache state says who belongs where.
 
     Parameters
     ----------
     table
         The rows in host memory, ``[num_rows, hidden_size]``.
-    books
+    state
         Decides what is kept.
     device
         Where the rows are used.
@@ -55,41 +55,41 @@ class RowCache:
     """
 
     table: torch.Tensor
-    books: RowBooks
+    state: RowCacheState
     link: RowLink
     device: torch.device
     chunk_rows: int = 64
     tally: RowTally = field(default_factory=RowTally)
     stamps: list[float] | None = None
-    """Where given, when the stages of a call that misses end: books, gather, copy; the device is waited for at each."""
+    """If set, when the stages of a call that misses end: accounting, gather, copy; each waits for the device."""
     slots: torch.Tensor = field(init=False)
     """``[capacity, hidden_size]``; a slot never written holds NaN, which would be seen."""
     _tags: IntArray = field(init=False)
     _early: list[_Early] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        size = (self.books.capacity_rows, self.table.shape[1])
+        size = (self.state.capacity_rows, self.table.shape[1])
         self.slots = torch.full(size, float("nan"), dtype=self.table.dtype, device=self.device)
-        self._tags = np.full(self.books.capacity_rows, NOWHERE)
+        self._tags = np.full(self.state.capacity_rows, NOWHERE)
 
-    def restart(self, books: RowBooks) -> None:
-        """Begin with empty books, of the same capacity."""
+    def restart(self, state: RowCacheState) -> None:
+        """Begin with an empty cache state, of the same capacity."""
         self.settle(None)
-        assert books.capacity_rows == self.books.capacity_rows
-        self.books = books
+        assert state.capacity_rows == self.state.capacity_rows
+        self.state = state
         self._tags[:] = NOWHERE
 
     def embed(self, token_ids: IntArray) -> torch.Tensor:
         """Return the rows of tokens, ``[tokens, hidden_size]``."""
         if self._early:
             self.settle(token_ids)
-        call = self.books.look_up(token_ids)
+        call = self.state.look_up(token_ids)
         self._stamp()
         return self._read(call) if call.hits.all() else self._fetch(call)
 
     def fetch_ahead(self, token_ids: IntArray) -> None:
         """Have the rows of tokens to come copied while something else is computed."""
-        fetch = self.books.fetch_ahead(token_ids)
+        fetch = self.state.fetch_ahead(token_ids)
         for start in range(0, fetch.rows.size, self.chunk_rows):
             rows = fetch.rows[start : start + self.chunk_rows]
             self._early.append(_Early(rows, self.link.send(self.gather(rows), "prefetch")))
@@ -111,7 +111,7 @@ class RowCache:
             early = self._early.pop(0)
             last -= 1
             self.tally.early_rows += early.flight.wait()
-            slots = self.books.slots_of(early.rows)
+            slots = self.state.slots_of(early.rows)
             self.insert(early.rows, slots, early.flight.rows)
 
     def insert(self, rows: IntArray, slots: IntArray, values: torch.Tensor) -> None:
@@ -183,7 +183,7 @@ class CachedEmbedding(nn.Module):
 
 @contextmanager
 def cached_embedding(
-    model: Any, books: RowBooks, *, bandwidth_bytes_per_s: float | None = None, chunk_rows: int = 64
+    model: Any, state: RowCacheState, *, bandwidth_bytes_per_s: float | None = None, chunk_rows: int = 64
 ) -> Iterator[RowCache]:
     """Swap a model's input embedding for a cache of its rows, and put it back in the end.
 
@@ -198,13 +198,13 @@ def cached_embedding(
     Raises
     ------
     KvsimError
-        If the model's embedding is more than a table, or has other rows than the books.
+        If the model's embedding is more than a table, or has other rows than the cache state.
 
     Examples
     --------
-    ``with cached_embedding(model, RowBooks("lru", 4096, num_rows=49152), bandwidth_bytes_per_s=2e9): ...``
+    ``with cached_embedding(model, RowCacheState("lru", 4096, num_rows=49152), bandwidth_bytes_per_s=2e9): ...``
     """
-    plain = _plain_table(model, books)
+    plain = _plain_table(model, state)
     device = plain.weight.device
     is_tied = is_tied_to_head(model)
     table = plain.weight.data
@@ -213,7 +213,7 @@ def cached_embedding(
         if not is_tied:
             plain.weight.data = table
     link = make_row_link(table, device, bandwidth_bytes_per_s)
-    cache = RowCache(table=table, books=books, link=link, device=device, chunk_rows=chunk_rows)
+    cache = RowCache(table=table, state=state, link=link, device=device, chunk_rows=chunk_rows)
     model.set_input_embeddings(CachedEmbedding(cache))
     try:
         yield cache
@@ -229,12 +229,12 @@ def is_tied_to_head(model: Any) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def _plain_table(model: Any, books: RowBooks) -> nn.Embedding:
+def _plain_table(model: Any, state: RowCacheState) -> nn.Embedding:
     plain = model.get_input_embeddings()
     if type(plain) is not nn.Embedding or plain.max_norm is not None:
         raise KvsimError(f"the model's input embedding is a {type(plain).__name__}, not a plain table of rows")
-    if plain.num_embeddings != books.num_rows:
+    if plain.num_embeddings != state.num_rows:
         raise KvsimError(
-            f"the model's input embedding has {plain.num_embeddings} rows, the books have {books.num_rows}"
+            f"the model's input embedding has {plain.num_embeddings} rows, the cache state has {state.num_rows}"
         )
     return plain

@@ -43,7 +43,7 @@ class RowLink(Protocol):
 
 
 class EmulatedRowLink:
-    """The link of a machine without a GPU: the emulated one of the paged cache, told that a page is a row."""
+    """The link of a machine without a GPU: the emulated one of the paged cache, in which a page is a row."""
 
     def __init__(self, hidden_size: int, dtype: torch.dtype, bandwidth_bytes_per_s: float) -> None:
         self.page_bytes = hidden_size * dtype.itemsize
@@ -102,7 +102,7 @@ class _EmulatedFlight:
 class CudaRowLink:
     """Pinned memory and copy streams; a stream cannot reorder, so misses have another than what comes early.
 
-    Written where no GPU was at hand: it has not run yet.
+    Written where no GPU was available: it has not run yet.
     """
 
     def __init__(self, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:

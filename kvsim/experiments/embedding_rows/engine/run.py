@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache
 
-from kvsim.caches.rows import RowBooks, RowCounts
+from kvsim.caches.rows import RowCacheState, RowCounts
 from kvsim.engine.model.forward import logits_of
 from kvsim.experiments.embedding_rows.engine.cache import CachedEmbedding, RowCache, RowTally, cached_embedding
 from kvsim.scenario.digest import content_digest
@@ -34,7 +34,7 @@ class Call(Protocol):
 
     @property
     def counts(self) -> bool:
-        """False: it is carried out and not told of."""
+        """False: it is carried out and not reported."""
 
     @property
     def is_fresh(self) -> bool:
@@ -99,7 +99,7 @@ def run_plain(model: Any, calls: list[Any]) -> list[RowStep]:
 def run_cached(
     model: Any,
     episodes: list[list[Any]],
-    make_books: Callable[[list[Any]], RowBooks],
+    make_books: Callable[[list[Any]], RowCacheState],
     *,
     bandwidth_bytes_per_s: float | None,
     chunk_rows: int,
@@ -111,7 +111,7 @@ def run_cached(
     episodes
         Calls as `kvsim.experiments.embedding_rows.calls.episodes` groups them.
     make_books
-        Returns empty books for an episode.
+        Returns an empty cache state for an episode.
     """
     steps: list[RowStep] = []
     counts = RowCounts()
@@ -124,7 +124,7 @@ def run_cached(
             cache.restart(make_books(episode))
             steps += _steps(model, timed, episode, cache)
             cache.settle(None)
-            counts = counts.plus(cache.books.counts)
+            counts = counts.plus(cache.state.counts)
     return RowRun(steps=steps, counts=counts, tally=cache.tally)
 
 
@@ -138,16 +138,16 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
                 held = DynamicCache(config=model.config)
             timed.ahead = call.ahead
             kept = replace(cache.tally) if cache is not None else RowTally()
-            before = replace(cache.books.counts) if cache is not None else RowCounts()
+            before = replace(cache.state.counts) if cache is not None else RowCounts()
             started_s = time.perf_counter()
             logits = logits_of(model, ids, held, logits_to_keep=1)[:, -1]
             logits.argmax(dim=-1).cpu()  # the next token is there: a device has caught up
             call_s = time.perf_counter() - started_s
             if not call.counts:
                 assert cache is not None
-                cache.books.counts, cache.tally = RowCounts(), kept
+                cache.state.counts, cache.tally = RowCounts(), kept
                 continue
-            after = cache.books.counts if cache is not None else before
+            after = cache.state.counts if cache is not None else before
             steps.append(
                 RowStep(
                     embed_s=timed.embed_s,

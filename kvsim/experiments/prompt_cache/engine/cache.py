@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, StoppingCriteria
 
-from kvsim.caches.prompts.accounting import Keeping, PromptBooks, Reuse, TierBudget
+from kvsim.caches.prompts.accounting import Keeping, PromptCacheState, Reuse, TierBudget
 from kvsim.engine.links.states import KVStates, StateLink, keep, make_link, move, restore
 from kvsim.engine.model.families import check_whole_context, shape_of
 from kvsim.engine.model.forward import CACHE_ARGUMENT, cache_of
@@ -60,7 +60,7 @@ class PromptCache:
     model
         Whose keys and values they are; those of another model would be nonsense.
     tiers
-        Where prompts are kept and how many bytes of them, the nearest tier first; see `PromptBooks` for
+        Where prompts are kept and how many bytes of them, the nearest tier first; see `PromptCacheState` for
         what leaves when. On the device without a limit where absent.
     least_tokens
         Compute fewer shared tokens than this rather than bring them back.
@@ -86,8 +86,8 @@ class PromptCache:
         check_whole_context(model.config, type(model).__name__)
         self._model = model
         token_bytes = shape.num_layers * shape.page_bytes(1)
-        self._make_books = partial(PromptBooks, token_bytes, tuple(tiers), least_tokens=least_tokens)
-        self._books = self._make_books()
+        self._make_books = partial(PromptCacheState, token_bytes, tuple(tiers), least_tokens=least_tokens)
+        self._state = self._make_books()
         has_host = any(tier.tier == "host" for tier in tiers)
         if has_host and model.device.type == "cpu" and not bandwidth_bytes_per_s:
             raise KvsimError("a host tier on the CPU is behind an emulated link: say its bandwidth_bytes_per_s")
@@ -102,7 +102,7 @@ class PromptCache:
 
     def restore(self, tokens: IntArray) -> tuple[Reuse, DynamicCache]:
         """Return what a prompt reuses, and a cache that holds so many of its first tokens: none for nothing."""
-        found = self._books.find(tokens)
+        found = self._state.find(tokens)
         parts = [] if found.entry is None else [self._states[found.entry].tokens(0, found.tokens)]
         held = restore(parts, self._link)
         self._counts["requests"] += 1
@@ -115,14 +115,14 @@ class PromptCache:
     def keep(self, tokens: IntArray, found: Reuse, cache: DynamicCache) -> Keeping:
         """Keep a prompt of which `found` was just restored, out of a cache that begins with all of it.
 
-        What fails on the way, as where memory runs out, leaves no prompt kept rather than books that lie.
+        What fails on the way, as where memory runs out, leaves no prompt kept rather than a wrong cache state.
         """
-        done = self._books.keep(tokens, found)
+        done = self._state.keep(tokens, found)
         try:
             self._carry_out(done, tokens.size, cache)
         except BaseException:
             self._states.clear()
-            self._books = self._make_books()
+            self._state = self._make_books()
             raise
         return done
 

@@ -44,7 +44,7 @@ def break_evens(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         each = [crossing(lengths, gains) for gains in repeats]
         entry = dict(zip(GROUP, key, strict=True))
         entry |= {"lengths": lengths, "gains_s": gains_s, "verdict": verdict, "from_tokens": from_tokens}
-        entry["repeats"] = [{"verdict": told, "from_tokens": tokens} for told, tokens in each]
+        entry["repeats"] = [{"verdict": verdict, "from_tokens": tokens} for verdict, tokens in each]
         if all("busy_gain_s" in cell for cell in own):
             entry["busy_verdict"], entry["busy_from_tokens"] = crossing(lengths, [cell["busy_gain_s"] for cell in own])
         found.append(entry)

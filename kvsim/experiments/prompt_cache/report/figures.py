@@ -123,7 +123,7 @@ def _line(
             places.setdefault((cell[over] if cell[over] is not None else cell["kept_bytes"]) / unit, []).append(
                 cell[figure]
             )
-    if not places:  # a profile that cannot tell the times
+    if not places:  # a profile without these times
         return
     ordered = sorted(places)
     looks = {"linewidth": 2} | looks | ({} if kind == "line" else {"marker": "o"})

@@ -54,7 +54,7 @@ def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
         "tier": COLUMNS["tier"],
         "policy": COLUMNS["policy"],
         "link_bytes_per_s": COLUMNS["link_bytes_per_s"],
-        "told": Column(title="loading beats computing/from"),
+        "break_even": Column(title="loading beats computing/from"),
         "repeats": Column(title="/repeats"),
         "simulated": Column(title="/simulated"),
         "error_frac": Column(title="/error", text=signed_percent),
@@ -64,20 +64,22 @@ def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for entry in entries:
         row = {name: entry[name] for name in ("tier", "policy", "link_bytes_per_s")}
-        row["told"] = _told(entry["verdict"], entry["from_tokens"], entry["lengths"])
+        row["break_even"] = _break_even_text(entry["verdict"], entry["from_tokens"], entry["lengths"])
         if "busy_verdict" in entry:
-            row["busy"] = _told(entry["busy_verdict"], entry["busy_from_tokens"], entry["lengths"])
+            row["busy"] = _break_even_text(entry["busy_verdict"], entry["busy_from_tokens"], entry["lengths"])
         crossed = [found["from_tokens"] for found in entry["repeats"] if found["from_tokens"] is not None]
         if crossed:
             row["repeats"] = f"{min(crossed):.0f} to {max(crossed):.0f}"
         if "simulated_verdict" in entry:
-            row["simulated"] = _told(entry["simulated_verdict"], entry["simulated_from_tokens"], entry["lengths"])
+            row["simulated"] = _break_even_text(
+                entry["simulated_verdict"], entry["simulated_from_tokens"], entry["lengths"]
+            )
             row["error_frac"], row["busy_error_frac"] = entry["error_frac"], entry["busy_error_frac"]
         rows.append(row)
     return table_text(rows, columns)
 
 
-def _told(verdict: str, from_tokens: float | None, lengths: Sequence[int]) -> str:
+def _break_even_text(verdict: str, from_tokens: float | None, lengths: Sequence[int]) -> str:
     if verdict == "from":
         return f"{from_tokens:.0f} tokens"
     return f"{lengths[0]} tokens, the fewest tried" if verdict == "always" else f"no length up to {lengths[-1]:,}"
@@ -94,9 +96,9 @@ def verdict_of(
     lines = []
     for entry in crossings:
         link = "" if entry["link_bytes_per_s"] is None else f" over a link of {rate_text(entry['link_bytes_per_s'])}"
-        told = _told(entry["verdict"], entry["from_tokens"], entry["lengths"])
+        answer = _break_even_text(entry["verdict"], entry["from_tokens"], entry["lengths"])
         beats = "loading beats computing at" if entry["verdict"] == "never" else "loading beats computing from"
-        lines.append(f"Tier {entry['tier']}{link}: {beats} {told}{' on' if entry['verdict'] == 'from' else ''}.")
+        lines.append(f"Tier {entry['tier']}{link}: {beats} {answer}{' on' if entry['verdict'] == 'from' else ''}.")
     hit = [cell for cell in cells if cell["speedup"] is not None]
     if hit:
         best = max(hit, key=lambda cell: cell["speedup"])
@@ -109,7 +111,7 @@ def verdict_of(
     if is_emulated and any(cell["tier"] != "device" for cell in cells):
         lines.append("The link to the host is emulated: its bandwidth is stated, not found.")
     if stands_in is not None:
-        lines.append("The trace tells which blocks prompts share, not their text: tokens stand in for them.")
+        lines.append("The trace says which blocks prompts share, not their text: tokens stand in for them.")
     outside = max((cell.get("ttft_outside_frac") or 0.0 for cell in cells), default=0.0)
     if outside:
         lines.append(

@@ -14,7 +14,7 @@ from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.links.states import KVStates, StateLink, keep, move, restore
 from kvsim.engine.model.first_token import FirstToken, Stopwatch, prefill_logits
 from kvsim.engine.model.forward import logits_of
-from kvsim.experiments.prompt_modules.accounting import ModuleBooks
+from kvsim.experiments.prompt_modules.accounting import ModuleStoreState
 from kvsim.experiments.prompt_modules.schema import Assembly, Layout, Unit
 from kvsim.experiments.prompt_modules.schema.masks import module_mask, position_mask
 from kvsim.types import Tier
@@ -61,7 +61,7 @@ class ModuleStore:
     def get(self, unit: int) -> KVStates:
         """Return the states of a unit that is here."""
         if unit not in self._states:
-            raise EngineError(f"unit {unit} is not in the store, though the books say so")
+            raise EngineError(f"unit {unit} is not in the store, though the cache state says so")
         return self._states[unit]
 
     def put(self, unit: int, states: KVStates) -> None:
@@ -139,10 +139,10 @@ class ModuleRunner:
             ]
         return found
 
-    def answer(self, assembly: Assembly, books: ModuleBooks, store: ModuleStore) -> Answered:
+    def answer(self, assembly: Assembly, state: ModuleStoreState, store: ModuleStore) -> Answered:
         """Return a prompt's first token; what was missing is encoded, and stored once the token is there."""
         watch = Stopwatch()
-        served = books.serve(assembly.units)
+        served = state.serve(assembly.units)
         states: dict[int, KVStates] = {}
         num_evicted, hits, misses = 0, [0], [0]
         for number, is_hit, victim, enters in zip(

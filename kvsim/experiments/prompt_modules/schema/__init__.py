@@ -6,7 +6,7 @@ knows a model: texts are measured by a function that returns their number of tok
 
 from __future__ import annotations
 
-from kvsim.experiments.prompt_modules.accounting import ModuleBooks, Served
+from kvsim.experiments.prompt_modules.accounting import ModuleStoreState, Served
 from kvsim.experiments.prompt_modules.schema.assembly import Assembly, Fresh, Part, assemble
 from kvsim.experiments.prompt_modules.schema.layout import Layout, LengthOf, Span, Unit, lay_out
 from kvsim.experiments.prompt_modules.schema.prompts import Prompt, parse_prompts
@@ -17,7 +17,7 @@ __all__ = [
     "Fresh",
     "Layout",
     "LengthOf",
-    "ModuleBooks",
+    "ModuleStoreState",
     "Part",
     "Prompt",
     "Schema",

@@ -136,7 +136,7 @@ def _argument(prompt: Prompt, span: Span, length_of: LengthOf) -> Fresh | None:
         return None
     num_tokens = length_of(argument.text)
     if num_tokens > span.num_tokens:
-        raise argument.tag.fault(
+        raise argument.tag.error(
             f"{span.parameter}={argument.text[:40]!r} has {num_tokens} tokens, the parameter's length is "
             f"{span.num_tokens}: shorten it, or give the parameter more length in the schema"
         )

@@ -139,9 +139,9 @@ def _scaffold_spans(placer: _Placer, tag: Tag, paths: tuple[str, ...]) -> list[S
     choices: dict[int, str] = {}
     for path in paths:
         if path not in known:
-            raise tag.fault(f"no module {path!r} with text in this schema{nearest(path, known)}")
+            raise tag.error(f"no module {path!r} with text in this schema{nearest(path, known)}")
         for union, member in placer.choices[path].items():
             if choices.setdefault(union, member) != member:
-                raise tag.fault(f"{choices[union]!r} and {member!r} are of one union: no prompt has both")
+                raise tag.error(f"{choices[union]!r} and {member!r} are of one union: no prompt has both")
     found = [span for path in paths for span in placer.spans[path]]
     return sorted(found, key=lambda span: span.start)

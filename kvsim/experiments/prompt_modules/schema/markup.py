@@ -39,7 +39,7 @@ class Tag:
     attributes: Mapping[str, str]
     parts: tuple[Tag | Words, ...] = ()
 
-    def fault(self, problem: str) -> MarkupError:
+    def error(self, problem: str) -> MarkupError:
         """Return the error that says what is wrong with this tag."""
         return MarkupError(self.source, problem, line=self.line, tag=self.name)
 
@@ -52,14 +52,14 @@ class Tag:
             If it is not.
         """
         if name not in self.attributes:
-            raise self.fault(f'has no {name}; write {name}="..."')
+            raise self.error(f'has no {name}; write {name}="..."')
         return self.attributes[name]
 
     def own_name(self, attribute: str = "name") -> str:
         """Return an attribute that must be a name: a letter or '_' first, then letters, digits, '_', '.' and '-'."""
         found = self.attribute(attribute)
         if not _NAME.fullmatch(found):
-            raise self.fault(
+            raise self.error(
                 f"{attribute}={found[:60]!r} is no name; up to 64 letters, digits, '_', '.' and '-' are, a letter first"
             )
         return found
@@ -76,7 +76,7 @@ class Tag:
         for name in self.attributes:
             if name not in allowed:
                 hint = nearest(name, allowed) if allowed else "; it takes none"
-                raise self.fault(f"unknown attribute {name!r}{hint}")
+                raise self.error(f"unknown attribute {name!r}{hint}")
 
 
 def read_markup(path: Path) -> Tag:

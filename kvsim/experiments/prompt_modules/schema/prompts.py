@@ -41,28 +41,28 @@ def parse_prompts(root: Tag, schema: Schema) -> tuple[Prompt, ...]:
     Raises
     ------
     MarkupError
-        Naming line and tag of the first fault.
+        Naming line and tag of the first error.
     """
     if root.name == "prompt":
         return (_prompt(root, schema, is_alone=True),)
     if root.name != "prompts":
-        raise root.fault(f'prompts begin with <prompts schema="..."> or <prompt>, not with <{root.name}>')
+        raise root.error(f'prompts begin with <prompts schema="..."> or <prompt>, not with <{root.name}>')
     root.check_attributes(("schema",))
     _check_schema(root, schema)
     found: dict[str, Prompt] = {}
     for part in root.parts:
         if isinstance(part, Words):
             if part.text.strip():
-                raise root.fault(f"holds text ({part.text.strip()[:30]!r}); text goes into a <prompt>")
+                raise root.error(f"holds text ({part.text.strip()[:30]!r}); text goes into a <prompt>")
             continue
         if part.name != "prompt":
-            raise part.fault(f"unknown tag in <prompts>{nearest(part.name, ('prompt',))}")
+            raise part.error(f"unknown tag in <prompts>{nearest(part.name, ('prompt',))}")
         prompt = _prompt(part, schema, is_alone=False)
         if prompt.name in found:
-            raise part.fault(f"{prompt.name!r} is a prompt already")
+            raise part.error(f"{prompt.name!r} is a prompt already")
         found[prompt.name] = prompt
     if not found:
-        raise root.fault("holds no prompt")
+        raise root.error("holds no prompt")
     return tuple(found.values())
 
 
@@ -74,13 +74,13 @@ def _prompt(tag: Tag, schema: Schema, *, is_alone: bool) -> Prompt:
     modules = [part for part in tag.parts if isinstance(part, Tag)]
     for place, part in enumerate(tag.parts):
         if isinstance(part, Words) and part.text.strip() and place != len(tag.parts) - 1:
-            raise tag.parts[place + 1].fault(  # type: ignore[union-attr]
+            raise tag.parts[place + 1].error(  # type: ignore[union-attr]
                 "stands behind text; new text goes behind the last module, and a module's words come from the schema"
             )
     last = tag.parts[-1] if tag.parts else None
     text = last.text.strip() if isinstance(last, Words) else ""
     if not text:
-        raise tag.fault("has no text behind its modules; a prompt ends with new text, which the model answers")
+        raise tag.error("has no text behind its modules; a prompt ends with new text, which the model answers")
     selected: list[str] = []
     arguments: dict[tuple[str, str], Argument] = {}
     for path, module, use in _uses(modules, schema.modules, schema.parts, "", schema.name):
@@ -104,15 +104,15 @@ def _uses(
     for tag in tags:
         if tag.name not in known:
             hint = nearest(tag.name, known) if known else "; it has none"
-            raise tag.fault(f"{owner!r} has no such module{hint}")
+            raise tag.error(f"{owner!r} has no such module{hint}")
         if tag.name in met:
-            raise tag.fault(f"selected already in line {met[tag.name].line}")
+            raise tag.error(f"selected already in line {met[tag.name].line}")
         met[tag.name] = tag
         union = unions.get(tag.name)
         if union is not None:
             other = taken.setdefault(id(union), tag.name)
             if other != tag.name:
-                raise tag.fault(f"is of one union with <{other}>, which is selected: a prompt takes one of them")
+                raise tag.error(f"is of one union with <{other}>, which is selected: a prompt takes one of them")
         module = known[tag.name]
         path = path_of(outer, tag.name)
         yield path, module, tag
@@ -121,11 +121,11 @@ def _uses(
             if isinstance(part, Tag):
                 inner.append(part)
             elif part.text.strip():
-                raise tag.fault(f"holds text ({part.text.strip()[:30]!r}); its words come from the schema")
+                raise tag.error(f"holds text ({part.text.strip()[:30]!r}); its words come from the schema")
         yield from _uses(inner, module.modules, module.parts, path, path)
 
 
 def _check_schema(tag: Tag, schema: Schema) -> None:
     named = tag.attribute("schema")
     if named != schema.name:
-        raise tag.fault(f"is for schema {named!r}, the schema in {schema.source} is {schema.name!r}")
+        raise tag.error(f"is for schema {named!r}, the schema in {schema.source} is {schema.name!r}")

@@ -97,10 +97,10 @@ def parse_schema(root: Tag) -> Schema:
     Raises
     ------
     MarkupError
-        Naming line and tag of the first fault.
+        Naming line and tag of the first error.
     """
     if root.name != "schema":
-        raise root.fault(f'a schema begins with <schema name="...">, not with <{root.name}>')
+        raise root.error(f'a schema begins with <schema name="...">, not with <{root.name}>')
     root.check_attributes(("name",))
     name = root.own_name()
     parts: list[Module | Union] = []
@@ -113,7 +113,7 @@ def parse_schema(root: Tag) -> Schema:
     _check_unique(nested_modules(parts))
     scaffolds = tuple(_scaffold(part) for part in root.parts if isinstance(part, Tag) and part.name == "scaffold")
     if not parts:
-        raise root.fault("holds no module")
+        raise root.error("holds no module")
     return Schema(name=name, source=root.source, parts=tuple(parts), scaffolds=scaffolds)
 
 
@@ -126,7 +126,7 @@ def _parts(owner: Tag, known: tuple[str, ...]) -> list[Part]:
             if text:
                 found.append(Text(text=text, line=part.line))
         elif part.name not in known:
-            raise part.fault(f"unknown tag in <{owner.name}>{nearest(part.name, known)}")
+            raise part.error(f"unknown tag in <{owner.name}>{nearest(part.name, known)}")
         elif part.name == "parameter":
             found.append(_parameter(part))
         elif part.name == "module":
@@ -155,13 +155,13 @@ def _module(tag: Tag) -> Module:
     name = tag.own_name()
     parts = tuple(_parts(tag, known=("parameter", "module", "union")))
     if not parts:
-        raise tag.fault("is empty; a module has text, parameters or modules")
+        raise tag.error("is empty; a module has text, parameters or modules")
     module = Module(name=name, tag=tag, parts=parts)
     _check_unique(module.modules)
     met: dict[str, Parameter] = {}
     for parameter in module.parameters:
         if parameter.name in met:
-            raise parameter.tag.fault(
+            raise parameter.tag.error(
                 f"{parameter.name!r} is a parameter already, of line {met[parameter.name].tag.line}"
             )
         met[parameter.name] = parameter
@@ -174,7 +174,7 @@ def _check_unique(modules: Iterable[Module]) -> None:
         if module.name is None:
             continue
         if module.name in met:
-            raise module.tag.fault(f"{module.name!r} is a module here already, of line {met[module.name].tag.line}")
+            raise module.tag.error(f"{module.name!r} is a module here already, of line {met[module.name].tag.line}")
         met[module.name] = module
 
 
@@ -184,31 +184,31 @@ def _union(tag: Tag) -> Union:
     for part in tag.parts:
         if isinstance(part, Words):
             if part.text.strip():
-                raise tag.fault(f"holds text ({part.text.strip()[:30]!r}); a union holds modules only")
+                raise tag.error(f"holds text ({part.text.strip()[:30]!r}); a union holds modules only")
         elif part.name != "module":
-            raise part.fault(f"stands in a union, which holds modules only{nearest(part.name, ('module',))}")
+            raise part.error(f"stands in a union, which holds modules only{nearest(part.name, ('module',))}")
         else:
             members.append(_module(part))
     if not members:
-        raise tag.fault("holds no module; a union has those of which a prompt takes one")
+        raise tag.error("holds no module; a union has those of which a prompt takes one")
     return Union(members=tuple(members), tag=tag)
 
 
 def _parameter(tag: Tag) -> Parameter:
     tag.check_attributes(("name", "length"))
     if tag.parts:
-        raise tag.fault("holds text; its argument comes with the prompt: write <parameter .../>")
+        raise tag.error("holds text; its argument comes with the prompt: write <parameter .../>")
     name, length = tag.own_name(), tag.attribute("length")
     if not (length.isascii() and length.isdigit() and 1 <= int(length[:9]) <= MAX_PARAMETER_TOKENS):
-        raise tag.fault(f"length={length[:30]!r} should be a number of tokens from 1 to {MAX_PARAMETER_TOKENS}")
+        raise tag.error(f"length={length[:30]!r} should be a number of tokens from 1 to {MAX_PARAMETER_TOKENS}")
     return Parameter(name=name, max_tokens=int(length), tag=tag)
 
 
 def _scaffold(tag: Tag) -> tuple[Tag, tuple[str, ...]]:
     tag.check_attributes(("modules",))
     if any(isinstance(part, Tag) or part.text.strip() for part in tag.parts):
-        raise tag.fault('holds something; write <scaffold modules="..."/>')
+        raise tag.error('holds something; write <scaffold modules="..."/>')
     paths = tuple(tag.attribute("modules").split())
     if len(paths) < 2 or len(set(paths)) != len(paths):
-        raise tag.fault('modules should name two or more different modules, as in modules="contract rules/notice"')
+        raise tag.error('modules should name two or more different modules, as in modules="contract rules/notice"')
     return tag, paths

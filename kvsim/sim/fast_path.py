@@ -1,9 +1,9 @@
-"""Whole steps of a decode run in compiled code, one SimPy event a step, where nothing else can happen within them.
+"""The fast path: steps of a decode run in compiled code, one SimPy event a step, where nothing else happens within it.
 
 A batch that has the machine to itself meets nobody between the beginning and the end of a step. Then its step need not
-be told event by event: `kvsim.kernels.step.step` goes through the very same moments, sum by sum, and the SimPy process
-passes the step's time at once. A policy that is no kernel is asked layer by layer, in between, as ever. What this path
-cannot do it does not try (`can_run`): `kvsim.sim.simulation` then takes the event path, which tests hold this one to.
+be simulated event by event: `kvsim.kernels.step.step` goes through the same moments, sum by sum, and the SimPy process
+passes the step's time at once. A policy that is no kernel is asked layer by layer, in between. What this path cannot do
+it does not try (`can_run`): `kvsim.sim.simulation` then takes the event path, which tests hold this one to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def can_run(profile: Profile) -> bool:
     return profile.synchronous or profile.link.compute_slowdown_frac == 0.0
 
 
-class WholeSteps:
+class FastPath:
     """A decode run as one process, whose steps are worked out in compiled code."""
 
     def __init__(

@@ -15,9 +15,9 @@ from kvsim.errors import KvsimError, PolicyError
 from kvsim.policies import Plan, Policy, Setting, View, make_policy
 from kvsim.profile.profile import Profile
 from kvsim.sim import SimulationInput, Timeline, simulate_decode
+from kvsim.sim.fast_path import FastPath, can_run
 from kvsim.sim.ledger import TIMES
 from kvsim.sim.simulation import Path, decode_in_chunks
-from kvsim.sim.whole_step import WholeSteps, can_run
 from kvsim.types import PageIds
 from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
 
@@ -73,7 +73,7 @@ def assert_same(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]])
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_whole_steps_equal_events_to_the_last_digit(policy: str, machine: str) -> None:
+def test_the_fast_path_equals_events_to_the_last_digit(policy: str, machine: str) -> None:
     profile = make_profile(**MACHINES[machine])
     changes = {"num_steps": 36, "num_sequences": 2}  # two pages fill, and are written back
     whole, events = (rows_of(path, policy, profile, **changes) for path in ("auto", "events"))
@@ -91,7 +91,7 @@ def test_whole_steps_equal_events_to_the_last_digit(policy: str, machine: str) -
     partition=st.sampled_from(["shared", "per_layer"]),
     bandwidth=st.floats(2e7, 2e10),
 )
-def test_whole_steps_equal_events_whatever_is_run(
+def test_the_fast_path_equals_events_whatever_is_run(
     seed: int, machine: str, policy: str, frac: float, quota: int, batch: int, partition: str, bandwidth: float
 ) -> None:
     if policy == "stream":
@@ -114,9 +114,9 @@ def test_a_prefetch_queue_that_is_never_empty_is_carried_from_step_to_step() -> 
 
 def test_rings_grow_where_more_is_under_way_than_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     grown = []
-    grow = WholeSteps._grow
-    monkeypatch.setattr(WholeSteps, "_grow", lambda self: (grown.append(1), grow(self))[1])
-    monkeypatch.setattr("kvsim.sim.whole_step._FIRST_ROOM", 16)
+    grow = FastPath._grow
+    monkeypatch.setattr(FastPath, "_grow", lambda self: (grown.append(1), grow(self))[1])
+    monkeypatch.setattr("kvsim.sim.fast_path._FIRST_ROOM", 16)
     profile = make_profile(bandwidth_bytes_per_s=2e7, **FREE)
     whole, events = (rows_of(path, "attention", profile, num_steps=40) for path in ("auto", "events"))
     assert grown
