@@ -28,10 +28,10 @@ from kvsim.traces.access.file import TraceWriter
 from kvsim.traces.access.header import TraceHeader, channel_of, layout_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told the stage (``prefill`` or ``decode``), the tokens of it that are done, and how many there are."""
+"""Called with the stage (``prefill`` or ``decode``), the tokens of it that are done, and how many there are."""
 
 Announce: TypeAlias = Callable[[int, int], None]
-"""Told the bytes of memory that a capture needs (`capture_bytes`) and those of its file (`trace_bytes`)."""
+"""Called with the bytes of memory that a capture needs (`capture_bytes`) and those of its file (`trace_bytes`)."""
 
 DEFAULT_CHANNELS = (f"{QUEST}@32", f"{QUEST}@64", f"{NEXT_LAYER}@32")
 
@@ -134,7 +134,7 @@ def capture_file(
     announce: Announce | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Load `model`, read the file `text` as UTF-8, and capture; `announce` is told the sizes before the weights load.
+    """Load `model`, read the file `text` as UTF-8, and capture; `announce` gets the sizes before the weights load.
 
     Raises
     ------

@@ -92,7 +92,7 @@ class DecodeRecorder:
 
 def _records_speculation(given: DecodeInput) -> bool:
     """Return whether a channel of its own is written; a selector by speculation has it already."""
-    return given.foretells and given.records_speculation and given.channel != NEXT_LAYER
+    return given.predicts and given.records_speculation and given.channel != NEXT_LAYER
 
 
 def trace_writer(

@@ -50,7 +50,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model in evaluation mode, with weights in `dtype` and SDPA where it has one, and its tokenizer.
 
-    On a GPU SDPA is told to leave cuDNN's attention out, for the whole process; `kvsim.engine.model.sdpa` says why.
+    On a GPU SDPA leaves cuDNN's attention out, for the whole process; `kvsim.engine.model.sdpa` says why.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def load_model_of(
 
 
 def _packing(path_or_id: Path | str, quantisation: str, dtype: DType, device: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told for quantised weights."""
+    """Return the arguments of `from_pretrained` for quantised weights."""
     if quantisation not in ("8bit", "4bit"):
         raise KvsimError(f"quantisation {quantisation!r}: weights are packed as '8bit' or '4bit'")
     if Path(path_or_id).suffix == ".gguf":
@@ -213,7 +213,7 @@ def _check_packing(tables: Mapping[str, Any], path_or_id: Path | str) -> None:
     method = packing.get("quant_method") if isinstance(packing, Mapping) else None
     if method not in (None, "bitsandbytes", "gguf"):
         raise KvsimError(
-            f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which the engine does not read: "
+            f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which kvsim does not read; "
             "take a checkpoint in bf16, fp16 or fp32, and pack it as it loads with a quantisation of 8bit or 4bit"
         )
 
@@ -262,7 +262,7 @@ def _one_line_faults(name: Path | str) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Hold back the progress bars and advice of transformers, and put both back as they were.
 
-    The bar of its GGUF reader asks nobody, hence the redirection; faults are exceptions and come through.
+    The bar of its GGUF reader asks nobody, hence the redirection; errors are exceptions and come through.
     """
     log: Any = transformers_logging  # half of it is not annotated
     hub: Any = hub_logging

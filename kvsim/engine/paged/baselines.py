@@ -78,7 +78,7 @@ def fill(cache: Any, snapshot: Snapshot, held: Held, device: torch.device) -> No
 
 
 class CopyCounts:
-    """Counts the bytes that cache layers move when they are told to prefetch or offload."""
+    """Counts the bytes that cache layers move when they are asked to prefetch or offload."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._moved_bytes = {"prefetch": 0, "offload": 0}

@@ -56,7 +56,7 @@ def max_tokens_of(scenario: Scenario, model: Any, max_tokens: int | None) -> int
     """Return the most tokens of a prompt and what follows it, within what the model reads."""
     if max_tokens is None:
         if scenario.measure is None:
-            raise ScenarioError(f"{scenario.name}: no [measure] table tells the longest context; give max_tokens=")
+            raise ScenarioError(f"{scenario.name}: no [measure] table states the longest context; give max_tokens=")
         max_tokens = scenario.measure.prompt_tokens + scenario.measure.num_steps
     if max_tokens < 1:
         raise KvsimError(f"max_tokens={max_tokens}: should be at least 1")

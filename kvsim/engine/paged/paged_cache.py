@@ -49,7 +49,7 @@ class CacheReport:
     to_host_bytes: int
     score_recall_frac: float | None
     """Share of the selector's own scores on the pages that were read, mean over steps, layers and sequences. It is an
-    estimate of the attention mass that was read: of pages left out only summaries are seen. `kvsim measure` tells the
+    estimate of the attention mass that was read: of pages left out only summaries are seen. `kvsim measure` reports the
     true share. None where no page is scored: all of them are read."""
 
     @property
@@ -155,7 +155,7 @@ class PagedCache(Cache):
         Raises
         ------
         KvsimError
-            If a decode step was cut short by a fault.
+            If a decode step was cut short by an error.
         """
         if self._report is not None:
             return self._report
@@ -175,7 +175,7 @@ class PagedCache(Cache):
         if not self._session.is_closed:
             try:
                 self._report = self.report()
-            except KvsimError:  # a step was cut short: that fault is on its way already
+            except KvsimError:  # a step was cut short: that error is on its way already
                 pass
             finally:
                 self._finalizer()
@@ -184,7 +184,7 @@ class PagedCache(Cache):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

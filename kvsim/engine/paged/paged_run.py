@@ -46,7 +46,7 @@ class DecodeInput:
     chunk_pages: int
     window_transfers: int
     records_speculation: bool = False
-    """Foretell each layer's scores even if nobody decides by them: to record them, or to time it."""
+    """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
 
     @property
     def scores_pages(self) -> bool:
@@ -60,8 +60,8 @@ class DecodeInput:
         return self.policy.attends == "resident"
 
     @property
-    def foretells(self) -> bool:
-        """Whether each layer foretells the scores of the next: for the policy, the selector or a recording."""
+    def predicts(self) -> bool:
+        """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
         wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
         return self.scores_pages and wants
 
@@ -91,8 +91,8 @@ class PagedRun:
     *speculate* (score the next layer's pages, if anybody asks), *select* (widen the open page's summary, score all
     pages, round to float16), *sync* (scores to the host), *choose* (the selector), *decide* (`Residency.decide`),
     *submit* (late pages looked up; slots freed and taken and transfers handed over, if any: demand, then prefetches,
-    then write-backs), *stall* (wait for what attention reads), *attention* (books compared, tags checked, reads
-    counted, pages gathered, attention).
+    then write-backs), *stall* (wait for what attention reads), *attention* (page table and policy compared, tags
+    checked, reads counted, pages gathered, attention).
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class PagedRun:
 
     @property
     def speculation(self) -> Speculation | None:
-        """What foretells the next layer's scores: it wants to hear the layers (`speculation.listen`)."""
+        """What predicts the next layer's scores: it wants to hear the layers (`speculation.listen`)."""
         return self._scoring.speculation if self._scoring is not None else None
 
     def _make_scoring(self, model: Any, snapshot: Snapshot) -> Scoring:
@@ -172,7 +172,7 @@ class PagedRun:
             channel=given.channel,
             page_tokens=given.page_tokens,
             device=str(self._pool.slots.device),
-            foretells=given.foretells,
+            predicts=given.predicts,
             shows_speculation=given.records_speculation or reads_speculation(given.policy),
         )
 
@@ -247,9 +247,9 @@ class PagedRun:
         query = self._queries.inward(layer, query)
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
-        foretold = self._scoring.foretell(layer, context) if self._scoring is not None else None
+        predicted = self._scoring.predict(layer, context) if self._scoring is not None else None
         self._mark()
-        seen, selected = self._select(layer, query, num_pages, foretold)
+        seen, selected = self._select(layer, query, num_pages, predicted)
         self._mark()
         decision = self._decide(layer, seen, selected, num_pages)
         selected = decision.selected
@@ -270,7 +270,7 @@ class PagedRun:
         return output
 
     def _select(
-        self, layer: int, query: torch.Tensor, num_pages: int, foretold: torch.Tensor | None
+        self, layer: int, query: torch.Tensor, num_pages: int, predicted: torch.Tensor | None
     ) -> tuple[Seen, PageIds]:
         grid, selector = self._grid, self.given.selector
         if self._scoring is None or selector is None:
@@ -280,7 +280,7 @@ class PagedRun:
             chosen = [np.arange(num_pages)] * grid.num_sequences
         else:
             assert self._key is not None
-            on_device = self._scoring.score(layer, self._key, query, num_pages, foretold)
+            on_device = self._scoring.score(layer, self._key, query, num_pages, predicted)
             self._mark()
             seen = self._scoring.read(on_device)
             self._mark()

@@ -61,7 +61,7 @@ class Session:
         self._run: PagedRun | None = None
         self._link: Link | None = None
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None
-        self._handles = listen(model, self._hear) if given.foretells else []
+        self._handles = listen(model, self._hear) if given.predicts else []
         _attach(model, self)
 
     @property
@@ -150,7 +150,7 @@ class Session:
         Raises
         ------
         KvsimError
-            If a step was cut short by a fault.
+            If a step was cut short by an error.
         """
         if self._run is None or self._link is None:
             return None

@@ -1,4 +1,4 @@
-"""What a layer foretells of the next: its hidden state, through the next layer's query, scores that layer's pages."""
+"""What a layer predicts of the next: its hidden state, through the next layer's query, scores that layer's pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvsim.engine.paged.summaries import QuestSummaries
 
 
 class Speculation:
-    """Scores of each layer's pages as foretold one layer earlier.
+    """Scores of each layer's pages as predicted one layer earlier.
 
     The hidden state that enters a layer goes through the next layer's norm and query projection, with the position's
     rotary embedding, and the query meets that layer's page summaries as they are then: the token being decoded is not
