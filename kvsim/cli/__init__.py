@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,14 @@ from kvsim.cli.mrc import add_caches
 from kvsim.cli.outputs import as_argument, kept, named, output_file, output_folder
 from kvsim.cli.plan import add_plan
 from kvsim.cli.policy import add_policy
+from kvsim.cli.report import add_report
 from kvsim.cli.search import add_search
 from kvsim.cli.serving import add_serving
 from kvsim.cli.terminal import bar, command_text, exit_code, need_torch
 from kvsim.cli.timeline import add_timeline
+
+if TYPE_CHECKING:
+    from kvsim.report.html.page import Page
 
 app = typer.Typer(
     name="kvsim",
@@ -106,12 +110,13 @@ def run(
     ] = None,
     figures: Figures = True,
 ) -> None:
-    """Simulate a scenario; print its table and verdict, and keep rows, summary and pictures in a folder."""
+    """Simulate a scenario; print its table and verdict, and keep rows, summary, pictures and a report in a folder."""
     from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.shipped import find_scenario
 
     loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
     folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
+    from kvsim.experiments.pages import report_file
     from kvsim.experiments.registry import load_experiment, simulate
     from kvsim.report.results import summary_json, write_result
 
@@ -119,7 +124,8 @@ def run(
     with bar(f"simulating {loaded.scenario.name}") as shown:
         job = loaded.job(command=command_text(), progress=shown.advance, recorded=trace)
         result = simulate(loaded, job)
-    drawn = experiment.figures(result) if figures and loaded.scenario.output.figures else {}
+    is_drawn = figures and loaded.scenario.output.figures
+    drawn = {**experiment.figures(result), **report_file(result)} if is_drawn else {}
     text = summary_json(result.summary) if as_json else experiment.show(result.summary)
     written = kept(lambda: write_result(result, folder, drawn), text)
     typer.echo(text, nl=not as_json)
@@ -293,12 +299,14 @@ def profile_show(
     profile = load_profile(find_profile(file))
     if figures:
         output_folder(output)
+    from kvsim.report.html.profile_page import profile_page
     from kvsim.report.profile_figures import profile_figure
     from kvsim.report.profile_table import profile_text
 
     typer.echo(profile_text(profile))
     if figures:
-        _draw(profile_figure(profile), output, f"profile-{profile.name}.png")
+        page = profile_page(profile, command=command_text(), path=file)
+        _draw(profile_figure(profile), page, output, f"profile-{profile.name}")
 
 
 @trace_app.command("info")
@@ -309,6 +317,7 @@ def trace_info(
     figures: Figures = True,
 ) -> None:
     """Print how sparse and how predictable a trace is, by layer, and draw it."""
+    from kvsim.report.html.trace_page import trace_page
     from kvsim.report.trace_figures import trace_figure
     from kvsim.report.trace_table import trace_text
     from kvsim.scenario.shipped import find_capture
@@ -322,7 +331,8 @@ def trace_info(
     statistics = measure_statistics(trace, page_tokens)
     typer.echo(f"{path}\n{trace_text(statistics, trace.header)}")
     if figures:
-        _draw(trace_figure(statistics, path.stem), output, f"trace-{path.stem}.png")
+        page = trace_page(statistics, trace.header, path.stem, command=command_text(), path=str(path))
+        _draw(trace_figure(statistics, path.stem), page, output, f"trace-{path.stem}")
 
 
 @trace_app.command("fit")
@@ -352,17 +362,20 @@ def trace_fit(
     typer.echo(f"{text}\n\n{output}: written")
 
 
-def _draw(figure: Any, folder: Path, name: str) -> None:
+def _draw(figure: Any, page: Page, folder: Path, name: str) -> None:
+    from kvsim.report.html.page import page_html
     from kvsim.report.results import write_picture
     from kvsim.report.style import png
 
-    typer.echo(f"\npicture: {write_picture(png(figure), folder, name)}")
+    typer.echo(f"\npicture: {write_picture(png(figure), folder, f'{name}.png')}")
+    typer.echo(f"report: {write_picture(page_html(page), folder, f'{name}.html')}")
 
 
 add_commands(app)
 add_timeline(app)
 add_serving(app)
 add_search(app)
+add_report(app)
 add_policy(app)
 add_caches(app)
 add_plan(app)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.report import load_each
 from kvsim.cli.terminal import Bar, bar, command_text, need_torch, printable
 
 if TYPE_CHECKING:
@@ -54,31 +55,68 @@ def measure(
     from kvsim.report.results import summary_json, write_result
 
     result, files = _measure(loaded, output)
+    files |= _page(loaded, result)
     text = summary_json(result.summary) if as_json else load_experiment(loaded.experiment).show(result.summary)
     written = kept(lambda: write_result(result, output or Path(loaded.scenario.output.folder), files), text)
     typer.echo(text if as_json else f"{text}\n\nmeasured: {written}", nl=not as_json)
 
 
 def compare(
-    simulated: Annotated[Path, typer.Argument(help="The folder that `kvsim run` wrote.")],
-    measured: Annotated[Path, typer.Argument(help="The folder that `kvsim measure` wrote.")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RESULT RESULT...", help="A simulated and a measured one, or several to put side by side."
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for cells as CSV and a picture."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for a page, the cells as CSV, and a picture."
+        ),
     ] = None,
     outside: Annotated[
         bool, typer.Option("--out-of-sample", help="Simulated on other accesses: counts have an error, too.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Put a simulated result beside a measured one: counts, then times, with the error of every cell."""
+    """Put results side by side; of a simulated and a measured one, counts and times with the error of every cell."""
+    from kvsim.errors import ResultError
     from kvsim.experiments.registry import compare_out_of_sample, compare_results
-    from kvsim.report.results import load_result
 
+    if len(results) < 2:
+        raise ResultError("compare: name two results or more")
     if output is not None:
         output_folder(output)
-    compare_both = compare_out_of_sample if outside else compare_results
-    _tell([compare_both(load_result(simulated), load_result(measured))], [output], as_json=as_json)
+    loaded = load_each(results)
+    sides = [bool(result.summary.get("is_measured")) for result in loaded.values()]
+    if outside or (len(sides) == 2 and sides[0] != sides[1]):
+        if len(sides) != 2:
+            raise ResultError("compare: --out-of-sample is for a simulated and a measured result")
+        simulated, measured = loaded.values()
+        compared = (compare_out_of_sample if outside else compare_results)(simulated, measured)
+        _tell([_with_page(simulated, measured, compared) if output else compared], [output], as_json=as_json)
+        return
+    _side_by_side(loaded, output, as_json=as_json)
+
+
+def _side_by_side(loaded: dict[Path, RunResult], output: Path | None, *, as_json: bool) -> None:
+    """Print several results side by side, and write page and table into a folder."""
+    from kvsim.experiments.side_by_side import side_by_side, side_by_side_page
+    from kvsim.report.frames import table_files
+    from kvsim.report.html.page import page_html
+    from kvsim.report.results import summary_json, write_picture
+
+    found = side_by_side(loaded)
+    folders = {label: str(folder) for label, folder in found.folders.items()}
+    contents = summary_json({"results": folders, "keys": found.keys, "cells": found.rows})
+    typer.echo(contents if as_json else found.text, nl=not as_json)
+    if output is None:
+        return
+    page = {"compare.html": page_html(side_by_side_page(found)), "compare.json": contents.encode()}
+    for name, content in {**page, **table_files({"compare": found.rows}, {})}.items():
+        written = write_picture(content, output, name)
+        if not as_json:
+            typer.echo(f"{written}: written")
 
 
 def crosscheck(
@@ -119,13 +157,14 @@ def crosscheck(
         if profile is not None:
             loaded = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
         result, files = _measure(loaded, output)
+        files |= _page(loaded, result)
         measured = kept(lambda: write_result(result, folder, files), experiment.show(result.summary))
     real = load_result(measured)
     result, simulated = _simulate(loaded, measured, folder)
-    compared, folders = [compare_results(result, real)], [simulated]
+    compared, folders = [_with_page(result, real, compare_results(result, real))], [simulated]
     if trace_from is not None:
         outside, simulated_outside = _simulate(loaded, trace_from, folder)
-        compared.append(compare_out_of_sample(outside, real, compared[0].contents))
+        compared.append(_with_page(outside, real, compare_out_of_sample(outside, real, compared[0].contents)))
         folders.append(simulated_outside)
     _tell(compared, folders, as_json=as_json)
     if not as_json:
@@ -205,7 +244,21 @@ def _simulate(loaded: LoadedScenario, accesses: Path, folder: Path) -> tuple[Run
     experiment = load_experiment(loaded.experiment)
     with bar(f"simulating {loaded.scenario.name}") as shown:
         result = experiment.simulate(loaded.scenario, _job(loaded, shown, accesses))
-    return result, kept(lambda: write_result(result, folder), experiment.show(result.summary))
+    page = _page(loaded, result)
+    return result, kept(lambda: write_result(result, folder, page), experiment.show(result.summary))
+
+
+def _page(loaded: LoadedScenario, result: RunResult) -> dict[str, bytes]:
+    """Return the report of a result by its file name, unless the scenario wants no figures."""
+    from kvsim.experiments.pages import report_file
+
+    return report_file(result) if loaded.scenario.output.figures else {}
+
+
+def _with_page(simulated: RunResult, measured: RunResult, compared: Compared) -> Compared:
+    from kvsim.experiments.comparison_page import with_page
+
+    return with_page(simulated, measured, compared)
 
 
 def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json: bool) -> None:

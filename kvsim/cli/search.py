@@ -118,6 +118,7 @@ def whatif(
     from kvsim.experiments.decode.report.whatif_tables import whatif_contents, whatif_text
     from kvsim.experiments.decode.sweep.whatif import origin_of
     from kvsim.experiments.decode.sweep.whatif import whatif as simulate_again
+    from kvsim.experiments.pages import report_file
     from kvsim.report.results import summary_json, write_result
 
     origin_of(base)  # refuses before a folder is made
@@ -128,7 +129,7 @@ def whatif(
     pairs = [(pair.policy, pair.swept, pair.before, pair.after) for pair in found.pairs]
     contents = summary_json(whatif_contents(found.changes, pairs))
     text = contents if as_json else whatif_text(found.changes, pairs, found.result.summary)
-    written = kept(lambda: write_result(found.result, folder), text)
+    written = kept(lambda: write_result(found.result, folder, report_file(found.result)), text)
     typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
 
 
@@ -170,12 +171,15 @@ def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_js
     from kvsim.errors import ResultError
     from kvsim.experiments.decode.report.sweep_figures import sweep_figures
     from kvsim.experiments.decode.report.sweep_tables import front_of, sweep_text
+    from kvsim.experiments.pages import report_file
     from kvsim.report.results import records_parquet, summary_json, write_result
 
     summary = found.result.summary
     on_front = set(front_of(summary))
     cells = [cell | {"on_front": number in on_front} for number, cell in enumerate(summary["cells"])]
-    files = {"cells.parquet": records_parquet(cells)} | (sweep_figures(summary, fields) if figures else {})
+    files = {"cells.parquet": records_parquet(cells)}
+    if figures:
+        files |= sweep_figures(summary, fields) | report_file(found.result)
     tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]
     if tracebacks:
         files["failed.txt"] = "\n".join(tracebacks).encode()

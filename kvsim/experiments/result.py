@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvsim.experiments.pages import report_file
 from kvsim.experiments.registry import experiment_of, load_experiment
 from kvsim.report.comparison import Compared
 from kvsim.report.frames import Frame, cells_frame, html_table, records_frame, rows_frame
@@ -67,7 +68,7 @@ class Result:
         ResultError
             If it cannot be written; nothing of it is then left.
         """
-        drawn = self.figures() if figures else {}
+        drawn = {**self.figures(), **report_file(self.run)} if figures else {}
         return write_result(self.run, Path(folder), {**self.files, **drawn})
 
     def __str__(self) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kvsim.calibration.measure import Progress as StageProgress
     from kvsim.report.comparison import Compared
     from kvsim.report.frames import Frame
+    from kvsim.report.html.parts import Parts
 
 ScenarioT_contra = TypeVar("ScenarioT_contra", bound=AnyScenario, contravariant=True)
 
@@ -76,6 +77,11 @@ class Experiment(Generic[ScenarioT]):
     """Compare a simulated result with a measured one of the same scenario."""
     cells_frame: Callable[[Mapping[str, Any]], Frame] | None = None
     """Return a data frame with a row for each cell of a summary; `kvsim.report.frames.cells_frame` where None."""
+    parts: Callable[[RunResult], Parts] | None = None
+    """Return what the page of a result shows, interactive figures among it.
+
+    Where None, `kvsim.report.html.parts.own_parts`: all figures of the cells, and some of them drawn.
+    """
     warnings: Callable[[ScenarioT, Path | None], list[str]] = no_warnings
     """Return what to know of a scenario that `check` accepts, a line each."""
     check_accesses: Callable[[ScenarioT, Path], None] | None = None

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import pandas as pd
 from numpy.typing import NDArray
 
+from kvsim.report.results import records_parquet, rows_parquet
+
 Frame: TypeAlias = pd.DataFrame
 
 
@@ -33,6 +35,23 @@ def records_frame(records: Sequence[Mapping[str, Any]]) -> Frame:
 def rows_frame(rows: Mapping[str, NDArray[Any]]) -> Frame:
     """Return the rows of a run, each with the number of its cell: steps of decode, requests or calls elsewhere."""
     return pd.DataFrame(dict(rows))
+
+
+def table_files(
+    tables: Mapping[str, Sequence[Mapping[str, Any]]], rows: Mapping[str, NDArray[Any]]
+) -> dict[str, bytes]:
+    """Return tables by name as CSV and as Parquet, and the rows of a run as ``rows``; units stand in the names."""
+    files = {}
+    for name, records in tables.items():
+        files[f"{name}.csv"] = _csv(records_frame(records))
+        files[f"{name}.parquet"] = records_parquet(records)
+    if rows:
+        files |= {"rows.csv": _csv(rows_frame(rows)), "rows.parquet": rows_parquet(rows)}
+    return files
+
+
+def _csv(frame: Frame) -> bytes:
+    return str(frame.to_csv(index=False)).encode()
 
 
 def html_table(frame: Frame) -> str:

@@ -28,7 +28,7 @@ def profile_figure(profile: Profile) -> Figure:
 
     A line is a column of the table. A published profile has neither samples nor residuals, and says so.
     """
-    tables = {name: table for name, table in profile.tables().items() if _is_curve(table)}
+    tables = {name: table for name, table in profile.tables().items() if is_curve(table)}
     residuals = {name: found for name, table in tables.items() if (found := residuals_frac(table))}
     num_panels = len(tables) + bool(residuals)
     num_rows = math.ceil(num_panels / NUM_COLUMNS)
@@ -65,21 +65,21 @@ def residuals_frac(table: CostTable) -> list[float]:
     return [time_s / table_s - 1 for time_s, table_s in fitted if table_s > 0]
 
 
-def _is_curve(table: CostTable) -> bool:
+def is_curve(table: CostTable) -> bool:
     """Return whether there is more to draw than one number."""
     return len(table.amounts) > 1 or len(table.columns) > 1 or bool(table.samples)
 
 
 def _draw_table(axis: Any, name: str, table: CostTable) -> None:
     over_columns = len(table.amounts) == 1
-    for number, fixed in enumerate(_lines(table)):
+    for number, fixed in enumerate(shown_lines(table)):
         color = PALETTE[number % len(PALETTE)]
         grid = table.columns if over_columns else table.amounts
         fine = _fine(grid)
         curve_s = [table.point_s(fixed, x) if over_columns else table.point_s(x, fixed) for x in fine]
         of_line = [row for row in table.samples if row[0 if over_columns else 1] == fixed]
         points = [] if of_line else list(np.searchsorted(fine, grid))
-        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=_line_name(table, fixed))
+        axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=line_name(table, fixed))
         axis.scatter(
             [row[1 if over_columns else 0] for row in of_line],
             [row[2] for row in of_line],
@@ -97,7 +97,7 @@ def _draw_table(axis: Any, name: str, table: CostTable) -> None:
         axis.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", handlelength=1.2)
 
 
-def _lines(table: CostTable) -> list[float]:
+def shown_lines(table: CostTable) -> list[float]:
     """Return the columns (or the one amount) that get a line: at most 5, the first and the last among them."""
     if len(table.amounts) == 1:
         return [table.amounts[0]]
@@ -105,7 +105,7 @@ def _lines(table: CostTable) -> list[float]:
     return [table.columns[place] for place in places]
 
 
-def _line_name(table: CostTable, column: float) -> str:
+def line_name(table: CostTable, column: float) -> str:
     """Return which column a line is."""
     words = {"sequences": f"batch {column:.0f}", "cached_tokens": f"after {column:.0f}"}
     words |= {"grid_pages": f"of {column:.0f} pages"}

@@ -149,6 +149,13 @@ def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
+def rows_parquet(rows: Rows) -> bytes:
+    """Return a Parquet file of columns of equal length."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({name: pa.array(column) for name, column in rows.items()}), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
 def summary_json(summary: Mapping[str, Any]) -> str:
     """Return the text of ``summary.json``: names sorted, equal floats equal text, what is not a number null.
 
@@ -178,8 +185,7 @@ def _plain(value: Any) -> Any:
 def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) -> None:
     (folder / SUMMARY).write_text(summary_json(result.summary), encoding="utf-8")
     if result.rows:
-        table = pa.table({name: pa.array(column) for name, column in result.rows.items()})
-        pq.write_table(table, folder / ROWS)
+        (folder / ROWS).write_bytes(rows_parquet(result.rows))
     for name, content in figures.items():
         (folder / name).write_bytes(content)
     own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)

@@ -232,7 +232,8 @@ def test_profile_show_prints_every_cost_and_draws_it(capsys: pytest.CaptureFixtu
     assert run_command(["profile", "show", "h200-llama-3-8b-published", "-o", "pictures"]) == 0
     printed = capsys.readouterr().out
     assert "segments.attention " in printed
-    assert printed.endswith("picture: pictures/profile-h200-llama-3-8b-published.png\n")
+    name = "pictures/profile-h200-llama-3-8b-published"
+    assert printed.endswith(f"picture: {name}.png\nreport: {name}.html\n")
     assert (tmp_path / "pictures" / "profile-h200-llama-3-8b-published.png").read_bytes().startswith(b"\x89PNG")
 
 

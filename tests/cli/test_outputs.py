@@ -26,7 +26,7 @@ FOLDERS = {
     "measure --max-context": ["measure", "crosscheck_quick", "--max-context"],
     "crosscheck": ["crosscheck", "crosscheck_quick", "--no-calibrate"],
     "whatif": ["whatif", "RESULT", "--set", "page_tokens=64"],
-    "compare": ["compare", "RESULT", "RESULT"],
+    "compare": ["compare", "RESULT", "OTHER"],
     "mrc": ["mrc", "smollm2-docs"],
     "profile show": ["profile", "show", "h200-llama-3-8b-published"],
     "trace info": ["trace", "info", "smollm2-docs"],
@@ -39,6 +39,7 @@ FILES = {
     "trace fit": ["trace", "fit", "smollm2-docs"],
     "timeline": ["timeline", "smollm2_cpu"],
     "policy time": ["policy", "time", "lru", "--profile", "h200-llama-3-8b-published"],
+    "report": ["report", "RESULT"],
     "serving schedule": ["serving", "schedule", "WORKLOAD"],
 }
 """Commands that write one file."""
@@ -48,7 +49,8 @@ WORK = (
     "kvsim.traces.generator.fit.fit_generator",
     "kvsim.traces.access.statistics.measure_statistics",
     "kvsim.experiments.decode.miss_curve.curve_of",
-    "kvsim.experiments.registry.compare_results",
+    "kvsim.experiments.pages.page_of",
+    "kvsim.experiments.side_by_side.side_by_side",
     "kvsim.report.profile_figures.profile_figure",
     "kvsim.experiments.serving.write.write_schedule",
 )
@@ -74,7 +76,12 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Path, tiny_model_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    result: Path,
+    tiny_model_path: Path,
+    request: pytest.FixtureRequest,
 ) -> list[str]:
     """Return a command without its ``-o``; its work would raise `WorkBeganError`."""
     monkeypatch.chdir(tmp_path)
@@ -86,7 +93,8 @@ def command(
     for name in WORK:
         monkeypatch.setattr(name, begin)
     workload = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "edges.json.gz"
-    places = {"RESULT": str(result), "MODEL": str(tiny_model_path), "WORKLOAD": str(workload)}
+    other = shutil.copytree(result, tmp_path_factory.mktemp("other") / "copy")
+    places = {"RESULT": str(result), "OTHER": str(other), "MODEL": str(tiny_model_path), "WORKLOAD": str(workload)}
     return [places.get(word, word) for word in (FOLDERS | FILES)[request.param]]
 
 

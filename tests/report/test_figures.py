@@ -82,8 +82,8 @@ def test_latency_has_a_line_and_a_band_a_policy_in_a_panel_for_each_context_and_
     assert len(figure.axes) == 9
     for axis in figure.axes:
         assert len(axis.lines) == len(axis.collections) == 4
-    assert title_of(figure.axes[0]) == "32,768 tokens of context, context frac 0.1"
-    assert title_of(figure.axes[8]) == "131,072 tokens of context, context frac 0.5"
+    assert title_of(figure.axes[0]) == "32,768 tokens of context, budget 10%"
+    assert title_of(figure.axes[8]) == "131,072 tokens of context, budget 50%"
 
 
 def test_latency_is_the_median_of_nine_counted_steps_in_ms(run):
@@ -189,8 +189,8 @@ def test_of_many_combinations_the_first_the_last_and_some_between_are_shown(make
     summary, rows = make_run(contexts, (0.1, 0.2, 0.3, 0.4, 0.5), policies=("lru",))
     figure = latency_figure(summary, rows)
     assert len(figure.axes) == 12
-    assert title_of(figure.axes[0]) == "4,096 tokens of context, context frac 0.1"
-    assert title_of(figure.axes[-1]) == "28,672 tokens of context, context frac 0.5"
+    assert title_of(figure.axes[0]) == "4,096 tokens of context, budget 10%"
+    assert title_of(figure.axes[-1]) == "28,672 tokens of context, budget 50%"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kvsim.experiments.decode.report.compare import compare as compare_cells
 from kvsim.experiments.decode.report.compare import compare_out_of_sample as compare_cells_out_of_sample
 from kvsim.experiments.decode.report.compare_tables import compared_in_sample, compared_out_of_sample
 from kvsim.experiments.decode.report.figures import figures_of
+from kvsim.experiments.decode.report.page import parts
 from kvsim.experiments.decode.report.table import cells_frame, text_table, verdict_text
 from kvsim.experiments.decode.simulate import check, simulate, warnings
 from kvsim.experiments.types import Experiment
@@ -70,6 +71,7 @@ EXPERIMENT: Experiment[Scenario] = Experiment(
     show=show,
     cells_frame=cells_frame,
     figures=figures_of,
+    parts=parts,
     compare=compare,
     replays_recorded=True,
     check_simulated=check_simulated,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kvsim.report.comparison import Compared, Comparison, Fields
 from kvsim.report.results import RunResult
@@ -126,8 +127,9 @@ def rows_figure(summary: Mapping[str, Any]) -> Figure:
     right.set(xlabel="device memory saved (MiB)")
     left.set(ylabel="share of tokens hit", ylim=(0, 1.03))
     middle.set(ylabel="a prompt's rows, mean (ms)", yscale="log")
-    for which in (middle.yaxis.set_major_formatter, middle.yaxis.set_minor_formatter):
-        which("{x:g}")
+    middle.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    middle.yaxis.set_major_formatter("{x:g}")
+    middle.yaxis.set_minor_formatter(NullFormatter())
     right.set(ylabel="tokens per s")
     legend_above(figure, handles)
     return figure

@@ -30,6 +30,14 @@ COLUMNS: dict[str, Column] = {
     "computed_tokens": Column(title="tokens/computed", text="{:,}".format),
 }
 
+GROWTH_COLUMNS: dict[str, Column] = {
+    "growth": Column(title="/growth"),
+    "use_cache": Column(title="/cache", text=lambda value: "on" if value else "off"),
+    "exponent": Column(title="/exponent", text="{:.2f}".format),
+    "range": Column(title="by/theory"),
+    "theory": Column(title="/because"),
+}
+
 _THEORY: dict[tuple[str, bool], tuple[float, float, str]] = {
     ("step time over context", False): (1.0, 2.0, "every token again: matrix products grow by 1, attention by 2"),
     ("step time over context", True): (0.0, 1.0, "one token: weights are read alike, attention grows by 1"),
@@ -93,16 +101,13 @@ def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any
 
 def growth_text(growth: Sequence[Mapping[str, Any]]) -> str:
     """Return the exponents as a printed table."""
-    columns = {
-        "growth": Column(title="/growth"),
-        "use_cache": Column(title="/cache", text=lambda value: "on" if value else "off"),
-        "exponent": Column(title="/exponent", text="{:.2f}".format),
-        "range": Column(title="by/theory"),
-        "theory": Column(title="/because"),
-    }
+    return table_text(growth_rows(growth), GROWTH_COLUMNS, left=(0, 4))
+
+
+def growth_rows(growth: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the exponents with the range that theory allows, in words."""
     ranges = (dict.fromkeys(f"{entry[f'theory_{end}']:g}" for end in ("low", "high")) for entry in growth)
-    rows = [dict(entry) | {"range": " to ".join(ends)} for entry, ends in zip(growth, ranges, strict=True)]
-    return table_text(rows, columns, left=(0, 4))
+    return [dict(entry) | {"range": " to ".join(ends)} for entry, ends in zip(growth, ranges, strict=True)]
 
 
 def growth_figure(result: RunResult) -> Figure:

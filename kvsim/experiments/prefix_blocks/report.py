@@ -52,7 +52,8 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
         of_bound = f", {percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
         saved = best["ttft_saved_frac"]
         lines.append(
-            f"{budget} ({format_bytes(best['cache_bytes'])}): {_named(best)} hits {best['block_hit_frac']:.3f} of the "
+            f"{budget} ({format_bytes(best['cache_bytes'])}): {series_name(best)} hits "
+            f"{best['block_hit_frac']:.3f} of the "
             f"blocks{of_bound}" + (f", and saves {percent(saved)} of the time to first token." if saved else ".")
         )
     if any(cell["ttft_mean_s"] is not None for cell in cells):
@@ -94,10 +95,10 @@ def hit_figure(summary: Mapping[str, Any]) -> Figure:
     figure = new_figure(5.0, f"{summary['scenario']}: what a prefix cache saves", foot)
     left, right = add_panels(figure, 1, 2)[0]
     handles: dict[str, Any] = {}
-    names = list(dict.fromkeys(_named(cell) for cell in cells))
+    names = list(dict.fromkeys(series_name(cell) for cell in cells))
     looks = policy_looks(names)
     for name in names:
-        own = sorted((cell for cell in cells if _named(cell) == name), key=_budget)
+        own = sorted((cell for cell in cells if series_name(cell) == name), key=_budget)
         budgets = [_budget(cell) for cell in own]
         handles[name] = left.plot(budgets, [cell["block_hit_frac"] for cell in own], **looks[name])[0]
         known = [cell for cell in own if cell["ttft_mean_s"] is not None]
@@ -121,7 +122,8 @@ def _budget(cell: Mapping[str, Any]) -> int:
     return int(cell["budget_blocks"] or cell["distinct_blocks"])
 
 
-def _named(cell: Mapping[str, Any]) -> str:
+def series_name(cell: Mapping[str, Any]) -> str:
+    """Return what a line of cells is called: its policy, with admission and index unless default."""
     parts = [cell["policy"]]
     if cell["admission"] != "all":
         parts.append(cell["admission"])

@@ -167,17 +167,18 @@ def _draw_hits(axis: Any, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     handles: dict[str, Any] = {}
     tier = cells[0]["tier"]
     own = [cell for cell in cells if cell["tier"] == tier and cell["seen"] == cells[0]["seen"]]
-    names = list(dict.fromkeys(_series(cell) for cell in own))
+    names = list(dict.fromkeys(series_name(cell) for cell in own))
     looks = policy_looks(names)
     for name in names:
-        line = sorted((cell for cell in own if _series(cell) == name), key=lambda cell: cell["budget_modules"])
+        line = sorted((cell for cell in own if series_name(cell) == name), key=lambda cell: cell["budget_modules"])
         budgets = [cell["budget_modules"] for cell in line]
         handles[name] = axis.plot(budgets, [cell["module_hit_frac"] or 0.0 for cell in line], **looks[name])[0]
     axis.set(xlabel="budget (modules)", ylabel="share of modules hit", ylim=(0, 1))
     return handles
 
 
-def _series(cell: Mapping[str, Any]) -> str:
+def series_name(cell: Mapping[str, Any]) -> str:
+    """Return what a line of cells is called: the policy, and whether scaffolds are encoded."""
     return f"{cell['policy']}, scaffolds" if cell["scaffolds"] else str(cell["policy"])
 
 

@@ -28,6 +28,8 @@ WINDOW_STEPS = 9
 _MAX_POINTS = 200
 _MAX_PANELS = (3, 4)
 _LOG_FROM = 20.0
+_TICK_EDGE_FRAC = 0.12
+"""Of a panel's width, without ticks at either side: about half a label."""
 
 PARTS = {
     "attention input": (("attention_input_s",), "#7FB2D9", ""),
@@ -65,7 +67,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharey=True)
     looks = policy_looks(cell["policy"] for cell in summary["cells"])
-    curves = {number: _latency_ms(rows, number) for row in panels for _, cells in row for number, _ in cells}
+    curves = {number: latency_ms(rows, number) for row in panels for _, cells in row for number, _ in cells}
     limit_ms = _cut_at([float(high_ms.max()) for _, _, _, high_ms in curves.values()])
     handles: dict[str, Any] = {}
     for axis, (title, cells) in _pairs(axes, panels):
@@ -83,7 +85,7 @@ def latency_figure(summary: Summary, rows: Rows) -> Figure:
                 place = (0.98, 0.97 - 0.11 * num_above)
                 axis.text(*place, above, color=color, ha="right", va="top", transform=axis.transAxes)
                 num_above += 1
-        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True, prune="both"))
+        axis.set_xticks(_inner_ticks(*axis.get_xlim()))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     _scale_latency(axes[0][0], min(float(curve[2].min()) for curve in curves.values()), limit_ms)
     _label_axes(axes, "context, tokens", "ms a token")
@@ -104,7 +106,9 @@ def parts_figure(summary: Summary, rows: Rows) -> Figure:
         f"Bar: mean over the counted steps, whisker: 5th to 95th percentile of the step. {costs_text(summary)}",
     )
     axes = add_panels(figure, len(panels), len(panels[0]), sharex=True)
-    totals_ms = [1e3 * float(rows["step_s"][_counted(rows, number)].mean()) for number in range(len(summary["cells"]))]
+    totals_ms = [
+        1e3 * float(rows["step_s"][counted_rows(rows, number)].mean()) for number in range(len(summary["cells"]))
+    ]
     limit_ms = _cut_at(totals_ms)
     for axis, (title, cells) in _pairs(axes, panels):
         title_panel(axis, title, [cell["policy"] for _, cell in cells])
@@ -151,7 +155,7 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
     for axis, (title, cells) in _pairs(axes, panels):
         title_panel(axis, title)
         for policy in dict.fromkeys(cell["policy"] for _, cell in cells):
-            points = sorted(_hit_point(rows, number, cell) for number, cell in cells if cell["policy"] == policy)
+            points = sorted(hit_point(rows, number, cell) for number, cell in cells if cell["policy"] == policy)
             x, y, low, high = np.array(points).T
             handles.setdefault(
                 policy,
@@ -214,8 +218,27 @@ def _named(key: str, value: Any) -> str:
     name = key.rsplit(".", 1)[-1]
     if name == "context_tokens":
         return f"{value:,} tokens of context"
+    if name == "context_frac":
+        return f"budget {100 * value:g}%"
     number = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return f"{name.replace('_', ' ')} {number}"
+
+
+def _inner_ticks(low: float, high: float) -> list[float]:
+    """Return two round numbers or more that lie well within a panel, so that no label runs into the next panel's.
+
+    Examples
+    --------
+    >>> _inner_ticks(65_544, 65_575)
+    [65550.0, 65560.0, 65570.0]
+    """
+    edge = _TICK_EDGE_FRAC * (high - low)
+    for num_steps in range(3, 8):
+        ticks = [float(tick) for tick in MaxNLocator(num_steps, integer=True).tick_values(low, high)]
+        inner = [tick for tick in ticks if low + edge <= tick <= high - edge]
+        if len(inner) > 1:
+            return inner
+    return inner
 
 
 def _pairs(axes: list[list[Any]], panels: list[list[tuple[str, _Cells]]]) -> list[tuple[Any, tuple[str, _Cells]]]:
@@ -229,13 +252,15 @@ def _label_axes(axes: list[list[Any]], below: str, left: str) -> None:
         row[0].set_ylabel(left)
 
 
-def _counted(rows: Rows, number: int) -> NDArray[np.bool_]:
+def counted_rows(rows: Rows, number: int) -> NDArray[np.bool_]:
+    """Return which rows are steps of a cell that count."""
     counted: NDArray[np.bool_] = (rows["cell"] == number) & ~rows["is_warmup"].astype(bool)
     return counted
 
 
-def _latency_ms(rows: Rows, number: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    counted = _counted(rows, number)
+def latency_ms(rows: Rows, number: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the context of a cell's steps, and median, 10th and 90th percentile of the time per token around each."""
+    counted = counted_rows(rows, number)
     steps, tokens, step_ms = rows["step"][counted], rows["context_tokens"][counted], rows["step_s"][counted] * 1e3
     order = np.argsort(steps, kind="stable")
     steps, tokens, step_ms = steps[order], tokens[order], step_ms[order]
@@ -270,7 +295,7 @@ def _cut_at(longest_ms: list[float]) -> float:
 
 
 def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float) -> None:
-    counted = _counted(rows, number)
+    counted = counted_rows(rows, number)
     left_ms = 0.0
     for columns, color, hatch in PARTS.values():
         part_ms = 1e3 * float(sum(rows[name][counted].mean() for name in columns))
@@ -293,8 +318,9 @@ def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def _hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    counted = _counted(rows, number)
+def hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return the budget, the hit rate, and the 10th and 90th percentile of the steps' own rates, all in percent."""
+    counted = counted_rows(rows, number)
     hits = rows["hits"][counted].astype(float)
     selected = hits + rows["misses"][counted]
     rates = hits[selected > 0] / selected[selected > 0]

@@ -65,7 +65,7 @@ class Origin:
         return parse_scenario(Scenario, self.tables, changes, where="whatif")
 
 
-def origin_of(result: RunResult) -> Origin:
+def origin_of(result: RunResult, command: str = "whatif") -> Origin:
     """Return what a simulated decode result was made from.
 
     Raises
@@ -75,20 +75,22 @@ def origin_of(result: RunResult) -> Origin:
     """
     kind = result.summary.get("kind")
     if kind is not None:
-        raise ResultError(f"whatif: takes results of decode that `kvsim run` or `kvsim sweep` wrote; this is of {kind}")
+        raise ResultError(
+            f"{command}: takes results of decode that `kvsim run` or `kvsim sweep` wrote; this is of {kind}"
+        )
     if result.summary.get("is_measured"):
-        raise ResultError("whatif: the result was measured; give one that `kvsim run` or `kvsim sweep` wrote")
+        raise ResultError(f"{command}: the result was measured; give one that `kvsim run` or `kvsim sweep` wrote")
     if "what_if" in result.summary:
-        raise ResultError("whatif: the result is a what-if itself; give the result that it was made from")
+        raise ResultError(f"{command}: the result is a what-if itself; give the result that it was made from")
     manifest = result.manifest
     if manifest.get("recorded") is not None:
-        raise ResultError("whatif: the result replays a measured one; simulate its scenario without --trace first")
+        raise ResultError(f"{command}: the result replays a measured one; simulate its scenario without --trace first")
     if IN_MEMORY in manifest.get("accesses", {}):
-        raise ResultError("whatif: the result replays accesses that no file holds; run it again with the changes")
+        raise ResultError(f"{command}: the result replays accesses that no file holds; run it again with the changes")
     tables, base_dir = manifest.get("resolved"), manifest.get("base_dir")
     if not isinstance(tables, dict):
         raise ResultError(
-            "whatif: the result does not record the scenario that made it, as older ones do not; run it again"
+            f"{command}: the result does not record the scenario that made it, as older ones do not; run it again"
         )
     return Origin(
         tables=tables,
@@ -139,7 +141,7 @@ def whatif(result: RunResult, changes: Sequence[str], *, command: str = "", prog
     )
 
 
-def check_unchanged(result: RunResult, origin: Origin, scenario: Scenario) -> None:
+def check_unchanged(result: RunResult, origin: Origin, scenario: Scenario, command: str = "whatif") -> None:
     """Refuse to go on from a result where a file that it was made from, and that `scenario` still names, has changed.
 
     Raises
@@ -157,7 +159,7 @@ def check_unchanged(result: RunResult, origin: Origin, scenario: Scenario) -> No
     lines = changed_inputs(result, origin.base_dir, named)
     if lines:
         raise ResultError(
-            f"whatif: {'; '.join(lines)}: the figures of the result rest on what it was; run it again first"
+            f"{command}: {'; '.join(lines)}: the figures of the result rest on what it was; run it again first"
         )
 
 

@@ -43,8 +43,8 @@ def _over_length(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
     for kind, cells in _kinds(summary, simulated):
         _line(left, handles, "no cache", cells, "ttft_hit_full_s", kind, color="0.35")
         for place, (key, group) in enumerate(groups_of(cells).items()):
-            _line(left, handles, _name(key), group, "ttft_hit_s", kind, **_looks(place))
-            _line(right, handles, _name(key), group, "speedup", kind, **_looks(place))
+            _line(left, handles, group_name(key), group, "ttft_hit_s", kind, **_looks(place))
+            _line(right, handles, group_name(key), group, "speedup", kind, **_looks(place))
     _mark_break_evens((left, right), summary, ":")
     if simulated is not None:
         _mark_break_evens((left, right), simulated, "--")
@@ -89,8 +89,8 @@ def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
         for cell in cells:
             groups.setdefault((cell["tier"], cell["policy"], None, cell["link_bytes_per_s"]), []).append(cell)
         for place, (key, group) in enumerate(groups.items()):
-            _line(left, handles, _name(key), group, "reused_frac", kind, over="budget_bytes", **_looks(place))
-            _line(right, handles, _name(key), group, "ttft_mean_s", kind, over="budget_bytes", **_looks(place))
+            _line(left, handles, group_name(key), group, "reused_frac", kind, over="budget_bytes", **_looks(place))
+            _line(right, handles, group_name(key), group, "ttft_mean_s", kind, over="budget_bytes", **_looks(place))
         _line(right, handles, "no cache", cells, "ttft_full_mean_s", kind, color="0.35", over="budget_bytes")
     left.set(ylabel="share of tokens reused", ylim=(0, 1))
     right.set(ylabel="time to first token, mean (s)")
@@ -158,6 +158,7 @@ def _how(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> str
     return "Measured." if summary.get("is_measured") else "Simulated."
 
 
-def _name(key: tuple[Any, ...]) -> str:
+def group_name(key: tuple[Any, ...]) -> str:
+    """Return what a line is called, by tier, policy and link."""
     tier, policy, link = key[0], key[1], key[3]
     return f"{tier}, {policy}" if link is None else f"{tier}, {policy}, link {rate_text(link)}"

@@ -1,0 +1,122 @@
+"""The command that makes a page to send on: `kvsim report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvsim.cli.outputs import named, output_file
+from kvsim.cli.terminal import bar, command_text
+
+if TYPE_CHECKING:
+    from kvsim.report.html.charts import Chart
+    from kvsim.report.html.page import Page
+    from kvsim.report.results import RunResult
+
+
+def add_report(app: typer.Typer) -> None:
+    """Give `app` the command of this file."""
+    app.command()(report)
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result folders; of several, one page.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", parser=named, help="The page to write, *.html; report.html in RESULT."
+        ),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Every table beside the page, as CSV and as Parquet.")] = False,
+    timeline: Annotated[
+        int | None,
+        typer.Option(metavar="CELL", min=0, help="Simulate a cell of decode again and draw two steps of it in detail."),
+    ] = None,
+) -> None:
+    """Write a result, or several side by side, as one HTML file: verdict, tables, interactive figures, provenance."""
+    from kvsim.errors import ResultError
+
+    if len(results) > 1 and output is None:
+        raise ResultError("report: a page of several results needs a name: add -o FILE.html")
+    if len(results) > 1 and timeline is not None:
+        raise ResultError("report: --timeline is for one result")
+    target = output or results[0] / "report.html"
+    loaded = load_each(results)
+    output_file(target, ".html")
+    if len(loaded) == 1:
+        result = loaded[results[0]]
+        page = _with_timeline(result, timeline)
+        tables = _tables(result)
+        rows = result.rows
+    else:
+        from kvsim.experiments.side_by_side import side_by_side, side_by_side_page
+
+        found = side_by_side(loaded)
+        page = side_by_side_page(found)
+        tables, rows = {"side-by-side": found.rows}, {}
+    from kvsim.report.frames import table_files
+    from kvsim.report.html.page import page_html
+    from kvsim.report.results import write_picture
+
+    files = table_files(tables, rows) if csv else {}
+    for name, content in {"": page_html(page), **files}.items():
+        file = f"{target.stem}-{name}" if name else target.name
+        typer.echo(f"{write_picture(content, target.parent, file)}: written")
+
+
+def load_each(folders: Sequence[Path]) -> dict[Path, RunResult]:
+    """Return results by their folders.
+
+    Raises
+    ------
+    ResultError
+        If one cannot be read, or is named twice.
+    """
+    from kvsim.errors import ResultError
+    from kvsim.report.results import load_result
+
+    loaded: dict[Path, RunResult] = {}
+    for folder in folders:
+        if folder in loaded:
+            raise ResultError(f"{folder}: named twice; name each result once")
+        loaded[folder] = load_result(folder)
+    return loaded
+
+
+def _tables(result: RunResult) -> dict[str, Sequence[Mapping[str, Any]]]:
+    from kvsim.experiments.pages import parts_of
+
+    others = {table.title.lower().replace(" ", "-"): table.rows for table in parts_of(result).tables}
+    return {"cells": result.summary["cells"], **others}
+
+
+def _with_timeline(result: RunResult, number: int | None) -> Page:
+    from dataclasses import replace
+
+    from kvsim.experiments.pages import page_of
+
+    page = page_of(result)
+    if number is None:
+        return page
+    return replace(page, charts=[*page.charts, _timeline(result, number)])
+
+
+def _timeline(result: RunResult, number: int) -> Chart:
+    """Return the spans of the first two steps of a cell that count, simulated again from what the result records."""
+    from kvsim.experiments.decode.simulate import simulate_timeline
+    from kvsim.experiments.decode.sweep.whatif import check_unchanged, origin_of
+    from kvsim.experiments.types import Job
+    from kvsim.report.html.timeline import timeline_chart
+
+    origin = origin_of(result, "report --timeline")
+    scenario = origin.scenario()
+    check_unchanged(result, origin, scenario, "report --timeline")
+    with bar(f"timing cell {number}") as shown:
+        job = Job(base_dir=origin.base_dir, command=command_text(), progress=shown.advance)
+        run = simulate_timeline(scenario, number, job)
+    first = scenario.run.warmup_steps
+    policy = result.summary["cells"][number]["policy"]
+    return timeline_chart(run, range(first, first + 2), f"Two steps of cell {number}, {policy}: who does what when")

@@ -1,0 +1,50 @@
+"""Pages that the tests of this folder read: a made-up result of decode, once plain and once with hostile names."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from kvsim.experiments.pages import report_file
+from kvsim.report.results import RunResult
+
+HOSTILE = "</script><b onclick='x'>\"&lt;"
+MANIFEST = {
+    "run_id": "run-1",
+    "command": "kvsim run long_context",
+    "date": "2026-11-28T09:39:28+00:00",
+    "commit": "0123abc",
+    "seed": 7,
+    "machine": {"host": "here", "num_cpus": 2},
+    "versions": {"kvsim": "0.1.0", "numpy": "2.4"},
+    "inputs": [{"role": "profile", "name": "p", "digest": "feedc0de", "covers": "the whole file"}],
+    "scenario": "# the scenario file\n",
+}
+
+
+@pytest.fixture(scope="session")
+def result(make_run) -> RunResult:
+    summary, rows = make_run(contexts=(32_768, 65_536), budgets=(0.1, 0.5))
+    return RunResult(summary=summary, rows=rows, manifest=MANIFEST)
+
+
+@pytest.fixture(scope="session")
+def hostile(make_run) -> RunResult:
+    """The same with names that would break out of markup, script and figure labels."""
+    summary, rows = make_run(contexts=(32_768,), budgets=(0.1,), policies=("resident", "lru"))
+    summary = copy.deepcopy(summary) | {"scenario": HOSTILE, "question": HOSTILE, "verdict": [f"`{HOSTILE}` wins"]}
+    summary["cells"][1]["policy"] = HOSTILE
+    rows = rows | {"policy": rows["policy"].copy()}
+    rows["policy"][rows["cell"] == 1] = HOSTILE
+    return RunResult(summary=summary, rows=rows, manifest=MANIFEST | {"command": HOSTILE, "scenario": HOSTILE})
+
+
+@pytest.fixture(scope="session")
+def page(result: RunResult) -> bytes:
+    return report_file(result)["report.html"]
+
+
+@pytest.fixture(scope="session")
+def hostile_page(hostile: RunResult) -> bytes:
+    return report_file(hostile)["report.html"]
