@@ -27,6 +27,7 @@ _PLACES = {
     "load_scenario": "kvsim.experiments.library",
     "measure": "kvsim.experiments.library",
     "miss_curve": "kvsim.caches.curve",
+    "plan": "kvsim.experiments.plan.library",
     "run": "kvsim.experiments.library",
     "write_profile": "kvsim.profile.profile",
 }

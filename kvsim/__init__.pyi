@@ -11,6 +11,7 @@ from kvsim.experiments.library import load_profile as load_profile
 from kvsim.experiments.library import load_scenario as load_scenario
 from kvsim.experiments.library import measure as measure
 from kvsim.experiments.library import run as run
+from kvsim.experiments.plan.library import plan as plan
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache as PromptCache
 from kvsim.experiments.prompt_cache.engine.cache import generate_with_prompt_cache as generate_with_prompt_cache
 from kvsim.experiments.result import Comparison as Comparison

@@ -65,7 +65,7 @@ def parse_tokens(text: str) -> int:
 
     Examples
     --------
-    >>> parse_tokens("64k"), parse_tokens("20000")
+    >>> parse_tokens("64k"), parse_tokens("20,000")
     (65536, 20000)
     """
     return int(_quantity(text, {"": Fraction(1), "k": Fraction(1024), "M": Fraction(1024**2)}, "20000 or 64k"))
@@ -92,7 +92,7 @@ def _quantity(text: str, units: Mapping[str, Fraction], example: str, *, is_whol
     match = _QUANTITY.match(text)
     if match is None or match["unit"] not in units:
         raise ScenarioError(f"{text!r}: write a number{' and a unit' if '' not in units else ''}, as in {example}")
-    value = Fraction(match["number"]) * units[match["unit"]]
+    value = Fraction(match["number"].replace(",", "")) * units[match["unit"]]
     if is_whole and value.denominator != 1:
         raise ScenarioError(f"{text!r} is not a whole number, as {example} are")
     return value

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvsim.cli.terminal import command_text
+
+if TYPE_CHECKING:
+    from kvsim.experiments.plan import Plan
 
 
 def add_plan(app: typer.Typer) -> None:
@@ -27,7 +30,7 @@ def plan(
     kv: Annotated[str | None, typer.Option(metavar="FORMAT", help="Of the KV cache: bf16 or fp8.")] = None,
     tpot: Annotated[str | None, typer.Option(metavar="TIME", help="Most time per output token: 50ms.")] = None,
     recall: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Least share of the attention mass to read; 0.9 if not given.")
+        float | None, typer.Option(metavar="SHARE", help="Least attention recall to recommend; 0.9 if not given.")
     ] = None,
     host_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory for pages: 64GiB.")] = None,
     utilisation: Annotated[float, typer.Option(metavar="SHARE", help="Of the card's memory, as vLLM's 0.9.")] = 0.9,
@@ -35,17 +38,21 @@ def plan(
     step_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one step of a prefill.")] = 2048,
     eager: Annotated[bool, typer.Option("--eager", help="Kernels launched one by one, not as one graph.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Scenario that reproduces it, *.toml.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Scenario that reproduces it: plan.toml.")
     ] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the options: plan.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print objects instead of text.")] = False,
 ) -> None:
-    """Say what fits on a card, what each way of managing the KV cache would give, and what to do."""
+    """Answer what fits on a card, what each way of managing the KV cache would give, and what to do."""
+    from dataclasses import replace
+
     from kvsim.experiments.plan import plan as make_plan
-    from kvsim.experiments.plan.report import plan_json, plan_text
+    from kvsim.experiments.plan.notes import commands_of
+    from kvsim.experiments.plan.report.text import plan_json, plan_text
     from kvsim.experiments.plan.scenario import write_scenario
     from kvsim.units import parse_bytes, parse_seconds, parse_tokens
 
-    found = make_plan(
+    made = make_plan(
         model,
         gpu,
         context_tokens=parse_tokens(context),
@@ -60,7 +67,17 @@ def plan(
         step_tokens=step_tokens,
         runtime="eager" if eager else "graph",
     )
-    typer.echo(json.dumps(plan_json(found), indent=2) if as_json else plan_text(found))
     if output is not None:
-        write_scenario(found.scenario, found.request, output, command_text())
-        typer.echo(f"\n{output}: written; `kvsim run {output}` gives the same figures", err=as_json)
+        write_scenario(made.scenario, made.request, output, command_text())
+        made = replace(made, commands=commands_of(made.request, made.scenario, str(output)))
+    typer.echo(json.dumps(plan_json(made), indent=2) if as_json else plan_text(made))
+    if picture is not None:
+        _draw(made, picture)
+
+
+def _draw(made: Plan, path: Path) -> None:
+    from kvsim.experiments.plan.report.figure import plan_figure
+    from kvsim.report.results import write_picture
+    from kvsim.report.style import png
+
+    write_picture(png(plan_figure(made)), path.parent, path.name)

@@ -69,7 +69,7 @@ def file_input(role: Role, name: str, path: Path) -> Input:
 
 
 def model_input(name: str, path: Path) -> Input:
-    """Return a model's folder or file with a digest of its configuration and of what tells its weights apart.
+    """Return a model's folder or file with a digest of its configuration and of what distinguishes its weights.
 
     Weights are not read whole: of a ``.safetensors`` file the digest covers the size and the header, which has the
     name, type and place of every tensor; of other files of weights the size and the first MiB. Weights that were

@@ -93,6 +93,10 @@ def is_missing(value: Any) -> bool:
     return value is None or bool(value != value)  # true of nan alone
 
 
+KIND_WORDS = {"published": "published figures", "estimated": "estimated from a data sheet"}
+"""What headers and captions call a kind of profile, where its name alone could be taken for a measurement."""
+
+
 def header_text(summary: Mapping[str, Any], *more: str) -> str:
     """Return the line above a result's tables: its scenario, and whose costs it has or that it was measured."""
     how = "measured" if summary.get("is_measured") else costs_text(summary["profile"], *more)
@@ -107,7 +111,7 @@ def costs_text(profile: Mapping[str, Any], *more: str) -> str:
     >>> costs_text({"name": "a", "kind": "published", "times_of": "times of another model, 2 layers of 8 in bf16"})
     'costs of a (published figures; times of another model, 2 layers of 8 in bf16)'
     """
-    kind = "published figures" if profile["kind"] == "published" else profile["kind"]
+    kind = KIND_WORDS.get(profile["kind"], profile["kind"])
     others = [profile["times_of"]] if "times_of" in profile else []
     return f"costs of {profile['name']} ({'; '.join([', '.join([kind, *more]), *others])})"
 

@@ -124,6 +124,10 @@ def parsed(model: type[ModelT], tables: dict[str, Any]) -> tuple[ModelT | None, 
         return None, _errors(model, tables, problem)
 
 
+_NUM_LETTERS = 4
+"""From so many letters on, a name that only goes on is nearer than one of the same length."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, else their list.
 
@@ -131,6 +135,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     --------
     >>> nearest("lur", ["lru", "stream"])
     "; did you mean 'lru'?"
+    >>> nearest("rtx-4080", ["rtx-4080-super", "rtx-5080"])
+    "; did you mean 'rtx-4080-super'?"
     """
     names = sorted(known)
     close = _closest(name, names)
@@ -140,7 +146,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _closest(name: str, names: list[str]) -> str | None:
-    close = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
+    longer = [known for known in names if len(name) >= _NUM_LETTERS and known.startswith(name)]
+    close = longer or difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

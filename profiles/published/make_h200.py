@@ -30,8 +30,11 @@ from kvsim.scenario.shapes import SHAPES
 
 WHEEL_SHA256 = "aadc4aad0a00bf8a61c477c62bef43de479849c3aa0b1c3078068e08309eccc4"
 SYSTEMS = "aiconfigurator_core/systems/"
-ATTENTION = "data/h200_sxm/attention/vllm/0.24.0/generation_attention_perf.parquet"
-GEMM = "data/h200_sxm/gemm/vllm/0.24.0/gemm_perf.parquet"
+ATTENTION_OF = "data/h200_sxm/attention/{}/generation_attention_perf.parquet"
+GEMM_OF = "data/h200_sxm/gemm/{}/gemm_perf.parquet"
+ENGINE, OTHER_ENGINES = "vllm/0.24.0", ("sglang/0.5.14", "trtllm/1.3.0rc20")
+"""Whose kernels the profile has, and whose take part in its intervals: a server may run either."""
+ATTENTION, GEMM = ATTENTION_OF.format(ENGINE), GEMM_OF.format(ENGINE)
 PACKAGE = "aiconfigurator-core 0.12.0 (PyPI, NVIDIA), systems/"
 
 SHAPE = SHAPES["llama-3-8b"]
@@ -73,8 +76,8 @@ def main(wheel: Path, target: Path) -> None:
         sys.exit(f"{wheel}: not the wheel that this script was written for (sha256 {WHEEL_SHA256})")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         system = archive.read(SYSTEMS + "h200_sxm.yaml").decode()
-        attention = _rows(archive, ATTENTION)
-        gemm = _rows(archive, GEMM)
+        attention = [_rows(archive, ATTENTION_OF.format(engine)) for engine in (ENGINE, *OTHER_ENGINES)]
+        gemm = [_rows(archive, GEMM_OF.format(engine)) for engine in (ENGINE, *OTHER_ENGINES)]
     kernels = SmallKernels(system)
     write_profile(make_profile(attention, gemm, kernels, _number(system, "mem_capacity")), target)
     print(f"wrote {target}")
@@ -92,8 +95,8 @@ class SmallKernels:
         return self.floor_s + numbers * SHAPE.dtype_bytes / self.bytes_per_s
 
 
-def make_profile(attention: Any, gemm: Any, kernels: SmallKernels, memory_bytes: float) -> Profile:
-    """Return the profile."""
+def make_profile(attention: Sequence[Any], gemm: Sequence[Any], kernels: SmallKernels, memory_bytes: float) -> Profile:
+    """Return the profile of the rows of the first engine, with intervals that hold the others."""
     return Profile(
         schema_version=SCHEMA_VERSION,
         name="h200-llama-3-8b-published",
@@ -137,7 +140,7 @@ def make_profile(attention: Any, gemm: Any, kernels: SmallKernels, memory_bytes:
     )
 
 
-def _segments(gemms: Gemms, attention: Any, kernels: SmallKernels) -> dict[str, CostTable]:
+def _segments(gemms: Gemms, attention: Sequence[Any], kernels: SmallKernels) -> dict[str, CostTable]:
     hidden, inner = SHAPE.hidden_size, SHAPE.intermediate_size
     kv = SHAPE.num_kv_heads * SHAPE.head_dim
     query = SHAPE.num_heads * SHAPE.head_dim
@@ -200,24 +203,26 @@ def _speculate(parts: Sequence[tuple[Any, Spread]], floor_s: float, page_s: floa
 class Gemms:
     """The bf16 GEMM rows: seconds over `BATCHES`, made monotone in the batch over all rows up to 64."""
 
-    def __init__(self, rows: Any) -> None:
-        keep = (rows["gemm_dtype"] == "bfloat16") & (rows["m"] <= BATCHES[-1])
-        self._rows = {name: column[keep] for name, column in rows.items()}
-        self._residuals: list[float] = []
+    def __init__(self, engines: Sequence[Any]) -> None:
+        self._engines = []
+        for rows in engines:
+            keep = (rows["gemm_dtype"] == "bfloat16") & (rows["m"] <= BATCHES[-1])
+            self._engines.append({name: column[keep] for name, column in rows.items()})
+        self._residuals: list[list[float]] = [[] for _ in engines]
 
     @property
     def spread(self) -> Spread:
-        """How far the rows lie from what was made monotone of them, of all products asked for so far."""
+        """How far the rows of every engine lie from the first one's made monotone, of all products asked for so far."""
         return _spread(self._residuals)
 
     def at(self, n: int, k: int) -> Any:
         """Return the seconds of an [m, k] x [k, n] product at each of `BATCHES`."""
-        keep = (self._rows["n"] == n) & (self._rows["k"] == k)
-        order = np.argsort(self._rows["m"][keep])
-        m = self._rows["m"][keep][order]
-        raw_s = self._rows["latency"][keep][order] * 1e-3
+        of_engines = [_gemm_rows(rows, n, k) for rows in self._engines]
+        m, raw_s = of_engines[0]
         time_s = isotonic_regression(raw_s).x
-        self._residuals += (raw_s / time_s - 1).tolist()
+        for residuals, (own_m, own_s) in zip(self._residuals, of_engines, strict=True):
+            shared = np.isin(own_m, m)
+            residuals += (own_s[shared] / time_s[np.searchsorted(m, own_m[shared])] - 1).tolist()
         return time_s[np.searchsorted(m, BATCHES)]
 
     def between_n(self, n: int, k: int, low: int, high: int) -> Any:
@@ -231,16 +236,27 @@ class Gemms:
         return low_s + (k - low) / (high - low) * (high_s - low_s)
 
 
-def _attention(rows: Any) -> CostTable:
-    columns, residuals = [], []
+def _gemm_rows(rows: Any, n: int, k: int) -> tuple[Any, Any]:
+    keep = (rows["n"] == n) & (rows["k"] == k)
+    order = np.argsort(rows["m"][keep])
+    return rows["m"][keep][order], rows["latency"][keep][order] * 1e-3
+
+
+def _attention(engines: Sequence[Any]) -> CostTable:
+    rows = engines[0]
+    columns: list[Any] = []
+    residuals: list[list[float]] = [[] for _ in engines]
     for batch in BATCHES:
         tokens, time_s = _attention_rows(rows, batch, SHAPE.num_heads)
         if batch == 1:  # the longest context has no row with 32 query heads; with 16 the KV cache is the same
             more, more_s = _attention_rows(rows, batch, 16)
             tokens = np.append(tokens, more[more > tokens[-1]])
             time_s = np.append(time_s, more_s[more_s.size - (tokens.size - time_s.size) :])
-        raw_s, time_s = time_s, isotonic_regression(time_s).x
-        residuals += (raw_s / time_s - 1).tolist()
+        time_s = isotonic_regression(time_s).x
+        for engine, own in zip(engines, residuals, strict=True):
+            own_tokens, own_s = _attention_rows(engine, batch, SHAPE.num_heads)
+            shared = np.isin(own_tokens, tokens)
+            own += (own_s[shared] / time_s[np.searchsorted(tokens, own_tokens[shared])] - 1).tolist()
         slope = (time_s[-1] - time_s[-2]) / (tokens[-1] - tokens[-2])
         inside = np.interp(ATTENDED_TOKENS, tokens, time_s)
         beyond = np.maximum(np.array(ATTENDED_TOKENS) - tokens[-1], 0) * slope
@@ -325,9 +341,10 @@ def _by_batch(parts: Sequence[tuple[Any, Spread]], source: str) -> CostTable:
     )
 
 
-def _spread(residuals: Sequence[float]) -> Spread:
-    low, high = np.quantile(residuals, (0.05, 0.95))
-    return float(low), float(high)
+def _spread(residuals_of_engines: Sequence[Sequence[float]]) -> Spread:
+    """Return the span that holds that of every engine, from its 5th to its 95th percentile."""
+    spans = [np.quantile(residuals, (0.05, 0.95)) for residuals in residuals_of_engines]
+    return float(min(low for low, _ in spans)), float(max(high for _, high in spans))
 
 
 def _rounded(time_s: float) -> float:
@@ -375,7 +392,7 @@ SELECT_SOURCE = (
     "and no dependence on the batch up to 64"
 )
 SPECULATE_SOURCE = (
-    "assumption: foretelling the next layer's scores is its norm, its query projection (n 4096, k 4096), the rotary "
+    "assumption: predicting the next layer's scores is its norm, its query projection (n 4096, k 4096), the rotary "
     "embedding of the query and the scoring of its pages, kernel after kernel on the compute stream; no top-k. "
     f"Projection: {GEMM_SOURCE}. Small kernels, 4096 bytes a page among them: {SMALL_SOURCE}"
 )
@@ -390,13 +407,13 @@ TO_HOST_SOURCE = (
     "and no cliff below 28 KiB, which that PR reports of the other direction only"
 )
 DECISION_SOURCE = (
-    "assumption: 25 us and 0.2 us a selected page, what kvsim's own `lru` with its books takes in Python on a 2-core "
-    "AMD EPYC (30 us at 20 pages, 42 at 67, 79 at 260). `attention`, which ranks all pages of the batch, takes longer "
-    "there the longer the context (of 32 layers: 73 us at 128 pages a layer, 113 at 512, 300 at 2048): for it this "
-    "says what a compiled one might cost"
+    "assumption: 25 us and 0.2 us a selected page, what kvsim's own `lru` with its page table takes in Python on a "
+    "2-core AMD EPYC (30 us at 20 pages, 42 at 67, 79 at 260). `attention`, which ranks all pages of the batch, takes "
+    "longer there the longer the context (of 32 layers: 73 us at 128 pages a layer, 113 at 512, 300 at 2048): for it "
+    "this says what a compiled one might cost"
 )
 STREAM_SOURCE = (
-    "assumption: 35 us and 0.027 us a page, what kvsim's own `stream` with its books takes in Python on a 2-core "
+    "assumption: 35 us and 0.027 us a page, what kvsim's own `stream` with its page table takes in Python on a 2-core "
     "AMD EPYC (39 us at 128 pages a layer, 49 at 512, 89 at 2048)"
 )
 RESIDENT_SOURCE = "assumption: nothing to decide"

@@ -86,7 +86,8 @@ def test_more_work_never_costs_less(profile):
 def test_every_cost_says_how_far_it_may_be_off_and_a_simulated_time_has_an_interval(profile):
     spreads = {name: (table.residual_low_frac, table.residual_high_frac) for name, table in profile.tables().items()}
     assert all(low < 0 < high for name, (low, high) in spreads.items() if name != "policies.resident")
-    assert spreads["segments.attention"][1] < spreads["segments.head"][1] < spreads["link.to_device"][1]
+    assert spreads["segments.head"] == pytest.approx((-0.11, 0.11), abs=0.005)
+    assert spreads["segments.attention"] == pytest.approx((-0.26, 0.44), abs=0.005)  # TensorRT-LLM; SGLang -25% to -3%
     path = find_scenario("long_context")
     overrides = ["trace.extrapolate.context_tokens=8192", "trace.num_steps=10", "budget.context_frac=0.25"]
     loaded = load_scenario(path, overrides)

@@ -44,7 +44,7 @@ def test_a_measured_cost_has_range_residuals_and_samples() -> None:
 
 
 def test_a_cost_of_which_nothing_was_sampled_shows_its_interval_and_no_samples() -> None:
-    assert line_of(profile_text(measured()), "segments.head ").split()[-5:] == ["-6%", "..", "+9%", "-", "-"]
+    assert line_of(profile_text(measured()), "segments.head ").split()[-5:] == ["-11%", "..", "+11%", "-", "-"]
     assert line_of(profile_text(measured()), "policies.resident ").split()[-3:] == ["-", "-", "-"]
 
 

@@ -57,6 +57,21 @@ def test_there_is_a_paragraph_for_each_context_in_order_and_a_closing_line():
     assert [line.partition(" tokens")[0] for line in lines[:-1]] == ["At 1,000", "At 2,000", "At 4,000"]
 
 
+def test_formats_of_weights_and_cache_are_not_mixed():
+    """A token of packed weights is no answer to what everything resident takes unpacked."""
+    cells = [
+        cell(policy, tpot_s=tpot_s, kv_gib=12 if policy == "resident" else 2, **{"model.weights": weights})
+        for weights, times_s in (("bf16", (0.02, 0.03)), ("int4", (0.01, 0.02)))
+        for policy, tpot_s in zip(("resident", "lru"), times_s, strict=True)
+    ]
+    lines = say(cells)
+    assert [line.partition(", everything")[0] for line in lines[:-1]] == [
+        f"At 1,000 tokens with weights in {name}" for name in ("bf16", "int4")
+    ]
+    assert "would take 20 ms" in lines[0] and "would take 10 ms" in lines[1]
+    assert all("model.weights" not in line for line in lines[:-1])
+
+
 def test_batches_are_told_apart():
     lines = say([cell(batch=1), cell(batch=4)])
     assert "1,000 tokens, " in lines[0]

@@ -25,6 +25,7 @@ from kvsim.report.results import RunResult, joined
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.decode import Scenario
 from kvsim.sim import Replay, SimulationInput, Timeline, simulate_decode
+from kvsim.sim.simulation import Path as StepPath
 
 MIN_DECISIONS_FOR_PROCESSES = 20_000
 """Below, starting processes takes longer than they save."""
@@ -144,8 +145,11 @@ def same_run(cell: Cell) -> tuple[str, str]:
     return scenario.model_dump_json(exclude=unread), cell.choice.model_dump_json()
 
 
-def simulate_cell(cell: Cell, sources: Sources, progress: Progress) -> Rows:
-    """Return the rows of all repetitions of a cell, one after the other."""
+def simulate_cell(cell: Cell, sources: Sources, progress: Progress, *, path: StepPath = "auto") -> Rows:
+    """Return the rows of all repetitions of a cell, one after the other.
+
+    The rows do not depend on `path`: ``events`` needs no compiled step, which takes half a minute to compile once.
+    """
     repetitions: list[Rows] = []
     num_repetitions = cell.scenario.run.repetitions
     for repetition in range(num_repetitions):
@@ -156,7 +160,7 @@ def simulate_cell(cell: Cell, sources: Sources, progress: Progress) -> Rows:
         def advance(num_steps: int, share: float = share) -> None:
             progress(num_steps * share)
 
-        rows: Rows = dict(simulate_decode(input_of(cell, replay, seed), advance))
+        rows: Rows = dict(simulate_decode(input_of(cell, replay, seed), advance, path=path))
         rows["repetition"] = np.full(replay.num_steps, repetition, dtype=np.int64)
         repetitions.append(rows)
     return joined(repetitions)

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvsim.experiments.plan.choices import SIXTEEN_BITS, choices_of
 from kvsim.experiments.plan.memory import Memory, memory_of
-from kvsim.experiments.plan.notes import commands_of, notes_of
+from kvsim.experiments.plan.notes import commands_of, notes_of, warnings_of
 from kvsim.experiments.plan.recommend import pareto_front, recommended, sentences
 from kvsim.experiments.plan.request import Request, make_request
 from kvsim.experiments.plan.result import Option, Plan
@@ -51,6 +51,7 @@ def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options
         front=pareto_front(found),
         recommended=choice.name if choice else None,
         sentences=sentences(request, found, choice),
+        warnings=warnings_of(request),
         notes=notes_of(request, unsimulated, found),
         commands=commands_of(request, scenario),
         scenario=scenario,

@@ -76,37 +76,38 @@ def _given_up(request: Request, option: Option) -> tuple[int, ...]:
 
 def _what(options: Sequence[Option], choice: Option | None) -> str:
     if choice is not None:
-        time = f"{_time(choice)} a token" if choice.basis == "estimated" else f"at least {_time(choice)} a token"
-        recall = (
-            "" if choice.recall_frac is None else f", reading {100 * choice.recall_frac:.0f}% of the attention mass"
-        )
         host = f" and {format_bytes(choice.host_bytes)} of host memory" if choice.host_bytes else ""
-        return f"Take {_quoted(choice)}: {time}{recall}, in {format_bytes(choice.device_bytes)} of the card{host}."
+        cards = f"each of {choice.num_cards} cards" if choice.num_cards > 1 else "the card"
+        memory = f"{format_bytes(choice.device_bytes)} of {cards}{host}"
+        return f"Recommended: {choice.name}, {_time(choice)} a token{_recall(choice)}, with {memory}."
     fitting = [option for option in options if option.fits]
     if not fitting:
         return "Nothing fits: take a card with more memory, a shorter context or a smaller batch."
     nearest = min(fitting, key=lambda option: option.tpot_s)
-    recall = "" if nearest.recall_frac is None else f" with {100 * nearest.recall_frac:.0f}% of the attention mass"
     return (
-        f"Nothing that fits keeps what was asked; the fastest is {_quoted(nearest)}, {_time(nearest)} a token{recall}."
+        "Nothing that fits is as fast and reads as much as asked; the fastest that fits is "
+        f"{nearest.name}, {_time(nearest)} a token{_recall(nearest)}."
     )
 
 
 def _why(request: Request, options: Sequence[Option], choice: Option | None) -> str:
     whole = options[0]
     if whole.fits:
-        first = "Everything fits" if choice is whole else "Everything fits as asked"
+        first = "Everything fits" if choice is whole else "Everything fits as asked, but not as fast as asked"
     else:
         missing = format_bytes(whole.device_bytes - request.usable_bytes)
-        first = f"Everything as asked would take {missing} more than the {format_bytes(request.usable_bytes)} used"
+        first = f"All on the card would take {missing} more than the {format_bytes(request.usable_bytes)} it may use"
     if whole.basis == "roofline":
-        return f"{first}; times are the least that bytes and operations take at the data sheet's rates."
-    return f"{first}; times are estimated from the card's data sheet, nothing was measured on it."
-
-
-def _quoted(option: Option) -> str:
-    return f"'{option.name}'"
+        return f"{first}; times are the least that is possible, not estimates."
+    return f"{first}; times are estimated from a data sheet, nothing was measured on this card."
 
 
 def _time(option: Option) -> str:
-    return format_seconds(option.tpot_s)
+    low_s, high_s = option.tpot_interval_s
+    if option.basis == "roofline":
+        return f"at least {format_seconds(low_s)}"
+    return f"{format_seconds(option.tpot_s)} ({format_seconds(low_s)} to {format_seconds(high_s)})"
+
+
+def _recall(option: Option) -> str:
+    return "" if option.recall_frac is None else f" at {100 * option.recall_frac:.0f}% attention recall"

@@ -20,6 +20,8 @@ RESERVE_BYTES = 2**29
 0.1 to 0.6 GiB for graphs (wtdcode/vllm-backport issue 34)."""
 STEP_TOKENS = 2048
 """Tokens that one step of a prefill computes: vLLM's default on cards of less than 70 GiB."""
+MIN_CONTEXT_TOKENS = 512
+"""Shorter contexts have no middle from which pages could be left out, and everything fits."""
 RECALL_FRAC = 0.9
 """Least attention recall of what is recommended, where none is asked for."""
 
@@ -117,10 +119,14 @@ def make_request(
 
 
 def _check(request: Request) -> None:
-    at_least_one = {"context": request.context_tokens, "batch": request.batch, "step tokens": request.step_tokens}
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ScenarioError(f"{name} should be at least 1, found {value}")
+    least = {
+        "context": (request.context_tokens, MIN_CONTEXT_TOKENS),
+        "batch": (request.batch, 1),
+        "step tokens": (request.step_tokens, 1),
+    }
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise ScenarioError(f"{name} should be at least {lowest}, found {value}")
     if not 0 < request.utilisation_frac <= 1:
         raise ScenarioError(f"utilisation should be above 0 and at most 1, found {request.utilisation_frac:g}")
     if request.recall_frac is not None and not 0 < request.recall_frac <= 1:

@@ -53,9 +53,11 @@ class Plan:
     """Name of an option; None where nothing meets what was asked."""
     sentences: tuple[str, str]
     """What to do, and what that rests on."""
+    warnings: tuple[str, ...]
+    """What may make it worthless."""
     notes: tuple[str, ...]
-    """What to know before one trusts it."""
+    """What it rests on."""
     commands: tuple[str, ...]
-    """What puts measurements in the place of estimates, where the card is."""
+    """What reproduces it, and what replaces estimates by measurements, where the card is."""
     scenario: Scenario | None
     """What reproduces the simulated options; None where decode cannot express the model at this context."""

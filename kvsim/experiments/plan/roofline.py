@@ -12,7 +12,7 @@ from kvsim.scenario.models.work import attention_flop, step_weight_bytes, weight
 
 SLOWEST = 2.9
 """How many times as long as their bytes over the data sheet's bandwidth measured steps took at most: docs/estimates.md,
-"whole steps, the card left out", the worst of nine cards (-65%)."""
+"complete steps, with the card left out", the worst of nine cards (-65%)."""
 
 
 def roofline_options(request: Request, formats: list[tuple[str | None, str | None]]) -> list[Option]:
@@ -51,7 +51,7 @@ def _option(request: Request, weights: str | None, kv: str | None) -> Option:
     memory = memory_of(request, weights, kv)
     least_s = least_step_s(request, weights or request.weights, memory.kv)
     return Option(
-        name=format_words(request, memory.weights, memory.kv) or "everything on the card",
+        name=format_words(request, memory.weights, memory.kv) or "all on the card",
         weights=memory.weights,
         kv=memory.kv,
         num_cards=1,

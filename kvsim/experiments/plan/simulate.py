@@ -33,7 +33,7 @@ def simulated_options(request: Request, scenario: Scenario, choices: Choices, me
     options = []
     for number, cell in enumerate(cells):
         if _is_shown(cell, choices):
-            entry = simulated_entry(cell, simulate_cell(cell, sources, ignore))
+            entry = simulated_entry(cell, simulate_cell(cell, sources, ignore, path="events"))
             options.append(_option(request, cell, entry, number))
             if number == 0 and not memory.fits:
                 options += more_cards(request, options[0], memory, cell.profile)
@@ -73,19 +73,19 @@ def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) ->
 
 
 def host_fits(request: Request, host_bytes: int) -> bool:
-    """Return whether the host holds so many bytes, where that was said."""
+    """Return whether the host holds so many bytes, where its memory is known."""
     return request.host_memory_bytes is None or host_bytes <= request.host_memory_bytes
 
 
 def _name(request: Request, cell: Cell, weights: str, kv: str) -> str:
     formats = format_words(request, weights, kv)
     if cell.holds_everything:
-        return formats or "everything on the card"
+        return formats or "all on the card"
     if cell.choice.name == "stream":
-        return joined("exact attention, KV streamed from the host", formats)
+        return joined("exact attention, KV streamed from host", formats)
     tokens = (cell.scenario.selector.k_pages or 0) * PAGE_TOKENS
     held = format_bytes(cell.setting.capacity_pages * cell.page_bytes)
-    return joined(f"top {tokens:,} tokens read, {held} of KV on the card", formats)
+    return joined(f"top {tokens:,} tokens, {held} of KV on the card", formats)
 
 
 def format_words(request: Request, weights: str, kv: str) -> str:
@@ -113,7 +113,7 @@ def _place(option: Option) -> tuple[int, float]:
 
 
 def more_cards(request: Request, whole: Option, memory: Memory, profile: Profile | None) -> Iterator[Option]:
-    """Yield the fewest cards that hold everything with the layers shared out; nothing where not even many do.
+    """Yield the fewest cards that hold everything with the layers split; nothing where not even many do.
 
     A token passes the cards one after the other, so a step takes as long as on one card that held everything, and the
     hidden state's way from card to card besides: to the host and on, over the profile's link.
@@ -134,7 +134,7 @@ def more_cards(request: Request, whole: Option, memory: Memory, profile: Profile
     low_s, high_s = whole.tpot_interval_s
     tpot_s = whole.tpot_s + more_s
     yield Option(
-        name=f"{num_cards} cards, the layers shared out",
+        name=f"{num_cards} cards, layers split",
         weights=whole.weights,
         kv=whole.kv,
         num_cards=num_cards,

@@ -36,7 +36,11 @@ LEGEND = (
 )
 
 
-_NOT_MEASURED = {"published": "published ones, measured elsewhere", "exact": "stated, not measured"}
+_NOT_MEASURED = {
+    "published": "published ones, measured elsewhere",
+    "estimated": "estimated from a data sheet, not measured",
+    "exact": "stated, not measured",
+}
 
 
 def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assumed: bool) -> list[str]:

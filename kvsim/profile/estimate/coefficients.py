@@ -51,7 +51,7 @@ class Kind(Strict):
 
 
 class HostTime(Strict):
-    """Host time of one runtime, from public figures of whole steps."""
+    """Host time of one runtime, from public figures of complete steps."""
 
     time_s: PositiveFloat
     low_frac: float

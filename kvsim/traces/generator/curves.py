@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from kvsim.traces.access.statistics import RECALL_PAGES
 from kvsim.types import FloatArray
@@ -65,7 +65,7 @@ def rank_curves(num_pages: int) -> RankCurves:
 
 def normal_scores(num_pages: int) -> FloatArray:
     """Return what the largest, second largest, ... of so many independent normal numbers are near (Blom's scores)."""
-    scores: FloatArray = norm.isf((np.arange(1, num_pages + 1) - 0.375) / (num_pages + 0.25))
+    scores: FloatArray = -ndtri((np.arange(1, num_pages + 1) - 0.375) / (num_pages + 0.25))
     return scores
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
+from kvsim.report.tables import KIND_WORDS
 from kvsim.types import Rows
 
 Summary = Mapping[str, Any]
@@ -174,7 +175,7 @@ def hit_figure(summary: Summary, rows: Rows) -> Figure | None:
 def costs_text(summary: Summary) -> str:
     """Say whose costs these are: nobody should take a published figure or an emulated link for a measurement."""
     profile = summary["profile"]
-    label = "published figures" if profile["kind"] == "published" else profile["kind"]
+    label = KIND_WORDS.get(profile["kind"], profile["kind"])
     link = ", emulated link" if profile["emulated_link"] else ""
     return f"{summary['scenario']}; simulated with {profile['name']} ({label}{link})."
 

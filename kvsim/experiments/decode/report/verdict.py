@@ -9,7 +9,8 @@ from kvsim.report.tables import percent
 from kvsim.units import format_bytes, format_seconds
 
 Cell = Mapping[str, Any]
-_Situation = tuple[int, int]
+_Situation = tuple[int, int, str]
+"""Context, batch, and the formats of weights and cache where they vary."""
 """Tokens of context and sequences of the batch."""
 
 
@@ -26,7 +27,7 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
     """
     situations: dict[_Situation, list[Cell]] = {}
     for cell in cells:
-        situations.setdefault((cell["context_tokens"], cell["batch"]), []).append(cell)
+        situations.setdefault((cell["context_tokens"], cell["batch"], _formats(cell)), []).append(cell)
     ordered = dict(sorted(situations.items()))
     paragraphs = [
         _paragraph(situation, members, device_memory_bytes, is_pinned=not emulated_link)
@@ -209,12 +210,11 @@ def _throughput(situations: dict[_Situation, list[Cell]]) -> list[str]:
     The fastest token and the most tokens are two things: more sequences, paged, may give fewer than fewer, resident.
     """
     sentences = []
-    for context_tokens in dict.fromkeys(context for context, _ in situations):
-        fitting = {
-            batch: [cell for cell in cells if cell["fits"]]
-            for (context, batch), cells in situations.items()
-            if context == context_tokens
-        }
+    for context_tokens in dict.fromkeys(context for context, *_ in situations):
+        fitting: dict[int, list[Cell]] = {}
+        for (context, batch, _), members in situations.items():
+            if context == context_tokens:
+                fitting.setdefault(batch, []).extend(cell for cell in members if cell["fits"])
         cells = [cell for own in fitting.values() for cell in own]
         if len(fitting) < 2 or not cells:
             continue
@@ -286,8 +286,15 @@ def _trust(profile_kind: str, emulated_link: bool) -> str:
 
 
 def _at(situation: _Situation) -> str:
-    context_tokens, batch = situation
-    return f"{context_tokens:,} tokens" + (f" in each of {batch} sequences" if batch > 1 else "")
+    context_tokens, batch, formats = situation
+    where = f"{context_tokens:,} tokens" + (f" in each of {batch} sequences" if batch > 1 else "")
+    return f"{where} with {formats}" if formats else where
+
+
+def _formats(cell: Cell) -> str:
+    """Return the formats of weights and cache in words, where a run varies them."""
+    names = {"model.weights": "weights", "model.kv": "KV"}
+    return " and ".join(f"{name} in {cell[key]}" for key, name in names.items() if cell.get(key) is not None)
 
 
 def _is_resident(cell: Cell) -> bool:

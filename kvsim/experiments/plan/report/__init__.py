@@ -1,0 +1,1 @@
+"""A plan as text, as plain values and as a picture."""

@@ -1,0 +1,55 @@
+"""docs/plan.md, docs/questions.md and a table of docs/estimates.md show what the commands print today."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def script(name: str, folder: Path = DOCS) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_examples_are_what_the_command_prints() -> None:
+    plan = script("plan")
+    example = plan.printed()
+    for page, until in plan.PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        assert plan.COMMAND in text
+        assert plan.with_example(text, example, until) == text, "run: python docs/plan.py"
+
+
+def test_the_answers_are_those_of_their_commands() -> None:
+    text = (DOCS / "questions.md").read_text(encoding="utf-8")
+    questions = script("questions")
+    assert questions.with_table(text) == text, "run: python docs/questions.py"
+    remarks = re.findall(r"^\d+\. \*\*", text, flags=re.MULTILINE)
+    assert len(remarks) == 10
+
+
+def test_the_table_of_the_processor_is_that_of_its_script() -> None:
+    text = (DOCS / "estimates.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- CPU: .*-->\n(.*?)<!-- end of CPU -->", text, flags=re.DOTALL)
+    numbers = re.search(r"cpu_estimate.py --measured (\S+) (\S+)", text)
+    assert shown is not None and numbers is not None
+    bench = script("cpu_estimate", DOCS.parent / "bench")
+    bandwidth, rate = (float(number) * 1e9 for number in numbers.groups())
+    assert shown[1] == bench.table(bench.load_profile(bench.PROFILE), bandwidth, rate)
+
+
+def test_the_code_of_the_questions_gives_what_it_shows() -> None:
+    text = (DOCS / "questions.md").read_text(encoding="utf-8")
+    examples = doctest.DocTestParser().get_doctest(text, {}, "questions.md", "questions.md", 0)
+    assert len(examples.examples) == 3
+    assert doctest.DocTestRunner().run(examples).failed == 0
