@@ -14,6 +14,7 @@ from kvsim.calibration.plan import Plan
 from kvsim.calibration.random_inputs import Schedule, random_ids, random_snapshot
 from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.layers import paged_layers
 from kvsim.engine.paged.decode import Decoder, StepOutcome, decoding, make_pool
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps
@@ -51,8 +52,8 @@ class Bench:
 
     @property
     def num_layers(self) -> int:
-        """Layers of the model that is timed: all of the shape's, or a few that stand for all."""
-        return int(self.model.config.num_hidden_layers)
+        """Layers with pages of the model that is timed: all of the shape's, or a few that stand for all."""
+        return len(paged_layers(self.model.config))
 
     @contextmanager
     def decoder(

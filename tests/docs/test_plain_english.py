@@ -49,7 +49,6 @@ TEXTS = (
 
 EXEMPT = (
     "kvsim/calibration/*.py",
-    "kvsim/engine/*.py",
     "kvsim/experiments/*.py",
     "kvsim/profile/columns.py",
     "kvsim/sim/*.py",

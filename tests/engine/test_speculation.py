@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
 from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.families import weightings_of  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
@@ -41,7 +42,13 @@ def record(model, snapshot, path, *, channel, selector, forced=None):
     given = input_for(snapshot, "resident", num_steps=STEPS, pages_per_layer=1, selector=selector, channel=channel)
     given = dataclasses.replace(given, records_speculation=True)
     with trace_writer(path, given, snapshot, shape_of(model), model="tiny", text="", recorded="greedy") as writer:
-        run(model, snapshot, given, forced_tokens=forced, observer=lambda pool: DecodeRecorder(writer, given, pool))
+        run(
+            model,
+            snapshot,
+            given,
+            forced_tokens=forced,
+            observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model)),
+        )
     return open_trace(path)
 
 
