@@ -67,7 +67,7 @@ class Bench:
         capacity_pages: int | None = None,
         quota_pages: int = 4,
         is_filling: bool = False,
-        foretells: bool = False,
+        predicts: bool = False,
     ) -> Iterator[tuple[Decoder, Schedule, Stamps, PagePool]]:
         """Yield a stamped decoder whose context never grows: each step writes its token where the last one did.
 
@@ -77,7 +77,7 @@ class Bench:
             Of the whole batch.
         is_filling
             The token written is a page's last one, so that every step writes each open page back.
-        foretells
+        predicts
             Every layer but the last scores the next one's pages too.
         """
         each = context_tokens // num_sequences - (0 if is_filling else SHORT_TOKENS // num_sequences)
@@ -103,7 +103,7 @@ class Bench:
             warmup_steps=0,
             chunk_pages=4,
             window_transfers=2,
-            records_speculation=foretells,
+            records_speculation=predicts,
         )
         snapshot = random_snapshot(
             self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1

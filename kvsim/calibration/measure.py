@@ -305,9 +305,9 @@ def _profile(
 
 
 def _compute_samples(bench: Bench) -> dict[str, list[Sample]]:
-    """Return samples of every segment, foretelling too where the model has layers enough for it."""
-    foretold = speculation_samples(bench)
-    return segment_samples(bench) | ({SPECULATE: foretold} if foretold else {})
+    """Return samples of every segment, predicting too where the model has layers enough for it."""
+    predicted = speculation_samples(bench)
+    return segment_samples(bench) | ({SPECULATE: predicted} if predicted else {})
 
 
 def _tables(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, CostTable]:

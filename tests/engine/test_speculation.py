@@ -1,4 +1,4 @@
-"""What a layer foretells of the next while pages are read: the numbers of a capture, and choices made by them."""
+"""What a layer predicts of the next while pages are read: the numbers of a capture, and choices made by them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_live_speculation_is_what_a_capture_records(model, tiny_tokenizer, lette
                 assert found[0, -1] == 0  # the page that this token will open
 
 
-def test_sequences_of_a_batch_are_foretold_as_they_are_alone(model, tmp_path):
+def test_sequences_of_a_batch_are_predicted_as_they_are_alone(model, tmp_path):
     both = snapshot_of(model, prompt_tokens=PROMPT, num_steps=STEPS, num_sequences=2)
     forced = torch.randint(3, 256, (2, STEPS), generator=torch.Generator().manual_seed(5))
     together = record(
@@ -96,7 +96,7 @@ def test_sequences_of_a_batch_are_foretold_as_they_are_alone(model, tmp_path):
             np.testing.assert_allclose(found, expected, rtol=2 * ONE_ROUNDING, atol=1e-6)
 
 
-def test_selecting_by_speculation_reads_what_was_foretold_and_the_first_pages_of_layer_0(tiny_model, tmp_path):
+def test_selecting_by_speculation_reads_what_was_predicted_and_the_first_pages_of_layer_0(tiny_model, tmp_path):
     snapshot = snapshot_of(tiny_model, prompt_tokens=PROMPT, num_steps=STEPS)
     trace = record(tiny_model, snapshot, tmp_path / "run.kvtrace", channel=NEXT_LAYER, selector=FEW_PAGES)
     assert trace.channels == ("mass", NEXT_LAYER)
