@@ -139,7 +139,7 @@ class Replay:
         return self.scores_pages and self._channel == NEXT_LAYER
 
     def speculation(self, step: int, layer: int) -> Scores | None:
-        """Return the scores of the next layer as predicted at `layer`, ``[num_sequences, num_pages]``; None at the last.
+        """Return the next layer's scores as predicted at `layer`, ``[num_sequences, num_pages]``; None at the last.
 
         Raises
         ------

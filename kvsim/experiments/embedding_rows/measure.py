@@ -18,7 +18,7 @@ from kvsim.experiments.embedding_rows.calls import EmbedCall, calls_of, episodes
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, predicted, inputs_of, rows_of
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, inputs_of, predicted, rows_of
 from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult, joined
 from kvsim.scenario.checks import check_length
