@@ -41,9 +41,9 @@ COLUMNS: dict[str, Column] = {
 
 LEGEND = (
     "hits: share of tokens, or of the distinct rows of each call, that were on the device; bound: what Belady's MIN "
-    "hits,\nall calls to come known; next tok.: of single tokens' rows. predicted: how often the bigrams named the next "
-    "token.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or a single token's. "
-    "res.: the\nwhole table on the device."
+    "hits,\nall calls to come known; next tok.: of single tokens' rows. predicted: how often the bigrams named the "
+    "next token.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or a single "
+    "token's. res.: the\nwhole table on the device."
 )
 
 
