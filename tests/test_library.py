@@ -352,6 +352,7 @@ def test_every_experiment_gives_frames_text_and_html(name: str, tmp_path: Path) 
         "prompt-cache": ("prompt_cache", {"cache.tier": ["device"]}),
         "prompt-modules": ("prompt_modules", {"cache.policy": "lru"}),
         "embedding-rows": ("embedding_cache", {"run.mode": ["cold"], "run.requests": 8}),
+        "serving": ("serving", {"arrivals.rate_hz": 0.2, "trace.num_requests": 40}),
     }
     assert set(small) == set(EXPERIMENTS)
     scenario, overrides = small[name]

@@ -14,6 +14,7 @@ from kvsim.calibration.plan import Plan
 from kvsim.calibration.random_inputs import Schedule, random_ids, random_snapshot
 from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.layers import paged_layers
 from kvsim.engine.paged.decode import Decoder, StepOutcome, decoding, make_pool
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps
@@ -51,8 +52,8 @@ class Bench:
 
     @property
     def num_layers(self) -> int:
-        """Layers of the model that is timed: all of the shape's, or a few that stand for all."""
-        return int(self.model.config.num_hidden_layers)
+        """Layers with pages of the model that is timed: all of the shape's, or a few that stand for all."""
+        return len(paged_layers(self.model.config))
 
     @contextmanager
     def decoder(
@@ -66,7 +67,7 @@ class Bench:
         capacity_pages: int | None = None,
         quota_pages: int = 4,
         is_filling: bool = False,
-        foretells: bool = False,
+        predicts: bool = False,
     ) -> Iterator[tuple[Decoder, Schedule, Stamps, PagePool]]:
         """Yield a stamped decoder whose context never grows: each step writes its token where the last one did.
 
@@ -76,7 +77,7 @@ class Bench:
             Of the whole batch.
         is_filling
             The token written is a page's last one, so that every step writes each open page back.
-        foretells
+        predicts
             Every layer but the last scores the next one's pages too.
         """
         each = context_tokens // num_sequences - (0 if is_filling else SHORT_TOKENS // num_sequences)
@@ -102,7 +103,7 @@ class Bench:
             warmup_steps=0,
             chunk_pages=4,
             window_transfers=2,
-            records_speculation=foretells,
+            records_speculation=predicts,
         )
         snapshot = random_snapshot(
             self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1

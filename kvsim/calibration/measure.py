@@ -27,6 +27,7 @@ from kvsim.calibration.segments import num_segment_steps, segment_samples, specu
 from kvsim.calibration.timers import Neighbours, repeat_s
 from kvsim.engine.links.base import EmulatedLink
 from kvsim.engine.links.cuda import CudaLink
+from kvsim.engine.model.families import family_of
 from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.stamps import Stamps
@@ -304,9 +305,9 @@ def _profile(
 
 
 def _compute_samples(bench: Bench) -> dict[str, list[Sample]]:
-    """Return samples of every segment, foretelling too where the model has layers enough for it."""
-    foretold = speculation_samples(bench)
-    return segment_samples(bench) | ({SPECULATE: foretold} if foretold else {})
+    """Return samples of every segment, predicting too where the model has layers enough for it."""
+    predicted = speculation_samples(bench)
+    return segment_samples(bench) | ({SPECULATE: predicted} if predicted else {})
 
 
 def _tables(samples: dict[str, list[Sample]], instrument_s: float) -> dict[str, CostTable]:
@@ -336,6 +337,11 @@ def _model(
         raise CalibrationError("give a model or a shape, one of the two")
     if path is not None:
         model, _ = load_model(path, dtype or "bf16", device, quantisation=quantisation)
+        if family_of(model).has_latent:
+            raise CalibrationError(
+                f"{path}: its layers hold one latent a token for all heads, which the simulator has no pages for; use "
+                "the model with PagedCache or kvsim capture"
+            )
         return model, shape_of(model)
     if isinstance(shape, str):
         shape = find_shape(shape)

@@ -31,6 +31,7 @@ def check_llama(shape: ModelShape) -> None:
         "learned positions": shape.learned_positions is not None,
         "an MLP without a gate": shape.plain_mlp,
         "experts": shape.experts is not None,
+        "layers with a sliding window": shape.window_layers > 0,
         f"weights in {shape.weights}": shape.weights is not None,
         f"a KV cache in {shape.kv}": shape.kv is not None,
     }

@@ -12,7 +12,7 @@ from kvsim.calibration.plan import Plan
 
 
 def segment_samples(bench: Bench) -> dict[str, list[Sample]]:
-    """Return samples of every segment but foretelling, a step each: the mean over the step's layers.
+    """Return samples of every segment but predicting, a step each: the mean over the step's layers.
 
     Compute is timed under `resident`: nothing moves. ``select`` holds the read-back of scores, which waits for nothing
     on a synchronous machine; ``attention`` holds the look-up of late pages that finds none.
@@ -29,9 +29,9 @@ def segment_samples(bench: Bench) -> dict[str, list[Sample]]:
 
 
 def speculation_samples(bench: Bench) -> list[Sample]:
-    """Return samples of foretelling the next layer's scores, a step each: the mean over all layers but the last.
+    """Return samples of predicting the next layer's scores, a step each: the mean over all layers but the last.
 
-    Over pages of the batch, as `segment_samples` has ``select``, in runs of their own: what foretells has just read the
+    Over pages of the batch, as `segment_samples` has ``select``, in runs of their own: what predicts has just read the
     next layer's weights, and that layer's own work would look cheaper than it is. None where there is but one layer.
     """
     samples: list[Sample] = []
@@ -46,7 +46,7 @@ def speculation_samples(bench: Bench) -> list[Sample]:
             num_sequences=batch,
             context_tokens=context_tokens,
             max_steps=MAX_ROUNDS * (len(wanted) + WARMUP_STEPS),
-            foretells=True,
+            predicts=True,
         ) as (decoder, schedule, stamps, _):
             _, quiet = bench.quiet_steps(decoder, schedule, stamps, wanted, idle_frac=0.02)
         times_s = step_parts(stamps, bench.num_layers)["speculate"][quiet] * per_layer
@@ -55,15 +55,15 @@ def speculation_samples(bench: Bench) -> list[Sample]:
 
 
 def _speculated(plan: Plan) -> list[tuple[int, int, int]]:
-    """Return page size, batch and context of the runs that time foretelling: it grows linearly with the pages."""
+    """Return page size, batch and context of the runs that time predicting: it grows linearly with the pages."""
     contexts = (min(plan.attended_tokens), max(plan.attended_tokens))
     return [(page, batch, context) for page in plan.page_tokens for batch in plan.batches for context in contexts]
 
 
 def num_segment_steps(plan: Plan) -> int:
     """Return the steps that both take, for a progress bar."""
-    foretold = len(_speculated(plan)) * (WARMUP_STEPS + plan.num_steps)
-    return foretold + sum(
+    predicted = len(_speculated(plan)) * (WARMUP_STEPS + plan.num_steps)
+    return predicted + sum(
         WARMUP_STEPS + plan.num_steps * len([amount for amount in amounts if amount // batch >= page_tokens])
         for page_tokens in plan.page_tokens
         for batch in plan.batches

@@ -61,6 +61,13 @@ class QuantisationName(StrEnum):
     four = "4bit"
 
 
+class EngineName(StrEnum):
+    """What runs the model."""
+
+    kvsim = "kvsim"
+    vllm = "vllm"
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
@@ -263,9 +270,14 @@ def calibrate(
         typer.Option(metavar="SIZE", help="Bytes a second: holds an emulated link, slows a GPU's: '0.2 GB'."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Under a minute, with a coarser grid.")] = False,
+    engine: Annotated[
+        EngineName, typer.Option(metavar="kvsim|vllm", help="vllm: time steps of vLLM too, for scenarios of serving.")
+    ] = EngineName.kvsim,
 ) -> None:
     """Measure what each segment of a decode step and each copy costs on this machine."""
     need_torch("calibrate")
+    if engine is EngineName.vllm:
+        _check_vllm(model)
     from kvsim.experiments.calibrate import calibrate
     from kvsim.profile.profile import write_profile
     from kvsim.report.profile_table import profile_text
@@ -286,8 +298,23 @@ def calibrate(
             command=command_text(),
             progress=shown.stage,
         )
+        if engine is EngineName.vllm:
+            from kvsim.calibration.serving import calibrate_serving
+
+            serving = calibrate_serving(str(model), quick=quick, progress=shown.stage)
+            profile = profile.model_copy(update={"serving": serving})
     kept(lambda: write_profile(profile, output), profile_text(profile))
     typer.echo(f"{output}: written; see `kvsim profile show {as_argument(output, '.toml')}`")
+
+
+def _check_vllm(model: str | None) -> None:
+    """Refuse what would fail only after the rest was measured."""
+    from kvsim.engine.vllm import find_python
+    from kvsim.errors import CalibrationError
+
+    if model is None or not (Path(model) / "config.json").is_file():
+        raise CalibrationError("--engine vllm: --model should be a folder of safetensors; `make model` makes one")
+    find_python()
 
 
 @profile_app.command("show")

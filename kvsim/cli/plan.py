@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import command_text
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ def plan(
     step_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one step of a prefill.")] = 2048,
     eager: Annotated[bool, typer.Option("--eager", help="Kernels launched one by one, not as one graph.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Scenario that reproduces it: plan.toml.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", parser=named, help="Scenario that reproduces it: plan.toml."),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the options: plan.png.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=named, help="Picture of the options: plan.png.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print objects instead of text.")] = False,
 ) -> None:
     """Answer what fits on a card, what each way of managing the KV cache would give, and what to do."""
@@ -52,6 +56,10 @@ def plan(
     from kvsim.experiments.plan.scenario import write_scenario
     from kvsim.units import parse_bytes, parse_seconds, parse_tokens
 
+    if output is not None:
+        output_file(output, ".toml")
+    if picture is not None:
+        output_file(picture, ".png")
     made = make_plan(
         model,
         gpu,

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.outputs import named, output_file
+from kvsim.cli.outputs import named, output_file, output_folder
+from kvsim.cli.terminal import bar
 
 
 def add_serving(app: typer.Typer) -> None:
     """Give `app` the commands of this file."""
     serving = typer.Typer(help="Many requests on one engine.", rich_markup_mode=None)
     serving.command()(schedule)
+    serving.command()(capacity)
     app.add_typer(serving, name="serving")
 
 
@@ -31,9 +33,9 @@ def schedule(
 ) -> None:
     """Schedule a workload step by step, without a clock, as vLLM 0.32 would, and write every step."""
     from kvsim.errors import TraceError
-    from kvsim.experiments.serving.compare import first_difference
-    from kvsim.experiments.serving.workload import read_workload
-    from kvsim.experiments.serving.write import write_schedule
+    from kvsim.experiments.serving.schedules.compare import first_difference
+    from kvsim.experiments.serving.schedules.workload import read_workload
+    from kvsim.experiments.serving.schedules.write import write_schedule
 
     recorded = read_workload(workload)
     if compare and recorded.steps is None:
@@ -46,3 +48,48 @@ def schedule(
         typer.echo(difference or f"equal to {workload} in all steps")
         if difference:
             raise typer.Exit(1)
+
+
+def capacity(
+    scenario: Annotated[str, typer.Argument(help="A scenario of serving, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field. Repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many different traffics to try.")] = 5,
+    tolerance: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.001, max=0.5, help="How near the rate is to be found.")
+    ] = 0.02,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=named, help="Folder for a picture and the figures as JSON."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Find the highest rate that meets the SLO of a scenario, and say how sure it is."""
+    from kvsim.experiments.registry import load_scenario
+    from kvsim.experiments.serving.scenario import Serving
+    from kvsim.scenario.shipped import find_scenario
+
+    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    chosen = loaded.of_type(Serving, "kvsim serving capacity")
+    if output is not None:
+        output_folder(output)
+    from kvsim.experiments.serving.capacity import find_capacity
+    from kvsim.experiments.serving.report.capacity import capacity_contents, capacity_figure, capacity_text
+    from kvsim.report.results import summary_json, write_picture
+    from kvsim.report.style import png
+
+    with bar(f"searching {chosen.name}") as shown:
+        found = find_capacity(
+            chosen, loaded.base_dir, num_seeds=seeds, tolerance_frac=tolerance, progress=shown.advance
+        )
+    met_frac = chosen.slo.met_frac if chosen.slo else 1.0
+    contents = summary_json(capacity_contents(found, met_frac))
+    typer.echo(contents if as_json else capacity_text(found, met_frac), nl=not as_json)
+    if output is not None:
+        write_picture(contents.encode(), output, "capacity.json")
+        picture = write_picture(png(capacity_figure(found, chosen.name, met_frac)), output, "capacity.png")
+        if not as_json:
+            typer.echo(f"\npicture: {picture}")

@@ -141,6 +141,7 @@ def make_result(
     seed: int = 0,
     is_measured: bool = False,
     extra: Mapping[str, Any] | None = None,
+    tables: Mapping[str, dict[str, NDArray[Any]]] | None = None,
 ) -> RunResult:
     """Return a result in the form that all results share."""
     summary: dict[str, Any] = {
@@ -164,7 +165,7 @@ def make_result(
     if is_measured:
         summary["is_measured"] = True
     manifest = manifest_of(scenario, job, seed=seed, is_measured=is_measured)
-    return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest)
+    return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest, tables=dict(tables or {}))
 
 
 def _with_times_of(scenario: CacheScenario, beside: Path | None, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ EXPERIMENTS: dict[str, str] = {
     "prompt-cache": "kvsim.experiments.prompt_cache.scenario:PromptCacheScenario",
     "kv-on-off": "kvsim.experiments.kv_on_off.scenario:KvOnOff",
     "prompt-modules": "kvsim.experiments.prompt_modules.scenario:PromptModules",
+    "serving": "kvsim.experiments.serving.scenario:Serving",
     "embedding-rows": "kvsim.experiments.embedding_rows.scenario:EmbeddingRows",
 }
 """``package.scenario:Class`` of what a scenario file may contain, by the `kind` that the file gives."""

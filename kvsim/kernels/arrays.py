@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+from numpy.typing import NDArray
 
 compiled: Any = numba.njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
 """Compile without reference counting: what is compiled so makes no array and keeps none. It divides by no zero."""
@@ -71,3 +73,12 @@ word_rows: Any = intrinsic(_fetch(types.uint64, 2))
 """Return unsigned whole numbers, ``[rows, columns]``."""
 masks: Any = intrinsic(_fetch(types.boolean, 2))
 """Return truth values, ``[rows, columns]``."""
+
+
+def table_of(arrays: dict[int, NDArray[Any]], num_arrays: int) -> NDArray[np.int64]:
+    """Return the table of these arrays, by whose address kernels find them; the caller keeps all of them alive."""
+    table = np.zeros((num_arrays, 3), dtype=np.int64)
+    for name, array in arrays.items():
+        table[name, ADDRESS] = array.ctypes.data
+        table[name, NUM_ROWS], table[name, NUM_COLUMNS] = array.shape[0] if array.ndim == 2 else 1, array.shape[-1]
+    return table

@@ -33,12 +33,12 @@ def budget_pages(scenario: Scenario, shape: ModelShape, context_tokens: int) -> 
     """Return the device slots of the whole batch that the scenario's budget buys."""
     budget, batch = scenario.budget, scenario.run.batch
     if budget.pages_per_layer is not None:
-        return budget.pages_per_layer * shape.num_layers * batch
+        return budget.pages_per_layer * shape.paged_layers * batch
     if budget.bytes is not None:
         return budget.bytes // shape.page_bytes(scenario.page_tokens)
     assert budget.context_frac is not None  # the scenario's validator
     per_layer = math.ceil(budget.context_frac * pages_of(context_tokens, scenario.page_tokens))
-    return per_layer * shape.num_layers * batch
+    return per_layer * shape.paged_layers * batch
 
 
 def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], context_tokens: int) -> int:
@@ -52,11 +52,11 @@ def minimum_pages(scenario: Scenario, shape: ModelShape, policy: type[Policy], c
     largest = total if reads_all else make_selector(scenario.selector).max_pages(total)
     pinned = min(total, scenario.selector.sink_pages + scenario.selector.recent_pages + 1)
     if policy.attends == "resident":
-        return batch * shape.num_layers * pinned
+        return batch * shape.paged_layers * pinned
     if scenario.budget.partition == "per_layer":
-        return largest * shape.num_layers * batch
-    at_once = min(shape.num_layers, 2 if policy.attends == "everything" else 1)
-    return batch * (at_once * largest + (shape.num_layers - at_once) * min(pinned, largest))
+        return largest * shape.paged_layers * batch
+    at_once = min(shape.paged_layers, 2 if policy.attends == "everything" else 1)
+    return batch * (at_once * largest + (shape.paged_layers - at_once) * min(pinned, largest))
 
 
 def make_setting(
@@ -108,7 +108,7 @@ def check_budget(
     have = budget_pages(scenario, shape, context_tokens)
     least = minimum_pages(scenario, shape, policy, context_tokens)
     if have < least:
-        per_layer = math.ceil(least / (shape.num_layers * scenario.run.batch))
+        per_layer = math.ceil(least / (shape.paged_layers * scenario.run.batch))
         page_bytes = shape.page_bytes(scenario.page_tokens)
         raise CapacityError(
             f"{scenario.name}: budget of {have} pages ({format_bytes(have * page_bytes)}) is below the minimum of "

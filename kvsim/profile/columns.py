@@ -12,6 +12,7 @@ _GROUPS: dict[str, Column] = {
     "policies": "grid_pages",
     "link": "piece_bytes",
     "prefill": "cached_tokens",
+    "serving": "none",
 }
 _CACHES: dict[str, Column] = {"forward": "cached_tokens", "rows": "row_bytes", "restore": "none", "store": "none"}
 

@@ -167,12 +167,12 @@ def step_problem(
         return None
     bytes_per_s, segment = bandwidth_of(profile)
     weights_bytes = read_weights_bytes(shape, quantisation)
-    kv_bytes = read_tokens * shape.num_layers * shape.page_bytes(1)
+    kv_bytes = read_tokens * shape.paged_layers * shape.page_bytes(1)
     floor_s = (weights_bytes + kv_bytes) / bytes_per_s
     parts = {name: profile.segments[name].device for name in profile.segments}
     layer_s = sum(parts[name].at_s(0, sequences=batch) for name in ("attention_input", "attention_output"))
     layer_s += parts["attention"].at_s(read_tokens, sequences=batch)
-    step_s = shape.num_layers * layer_s + sum(parts[name].at_s(0, sequences=batch) for name in ("embed", "head"))
+    step_s = shape.paged_layers * layer_s + sum(parts[name].at_s(0, sequences=batch) for name in ("embed", "head"))
     if step_s >= floor_s * (1 - _ROUNDING):
         return None
     return (

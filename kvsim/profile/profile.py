@@ -14,6 +14,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validat
 
 from kvsim.errors import CalibrationError, ScenarioError
 from kvsim.profile.columns import misnamed, upgraded
+from kvsim.profile.serving import ServingCosts
 from kvsim.profile.tables import CostTable, Row
 from kvsim.scenario.checks import differing_fields
 from kvsim.scenario.shapes import ModelShape, Quantisation
@@ -136,6 +137,8 @@ class Profile(Strict):
     ``forward@B``: one call of the model on a batch of B through transformers' own cache, over new tokens of each
     sequence x cached ones before them. Others: see docs/profiles.md.
     """
+    serving: ServingCosts | None = None
+    """What a step of a serving engine costs; a profile may lack it."""
     instrument_s: NonNegativeFloat = 0.0
     """What the stamps added to one layer while the tables were measured; already taken off."""
     sources: dict[str, str] = {}
@@ -158,10 +161,13 @@ class Profile(Strict):
         return self
 
     def _check_intervals(self) -> None:
+        has_error_of_steps = self.serving is not None and self.serving.error_frac > 0
         sure = [
             name
             for name, table in self.tables().items()
-            if table.residual_high_frac <= table.residual_low_frac and any(map(any, table.time_s))
+            if not (has_error_of_steps and name.startswith("serving."))
+            and table.residual_high_frac <= table.residual_low_frac
+            and any(map(any, table.time_s))
         ]
         if sure:
             raise ValueError(
@@ -177,6 +183,7 @@ class Profile(Strict):
         found |= {f"policies.{name}": table for name, table in self.policies.items()}
         found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
         found |= {f"caches.{name}": table for name, table in self.caches.items()}
+        found |= {f"serving.{name}": table for name, table in (self.serving.tables() if self.serving else {}).items()}
         return found | ({"prefill": self.prefill} if self.prefill else {})
 
     def segment(self, name: str) -> SegmentCost:

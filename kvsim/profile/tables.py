@@ -15,7 +15,7 @@ from kvsim.types import FloatArray, IntArray
 
 _T = TypeVar("_T")
 
-Amount: TypeAlias = Literal["none", "tokens", "pages", "pieces", "rows"]
+Amount: TypeAlias = Literal["none", "tokens", "pages", "pieces", "rows", "requests", "keys", "pairs"]
 Column: TypeAlias = Literal["none", "sequences", "cached_tokens", "grid_pages", "piece_bytes", "row_bytes"]
 
 
@@ -52,7 +52,8 @@ class CostTable(Strict):
     """
 
     amount: Amount
-    """What `amounts` counts: tokens or pages of the batch, pieces of one transfer, rows of a table, or nothing."""
+    """What `amounts` counts: tokens, pages or requests of the batch, keys read, pairs of a query and a key, pieces of
+    one transfer, rows of a table, or nothing."""
     amounts: Row[NonNegativeFloat]
     columns_are: Column = "none"
     """What `columns` counts, by its name in `At`; ``none``: the cost depends on the amount alone."""

@@ -11,31 +11,34 @@ def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -
 
     The weights of a layer that one token reads for ``attention_input``, ``attention_output`` and ``speculate``, those
     of the head, an embedding for ``embed``; the keys and values of a token for ``attention``, the summary of a page for
-    ``select``.
+    ``select``. Layers without pages are part of the ``attention_output`` of those that have some.
     """
     form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
     weight_bytes = weight_format(form).number_bytes
     inner, outer = _layer_weights(shape)
+    windows = shape.window_layers / shape.paged_layers
+    of_a_window = (inner + outer) * weight_bytes + (shape.window_tokens or 0) * shape.page_bytes(1)
     return {
         "embed": shape.hidden_size * shape.dtype_bytes,
         "attention_input": inner * weight_bytes,
         "select": shape.summary_bytes(1),
         "speculate": shape.hidden_size * shape.num_heads * shape.head_dim * weight_bytes,
         "attention": shape.page_bytes(1),
-        "attention_output": outer * weight_bytes,
+        "attention_output": outer * weight_bytes + windows * of_a_window,
         "head": shape.vocab_size * shape.hidden_size * shape.dtype_bytes,
     }
 
 
 def read_weights_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -> float:
     """Return the bytes of weights that every step reads: the layers' and the head's, of the embeddings none."""
-    sizes = segment_bytes(shape, quantisation)
-    return shape.num_layers * (sizes["attention_input"] + sizes["attention_output"]) + sizes["head"]
+    form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
+    of_layers = shape.num_layers * sum(_layer_weights(shape)) * weight_format(form).number_bytes
+    return of_layers + segment_bytes(shape, quantisation)["head"]
 
 
 def call_bytes(shape: ModelShape, quantisation: Quantisation | None, cached_tokens: float, batch: int) -> float:
     """Return the bytes of weights, keys and values that one call of the model reads."""
-    kv_bytes = batch * cached_tokens * shape.num_layers * shape.page_bytes(1)
+    kv_bytes = batch * _held_tokens(shape, cached_tokens) * shape.page_bytes(1)
     return read_weights_bytes(shape, quantisation) + kv_bytes
 
 
@@ -45,9 +48,15 @@ def call_flop(shape: ModelShape, new_tokens: float, cached_tokens: float, batch:
     Attention takes four for each query head's number and token attended to; of the new ones half on average.
     """
     tokens = batch * new_tokens
-    attended = cached_tokens + new_tokens / 2
+    attended = _held_tokens(shape, cached_tokens + new_tokens / 2)
     weights = shape.num_layers * sum(_layer_weights(shape)) * tokens + shape.vocab_size * shape.hidden_size * batch
-    return 2.0 * weights + 4.0 * shape.num_layers * shape.num_heads * shape.head_dim * tokens * attended
+    return 2.0 * weights + 4.0 * shape.num_heads * shape.head_dim * tokens * attended
+
+
+def _held_tokens(shape: ModelShape, context_tokens: float) -> float:
+    """Return the tokens that all layers together attend to."""
+    in_windows = min(context_tokens, shape.window_tokens or 0)
+    return shape.paged_layers * context_tokens + shape.window_layers * in_windows
 
 
 def _layer_weights(shape: ModelShape) -> tuple[float, float]:

@@ -19,8 +19,8 @@ def model_list_text(rows: Iterable[ModelRow]) -> str:
 
 
 PAGED = (
-    "page by page: kvsim simulates a cache in pages where every layer attends to the whole context, and all alike; "
-    "else memory and step totals only."
+    "page by page: layers are alike and attend to the whole context, or hold a window beside such layers; else memory "
+    "and step totals only."
 )
 
 

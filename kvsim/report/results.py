@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ SUMMARY_SCHEMA_VERSION = 1
 """Of the table and the verdict in ``summary.json``."""
 
 MANIFEST, SUMMARY, ROWS = "manifest.json", "summary.json", "rows.parquet"
+_TABLE = ".parquet"
 
 _DECODE_COLUMNS = ("cell", "policy", "step", "context_tokens", "step_s", "is_warmup")
 """Columns that the rows of a decode scenario must have; those of other kinds (`summary["kind"]`) name their cell."""
@@ -48,6 +49,8 @@ class RunResult:
     rows: dict[str, NDArray[Any]]
     """Columns of the per-step table, all of one length; none where a sweep kept the cells alone."""
     manifest: dict[str, Any]
+    tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    """Further tables by name, each kept as a Parquet file of that name."""
 
     def __post_init__(self) -> None:
         check_ranges(self.summary, self.rows)
@@ -107,8 +110,9 @@ def load_result(path: Path) -> RunResult:
         raise ResultError(f"{path / SUMMARY}: damaged: no list of cells{', each with its policy' if is_decode else ''}")
     has_rows = ROWS in manifest["files"]
     rows = _read_rows(path / ROWS, _DECODE_COLUMNS if is_decode else ("cell",)) if has_rows else {}
+    tables = {name: _read_rows(path / f"{name}{_TABLE}", ("cell",)) for name in manifest.get("tables", ())}
     try:
-        return RunResult(summary=summary, rows=rows, manifest=manifest)
+        return RunResult(summary=summary, rows=rows, manifest=manifest, tables=tables)
     except RangeError as problem:
         raise ResultError(f"{path}: damaged: {problem.figure}; run it again") from None
 
@@ -184,13 +188,15 @@ def _plain(value: Any) -> Any:
 
 def _write_files(result: RunResult, folder: Path, figures: Mapping[str, bytes]) -> None:
     (folder / SUMMARY).write_text(summary_json(result.summary), encoding="utf-8")
-    if result.rows:
-        (folder / ROWS).write_bytes(rows_parquet(result.rows))
+    tables = {f"{name}{_TABLE}": columns for name, columns in result.tables.items()}
+    tables |= {ROWS: result.rows} if result.rows else {}
+    for name, columns in tables.items():
+        (folder / name).write_bytes(rows_parquet(columns))
     for name, content in figures.items():
         (folder / name).write_bytes(content)
-    own = (SUMMARY, ROWS) if result.rows else (SUMMARY,)
-    digests = {name: file_digest(folder / name) for name in (*own, *figures)}
-    (folder / MANIFEST).write_text(summary_json(result.manifest | {"files": digests}), encoding="utf-8")
+    digests = {name: file_digest(folder / name) for name in (SUMMARY, *tables, *figures)}
+    manifest = result.manifest | {"files": digests} | ({"tables": sorted(result.tables)} if result.tables else {})
+    (folder / MANIFEST).write_text(summary_json(manifest), encoding="utf-8")
 
 
 def _rename(partial: Path, target: Path) -> Path:
@@ -214,7 +220,8 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
     written = manifest.get("files")
     if not isinstance(written, dict):
         raise ResultError(f"{path / MANIFEST}: damaged: no list of files; run it again")
-    for name in (SUMMARY, ROWS) if ROWS in written else (SUMMARY,):
+    tables = [f"{name}{_TABLE}" for name in manifest.get("tables", ())]
+    for name in (SUMMARY, *tables, *([ROWS] if ROWS in written else [])):
         expected = written.get(name)
         try:
             check_regular(path / name)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_serializer,
+    model_validator,
+)
 
 from kvsim.errors import CapacityError
 from kvsim.scenario.models.formats import KV_FORMATS, WEIGHT_FORMATS, kv_format
@@ -76,7 +85,11 @@ class ModelShape(BaseModel):
     attention_biases: Literal["qkv", "qkvo"] | None = None
     """Projections of a Llama-like attention that have biases: ``qkv`` in Qwen 2 and 2.5."""
     window_tokens: PositiveInt | None = None
-    """Tokens that some layers attend to at most (Gemma); longer contexts are refused (`check_context`)."""
+    """Tokens that layers with a sliding window attend to at most."""
+    window_layers: NonNegativeInt = 0
+    """Layers that hold their last `window_tokens` tokens on the device and have no pages (Gemma, gpt-oss).
+
+    Where every layer has a window, each has pages up to it, and longer contexts are refused (`check_context`)."""
     plain_mlp: bool = False
     """Two projections without a gate, as where positions are learned."""
     experts: ExpertSizes | None = None
@@ -86,6 +99,17 @@ class ModelShape(BaseModel):
     """Format of the weights of linear layers where that is not `dtype`."""
     kv: KVName | None = None
     """Format of the KV cache where that is not `dtype`."""
+
+    @model_validator(mode="after")
+    def _windows_beside_pages(self) -> ModelShape:
+        if self.window_layers and self.window_tokens is None:
+            raise ValueError("window_layers: without window_tokens; it says how many tokens they hold")
+        if self.window_layers >= self.num_layers:
+            raise ValueError(
+                f"window_layers: {self.window_layers} of num_layers = {self.num_layers}; leave one with pages, or give "
+                "window_tokens alone where every layer has a window"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, dump: Callable[[ModelShape], dict[str, Any]]) -> dict[str, Any]:
@@ -118,6 +142,16 @@ class ModelShape(BaseModel):
     def is_gated(self) -> bool:
         """Whether the MLP has a gate."""
         return not self.plain_mlp and self.learned_positions is None
+
+    @property
+    def paged_layers(self) -> int:
+        """Layers whose keys and values are in pages: those that attend to the whole context."""
+        return self.num_layers - self.window_layers
+
+    def window_bytes(self, context_tokens: int) -> int:
+        """Return the device bytes of one sequence's keys and values in the layers without pages."""
+        held = min(context_tokens, self.window_tokens or 0)
+        return self.window_layers * self.page_bytes(1) * held
 
     @property
     def spec(self) -> ModelSpec:
@@ -159,8 +193,13 @@ class ModelShape(BaseModel):
 _YOUNGER = tuple(list(ModelShape.model_fields)[list(ModelShape.model_fields).index("attention_biases") :])
 
 
-def check_context(shape: ModelShape, context_tokens: int, where: str) -> None:
+def check_context(shape: ModelShape, context_tokens: int, where: str, *, holds_windows: bool = False) -> None:
     """Refuse a context that the model has no positions for, or of which some layers would drop the oldest tokens.
+
+    Parameters
+    ----------
+    holds_windows
+        Whether layers that hold a window are simulated as such, beside others that have pages.
 
     Raises
     ------
@@ -172,6 +211,8 @@ def check_context(shape: ModelShape, context_tokens: int, where: str) -> None:
             f"{where}: {context_tokens:,} tokens of context; the model has learned embeddings for "
             f"{shape.learned_positions:,} positions (learned_positions): take a context of at most so many"
         )
+    if holds_windows and shape.window_layers:
+        return
     if shape.window_tokens is not None and context_tokens > shape.window_tokens:
         raise CapacityError(
             f"{where}: {context_tokens:,} tokens of context; layers of the model attend to a sliding window of "

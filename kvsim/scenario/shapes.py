@@ -16,7 +16,7 @@ from kvsim.scenario.models.find import find_model
 from kvsim.scenario.models.formats import WEIGHT_FORMATS
 from kvsim.scenario.models.known import known_model, known_models
 from kvsim.scenario.models.spec import ModelSpec
-from kvsim.scenario.models.uniform import differences, shortest_window
+from kvsim.scenario.models.uniform import differences, shortest_window, window_layers
 from kvsim.scenario.shape import (
     BITSANDBYTES,
     DTYPE_BYTES,
@@ -49,7 +49,8 @@ __all__ = [
 def shape_of_spec(spec: ModelSpec, dtype: DType | None = None) -> ModelShape:
     """Return the uniform shape of a model.
 
-    Where some layers attend to a window, the shape holds for contexts up to it (`ModelShape.window_tokens`).
+    Layers with a sliding window have no pages beside layers that attend to the whole context. Where all have one, and
+    where some attend in chunks, the shape holds for contexts up to it (`ModelShape.window_tokens`).
 
     Parameters
     ----------
@@ -67,10 +68,14 @@ def shape_of_spec(spec: ModelSpec, dtype: DType | None = None) -> ModelShape:
         raise ScenarioError(
             f"{spec.name}: pages of layers that attend to the whole context and are alike only; {'; '.join(problems)}"
         )
-    window = shortest_window(spec) if differences(spec) else None
+    window = shortest_window(spec) if differences(spec) or window_layers(spec) else None
     base = _base(spec, dtype or ("fp16" if spec.dtype == "fp16" else "bf16"))
     return base.model_copy(
-        update={"unlisted_parameters": spec.num_parameters - base.num_parameters, "window_tokens": window}
+        update={
+            "unlisted_parameters": spec.num_parameters - base.num_parameters,
+            "window_tokens": window,
+            "window_layers": window_layers(spec) if window else 0,
+        }
     )
 
 

@@ -68,8 +68,8 @@ class ComputeStream:
         """Queue one segment behind the others; returns at once."""
         if self._is_serving:
             self._queue.append(work)
-        elif self._is_foretold(work):
-            self._foretell(work)
+        elif self._is_prediction(work):
+            self._predict(work)
         else:
             self._queue.append(work)
             self._is_serving = True
@@ -110,10 +110,10 @@ class ComputeStream:
         parts, self.parts = self.parts, Parts()
         return parts
 
-    def _is_foretold(self, work: Work) -> bool:
+    def _is_prediction(self, work: Work) -> bool:
         return self._slowdown_frac == 0.0 and all(event.processed for event in work.waits_for)
 
-    def _foretell(self, work: Work) -> None:
+    def _predict(self, work: Work) -> None:
         """Account for work whose copies are there: it starts when the stream is free and it is launched."""
         parts, free_s = self.parts, self._free_s
         ready_s = max(free_s, work.launch_s)
@@ -134,8 +134,8 @@ class ComputeStream:
     def _serve(self) -> Process[None]:
         while self._queue:
             work = self._queue.popleft()
-            if self._is_foretold(work):
-                self._foretell(work)
+            if self._is_prediction(work):
+                self._predict(work)
             else:
                 yield from self.execute(work)
         self._is_serving = False

@@ -270,7 +270,7 @@ def _counts(given: SimulationInput) -> IntArray:
         layout.KEEPS_ORDER: profile.link.issue == "stream",
         layout.READS_ALL: given.reads_all,
         layout.WAITS_FOR_SCORES: given.policy.reads_selection,
-        layout.SPECULATES: given.foretells,
+        layout.SPECULATES: given.predicts,
         layout.HOLDS_ALL: given.policy.holds == "everything",
         layout.ATTENDS_ALL: given.policy.attends == "everything",
         layout.PAGE_BYTES: given.page_bytes,
@@ -300,7 +300,7 @@ def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatA
     sequences, piece = At(sequences=batch), At(piece_bytes=given.page_bytes)
     tables: dict[int, tuple[CostTable | None, At]] = {}
     for place, name in enumerate((*SEGMENTS, SPECULATE)):
-        if name == SPECULATE and not given.foretells:
+        if name == SPECULATE and not given.predicts:
             continue
         cost = profile.segment(name)
         tables[place] = cost.device, sequences

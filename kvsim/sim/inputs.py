@@ -42,12 +42,12 @@ class SimulationInput:
 
     @property
     def shows_speculation(self) -> bool:
-        """Whether the policy sees the next layer's scores as foretold."""
+        """Whether the policy sees the next layer's scores as predicted."""
         return not self.reads_all and reads_speculation(self.policy)
 
     @property
-    def foretells(self) -> bool:
-        """Whether somebody needs the next layer's scores foretold: the policy, or the selector."""
+    def predicts(self) -> bool:
+        """Whether somebody needs the next layer's scores predicted: the policy, or the selector."""
         return self.shows_speculation or (not self.reads_all and self.replay.selects_by_speculation)
 
     def make_residency(self) -> Residency:

@@ -135,11 +135,11 @@ class Replay:
 
     @property
     def selects_by_speculation(self) -> bool:
-        """Whether pages are chosen by what the layer before foretold."""
+        """Whether pages are chosen by what the layer before predicted."""
         return self.scores_pages and self._channel == NEXT_LAYER
 
     def speculation(self, step: int, layer: int) -> Scores | None:
-        """Return the scores of the next layer as foretold at `layer`, ``[num_sequences, num_pages]``; None at the last.
+        """Return the next layer's scores as predicted at `layer`, ``[num_sequences, num_pages]``; None at the last.
 
         Raises
         ------

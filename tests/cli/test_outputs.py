@@ -30,6 +30,7 @@ FOLDERS = {
     "mrc": ["mrc", "smollm2-docs"],
     "profile show": ["profile", "show", "h200-llama-3-8b-published"],
     "trace info": ["trace", "info", "smollm2-docs"],
+    "serving capacity": ["serving", "capacity", "serving"],
 }
 """Commands that write into a folder."""
 
@@ -41,6 +42,7 @@ FILES = {
     "policy time": ["policy", "time", "lru", "--profile", "h200-llama-3-8b-published"],
     "report": ["report", "RESULT"],
     "serving schedule": ["serving", "schedule", "WORKLOAD"],
+    "plan": ["plan", "--model", "llama-3-8b", "--gpu", "rtx-4090", "--context", "16k"],
 }
 """Commands that write one file."""
 
@@ -52,7 +54,9 @@ WORK = (
     "kvsim.experiments.pages.page_of",
     "kvsim.experiments.side_by_side.side_by_side",
     "kvsim.report.profile_figures.profile_figure",
-    "kvsim.experiments.serving.write.write_schedule",
+    "kvsim.experiments.serving.schedules.write.write_schedule",
+    "kvsim.experiments.serving.capacity.find_capacity",
+    "kvsim.experiments.plan.plan",
 )
 """What begins the work of these commands, after all checks."""
 
@@ -92,7 +96,14 @@ def command(
 
     for name in WORK:
         monkeypatch.setattr(name, begin)
-    workload = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "edges.json.gz"
+    workload = (
+        Path(__file__).parents[1]
+        / "experiments"
+        / "serving"
+        / "schedules"
+        / "vllm-0.32.0"
+        / "adaptive-threshold.json.gz"
+    )
     other = shutil.copytree(result, tmp_path_factory.mktemp("other") / "copy")
     places = {"RESULT": str(result), "OTHER": str(other), "MODEL": str(tiny_model_path), "WORKLOAD": str(workload)}
     return [places.get(word, word) for word in (FOLDERS | FILES)[request.param]]

@@ -70,7 +70,7 @@ def decode(model, recorder_channels=CHANNELS):
     with torch.inference_mode():
         model(tokens[:, :PROMPT], **{CACHE_ARGUMENT: cache})
         recorder = StepRecorder(model, recorder_channels, PROMPT + STEPS)
-        recorder.begin([layer.keys[0] for layer in cache.layers])
+        recorder.begin(cache.layers)
         with recording(model, recorder) as arguments:
             for position in range(PROMPT, PROMPT + STEPS):
                 recorder.begin_step()

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.families import weightings_of  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.policies import make_policy  # noqa: E402
 from kvsim.policies.selectors import Threshold, TopK  # noqa: E402
@@ -49,7 +50,9 @@ def snapshot(tiny_model, request):
 def _record(model, snapshot, given, path):
     shape = shape_of(model)
     with trace_writer(path, given, snapshot, shape, model="tiny", text="", recorded="greedy") as writer:
-        result = run(model, snapshot, given, observer=lambda pool: DecodeRecorder(writer, given, pool))
+        result = run(
+            model, snapshot, given, observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model))
+        )
     return open_trace(path), result
 
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
-from kvsim.engine.model.families import check_config, decoder_layers, query_of, shape_of  # noqa: E402
+from kvsim.engine.model.families import Queries, check_config, decoder_layers, shape_of  # noqa: E402
 from kvsim.engine.model.generation import peak_bytes  # noqa: E402
 from kvsim.engine.model.loading import load_model, read_shape  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
@@ -137,7 +137,7 @@ def test_the_query_of_a_layer_is_the_one_that_its_attention_gets(request, fixtur
         with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
             patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
             model(torch.tensor([[65]]), position_ids=torch.tensor([[9]]))
-            query = query_of(model, 1, hidden[0], rotary[0])
+            query = Queries(model).of(1, hidden[0], rotary[0])
     finally:
         hook.remove()
     assert torch.allclose(query.flatten(), found[1].flatten(), atol=1e-6)

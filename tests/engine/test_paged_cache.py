@@ -228,10 +228,34 @@ def test_the_report_of_an_open_cache_grows(tiny_model, ids):
     assert cache.report().misses > first.misses > 0
 
 
-def test_padded_prompts_are_refused(model, ids):
+@pytest.mark.parametrize(("policy", "pages"), [("resident", 1), ("stream", 10), ("lru", 7), ("attention", 9)])
+def test_prompts_padded_on_the_left_get_the_tokens_of_the_default_cache(model, ids, policy, pages):
     mask = torch.ones_like(ids)
-    mask[1, :20] = 0
-    with cache_for(model, FULL) as cache, pytest.raises(KvsimError, match="prompts of one length, without padding"):
+    mask[1, :43] = 0  # two pages and a part of the third
+    expected = generate(model, ids, attention_mask=mask)
+    assert not torch.equal(expected, generate(model, ids))  # or the mask was not put to the test
+    with cache_for(model, FULL, policy=policy, pages=pages) as cache:
+        assert torch.equal(generate(model, ids, cache, attention_mask=mask), expected)
+    assert_untouched(model)
+
+
+def test_a_padded_sequence_that_ends_early_leaves_the_other_as_it_is(model, ids):
+    mask = torch.ones_like(ids)
+    mask[0, :20] = 0
+    plain = generate(model, ids, attention_mask=mask)
+    stop = int(plain[1, PROMPT_TOKENS + 5])
+    options = {"attention_mask": mask, "eos_token_id": stop, "pad_token_id": 0, "max_new_tokens": NEW_TOKENS}
+    expected = model.generate(ids, do_sample=False, **options)
+    assert (expected[1] == 0).any()
+    with cache_for(model, FULL, pages=7) as cache:
+        found = model.generate(ids, **{CACHE_ARGUMENT: cache}, do_sample=False, **options)
+    assert torch.equal(found, expected)
+
+
+def test_prompts_padded_on_the_right_are_refused(model, ids):
+    mask = torch.ones_like(ids)
+    mask[1, -20:] = 0
+    with cache_for(model, FULL) as cache, pytest.raises(KvsimError, match="padded on the left"):
         generate(model, ids, cache, attention_mask=mask)
     assert_untouched(model)
 

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.families import weightings_of  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.policies import PREFETCHERS, make_policy  # noqa: E402
 from kvsim.policies.future import Oracle  # noqa: E402
@@ -42,7 +43,9 @@ def snapshot(tiny_model, request):
 def record(model: Any, snapshot: Any, given: Any, path: Any) -> tuple[Replay, dict[str, np.ndarray]]:
     shape = shape_of(model)
     with trace_writer(path, given, snapshot, shape, model="tiny", text="", recorded="greedy") as writer:
-        result = run(model, snapshot, given, observer=lambda pool: DecodeRecorder(writer, given, pool))
+        result = run(
+            model, snapshot, given, observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model))
+        )
     trace = open_trace(path)
     replay = Replay(trace, SELECTOR, channel="estimate:quest", page_tokens=PAGE_TOKENS, num_steps=NUM_STEPS)
     return replay, result.counts

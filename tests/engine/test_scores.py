@@ -9,11 +9,14 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from kvsim.engine.capture.scores import PageSummaries, head_logits, mean_softmax, quest_bounds, sum_by  # noqa: E402
+from kvsim.engine.capture.scores import PageSummaries, head_products, mean_softmax, quest_bounds, sum_by  # noqa: E402
+from kvsim.engine.model.weighting import Weighting  # noqa: E402
 from kvsim.engine.paged.summaries import make_summaries  # noqa: E402
 from kvsim.types import PageGrid, pages_of  # noqa: E402
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 8
+WEIGHTING = Weighting(scaling=HEAD_DIM**-0.5)
+QUARTER = Weighting(scaling=0.25)
 
 
 def random_layer(seed: int, tokens: int):
@@ -36,10 +39,10 @@ def summaries_of(keys, page_tokens: int, max_tokens: int = 200) -> PageSummaries
 
 def test_each_query_head_meets_the_keys_of_its_own_group():
     query, keys = random_layer(1, 5)
-    logits = head_logits(query, keys, 0.5)
+    products = head_products(query, keys)
     for head in range(HEADS):
-        expected = 0.5 * keys[head // (HEADS // KV_HEADS)] @ query[head]
-        assert torch.allclose(logits[head], expected, atol=1e-6)
+        expected = keys[head // (HEADS // KV_HEADS)] @ query[head]
+        assert torch.allclose(products[head], expected, atol=1e-6)
 
 
 @settings(max_examples=40)
@@ -48,15 +51,15 @@ def test_no_key_of_a_page_scores_above_the_quest_bound(seed, tokens, page_tokens
     query, keys = random_layer(seed, tokens)
     pages = keys.split(page_tokens, dim=1)
     minimum, maximum = (torch.stack([getattr(page, name)(1) for page in pages], 1) for name in ("amin", "amax"))
-    bounds = quest_bounds(query, minimum, maximum, 0.25)
-    best = torch.stack([head_logits(query, page, 0.25).amax(1) for page in pages], 1)
+    bounds = quest_bounds(query, minimum, maximum)
+    best = torch.stack([head_products(query, page).amax(1) for page in pages], 1)
     assert bounds.shape == (HEADS, len(pages))
     assert (bounds >= best - 1e-5).all()
 
 
 def test_quest_bound_of_a_page_of_one_key_is_its_score():
     query, keys = random_layer(3, 4)
-    assert torch.allclose(quest_bounds(query, keys, keys, 0.25), head_logits(query, keys, 0.25), atol=1e-6)
+    assert torch.allclose(quest_bounds(query, keys, keys), head_products(query, keys), atol=1e-6)
 
 
 @settings(max_examples=40)
@@ -67,9 +70,9 @@ def test_summaries_grown_token_by_token_equal_those_made_at_once(seed, first, st
     for tokens in range(first + 1, first + steps + 1):
         grown.extend(keys[:, :tokens])
     whole = summaries_of(keys, 32)
-    assert torch.equal(grown.quest(query, 0.25), whole.quest(query, 0.25))
-    assert torch.allclose(grown.mean(query, 0.25), whole.mean(query, 0.25), atol=1e-6)
-    assert torch.allclose(grown.cuboid_mean(query, 0.25), whole.cuboid_mean(query, 0.25), atol=1e-6)
+    assert torch.equal(grown.quest(query, QUARTER), whole.quest(query, QUARTER))
+    assert torch.allclose(grown.mean(query, QUARTER), whole.mean(query, QUARTER), atol=1e-6)
+    assert torch.allclose(grown.cuboid_mean(query, QUARTER), whole.cuboid_mean(query, QUARTER), atol=1e-6)
 
 
 def test_cuboid_mean_is_the_bound_of_a_box_at_mean_distance_from_the_centre():
@@ -86,7 +89,7 @@ def test_cuboid_mean_is_the_bound_of_a_box_at_mean_distance_from_the_centre():
             )
         logits.append(torch.stack(scores) * 0.25)
     expected = torch.stack(logits).softmax(-1).mean(0)
-    found = summaries_of(keys, 16).cuboid_mean(query, 0.25)
+    found = summaries_of(keys, 16).cuboid_mean(query, QUARTER)
     torch.testing.assert_close(found, expected)
 
 
@@ -95,14 +98,14 @@ def test_cuboid_mean_of_keys_at_two_ends_is_the_quest_bound():
     query, ends = random_layer(6, 2)
     keys = ends[:, torch.arange(32) % 2]
     summaries = summaries_of(keys, 16)
-    torch.testing.assert_close(summaries.cuboid_mean(query, 0.25), summaries.quest(query, 0.25))
+    torch.testing.assert_close(summaries.cuboid_mean(query, QUARTER), summaries.quest(query, QUARTER))
 
 
 def test_mean_estimate_is_the_softmax_of_the_pages_mean_keys_the_open_page_over_its_own_tokens():
     query, keys = random_layer(5, 40)
     means = torch.stack([keys[:, :32].mean(1), keys[:, 32:].mean(1)], 1)
-    expected = head_logits(query, means, 0.25).softmax(-1).mean(0)
-    assert torch.allclose(summaries_of(keys, 32).mean(query, 0.25), expected, atol=1e-6)
+    expected = QUARTER.logits(head_products(query, means)).softmax(-1).mean(0)
+    assert torch.allclose(summaries_of(keys, 32).mean(query, QUARTER), expected, atol=1e-6)
 
 
 def test_a_softmax_is_taken_for_each_head_before_the_mean():
@@ -128,11 +131,11 @@ def test_a_capture_sees_what_the_engines_selector_sees(seed, prompt, steps):
     token_rows = keys[:, :prompt].transpose(0, 1)[None, None]  # [1, 1, tokens, num_kv_heads, head_dim]
     ours = summaries_of(keys, 32)
     for channel, expected in (
-        ("estimate:quest", ours.quest(query, HEAD_DIM**-0.5)),
-        ("estimate:mean", ours.mean(query, HEAD_DIM**-0.5)),
+        ("estimate:quest", ours.quest(query, WEIGHTING)),
+        ("estimate:mean", ours.mean(query, WEIGHTING)),
     ):
         theirs = make_summaries(channel, grid, token_rows.transpose(0, 1), page_tokens=32, device="cpu")
         for token in range(prompt, prompt + steps):
             theirs.update(0, token // 32, keys[None, :, token : token + 1])
-        scores = theirs.scores(0, query[None, :, None], num_pages)[0]
+        scores = theirs.scores(0, query[None, :, None], num_pages, WEIGHTING)[0]
         assert torch.allclose(scores.float(), expected, rtol=2**-9, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What a layer foretells of the next while pages are read: the numbers of a capture, and choices made by them."""
+"""What a layer predicts of the next while pages are read: the numbers of a capture, and choices made by them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
 from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
+from kvsim.engine.model.families import weightings_of  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
@@ -41,7 +42,13 @@ def record(model, snapshot, path, *, channel, selector, forced=None):
     given = input_for(snapshot, "resident", num_steps=STEPS, pages_per_layer=1, selector=selector, channel=channel)
     given = dataclasses.replace(given, records_speculation=True)
     with trace_writer(path, given, snapshot, shape_of(model), model="tiny", text="", recorded="greedy") as writer:
-        run(model, snapshot, given, forced_tokens=forced, observer=lambda pool: DecodeRecorder(writer, given, pool))
+        run(
+            model,
+            snapshot,
+            given,
+            forced_tokens=forced,
+            observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model)),
+        )
     return open_trace(path)
 
 
@@ -67,7 +74,7 @@ def test_live_speculation_is_what_a_capture_records(model, tiny_tokenizer, lette
                 assert found[0, -1] == 0  # the page that this token will open
 
 
-def test_sequences_of_a_batch_are_foretold_as_they_are_alone(model, tmp_path):
+def test_sequences_of_a_batch_are_predicted_as_they_are_alone(model, tmp_path):
     both = snapshot_of(model, prompt_tokens=PROMPT, num_steps=STEPS, num_sequences=2)
     forced = torch.randint(3, 256, (2, STEPS), generator=torch.Generator().manual_seed(5))
     together = record(
@@ -89,7 +96,7 @@ def test_sequences_of_a_batch_are_foretold_as_they_are_alone(model, tmp_path):
             np.testing.assert_allclose(found, expected, rtol=2 * ONE_ROUNDING, atol=1e-6)
 
 
-def test_selecting_by_speculation_reads_what_was_foretold_and_the_first_pages_of_layer_0(tiny_model, tmp_path):
+def test_selecting_by_speculation_reads_what_was_predicted_and_the_first_pages_of_layer_0(tiny_model, tmp_path):
     snapshot = snapshot_of(tiny_model, prompt_tokens=PROMPT, num_steps=STEPS)
     trace = record(tiny_model, snapshot, tmp_path / "run.kvtrace", channel=NEXT_LAYER, selector=FEW_PAGES)
     assert trace.channels == ("mass", NEXT_LAYER)

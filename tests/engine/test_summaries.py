@@ -7,11 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kvsim.engine.capture.scores import PageSummaries  # noqa: E402
+from kvsim.engine.model.weighting import Weighting  # noqa: E402
 from kvsim.engine.paged.summaries import make_summaries  # noqa: E402
 from kvsim.errors import ScenarioError  # noqa: E402
 from kvsim.types import PageGrid  # noqa: E402
 
 NUM_SEQUENCES, NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, PAGE_TOKENS = 2, 2, 6, 2, 8, 16
+WEIGHTING = Weighting(scaling=HEAD_DIM**-0.5)
 
 
 @pytest.mark.parametrize("channel", ["estimate:quest", "estimate:mean", "estimate:cuboid-mean"])
@@ -25,7 +27,7 @@ def test_scores_equal_those_of_a_capture_while_pages_fill_and_open(channel):
         query = torch.randn((NUM_SEQUENCES, NUM_HEADS, 1, HEAD_DIM), generator=generator)
         for layer in range(NUM_LAYERS):
             summaries.update(layer, place // PAGE_TOKENS, keys[:, layer, place].unsqueeze(2))
-            scores = summaries.scores(layer, query, place // PAGE_TOKENS + 1)
+            scores = summaries.scores(layer, query, place // PAGE_TOKENS + 1, WEIGHTING)
             assert scores.dtype == torch.float16
             for sequence in range(NUM_SEQUENCES):
                 expected = _captured(channel, keys[sequence, layer, : place + 1], query[sequence, :, 0])
@@ -38,7 +40,7 @@ def _captured(channel, keys, query):
     )
     summaries.extend(keys.transpose(0, 1))
     scores = {"estimate:quest": summaries.quest, "estimate:mean": summaries.mean}
-    return scores.get(channel, summaries.cuboid_mean)(query, HEAD_DIM**-0.5)
+    return scores.get(channel, summaries.cuboid_mean)(query, WEIGHTING)
 
 
 def test_a_channel_the_engine_cannot_see_is_refused():

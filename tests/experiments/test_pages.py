@@ -20,6 +20,7 @@ SMALL = {
     "kv-on-off": ("kv_on_off", ["run.batch=[1, 2]", "run.prompt_tokens=[32, 64]"]),
     "prompt-modules": ("prompt_modules", ['cache.tier=["device"]']),
     "embedding-rows": ("embedding_cache", []),
+    "serving": ("serving", ["arrivals.rate_hz=[0.1, 0.3]", "trace.num_requests=40"]),
 }
 """A shipped scenario of each experiment and what makes it small."""
 

@@ -1,4 +1,4 @@
-"""What a layer foretells of the next reaches the policies that ask for it, and is paid for by them alone."""
+"""What a layer predicts of the next reaches the policies that ask for it, and is paid for by them alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
     return policy, dict(simulate_decode(make_input(replay, policy, setting, profile)))
 
 
-def test_a_policy_sees_at_each_layer_but_the_last_what_the_trace_foretells_of_the_next() -> None:
+def test_a_policy_sees_at_each_layer_but_the_last_what_the_trace_predicts_of_the_next() -> None:
     source = DriftingSource()
     policy, rows = run(make_replay(source), Speculative, make_profile())
     assert [(step, layer) for step, layer, _ in policy.seen] == [(s, n) for s in range(20) for n in (0, 1)]
@@ -60,7 +60,7 @@ def test_a_policy_that_does_not_ask_is_shown_nothing_and_pays_nothing() -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_foretelling_costs_its_segment_at_every_layer_but_the_last(machine: dict[str, Any]) -> None:
+def test_predicting_costs_its_segment_at_every_layer_but_the_last(machine: dict[str, Any]) -> None:
     profile = make_profile(**machine)
     dear = profile.segments | {SPECULATE: profile.segments[SPECULATE].model_copy(update={"device": constant(7e-4)})}
     _, rows = run(make_replay(DriftingSource()), Speculative, profile.model_copy(update={"segments": dear}))
@@ -72,8 +72,8 @@ def test_foretelling_costs_its_segment_at_every_layer_but_the_last(machine: dict
 def test_selecting_by_speculation_pays_for_it_under_any_policy() -> None:
     source = DriftingSource()
     by_mass = make_replay(source)
-    foretold = Replay(source, by_mass._selector, channel=NEXT_LAYER, page_tokens=PAGE_TOKENS, num_steps=20)
-    _, rows = run(foretold, lru, make_profile())
+    predicted = Replay(source, by_mass._selector, channel=NEXT_LAYER, page_tokens=PAGE_TOKENS, num_steps=20)
+    _, rows = run(predicted, lru, make_profile())
     _, plain = run(by_mass, lru, make_profile())
     np.testing.assert_allclose(rows["select_s"] - plain["select_s"], 2 * 1e-4)
 
@@ -85,7 +85,7 @@ def test_a_profile_without_that_cost_is_one_line() -> None:
         run(make_replay(DriftingSource()), Speculative, without_cost())
 
 
-def test_where_everything_is_read_nothing_is_foretold() -> None:
+def test_where_everything_is_read_nothing_is_prediction() -> None:
     replay = make_replay(DriftingSource(), full=True)
     setting = make_setting(replay)
     policy = Speculative(setting)

@@ -33,7 +33,7 @@ class BlockPool:
     (2, 1, [2, 1], [7])
     """
 
-    __slots__ = ("evicted", "free", "holders", "index", "keys", "num_blocks", "stored")
+    __slots__ = ("evicted", "free", "handed_out", "holders", "index", "keys", "num_blocks", "stored")
 
     def __init__(self, num_blocks: int) -> None:
         if num_blocks < 2:
@@ -49,6 +49,8 @@ class BlockPool:
         """Key of each cached block."""
         self.evicted: list[int] = []
         """Keys of the blocks that were evicted, in order, until somebody clears the list."""
+        self.handed_out: list[int] | None = None
+        """Blocks that were taken, in order, for whoever puts a list here and clears it."""
         self.stored: list[int] = []
         """Keys under which a block was cached, in order, until somebody clears the list."""
 
@@ -70,6 +72,8 @@ class BlockPool:
             self.keys[block] = None
             self.evicted.append(key)
         self.holders[block] = 1
+        if self.handed_out is not None:
+            self.handed_out.append(block)
         return block
 
     def hold(self, block: int) -> None:

@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvsim.engine.capture.recorder import QUEST, StepRecorder, parse_channel, recording
-from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.dense import dense_name
+from kvsim.engine.model.families import check_readable
 from kvsim.engine.model.first_token import prefill_logits
 from kvsim.engine.model.forward import logits_of
+from kvsim.engine.model.layers import paged_layers
 from kvsim.engine.model.loading import load_model, read_shape, shape_of
 from kvsim.errors import KvsimError
-from kvsim.scenario.checks import check_length
 from kvsim.scenario.regular_files import read_text as read_file
 from kvsim.scenario.shapes import DType, ModelShape
 from kvsim.traces.access.base import MASS, NEXT_LAYER
@@ -27,10 +28,10 @@ from kvsim.traces.access.file import TraceWriter
 from kvsim.traces.access.header import TraceHeader, channel_of, layout_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told the stage (``prefill`` or ``decode``), the tokens of it that are done, and how many there are."""
+"""Called with the stage (``prefill`` or ``decode``), the tokens of it that are done, and how many there are."""
 
 Announce: TypeAlias = Callable[[int, int], None]
-"""Told the bytes of memory that a capture needs (`capture_bytes`) and those of its file (`trace_bytes`)."""
+"""Called with the bytes of memory that a capture needs (`capture_bytes`) and those of its file (`trace_bytes`)."""
 
 DEFAULT_CHANNELS = (f"{QUEST}@32", f"{QUEST}@64", f"{NEXT_LAYER}@32")
 
@@ -99,8 +100,9 @@ def capture(
 ) -> None:
     """Write the trace of `model` reading `text`, whole or not at all.
 
-    The prefill runs in chunks through SDPA, so that no attention matrix of the prompt is ever held. A decode step
-    attends through SDPA as well; its row of attention is computed a second time, in float32, to be recorded.
+    The prefill runs in chunks, through SDPA where the family allows it, so that no attention matrix of the prompt is
+    ever held. A decode step attends likewise; its row of attention is computed a second time, in float32, to be
+    recorded. Layers that hold a sliding window have no pages and are not recorded.
 
     Raises
     ------
@@ -111,7 +113,7 @@ def capture(
     """
     shape = shape_of(model)
     lengths = f"{request.prompt_tokens} tokens of prompt and {request.decode_tokens} decoded"
-    check_length(request.max_tokens, context_limit_of(model), where=f"{origin.model}: {lengths}")
+    check_readable(model, request.max_tokens, where=f"{origin.model}: {lengths}")
     header = _header(text, shape, request, origin)
     tokens = _tokens(tokenizer, text, request, origin).to(model.device)
     steps = _steps(model, tokens, request, progress or _silent)
@@ -132,7 +134,7 @@ def capture_file(
     announce: Announce | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Load `model`, read the file `text` as UTF-8, and capture; `announce` is told the sizes before the weights load.
+    """Load `model`, read the file `text` as UTF-8, and capture; `announce` gets the sizes before the weights load.
 
     Raises
     ------
@@ -166,7 +168,8 @@ def capture_bytes(shape: ModelShape, request: CaptureRequest) -> int:
     chunk_tokens = min(request.chunk_tokens, request.prompt_tokens)
     chunk_bytes = shape.activation_bytes(chunk_tokens, 1) + chunk_tokens * request.prompt_tokens
     heads_bytes = 2 * shape.num_heads * shape.head_dim * request.max_tokens * shape.dtype_bytes  # K and V, repeated
-    return shape.weights_bytes + shape.num_layers * (kv_bytes + summary_bytes) + kv_bytes + chunk_bytes + heads_bytes
+    held_bytes = shape.paged_layers * (kv_bytes + summary_bytes) + shape.window_bytes(request.max_tokens)
+    return shape.weights_bytes + held_bytes + kv_bytes + chunk_bytes + heads_bytes
 
 
 def trace_bytes(shape: ModelShape, request: CaptureRequest) -> int:
@@ -189,7 +192,7 @@ def _header(text: str, shape: ModelShape, request: CaptureRequest, origin: Captu
         text_sha256=hashlib.sha256(text.encode()).hexdigest(),
         compute_dtype=shape.dtype,
         recorded=recorded,
-        num_layers=shape.num_layers,
+        num_layers=shape.paged_layers,
         num_sequences=1,
         prompt_tokens=(request.prompt_tokens,),
         max_tokens=request.max_tokens,
@@ -217,7 +220,7 @@ def _steps(
     logits = _prefill(model, cache, tokens[:, : request.prompt_tokens], request.chunk_tokens, progress)
     recorder = StepRecorder(model, request.channels, request.max_tokens)
     layers: list[Any] = cache.layers
-    recorder.begin([layer.keys[0] for layer in layers])
+    recorder.begin([layers[place] for place in paged_layers(model.config)])
     generator = torch.Generator().manual_seed(request.seed)
     with recording(model, recorder) as arguments:
         for step in range(request.decode_tokens):
@@ -237,7 +240,7 @@ def _prefill(
 ) -> Tensor:
     """Fill the cache with the prompt; return the logits of its last token, ``[vocab_size]``."""
     before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(dense_name(model))
     try:
         return prefill_logits(
             model,

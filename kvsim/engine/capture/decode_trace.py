@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kvsim.engine.capture.scores import mean_mass
 from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.weighting import Weighting
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.scoring import Seen
@@ -27,10 +30,13 @@ class DecodeRecorder:
     were left out it is not the mass that full attention would have given them.
     """
 
-    def __init__(self, writer: TraceWriter, given: DecodeInput, pool: PagePool) -> None:
+    def __init__(
+        self, writer: TraceWriter, given: DecodeInput, pool: PagePool, weightings: Sequence[Weighting]
+    ) -> None:
         self._writer = writer
         self._given = given
         self._pool = pool
+        self._weightings = weightings
         grid = given.setting.grid
         layers = (grid.num_sequences, grid.num_layers)
         self._scores: NDArray[np.float16] = np.zeros((*layers, grid.pages_per_layer), dtype=np.float16)
@@ -54,7 +60,7 @@ class DecodeRecorder:
             mine = slice(*np.searchsorted(selected, (first, first + grid.pages_per_layer)))
             indices = selected[mine] - first
             self._selection[sequence, layer, indices] = True
-            tokens = self._token_mass(query[sequence, :, 0], slots[mine], unfilled_tokens)
+            tokens = self._token_mass(layer, query[sequence, :, 0], slots[mine], unfilled_tokens)
             by_unit = tokens.reshape(indices.size, page_tokens // UNIT_TOKENS, UNIT_TOKENS).sum(axis=-1)
             self._mass[sequence, layer].reshape(grid.pages_per_layer, -1)[indices] = by_unit
 
@@ -72,19 +78,21 @@ class DecodeRecorder:
             values[f"{NEXT_LAYER}@{self._given.page_tokens}"] = self._speculation[:, :, :num_pages]
         self._writer.append([context_tokens] * self._given.setting.grid.num_sequences, values)
 
-    def _token_mass(self, query: torch.Tensor, slots: IntArray, unfilled_tokens: int) -> NDArray[np.float32]:
-        """Return the mean over heads of the softmax over attended tokens, 0 for the unfilled, ``[tokens]``."""
+    def _token_mass(
+        self, layer: int, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+    ) -> NDArray[np.float32]:
+        """Return the mean over heads of the weights of attended tokens, 0 for the unfilled, ``[tokens]``."""
         keys = self._pool.slots[torch.from_numpy(slots).to(query.device), :, 0].float().flatten(0, 1)
         filled = keys[: len(keys) - unfilled_tokens].transpose(0, 1)  # [kv head, token, head_dim]
-        grouped = query.float().reshape(filled.shape[0], -1, query.shape[-1]) * query.shape[-1] ** -0.5
-        mass = (grouped @ filled.transpose(1, 2)).softmax(-1).flatten(0, 1).mean(0)
+        grouped = query.float().reshape(filled.shape[0], -1, query.shape[-1])
+        mass = mean_mass((grouped @ filled.transpose(1, 2)).flatten(0, 1), self._weightings[layer])
         padded: NDArray[np.float32] = torch.nn.functional.pad(mass, (0, unfilled_tokens)).cpu().numpy()
         return padded
 
 
 def _records_speculation(given: DecodeInput) -> bool:
     """Return whether a channel of its own is written; a selector by speculation has it already."""
-    return given.foretells and given.records_speculation and given.channel != NEXT_LAYER
+    return given.predicts and given.records_speculation and given.channel != NEXT_LAYER
 
 
 def trace_writer(

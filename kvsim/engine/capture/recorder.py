@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from kvsim.engine.capture.scores import PageSummaries, head_logits, mean_softmax, sum_by
-from kvsim.engine.model.families import attention_modules, decoder_layers, head_dim_of, num_kv_heads_of, query_of
+from kvsim.engine.capture.scores import PageSummaries, head_products, mean_mass, sum_by
+from kvsim.engine.model.dense import dense_attention
+from kvsim.engine.model.families import (
+    Queries,
+    attention_modules,
+    decoder_layers,
+    weightings_of,
+)
+from kvsim.engine.model.held import held_by
 from kvsim.errors import KvsimError
 from kvsim.traces.access.base import MASS, NEXT_LAYER
 from kvsim.types import UNIT_TOKENS
@@ -54,35 +60,44 @@ class StepRecorder:
     """
 
     def __init__(self, model: PreTrainedModel, channels: tuple[str, ...], max_tokens: int) -> None:
-        config = model.config
         self._channels = tuple((name, *parse_channel(name)) for name in channels)
-        self._model = model
-        self._scaling: list[float] = [float(module.scaling) for module in attention_modules(model)]  # type: ignore[arg-type]
+        self._queries = Queries(model)
+        self._weightings = weightings_of(model)
+        self._held = held_by(model.config)
+        self._places = {int(module.layer_idx): place for place, module in enumerate(attention_modules(model))}  # type: ignore[arg-type]
         self._rows: dict[str, list[Tensor]] = {}
-        self._summaries = [
-            {
-                page_tokens: PageSummaries(
-                    page_tokens=page_tokens,
-                    max_tokens=max_tokens,
-                    num_kv_heads=num_kv_heads_of(config),
-                    head_dim=head_dim_of(config),
-                    device=model.device,
-                )
-                for page_tokens in {page_tokens for _, _, page_tokens in self._channels}
-            }
-            for _ in range(config.num_hidden_layers)
-        ]
+        self._max_tokens = max_tokens
+        self._layers: list[Any] = []
+        self._summaries: list[dict[int, PageSummaries]] = []
 
     @property
     def speculates(self) -> bool:
         """Whether a channel wants `speculate` to be called."""
         return any(score == NEXT_LAYER for _, score, _ in self._channels)
 
-    def begin(self, prompt_keys: list[Tensor]) -> None:
-        """Summarise the prompt's keys, for each layer ``[num_kv_heads, num_tokens, head_dim]``."""
-        for summaries, keys in zip(self._summaries, prompt_keys, strict=True):
-            for pages in summaries.values():
-                pages.extend(keys)
+    def begin(self, layers: list[Any]) -> None:
+        """Summarise the prompt: the layers with pages of its cache, which holds one sequence."""
+        self._layers = layers
+        self._summaries = [self._summaries_of(self._keys(place)) for place in range(len(layers))]
+
+    def _summaries_of(self, keys: Tensor) -> dict[int, PageSummaries]:
+        """Return the summaries of a layer's keys by page size."""
+        summaries: dict[int, PageSummaries] = {}
+        for page_tokens in {page_tokens for _, _, page_tokens in self._channels}:
+            summaries[page_tokens] = PageSummaries(
+                page_tokens=page_tokens,
+                max_tokens=self._max_tokens,
+                num_kv_heads=keys.shape[0],
+                head_dim=keys.shape[-1],
+                device=keys.device,
+            )
+            summaries[page_tokens].extend(keys)
+        return summaries
+
+    def _keys(self, layer: int) -> Tensor:
+        """Return what queries of a layer meet, ``[num_kv_heads, num_tokens, head_dim]``."""
+        held = self._layers[layer]
+        return self._held.key(held.keys, held.values)[0]
 
     def begin_step(self) -> None:
         """Forget the step before."""
@@ -94,19 +109,29 @@ class StepRecorder:
         """Return the channels of the step, once the model has run."""
         return {name: _stack(rows) for name, rows in self._rows.items()}
 
-    def attended(self, layer: int, query: Tensor, keys: Tensor, scaling: float) -> None:
-        """Record the mass and the estimates of one layer: query ``[num_heads, head_dim]``, all of the layer's keys."""
-        self._rows[MASS].append(sum_by(UNIT_TOKENS, mean_softmax(head_logits(query, keys, scaling))))
+    def attended(self, layer_idx: int, query: Tensor, keys: Tensor) -> None:
+        """Record the mass and the estimates of one layer: query ``[1, num_heads, 1, head_dim]``, all of its keys.
+
+        `layer_idx` is the layer's place in the model; one without pages is not recorded.
+        """
+        layer = self._places.get(layer_idx)
+        if layer is None:
+            return
+        weighting = self._weightings[layer]
+        query = self._queries.inward(layer, query)[0, :, 0]
+        if self._held.latent_numbers is not None:
+            keys = self._keys(layer)  # those handed over were made of the latents
+        self._rows[MASS].append(sum_by(UNIT_TOKENS, mean_mass(head_products(query, keys), weighting)))
         for summary in self._summaries[layer].values():
             summary.extend(keys)
         for name, score, page_tokens in self._channels:
             pages = self._summaries[layer][page_tokens]
             if score == QUEST:
-                self._rows[name].append(pages.quest(query, scaling))
+                self._rows[name].append(pages.quest(query, weighting))
             elif score == MEAN:
-                self._rows[name].append(pages.mean(query, scaling))
+                self._rows[name].append(pages.mean(query, weighting))
             elif score == CUBOID_MEAN:
-                self._rows[name].append(pages.cuboid_mean(query, scaling))
+                self._rows[name].append(pages.cuboid_mean(query, weighting))
 
     def speculate(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None) -> None:
         """Record what the hidden state entering the layer before says of `layer`, ``[1, 1, hidden_size]``.
@@ -114,11 +139,11 @@ class StepRecorder:
         The pages are those that `layer` has then: without the token being decoded, whose key it has yet to make.
         Its page, if new, scores 0. After InfiniGen (OSDI 2024), with whole queries instead of its partial weights.
         """
-        query = query_of(self._model, layer, hidden, rotary)
+        query = self._queries.of(layer, hidden, rotary)
         for name, score, page_tokens in self._channels:
             if score == NEXT_LAYER:
                 pages = self._summaries[layer][page_tokens]
-                self._rows[name].append(pages.quest(query[0, :, 0], self._scaling[layer]))
+                self._rows[name].append(pages.quest(query[0, :, 0], self._weightings[layer]))
 
 
 @contextlib.contextmanager
@@ -160,12 +185,9 @@ def _recorded_attention(
     recorder: StepRecorder,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as SDPA does to one new token, ``[1, num_heads, 1, head_dim]``, and let the recorder hear it."""
-    recorder.attended(int(module.layer_idx), query[0, :, 0], key[0], scaling)  # type: ignore[arg-type]
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **others
-    )
-    return output
+    """Attend to one new token, ``[1, num_heads, 1, head_dim]``, and let the recorder hear it."""
+    recorder.attended(int(module.layer_idx), query, key[0])  # type: ignore[arg-type]
+    return dense_attention(module, query, key, value, attention_mask, scaling=scaling, **others)
 
 
 def _stack(rows: list[Tensor]) -> np.ndarray[Any, Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kvsim.engine.model.weighting import Weighting
 from kvsim.types import pages_of
 
 
-def head_logits(query: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    """Return the scaled dot products of every query head with its group's keys, ``[num_heads, n]``.
+def head_products(query: Tensor, keys: Tensor) -> Tensor:
+    """Return the dot products of every query head with its group's keys, ``[num_heads, n]``.
 
     Parameters
     ----------
@@ -23,21 +24,30 @@ def head_logits(query: Tensor, keys: Tensor, scaling: float) -> Tensor:
         ``[num_kv_heads, n, head_dim]``: of tokens, or any summary of pages.
     """
     groups = query.float().reshape(keys.shape[0], -1, query.shape[-1])
-    return (groups @ keys.float().transpose(1, 2)).flatten(0, 1) * scaling
+    return (groups @ keys.float().transpose(1, 2)).flatten(0, 1)
 
 
-def quest_bounds(query: Tensor, minimum: Tensor, maximum: Tensor, scaling: float) -> Tensor:
-    r"""Return for each query head the most that a key of each page could score, ``[num_heads, num_pages]``.
+def quest_bounds(query: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
+    r"""Return for each query head the largest product with a key of each page, ``[num_heads, num_pages]``.
 
-    :math:`s \sum_d \max(q_d m_d, q_d M_d)` over the element-wise minimum and maximum of a page's keys,
+    :math:`\sum_d \max(q_d m_d, q_d M_d)` over the element-wise minimum and maximum of a page's keys,
     ``[num_kv_heads, num_pages, head_dim]``. After Quest (arXiv 2406.10774).
     """
-    return head_logits(query.clamp(min=0), maximum, scaling) + head_logits(query.clamp(max=0), minimum, scaling)
+    return head_products(query.clamp(min=0), maximum) + head_products(query.clamp(max=0), minimum)
 
 
 def mean_softmax(logits: Tensor) -> Tensor:
     """Return the mean over heads of each head's softmax, ``[n]`` from ``[num_heads, n]``; it sums to 1."""
     return logits.softmax(-1).mean(0)
+
+
+def mean_mass(products: Tensor, weighting: Weighting) -> Tensor:
+    """Return the mean over heads of the weights that tokens get, ``[n]`` from products ``[num_heads, n]``.
+
+    It sums to 1: what sinks take belongs to no token, and the tokens' share of the rest is what counts.
+    """
+    mass = weighting.weights(products.unsqueeze(1)).squeeze(1).mean(0)
+    return mass if weighting.sinks is None else mass / mass.sum()
 
 
 def sum_by(tokens_per_sum: int, mass: Tensor) -> Tensor:
@@ -80,22 +90,23 @@ class PageSummaries:
             open_page = keys[:, None, complete * self.page_tokens :].float()
             self._put(slice(complete, complete + 1), open_page)
 
-    def quest(self, query: Tensor, scaling: float) -> Tensor:
+    def quest(self, query: Tensor, weighting: Weighting) -> Tensor:
         """Return the mean over heads of the softmax over pages of the bounds, ``[num_pages]``."""
         pages = self._pages()
-        return mean_softmax(quest_bounds(query, self._minimum[:, pages], self._maximum[:, pages], scaling))
+        bounds = quest_bounds(query, self._minimum[:, pages], self._maximum[:, pages])
+        return mean_softmax(weighting.logits(bounds))
 
-    def mean(self, query: Tensor, scaling: float) -> Tensor:
+    def mean(self, query: Tensor, weighting: Weighting) -> Tensor:
         """Return the mean over heads of the softmax over pages of the products with mean keys, ``[num_pages]``."""
-        return mean_softmax(head_logits(query, self._mean[:, self._pages()], scaling))
+        return mean_softmax(weighting.logits(head_products(query, self._mean[:, self._pages()])))
 
-    def cuboid_mean(self, query: Tensor, scaling: float) -> Tensor:
+    def cuboid_mean(self, query: Tensor, weighting: Weighting) -> Tensor:
         """Return what `quest` does, of smaller boxes: centre plus and minus the mean distance from it, ``[num_pages]``.
 
         After ArkVale (NeurIPS 2024), whose cuboid-mean this is.
         """
         pages = self._pages()
-        return mean_softmax(quest_bounds(query, self._low[:, pages], self._high[:, pages], scaling))
+        return mean_softmax(weighting.logits(quest_bounds(query, self._low[:, pages], self._high[:, pages])))
 
     def _put(self, where: slice, pages: Tensor) -> None:
         """Summarise `pages`, ``[num_kv_heads, n, tokens, head_dim]``."""

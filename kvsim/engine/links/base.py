@@ -190,7 +190,7 @@ class _Lane:
                 next(other for other in waiting.after if not other.is_done).done.wait()
 
     def _take_arrivals(self, *, must_wait: bool) -> bool:
-        """Sort what was submitted into the two queues; return False once told to close."""
+        """Sort what was submitted into the two queues; return False once asked to close."""
         is_open = True
         while must_wait or not self._arrivals.empty():
             transfer = self._arrivals.get()
@@ -215,7 +215,7 @@ class _Lane:
         transfer.start_s = max(transfer.submitted_s, self._free_s, *(other.end_s for other in transfer.after))
         try:
             transfer.num_copied = self._copy(transfer.pages, transfer.slots)
-        except BaseException as problem:  # told to whoever waits, in its own thread
+        except BaseException as problem:  # raised for whoever waits, in its own thread
             self.problem = problem
         due_s = transfer.start_s + transfer.pages.size * self._page_s
         now_s = time.perf_counter()

@@ -1,6 +1,6 @@
 """The link of a machine with a GPU: copy streams of their own, events, and a bounded window of prefetches.
 
-Written where no GPU was at hand: its logic has not run yet.
+Written where no GPU was available: its logic has not run yet.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class CudaLink:
 
 @cache
 def cycles_per_s() -> float:
-    """Return the cycles of the device's sleep in a second, timed: not every torch and driver tells the clock's rate.
+    """Return the cycles of the device's sleep in a second, timed: not every torch and driver reports the clock's rate.
 
     An idle device starts slowly, so it is timed until two times agree within 0.2%.
     """

@@ -19,7 +19,7 @@ _NAN_BYTE = 0xFF  # 0xFFFF and 0xFFFFFFFF are NaN in fp16, bf16 and fp32
 
 
 class EngineError(RuntimeError):
-    """The engine broke its own books: a bug of ours, never the user's fault."""
+    """The engine broke its own page table: a bug of ours, never an error of the user."""
 
 
 class PagePool:

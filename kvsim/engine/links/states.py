@@ -133,7 +133,7 @@ class _Copies:
 class GpuStateLink:
     """One asynchronous copy a transfer, on the stream that computes: what is launched next finds the bytes there.
 
-    Written where no GPU was at hand: its logic has not run yet.
+    Written where no GPU was available: its logic has not run yet.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,81 +1,83 @@
-"""Where families of models differ: what kvsim hooks into, how a query is made, and what of a configuration it reads."""
+"""What the engine asks of a model of any family: its layers with pages, their attention, queries and weights.
+
+Layers are counted among those that have pages (`kvsim.engine.model.layers`), as everywhere in the engine. What differs
+from family to family is in `kvsim.engine.model.family_table`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from kvsim.errors import KvsimError
+from kvsim.engine.model import latent
+from kvsim.engine.model.family_table import FAMILIES, Family
+from kvsim.engine.model.latent_shape import latent_shape
+from kvsim.engine.model.layers import paged_layers, window_of_all
+from kvsim.engine.model.queries import Rotary as Rotary
+from kvsim.engine.model.weighting import Weighting
+from kvsim.errors import KvsimError, ScenarioError
+from kvsim.scenario.checks import check_length
 from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.suggest import suggestion
 from kvsim.scenario.shapes import DType, ModelShape, shape_of_spec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The dtypes of weights and KV cache by the name that profiles and traces write."""
 
-Rotary: TypeAlias = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """Models of one make. Names are dotted, below the model with its head or below one of its layers."""
-
-    layers: str
-    final_norm: str
-    attention: str
-    query: Callable[[Any, Tensor, Rotary | None], Tensor]
-    """Queries of one layer for hidden states ``[n, 1, hidden_size]`` and the positions' rotary embedding, if any."""
-
-
-def _rotated_query(layer: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
-    assert rotary is not None
-    attention = layer.self_attn
-    projected = attention.q_proj(layer.input_layernorm(hidden))
-    query = projected.view(*hidden.shape[:2], -1, attention.head_dim).transpose(1, 2)
-    rotated: Tensor = apply_rotary_pos_emb(query, query, *rotary)[0]
-    return rotated
-
-
-def _plain_query(layer: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
-    del rotary  # the position is in the hidden state
-    attention = layer.attn
-    projected: Tensor = attention.c_attn(layer.ln_1(hidden))[..., : attention.embed_dim]
-    return projected.view(*hidden.shape[:2], -1, attention.head_dim).transpose(1, 2)
-
-
-_LLAMA = Family(layers="model.layers", final_norm="model.norm", attention="self_attn", query=_rotated_query)
-_GPT2 = Family(layers="transformer.h", final_norm="transformer.ln_f", attention="attn", query=_plain_query)
-
-FAMILIES: dict[str, Family] = {"llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "gpt2": _GPT2}
-"""By `model_type`. Llama-like: norm, q/k/v projections, rotary embedding, attention, gated MLP. GPT-2-like: learned
-positions, layer norms, one projection for q, k and v, as many KV heads as query heads, plain MLP."""
-
 
 def decoder_layers(model: Any) -> list[Any]:
-    """Return the decoder layers in order."""
-    return list(model.get_submodule(_family(model).layers))
+    """Return the decoder layers that have pages, in order."""
+    layers = list(model.get_submodule(family_of(model).layers))
+    return [layers[place] for place in paged_layers(model.config)]
 
 
 def final_norm(model: Any) -> nn.Module:
     """Return the norm behind the last layer."""
-    norm: nn.Module = model.get_submodule(_family(model).final_norm)
+    norm: nn.Module = model.get_submodule(family_of(model).final_norm)
     return norm
 
 
 def attention_modules(model: Any) -> list[nn.Module]:
-    """Return the attention of each layer: what transformers hands to an attention function."""
-    name = _family(model).attention
+    """Return the attention of each layer with pages: what transformers hands to an attention function."""
+    name = family_of(model).attention
     return [layer.get_submodule(name) for layer in decoder_layers(model)]
 
 
-def query_of(model: Any, layer: int, hidden: Tensor, rotary: Rotary | None) -> Tensor:
-    """Return the queries that `layer` would make of hidden states, ``[n, num_heads, 1, head_dim]``; see `Family`."""
-    return _family(model).query(decoder_layers(model)[layer], hidden, rotary)
+def weightings_of(model: Any) -> list[Weighting]:
+    """Return how each layer with pages turns products into weights."""
+    weighting = family_of(model).weighting
+    return [weighting(attention) for attention in attention_modules(model)]
+
+
+class Queries:
+    """The queries that layers with pages make, as they meet what pages hold."""
+
+    def __init__(self, model: Any) -> None:
+        self._family = family_of(model)
+        self._layers = decoder_layers(model)
+        self._attentions: list[Any] = attention_modules(model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Queries:
+        """Return the same: it holds parts of the model, which copies of a run share."""
+        del memo
+        return self
+
+    def of(self, layer: int, hidden: Tensor, rotary: Rotary | None) -> Tensor:
+        """Return the queries of what enters `layer`, ``[n, 1, hidden_size]``: ``[n, num_heads, 1, head_dim]``."""
+        norm = self._family.input_norm
+        entering = hidden if norm is None else getattr(self._layers[layer], norm)(hidden)
+        return self.inward(layer, self._family.query(self._attentions[layer], entering, rotary))
+
+    def inward(self, layer: int, query: Tensor) -> Tensor:
+        """Return a query of the attention as it meets what pages hold: the same where these are keys."""
+        return latent.to_latent(self._attentions[layer], query) if self._family.has_latent else query
+
+    def outward(self, layer: int, output: Tensor) -> Tensor:
+        """Return a sum of what pages hold as values of the heads: the same where these are values."""
+        return latent.from_latent(self._attentions[layer], output) if self._family.has_latent else output
 
 
 def shape_of(model: Any) -> ModelShape:
@@ -106,13 +108,35 @@ def shape_of_config(config: Any, dtype: DType) -> ModelShape:
     """
     keys = config.to_dict()
     keys.pop("quantization_config", None)  # packed as they load, not in the checkpoint
-    return shape_of_spec(from_config(keys), dtype)
+    spec = from_config(keys)
+    return latent_shape(spec, config, dtype) if FAMILIES[config.model_type].has_latent else shape_of_spec(spec, dtype)
 
 
 def context_limit_of(model: Any) -> int | None:
-    """Return the most tokens that a model was made to read; None where its configuration does not say."""
-    limit: int | None = getattr(model.config, "max_position_embeddings", None)
-    return limit
+    """Return the most tokens that kvsim reads with a model; None where nothing limits them.
+
+    Those that the configuration says, and no more than the window where every layer has one.
+    """
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    limits = [limit for limit in (positions, window_of_all(model.config)) if limit is not None]
+    return min(limits, default=None)
+
+
+def check_readable(model: Any, num_tokens: int, *, where: str) -> None:
+    """Refuse a text that a model has no positions for, or whose oldest tokens every layer would drop.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the limit.
+    """
+    check_length(num_tokens, getattr(model.config, "max_position_embeddings", None), where=where)
+    window = window_of_all(model.config)
+    if window is not None and num_tokens > window:
+        raise ScenarioError(
+            f"{where}: {num_tokens} tokens, every layer of the model attends to a window of {window}: beyond it there "
+            "is nothing to page, transformers' own cache holds the window"
+        )
 
 
 def head_dim_of(config: Any) -> int:
@@ -126,21 +150,36 @@ def num_kv_heads_of(config: Any) -> int:
 
 
 def check_config(config: Any, name: Path | str) -> None:
-    """Refuse other layers than those of `FAMILIES`, and layers that do not attend to the whole context.
+    """Refuse models of a type that is not in `FAMILIES`, and what of a family the engine does not read.
 
     Raises
     ------
     KvsimError
-        Saying what kvsim reads.
+        Naming the feature.
     """
     check_model_type(config.model_type, name)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or (config.model_type == "mistral" and config.sliding_window is not None):
-        raise KvsimError(f"{name}: some layers attend to a sliding window; kvsim reads models with full attention only")
-    if config.model_type == "gpt2" and (
-        config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights
-    ):
-        raise KvsimError(f"{name}: a GPT-2 with cross attention or its own scaling; kvsim reads 1/sqrt(head_dim) only")
+    refused = FAMILIES[config.model_type].refused(config)
+    if refused is not None:
+        raise KvsimError(f"{name}: {refused}")
+
+
+def check_whole_context(config: Any, name: Path | str) -> None:
+    """Refuse models without keys and values of every token, for caches that keep the states of whole prompts.
+
+    Raises
+    ------
+    KvsimError
+        Saying what is kept.
+    """
+    if window_of_all(config) is not None or len(paged_layers(config)) < config.num_hidden_layers:
+        raise KvsimError(
+            f"{name}: some layers attend to a sliding window; states of prompts are kept of models with full attention "
+            "only"
+        )
+    if FAMILIES[config.model_type].has_latent:
+        raise KvsimError(
+            f"{name}: its layers hold one latent a token for all heads; states of prompts are kept as keys and values"
+        )
 
 
 def check_model(model: Any) -> None:
@@ -156,7 +195,7 @@ def check_model(model: Any) -> None:
         raise KvsimError(f"a model of transformers is needed, found a {type(model).__name__}; {how}")
     check_config(model.config, type(model).__name__)
     try:
-        model.get_submodule(_family(model).layers)
+        model.get_submodule(family_of(model).layers)
         whole: Any = model
         has_head = whole.get_output_embeddings() is not None
     except AttributeError:
@@ -171,18 +210,18 @@ def check_model_type(model_type: str, name: Path | str) -> None:
     Raises
     ------
     KvsimError
-        Saying what kvsim reads.
+        Naming the nearest that kvsim reads.
     """
     if model_type not in FAMILIES:
-        raise KvsimError(
-            f"{name}: model type {model_type!r} is neither Llama-like nor GPT-2-like; kvsim reads {', '.join(FAMILIES)}"
-        )
+        hint = suggestion(model_type, FAMILIES, "families are read", examples=("llama", "qwen3", "gemma3_text"))
+        raise KvsimError(f"{name}: the engine does not read models of type {model_type!r}{hint}")
 
 
 def layers_name(model: Any) -> str:
     """Return what the tensors of decoder layers begin with, below the model without its head: ``layers`` or ``h``."""
-    return _family(model).layers.rpartition(".")[2]
+    return family_of(model).layers.rpartition(".")[2]
 
 
-def _family(model: Any) -> Family:
+def family_of(model: Any) -> Family:
+    """Return the family of a model that the engine reads."""
     return FAMILIES[model.config.model_type]

@@ -72,7 +72,7 @@ def use_threads(num_threads: int) -> None:
 def peak_bytes(model: Any, prompt_ids: NDArray[np.int64], new_tokens: int, *, use_cache: bool) -> int:
     """Return the most bytes of tensors that generating so takes besides the weights.
 
-    On a GPU torch's allocator tells, over the whole generation. On the CPU torch's profiler tells of every tensor's
+    On a GPU torch's allocator reports it, over the whole generation. On the CPU torch's profiler reports every tensor's
     memory: of the longest pass without a cache, of the prompt's and the last pass with one. Libraries' own scratch
     memory is no tensor and is not counted.
     """
@@ -111,7 +111,7 @@ def _token_after(model: Any, ids: torch.Tensor, cache: DynamicCache | None) -> t
 
 def _traced_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes of tensors on the CPU that were alive at once, beyond those alive before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells its start and stop on stderr otherwise
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints its start and stop on stderr otherwise
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as traced:
         work()
     assert traced.profiler is not None and traced.profiler.kineto_results is not None

@@ -25,13 +25,22 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from kvsim.engine.model.dense import NAME as DENSE
 from kvsim.engine.model.families import TORCH_DTYPES as TORCH_DTYPES
-from kvsim.engine.model.families import check_config, check_model_type, layers_name, shape_of_config
+from kvsim.engine.model.families import (
+    check_config,
+    check_model_type,
+    check_whole_context,
+    layers_name,
+    shape_of_config,
+)
 from kvsim.engine.model.families import shape_of as shape_of
+from kvsim.engine.model.family_table import FAMILIES
 from kvsim.engine.model.sdpa import leave_cudnn_out
 from kvsim.engine.model.source import source_of
 from kvsim.errors import KvsimError
 from kvsim.scenario.checks import check_shape
+from kvsim.scenario.models.config import from_config
 from kvsim.scenario.shapes import DType, ModelShape, Quantisation
 from kvsim.scenario.whole_files import temporary_name
 
@@ -39,9 +48,9 @@ from kvsim.scenario.whole_files import temporary_name
 def load_model(
     path_or_id: Path | str, dtype: DType, device: str = "cpu", *, quantisation: Quantisation | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model in evaluation mode, with SDPA attention and weights in `dtype`, and its tokenizer.
+    """Return the model in evaluation mode, with weights in `dtype` and SDPA where it has one, and its tokenizer.
 
-    On a GPU SDPA is told to leave cuDNN's attention out, for the whole process; `kvsim.engine.model.sdpa` says why.
+    On a GPU SDPA leaves cuDNN's attention out, for the whole process; `kvsim.engine.model.sdpa` says why.
 
     Parameters
     ----------
@@ -62,7 +71,7 @@ def load_model(
     if device.startswith("cuda"):
         leave_cudnn_out()
     source, arguments = source_of(path_or_id)
-    _read_config(path_or_id, source, arguments)
+    family = FAMILIES[_read_config(path_or_id, source, arguments).model_type]
     packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
     with _one_line_faults(path_or_id), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
@@ -71,7 +80,7 @@ def load_model(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=TORCH_DTYPES[dtype],
-            attn_implementation="sdpa",
+            attn_implementation="sdpa" if family.uses_sdpa else DENSE,
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             **arguments,
@@ -87,9 +96,20 @@ def load_model(
 
 
 def load_model_of(
-    shape: ModelShape, path_or_id: str, device: str, *, quantisation: Quantisation | None = None, where: str
+    shape: ModelShape,
+    path_or_id: str,
+    device: str,
+    *,
+    quantisation: Quantisation | None = None,
+    where: str,
+    takes_windows: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer as `load_model` does, of the sizes that a scenario says.
+
+    Parameters
+    ----------
+    takes_windows
+        Whether layers may attend to a sliding window; by default the model is for caches of whole prompts.
 
     Raises
     ------
@@ -98,11 +118,13 @@ def load_model_of(
     """
     model, tokenizer = load_model(path_or_id, shape.dtype, device, quantisation=quantisation)
     check_shape(shape_of(model), shape, where=f"{where}: the model in {path_or_id}")
+    if not takes_windows:
+        check_whole_context(model.config, path_or_id)
     return model, tokenizer
 
 
 def _packing(path_or_id: Path | str, quantisation: str, dtype: DType, device: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told for quantised weights."""
+    """Return the arguments of `from_pretrained` for quantised weights."""
     if quantisation not in ("8bit", "4bit"):
         raise KvsimError(f"quantisation {quantisation!r}: weights are packed as '8bit' or '4bit'")
     if Path(path_or_id).suffix == ".gguf":
@@ -177,9 +199,23 @@ def _read_config(path_or_id: Path | str, source: str, arguments: Mapping[str, An
     with _one_line_faults(named), _quiet():
         tables, _ = PreTrainedConfig.get_config_dict(source, **arguments)
         check_model_type(str(tables.get("model_type")), path_or_id)
+        _check_packing(tables, path_or_id)
+        if "gguf_file" not in arguments:
+            from_config({key: tables[key] for key in tables if key != "quantization_config"}, name=str(path_or_id))
         config = AutoConfig.from_pretrained(source, **arguments)
         check_config(config, path_or_id)
     return config
+
+
+def _check_packing(tables: Mapping[str, Any], path_or_id: Path | str) -> None:
+    """Refuse checkpoints whose weights are packed in a format that is not unpacked as they load."""
+    packing = tables.get("quantization_config")
+    method = packing.get("quant_method") if isinstance(packing, Mapping) else None
+    if method not in (None, "bitsandbytes", "gguf"):
+        raise KvsimError(
+            f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which kvsim does not read; "
+            "take a checkpoint in bf16, fp16 or fp32, and pack it as it loads with a quantisation of 8bit or 4bit"
+        )
 
 
 def _check_tensors(found: Mapping[str, Any], model: PreTrainedModel, path_or_id: Path | str) -> None:
@@ -226,7 +262,7 @@ def _one_line_faults(name: Path | str) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Hold back the progress bars and advice of transformers, and put both back as they were.
 
-    The bar of its GGUF reader asks nobody, hence the redirection; faults are exceptions and come through.
+    The bar of its GGUF reader asks nobody, hence the redirection; errors are exceptions and come through.
     """
     log: Any = transformers_logging  # half of it is not annotated
     hub: Any = hub_logging

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from kvsim.engine.model.dense import dense_attention
 from kvsim.engine.model.families import attention_modules
+from kvsim.engine.model.weighting import Weighting
 from kvsim.engine.paged.speculation import Speculation, listen
 
 NAME = "kvsim"
@@ -26,7 +28,7 @@ class Attends(Protocol):
     def speculation(self) -> Speculation | None:
         """What wants to hear the layers, if anything does."""
 
-    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         """Return the attention output ``[num_sequences, 1, num_heads, head_dim]``.
 
         `query` is ``[num_sequences, num_heads, 1, head_dim]``.
@@ -34,7 +36,12 @@ class Attends(Protocol):
 
 
 def attend_pages(
-    query: torch.Tensor, slots: torch.Tensor, slot_indices: torch.Tensor, num_tokens: int, scaling: float
+    query: torch.Tensor,
+    slots: torch.Tensor,
+    slot_indices: torch.Tensor,
+    num_tokens: int,
+    weighting: Weighting,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return exact attention of one query a sequence over the first `num_tokens` tokens of its pages.
 
@@ -43,9 +50,11 @@ def attend_pages(
     query
         ``[num_sequences, num_heads, 1, head_dim]``.
     slots
-        The device pool, ``[num_slots, page_tokens, 2, num_kv_heads, head_dim]``.
+        The device pool, ``[num_slots, page_tokens, planes, num_kv_heads, head_dim]``: keys first, values last.
     slot_indices
         Slots of each sequence's pages in order, ``[num_sequences, num_pages]``.
+    seen
+        Whether each of these tokens is one that the sequence has, ``[num_sequences, num_tokens]``; all where absent.
 
     Returns
     -------
@@ -55,11 +64,18 @@ def attend_pages(
     num_sequences, num_heads, _, head_dim = query.shape
     num_kv_heads = slots.shape[3]
     gathered = slots.index_select(0, slot_indices.flatten())
-    tokens = gathered.view(num_sequences, -1, 2, num_kv_heads, head_dim)[:, :num_tokens]
-    keys, values = tokens[:, :, 0].transpose(1, 2), tokens[:, :, 1].transpose(1, 2)  # [sequence, kv head, token, dim]
+    tokens = gathered.view(num_sequences, -1, *slots.shape[2:])[:, :num_tokens]
+    keys, values = tokens[:, :, 0].transpose(1, 2), tokens[:, :, -1].transpose(1, 2)  # [sequence, kv head, token, dim]
     # The heads that share a KV head are rows of one product: no key is repeated.
     grouped = query.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    output = nn.functional.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
+    mask = None if seen is None else seen[:, None, None]
+    if weighting.is_plain:
+        output = nn.functional.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=weighting.scaling
+        )
+    else:
+        products = (grouped @ keys.transpose(-1, -2)).view(num_sequences, num_heads, 1, -1)
+        output = weighting.weights(products, mask).to(query.dtype).view(*grouped.shape[:-1], -1) @ values
     return output.reshape(num_sequences, 1, num_heads, head_dim)
 
 
@@ -72,10 +88,15 @@ def paged_attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Answer a layer's query from the pages of the run that `attached` put on the module; the new token is there."""
-    del key, value, attention_mask, kwargs
-    run: Attends = getattr(module, _ATTRIBUTE)
-    return run.attend(module.layer_idx, query, scaling), None  # type: ignore[arg-type]  # an int in every model
+    """Answer a layer's query from the pages of the run that `attached` put on the module; the new token is there.
+
+    A layer without pages has its window handed over by its own cache.
+    """
+    answers: tuple[Attends, int] | None = getattr(module, _ATTRIBUTE, None)
+    if answers is None:
+        return dense_attention(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    run, layer = answers
+    return run.attend(layer, query), None
 
 
 AttentionInterface.register(NAME, paged_attention)
@@ -83,12 +104,12 @@ AttentionInterface.register(NAME, paged_attention)
 
 @contextmanager
 def attached(model: Any, run: Attends) -> Iterator[None]:
-    """Let `run` answer the attention of every layer while the block runs."""
+    """Let `run` answer the attention of every layer with pages while the block runs."""
     before = model.config._attn_implementation
     modules = attention_modules(model)
     model.set_attn_implementation(NAME)
-    for module in modules:
-        setattr(module, _ATTRIBUTE, run)
+    for layer, module in enumerate(modules):
+        setattr(module, _ATTRIBUTE, (run, layer))
     handles = listen(model, run.speculation.hear) if run.speculation is not None else []
     try:
         yield

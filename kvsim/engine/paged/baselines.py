@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
+from kvsim.engine.model.held import Held, held_by
 from kvsim.engine.paged.decode import DecodeResult, timed_step, undisturbed
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.tally import BYTES, COUNTS
@@ -39,7 +41,7 @@ def decode_on(
     """
     num_steps = forced_tokens.shape[1]
     cache = make_cache(model)
-    fill(cache, snapshot, model.device)
+    fill(cache, snapshot, held_by(model.config), model.device)
     moved = CopyCounts(cache.layers) if counts_copies else None
     counts: dict[str, NDArray[np.int64]] = {
         name: np.zeros(num_steps, dtype=np.int64) for name in (*COUNTS, *BYTES, "digest")
@@ -66,15 +68,17 @@ def decode_on(
     )
 
 
-def fill(cache: Any, snapshot: Snapshot, device: torch.device) -> None:
+def fill(cache: Any, snapshot: Snapshot, held: Held, device: torch.device) -> None:
     """Give `cache` the prompt's keys and values, layer by layer, as a prefill does."""
-    for layer in range(snapshot.num_layers):
-        prompt = snapshot.layer_prompt(layer, device)
-        cache.update(prompt[:, :, 0].transpose(1, 2), prompt[:, :, 1].transpose(1, 2), layer)
+    paged = (place for place in range(len(cache.layers)) if place not in snapshot.windows)
+    for layer, place in zip(range(snapshot.num_layers), paged, strict=True):
+        cache.update(*held.parts(snapshot.layer_prompt(layer, device)), place)
+    for place, window in snapshot.windows.items():
+        cache.layers[place] = copy.copy(window)
 
 
 class CopyCounts:
-    """Counts the bytes that cache layers move when they are told to prefetch or offload."""
+    """Counts the bytes that cache layers move when they are asked to prefetch or offload."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._moved_bytes = {"prefetch": 0, "offload": 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin
 
 from kvsim.errors import KvsimError
 
@@ -57,10 +57,3 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __ini
     def reset(self) -> None:
         """Refuse to start over."""
         raise KvsimError("a paged cache is for one generation; make another for the next")
-
-
-class RunCache(Cache):
-    """A cache for `past_key_values` over a paged decode run."""
-
-    def __init__(self, run: Keeps, num_layers: int) -> None:
-        super().__init__(layers=[PagedLayer(run, layer) for layer in range(num_layers)])

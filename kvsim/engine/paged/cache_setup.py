@@ -9,13 +9,12 @@ from typing import Any
 from kvsim.engine.links.base import EmulatedLink, Link
 from kvsim.engine.links.cuda import CudaLink, mechanism_named
 from kvsim.engine.links.page_pool import PagePool
-from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.families import check_readable
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.budget import make_selector, make_setting
 from kvsim.profile.choose import profile_in_file
-from kvsim.scenario.checks import check_length
 from kvsim.scenario.decode import PolicyChoice, Scenario, load_scenario
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_scenario
@@ -57,11 +56,11 @@ def max_tokens_of(scenario: Scenario, model: Any, max_tokens: int | None) -> int
     """Return the most tokens of a prompt and what follows it, within what the model reads."""
     if max_tokens is None:
         if scenario.measure is None:
-            raise ScenarioError(f"{scenario.name}: no [measure] table tells the longest context; give max_tokens=")
+            raise ScenarioError(f"{scenario.name}: no [measure] table states the longest context; give max_tokens=")
         max_tokens = scenario.measure.prompt_tokens + scenario.measure.num_steps
     if max_tokens < 1:
         raise KvsimError(f"max_tokens={max_tokens}: should be at least 1")
-    check_length(max_tokens, context_limit_of(model), where="max_tokens")
+    check_readable(model, max_tokens, where="max_tokens")
     return max_tokens
 
 
@@ -69,7 +68,7 @@ def decode_input(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, ma
     """Return what a decode run needs, with a fresh policy."""
     grid = PageGrid(
         num_sequences=scenario.run.batch,
-        num_layers=shape.num_layers,
+        num_layers=shape.paged_layers,
         pages_per_layer=pages_of(max_tokens, scenario.page_tokens),
     )
     setting = make_setting(

@@ -24,9 +24,9 @@ def copy_whole(value: T, memo: dict[int, Any]) -> T:
     Examples
     --------
     >>> rows = np.zeros((2, 3))
-    >>> books = copy_whole({"rows": rows, "second": rows[1]}, {})
-    >>> books["second"][:] = 1
-    >>> float(books["rows"].sum()), float(rows.sum())
+    >>> run = copy_whole({"rows": rows, "second": rows[1]}, {})
+    >>> run["second"][:] = 1
+    >>> float(run["rows"].sum()), float(rows.sum())
     (3.0, 0.0)
     """
     owners: dict[int, NDArray[Any]] = {}

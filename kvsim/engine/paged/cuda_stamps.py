@@ -13,9 +13,9 @@ from kvsim.engine.paged.stamps import Stamps, parts_of
 class EventStamps(Stamps):
     """Stamps of the device's clock, on which a wait for pages is a gap and the host's own time is not seen.
 
-    From the end of scoring until the decision's copies are handed over the device idles for the host: that is told as
+    From the end of scoring until the decision's copies are handed over the device idles for the host: that is shown as
     ``sync``, ``decide`` and ``submit``, and what `choose` takes is part of ``sync``. Elsewhere a kernel that waited for
-    its launch cannot be told from one that took longer: eager code bound by launches shows them in its segments.
+    its launch looks like one that took longer: eager code bound by launches shows them in its segments.
     """
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.cache_utils import Cache
 
 from kvsim.engine.links.base import EmulatedLink, Link, Transfer
 from kvsim.engine.links.cuda import CudaLink, Mechanism
@@ -19,11 +20,11 @@ from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.attention import attached
-from kvsim.engine.paged.cache import RunCache
 from kvsim.engine.paged.cuda_stamps import EventStamps
 from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.stamps import Stamps, stamped
+from kvsim.engine.paged.windows import cache_layers
 from kvsim.errors import CapacityError
 
 
@@ -171,12 +172,12 @@ class StepOutcome:
 class Decoder:
     """Feeds one token a sequence and step to a model whose cache is a paged run."""
 
-    def __init__(self, model: Any, run: PagedRun, link: Link, stamps: Stamps | None) -> None:
+    def __init__(self, model: Any, run: PagedRun, snapshot: Snapshot, link: Link, stamps: Stamps | None) -> None:
         self.run = run
         self.link = link
         self._model = model
         self._stamps = stamps
-        self._cache = RunCache(run, run.given.setting.grid.num_layers)
+        self._cache = Cache(layers=cache_layers(model, run, snapshot))
         self._num_steps = 0
 
     def step(self, fed: torch.Tensor) -> StepOutcome:
@@ -213,7 +214,7 @@ def decoding(
     try:
         run = PagedRun(model, given, snapshot, pool, link, stamps)
         with undisturbed(), attached(model, run), stamped(model, stamps):
-            yield Decoder(model, run, link, stamps)
+            yield Decoder(model, run, snapshot, link, stamps)
     finally:
         link.close()
 

@@ -14,11 +14,11 @@ import torch
 from transformers.cache_utils import Cache
 
 from kvsim.engine.model.families import shape_of
-from kvsim.engine.paged.cache import PagedLayer
 from kvsim.engine.paged.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.session import Session
 from kvsim.engine.paged.summaries import check_channel
+from kvsim.engine.paged.windows import cache_layers, copied_windows
 from kvsim.errors import KvsimError
 from kvsim.policies.budget import check_budget
 from kvsim.scenario.decode import Scenario
@@ -49,7 +49,7 @@ class CacheReport:
     to_host_bytes: int
     score_recall_frac: float | None
     """Share of the selector's own scores on the pages that were read, mean over steps, layers and sequences. It is an
-    estimate of the attention mass that was read: of pages left out only summaries are seen. `kvsim measure` tells the
+    estimate of the attention mass that was read: of pages left out only summaries are seen. `kvsim measure` reports the
     true share. None where no page is scored: all of them are read."""
 
     @property
@@ -61,15 +61,15 @@ class CacheReport:
 class PagedCache(Cache):
     """A cache for ``past_key_values`` that holds a budget of pages on the device and the others on the host.
 
-    Make one with `from_scenario`, for one prompt (a batch of prompts of one length) and what is generated after it.
-    The prompt is computed with SDPA, each token after it with attention over pages. With selector ``full`` the output
-    is that of transformers' default cache. While a cache is open the model has another attention function, which leaves
-    other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the model's own back.
+    Make one with `from_scenario`, for one prompt (or a batch, the shorter ones padded on the left) and what is
+    generated after it. The prompt is computed densely, each token after it with attention over pages. With selector
+    ``full`` the output is that of transformers' default cache. While a cache is open the model has another attention
+    function, which leaves other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the
+    model's own back.
     """
 
     def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:
-        layers: list[Any] = [PagedLayer(session, layer) for layer in range(session.given.setting.grid.num_layers)]
-        super().__init__(layers=layers)
+        super().__init__(layers=cache_layers(session.model, session))
         self._policy = policy
         self._session = session
         self._scores = scores
@@ -99,7 +99,7 @@ class PagedCache(Cache):
         scenario
             A scenario, its file, or the name of one that ships.
         model
-            A transformers model with its LM head, Llama-like or GPT-2-like, on the CPU or a CUDA device.
+            A transformers model with its LM head, of a family that the engine reads, on the CPU or a CUDA device.
         batch
             Prompts generated together; ``run.batch`` where absent.
         max_tokens
@@ -144,7 +144,10 @@ class PagedCache(Cache):
             If the cache is closed, or a decode step was cut short.
         """
         session: Session = copy.deepcopy(self._session, memo)
-        return type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
+        copied = type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
+        for place, window in copied_windows(self.layers).items():
+            copied.layers[place] = window
+        return copied
 
     def report(self) -> CacheReport:
         """Return what the cache did up to now; after `close`, up to then.
@@ -152,7 +155,7 @@ class PagedCache(Cache):
         Raises
         ------
         KvsimError
-            If a decode step was cut short by a fault.
+            If a decode step was cut short by an error.
         """
         if self._report is not None:
             return self._report
@@ -172,7 +175,7 @@ class PagedCache(Cache):
         if not self._session.is_closed:
             try:
                 self._report = self.report()
-            except KvsimError:  # a step was cut short: that fault is on its way already
+            except KvsimError:  # a step was cut short: that error is on its way already
                 pass
             finally:
                 self._finalizer()
@@ -181,7 +184,7 @@ class PagedCache(Cache):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

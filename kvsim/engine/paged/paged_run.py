@@ -11,6 +11,8 @@ import torch
 
 from kvsim.engine.links.base import Link, Transfer
 from kvsim.engine.links.page_pool import NOWHERE, PagePool
+from kvsim.engine.model.families import Queries, weightings_of
+from kvsim.engine.model.held import held_by
 from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.prefill import Snapshot
@@ -44,7 +46,7 @@ class DecodeInput:
     chunk_pages: int
     window_transfers: int
     records_speculation: bool = False
-    """Foretell each layer's scores even if nobody decides by them: to record them, or to time it."""
+    """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
 
     @property
     def scores_pages(self) -> bool:
@@ -58,8 +60,8 @@ class DecodeInput:
         return self.policy.attends == "resident"
 
     @property
-    def foretells(self) -> bool:
-        """Whether each layer foretells the scores of the next: for the policy, the selector or a recording."""
+    def predicts(self) -> bool:
+        """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
         wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
         return self.scores_pages and wants
 
@@ -89,8 +91,8 @@ class PagedRun:
     *speculate* (score the next layer's pages, if anybody asks), *select* (widen the open page's summary, score all
     pages, round to float16), *sync* (scores to the host), *choose* (the selector), *decide* (`Residency.decide`),
     *submit* (late pages looked up; slots freed and taken and transfers handed over, if any: demand, then prefetches,
-    then write-backs), *stall* (wait for what attention reads), *attention* (books compared, tags checked, reads
-    counted, pages gathered, attention).
+    then write-backs), *stall* (wait for what attention reads), *attention* (page table and policy compared, tags
+    checked, reads counted, pages gathered, attention).
     """
 
     def __init__(
@@ -106,7 +108,12 @@ class PagedRun:
         self.context_tokens = snapshot.prompt_tokens
         self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
+        self.padding_tokens: IntArray | None = None
+        """First tokens of each sequence that are padding, ``[num_sequences]``: held in pages, but not attended to."""
         self._grid = given.setting.grid
+        self._weightings = weightings_of(model)
+        self._queries = Queries(model)
+        self._held = held_by(model.config)
         self._pool = pool
         self.link = link
         self._stamps = stamps
@@ -153,7 +160,7 @@ class PagedRun:
 
     @property
     def speculation(self) -> Speculation | None:
-        """What foretells the next layer's scores: it wants to hear the layers (`speculation.listen`)."""
+        """What predicts the next layer's scores: it wants to hear the layers (`speculation.listen`)."""
         return self._scoring.speculation if self._scoring is not None else None
 
     def _make_scoring(self, model: Any, snapshot: Snapshot) -> Scoring:
@@ -165,7 +172,7 @@ class PagedRun:
             channel=given.channel,
             page_tokens=given.page_tokens,
             device=str(self._pool.slots.device),
-            foretells=given.foretells,
+            predicts=given.predicts,
             shows_speculation=given.records_speculation or reads_speculation(given.policy),
         )
 
@@ -209,13 +216,15 @@ class PagedRun:
         if place == 0:
             self._open(layer, index)
         slots = self._pool.slots
-        if self._grid.num_sequences == 1:
+        if self._held.latent_numbers is not None:
+            slots[self._open_index(layer), place] = self._held.planes(key, value)[:, 0]
+        elif self._grid.num_sequences == 1:
             slot = int(self._open_slots[layer, 0])
             slots[slot, place, 0] = key[0, :, 0]
             slots[slot, place, 1] = value[0, :, 0]
         else:
             slots[self._open_index(layer), place] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1)
-        self._key = key
+        self._key = self._held.key(key, value)
 
     def _open_index(self, layer: int) -> torch.Tensor:
         """Return the slots of a layer's open pages on the device, brought there once a page."""
@@ -232,14 +241,15 @@ class PagedRun:
             self._open_slots[layer, sequence] = self._traffic.open_page(page)
         self._open_indices[layer] = None
 
-    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""
         self._mark()
+        query = self._queries.inward(layer, query)
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
-        foretold = self._scoring.foretell(layer, context) if self._scoring is not None else None
+        predicted = self._scoring.predict(layer, context) if self._scoring is not None else None
         self._mark()
-        seen, selected = self._select(layer, query, num_pages, foretold)
+        seen, selected = self._select(layer, query, num_pages, predicted)
         self._mark()
         decision = self._decide(layer, seen, selected, num_pages)
         selected = decision.selected
@@ -255,12 +265,12 @@ class PagedRun:
         check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
-        output = self._read(layer, seen, decision, demand, query, scaling, context)
+        output = self._queries.outward(layer, self._read(layer, seen, decision, demand, query, context))
         self._mark()
         return output
 
     def _select(
-        self, layer: int, query: torch.Tensor, num_pages: int, foretold: torch.Tensor | None
+        self, layer: int, query: torch.Tensor, num_pages: int, predicted: torch.Tensor | None
     ) -> tuple[Seen, PageIds]:
         grid, selector = self._grid, self.given.selector
         if self._scoring is None or selector is None:
@@ -270,7 +280,7 @@ class PagedRun:
             chosen = [np.arange(num_pages)] * grid.num_sequences
         else:
             assert self._key is not None
-            on_device = self._scoring.score(layer, self._key, query, num_pages, foretold)
+            on_device = self._scoring.score(layer, self._key, query, num_pages, predicted)
             self._mark()
             seen = self._scoring.read(on_device)
             self._mark()
@@ -318,11 +328,10 @@ class PagedRun:
         decision: Decision,
         demand: Transfer | None,
         query: torch.Tensor,
-        scaling: float,
         context: int,
     ) -> torch.Tensor:
         """Check every slot's tag, count what is read, and attend."""
-        pool, given = self._pool, self.given
+        pool, given, weighting = self._pool, self.given, self._weightings[layer]
         slots = pool.slot_of[decision.selected]
         pool.check(decision.selected, slots)
         self.tally.read(slots, self._traffic.number_of(demand))
@@ -334,18 +343,39 @@ class PagedRun:
         counts = np.diff(bounds)
         if (counts == counts[0]).all():
             num_tokens = int(counts[0]) * given.page_tokens - unfilled
-            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, scaling)
+            shown = self._shown(decision.selected, num_tokens)
+            return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting, shown)
         parts = [
             attend_pages(
                 query[sequence : sequence + 1],
                 pool.slots,
                 indices[None, bounds[sequence] : bounds[sequence + 1]],
                 int(count) * given.page_tokens - unfilled,
-                scaling,
+                weighting,
+                self._shown(
+                    decision.selected[bounds[sequence] : bounds[sequence + 1]],
+                    int(count) * given.page_tokens - unfilled,
+                    sequence,
+                ),
             )
             for sequence, count in enumerate(counts)
         ]
         return torch.cat(parts)
+
+    def _shown(self, selected: PageIds, num_tokens: int, sequence: int | None = None) -> torch.Tensor | None:
+        """Return which tokens of the selected pages are no padding, ``[num_sequences, num_tokens]``; None for all.
+
+        Parameters
+        ----------
+        sequence
+            Whose pages these are; all sequences' where absent, as many of each.
+        """
+        if self.padding_tokens is None:
+            return None
+        padding = self.padding_tokens if sequence is None else self.padding_tokens[sequence : sequence + 1]
+        first_tokens = (selected % self._grid.pages_per_layer * self.given.page_tokens).reshape(len(padding), -1)
+        tokens = (first_tokens[:, :, None] + np.arange(self.given.page_tokens)).reshape(len(padding), -1)
+        return torch.from_numpy((tokens >= padding[:, None])[:, :num_tokens]).to(self._pool.slots.device)
 
     def _first_pages(self, layer: int) -> IntArray:
         grid = self._grid

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from kvsim.engine.model.first_token import prefill_logits
+from kvsim.engine.model.held import Held, held_by
+from kvsim.engine.model.layers import paged_layers, window_layers
 
 _ROOM_FACTOR_TOKENS = 128
 """Room is a multiple of this, so that it is a whole number of pages of 16, 32, 64 and 128 tokens."""
@@ -20,10 +23,12 @@ class Snapshot:
     """What prefill left: the prompt's keys and values, and the token that follows."""
 
     tokens: torch.Tensor
-    """``[num_sequences, num_layers, room, 2, num_kv_heads, head_dim]``; past `prompt_tokens` runs write their own."""
+    """``[num_sequences, num_layers, room, planes, num_kv_heads, head_dim]``; past the prompt runs write their own."""
     prompt_tokens: int
     next_token: torch.Tensor
     """Greedy next token, ``[num_sequences, 1]``."""
+    windows: Mapping[int, Any] = field(default_factory=dict)
+    """transformers' cache layers that hold a sliding window and have no pages, by their place in the model."""
 
     @property
     def num_sequences(self) -> int:
@@ -32,7 +37,7 @@ class Snapshot:
 
     @property
     def num_layers(self) -> int:
-        """Layers of the model."""
+        """Layers that have pages."""
         return int(self.tokens.shape[1])
 
     def layer_prompt(self, layer: int, device: torch.device | str) -> torch.Tensor:
@@ -59,7 +64,7 @@ def prefill(
     chunk_tokens: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> Snapshot:
-    """Run the prompts through `model` with SDPA, in chunks, and return their keys and values.
+    """Run the prompts through `model` with its own attention, in chunks, and return their keys and values.
 
     Parameters
     ----------
@@ -73,21 +78,22 @@ def prefill(
     prompt_tokens = token_ids.shape[1]
     cache = DynamicCache(config=model.config)
     logits = prefill_logits(model, token_ids, cache, chunk_tokens=chunk_tokens, progress=progress)
+    layers: list[Any] = cache.layers
+    paged = [layers[place] for place in paged_layers(model.config)]
     return Snapshot(
-        tokens=_host_tokens(cache, room=prompt_tokens + room_tokens),
+        tokens=_host_tokens(paged, held_by(model.config), room=prompt_tokens + room_tokens),
         prompt_tokens=prompt_tokens,
         next_token=logits.argmax(dim=-1, keepdim=True).cpu(),
+        windows={place: copy.deepcopy(layers[place]) for place in window_layers(model.config)},
     )
 
 
-def _host_tokens(cache: DynamicCache, room: int) -> torch.Tensor:
-    layers: list[Any] = cache.layers
+def _host_tokens(layers: list[Any], held: Held, room: int) -> torch.Tensor:
     first: torch.Tensor = layers[0].keys
-    num_sequences, num_kv_heads, length, head_dim = first.shape
+    num_sequences, length = first.shape[0], first.shape[2]
     room = -(-room // _ROOM_FACTOR_TOKENS) * _ROOM_FACTOR_TOKENS
-    shape = (num_sequences, len(layers), room, 2, num_kv_heads, head_dim)
+    shape = (num_sequences, len(layers), room, *held.planes(first, layers[0].values).shape[2:])
     tokens = torch.zeros(shape, dtype=first.dtype, pin_memory=first.is_cuda)
     for place, layer in enumerate(layers):
-        tokens[:, place, :length, 0] = layer.keys.transpose(1, 2).cpu()
-        tokens[:, place, :length, 1] = layer.values.transpose(1, 2).cpu()
+        tokens[:, place, :length] = held.planes(layer.keys, layer.values).cpu()
     return tokens

@@ -1,4 +1,4 @@
-"""What selector and policy see of a layer: its pages' scores, and those of the next layer where they are foretold."""
+"""What selector and policy see of a layer: its pages' scores, and those of the next layer where they are predicted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kvsim.engine.model.families import weightings_of
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.summaries import QuestSummaries, make_summaries
@@ -31,10 +32,10 @@ class Scoring:
     ----------
     snapshot
         The prompt, whose keys are summed up layer by layer.
-    foretells
+    predicts
         Whether each layer scores the pages of the next, besides or instead of its own.
     shows_speculation
-        Whether what is foretold is brought to the host where it is foretold.
+        Whether what is predicted is brought to the host where it is predicted.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Scoring:
         channel: str,
         page_tokens: int,
         device: str,
-        foretells: bool,
+        predicts: bool,
         shows_speculation: bool,
     ) -> None:
         self._grid = grid
+        self._weightings = weightings_of(model)
         self._page_tokens = page_tokens
         self._device = device
         self._selects_by_speculation = channel == NEXT_LAYER
@@ -59,15 +61,15 @@ class Scoring:
         )
         self._all_summaries = [self._summaries]
         self.speculation: Speculation | None = None
-        if foretells:
+        if predicts:
             bounds = self._summaries
             if not isinstance(bounds, QuestSummaries):
                 bounds = QuestSummaries(grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device)
                 self._all_summaries.append(bounds)
             self.speculation = Speculation(model, bounds)
-        self._foretold: torch.Tensor | None = None
+        self._predicted: torch.Tensor | None = None
 
-    def foretell(self, layer: int, context_tokens: int) -> torch.Tensor | None:
+    def predict(self, layer: int, context_tokens: int) -> torch.Tensor | None:
         """Return the next layer's scores, ``[num_sequences, num_pages]`` on the device; None if there is none.
 
         `context_tokens` are those of the step under way, whose new token the next layer does not have yet.
@@ -78,9 +80,9 @@ class Scoring:
         return self.speculation.scores(layer + 1, known, pages_of(context_tokens, self._page_tokens))
 
     def score(
-        self, layer: int, key: torch.Tensor, query: torch.Tensor, num_pages: int, foretold: torch.Tensor | None
+        self, layer: int, key: torch.Tensor, query: torch.Tensor, num_pages: int, predicted: torch.Tensor | None
     ) -> torch.Tensor:
-        """Add the new token's key to its page and score the layer; `foretold` is what `foretell` returned.
+        """Add the new token's key to its page and score the layer; `predicted` is what `predict` returned.
 
         Returns
         -------
@@ -90,12 +92,12 @@ class Scoring:
         for summaries in self._all_summaries:
             summaries.update(layer, num_pages - 1, key)
         if self._selects_by_speculation:
-            scores = self._foretold if layer else self._nothing(num_pages)
+            scores = self._predicted if layer else self._nothing(num_pages)
             assert scores is not None
-            self._foretold = foretold
+            self._predicted = predicted
         else:
-            scores = self._summaries.scores(layer, query, num_pages)
-        shown = [scores, foretold] if self._shows_speculation and foretold is not None else [scores]
+            scores = self._summaries.scores(layer, query, num_pages, self._weightings[layer])
+        shown = [scores, predicted] if self._shows_speculation and predicted is not None else [scores]
         return torch.stack(shown)
 
     def read(self, on_device: torch.Tensor) -> Seen:
@@ -104,5 +106,5 @@ class Scoring:
         return Seen(scores=rows[0], speculation=rows[1] if len(rows) > 1 else None)
 
     def _nothing(self, num_pages: int) -> torch.Tensor:
-        """Return zeros: no layer comes before the first, so that nothing is foretold of its pages."""
+        """Return zeros: no layer comes before the first, so that nothing is predicted of its pages."""
         return torch.zeros((self._grid.num_sequences, num_pages), dtype=torch.float16, device=self._device)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.dense import dense_attention
 from kvsim.engine.model.families import Rotary, attention_modules
+from kvsim.engine.model.held import held_by
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.decode import make_pool
@@ -23,6 +26,7 @@ from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import listen
 from kvsim.engine.paged.tally import Tally
 from kvsim.errors import CapacityError, KvsimError
+from kvsim.types import IntArray
 
 NAME = "kvsim-generate"
 """What the registered attention is called. Its masks are SDPA's, so that a prompt may come in chunks."""
@@ -34,7 +38,7 @@ class Session:
     """Keeps the keys and values of a batch, and answers for its cache where attention is asked.
 
     A forward pass of one token after the prompt is a decode step; everything before it is prompt. While the session is
-    open the model computes other caches with SDPA.
+    open the model computes other caches densely.
     """
 
     def __init__(
@@ -45,16 +49,19 @@ class Session:
         self.prompt_tokens = 0
         self.num_steps = 0
         self.is_closed = False
+        self.padding_tokens: IntArray | None = None
         self._is_mid_step = False
         self._max_tokens = max_tokens
         self._make_link = make_link
-        self._model = model
+        self.model = model
         self._tokens: torch.Tensor | None = None  # [num_sequences, num_layers, room, 2, num_kv_heads, head_dim]
+        self._held = held_by(model.config)
         self._key: torch.Tensor | None = None
+        self._expected: set[tuple[int, int]] = set()  # threads and layers whose attention comes next
         self._run: PagedRun | None = None
         self._link: Link | None = None
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None
-        self._handles = listen(model, self._hear) if given.foretells else []
+        self._handles = listen(model, self._hear) if given.predicts else []
         _attach(model, self)
 
     @property
@@ -62,9 +69,18 @@ class Session:
         """Tokens each sequence holds, those of the forward pass under way not counted."""
         return self.prompt_tokens if self._run is None else self._run.context_tokens
 
-    def owns(self, key: torch.Tensor) -> bool:
-        """Whether `key` is what `update` returned last."""
-        return key is self._key
+    def owns(self, key: torch.Tensor, layer: int) -> bool:
+        """Whether attention of `layer` is about what `update` returned last.
+
+        Keys that the model makes of a latent are others than those that it was handed: then this thread's next
+        attention of the layer is meant.
+        """
+        if self._held.latent_numbers is None:
+            return key is self._key
+        expected = threading.get_ident(), layer
+        is_next = expected in self._expected
+        self._expected.discard(expected)
+        return is_next
 
     @torch.no_grad()
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,15 +101,18 @@ class Session:
             assert self._run is not None
             self._run.append(layer, key, value)
         self._key = key
+        if self._held.latent_numbers is not None:
+            self._expected.add((threading.get_ident(), layer))
         return key, value
 
     @torch.no_grad()
-    def attend(self, layer: int, query: torch.Tensor, scaling: float) -> torch.Tensor | None:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
         """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
         if self._run is None:
             return None
+        self._run.padding_tokens = self.padding_tokens
         with cudnn_left_out():
-            output = self._run.attend(layer, query, scaling)
+            output = self._run.attend(layer, query)
         if layer == self.given.setting.grid.num_layers - 1:
             self._run.end()
             self.num_steps += 1
@@ -112,10 +131,10 @@ class Session:
         if self.is_closed or self._is_mid_step:
             why = "it is closed" if self.is_closed else "a decode step of it is under way, or was cut short"
             raise KvsimError(f"this PagedCache cannot be copied: {why}")
-        memo[id(self._model)] = self._model
+        memo[id(self.model)] = self.model
         with torch.inference_mode(False):
             given = copy_whole(self.given, memo)
-            copied = Session(self._model, given, max_tokens=self._max_tokens, make_link=self._make_link)
+            copied = Session(self.model, given, max_tokens=self._max_tokens, make_link=self._make_link)
             copied.prompt_tokens, copied.num_steps = self.prompt_tokens, self.num_steps
             copied.observer = copy.deepcopy(self.observer, memo)
             if self._run is not None:
@@ -131,7 +150,7 @@ class Session:
         Raises
         ------
         KvsimError
-            If a step was cut short by a fault.
+            If a step was cut short by an error.
         """
         if self._run is None or self._link is None:
             return None
@@ -146,7 +165,7 @@ class Session:
         if self.is_closed:
             return
         self.is_closed = True
-        _detach(self._model, self)
+        _detach(self.model, self)
         for handle in self._handles:
             handle.remove()
         if self._link is not None:
@@ -164,7 +183,7 @@ class Session:
 
     def _fill(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's part of the prompt on the host."""
-        grid = self.given.setting.grid
+        grid, planes = self.given.setting.grid, self._held.planes(key, value)
         start, end = self.prompt_tokens, self.prompt_tokens + key.shape[2]
         if key.shape[0] != grid.num_sequences:
             raise KvsimError(
@@ -175,17 +194,15 @@ class Session:
             raise CapacityError(f"a prompt of {end} tokens; this PagedCache has room for max_tokens={self._max_tokens}")
         if self._tokens is None:
             room = grid.pages_per_layer * self.given.page_tokens
-            shape = (grid.num_sequences, grid.num_layers, room, 2, key.shape[1], key.shape[3])
+            shape = (grid.num_sequences, grid.num_layers, room, *planes.shape[2:])
             with torch.inference_mode(False):
                 self._tokens = torch.zeros(shape, dtype=key.dtype, pin_memory=key.is_cuda)
-        self._tokens[:, layer, start:end, 0] = key.transpose(1, 2)
-        self._tokens[:, layer, start:end, 1] = value.transpose(1, 2)
+        self._tokens[:, layer, start:end] = planes
         if layer == grid.num_layers - 1:
             self.prompt_tokens = end
         if start == 0:
             return key, value
-        whole = self._tokens[:, layer, :end].to(key.device)
-        return whole[:, :, 0].transpose(1, 2), whole[:, :, 1].transpose(1, 2)
+        return self._held.parts(self._tokens[:, layer, :end].to(key.device))
 
     def _take_over(self, run: PagedRun) -> None:
         """Go on with a run, whose pool has the tokens from now on."""
@@ -202,7 +219,7 @@ class Session:
                     tokens=self._tokens, prompt_tokens=self.prompt_tokens, next_token=torch.empty((0, 1))
                 )
                 pool = make_pool(snapshot, self.given, device=device.type)
-                run = PagedRun(self._model, self.given, snapshot, pool, self._make_link(pool), None)
+                run = PagedRun(self.model, self.given, snapshot, pool, self._make_link(pool), None)
             run.observer = self.observer
             if run.speculation is not None and self._heard is not None:
                 run.speculation.hear(*self._heard)
@@ -217,13 +234,16 @@ class _Sessions:
     """The open sessions of a model, and the attention it had before the first."""
 
     before: str
+    places: dict[torch.nn.Module, int]
+    """Attention of each layer with pages, and its place among them."""
     open: list[Session] = field(default_factory=list)
 
 
 def _attach(model: Any, session: Session) -> None:
     sessions = getattr(model, _ATTRIBUTE, None)
     if sessions is None:
-        sessions = _Sessions(before=model.config._attn_implementation)
+        places = {module: place for place, module in enumerate(attention_modules(model))}
+        sessions = _Sessions(before=model.config._attn_implementation, places=places)
         model.set_attn_implementation(NAME)
         for module in (model, *attention_modules(model)):
             setattr(module, _ATTRIBUTE, sessions)
@@ -250,20 +270,19 @@ def _attention(
     scaling: float,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend to pages in a decode step of a session, and as SDPA does everywhere else."""
+    """Attend to pages in a decode step of a session, and as the model does everywhere else."""
     sessions: _Sessions | None = getattr(module, _ATTRIBUTE, None)
-    session = next((one for one in sessions.open if one.owns(key)), None) if sessions is not None else None
-    if session is not None:
-        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int in every model
+    layer = sessions.places.get(module) if sessions is not None else None
+    session = None
+    if sessions is not None and layer is not None:
+        session = next((one for one in sessions.open if one.owns(key, layer)), None)
+    if session is not None and layer is not None:
         if layer == 0:
             _check_call(attention_mask, query.shape[2], session, **others)
-        output = session.attend(layer, query, scaling)
+        output = session.attend(layer, query)
         if output is not None:
             return output, None
-    dense: tuple[torch.Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **others
-    )
-    return dense
+    return dense_attention(module, query, key, value, attention_mask, scaling=scaling, **others)
 
 
 def _check_call(
@@ -280,17 +299,27 @@ def _check_call(
     is_again = new_tokens > 1 and position_ids is not None and int(position_ids.flatten()[0]) < session.context_tokens
     if not use_cache or is_again:
         raise KvsimError("the whole text is computed again, as with use_cache=False: a PagedCache needs use_cache=True")
-    if mask is not None:
-        _check_mask(mask)
+    session.padding_tokens = None if mask is None else _padding_of(mask, session.given.setting.grid.num_sequences)
 
 
-def _check_mask(mask: torch.Tensor) -> None:
-    """Refuse padding: the last query of each sequence must see every token."""
-    if mask.dtype != torch.bool or not bool(mask[..., -1, :].all()):
+def _padding_of(mask: torch.Tensor, num_sequences: int) -> IntArray | None:
+    """Return the tokens at the beginning of each sequence that its last query does not see; None where it sees all.
+
+    Raises
+    ------
+    KvsimError
+        If others are hidden.
+    """
+    seen = mask[..., -1, :].flatten(0, -2) if mask.dtype == torch.bool else None
+    if seen is not None and bool(seen.all()):
+        return None
+    if seen is None or bool((seen[:, 1:] < seen[:, :-1]).any()) or not bool(seen[:, -1].all()):
         raise KvsimError(
-            "the attention mask hides tokens; a PagedCache takes prompts of one length, without padding: "
-            "generate unequal prompts one by one"
+            "the attention mask hides tokens behind others that it shows; a PagedCache takes prompts that are padded "
+            'on the left (tokenizer.padding_side = "left")'
         )
+    padding: IntArray = (~seen).sum(dim=-1).expand(num_sequences).cpu().numpy().astype(np.int64)
+    return padding
 
 
 AttentionInterface.register(NAME, _attention)

@@ -1,4 +1,4 @@
-"""What a layer foretells of the next: its hidden state, through the next layer's query, scores that layer's pages."""
+"""What a layer predicts of the next: its hidden state, through the next layer's query, scores that layer's pages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from kvsim.engine.model.families import Rotary, decoder_layers, query_of
+from kvsim.engine.model.families import Queries, Rotary, decoder_layers, weightings_of
 from kvsim.engine.paged.summaries import QuestSummaries
 
 
 class Speculation:
-    """Scores of each layer's pages as foretold one layer earlier.
+    """Scores of each layer's pages as predicted one layer earlier.
 
     The hidden state that enters a layer goes through the next layer's norm and query projection, with the position's
     rotary embedding, and the query meets that layer's page summaries as they are then: the token being decoded is not
@@ -22,7 +22,8 @@ class Speculation:
     """
 
     def __init__(self, model: Any, summaries: QuestSummaries) -> None:
-        self._model = model
+        self._queries = Queries(model)
+        self._weightings = weightings_of(model)
         self._summaries = summaries
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None
 
@@ -38,13 +39,13 @@ class Speculation:
         assert self._heard is not None, "no layer was heard"
         hidden, rotary = self._heard
         self._heard = None
-        query = query_of(self._model, layer, hidden, rotary)
-        known = self._summaries.scores(layer, query, known_pages)
+        query = self._queries.of(layer, hidden, rotary)
+        known = self._summaries.scores(layer, query, known_pages, self._weightings[layer])
         return torch.nn.functional.pad(known, (0, num_pages - known_pages))
 
 
 def listen(model: Any, hear: Callable[[torch.Tensor, Rotary | None], None]) -> list[RemovableHandle]:
-    """Let `hear` know what enters every layer but the last; remove the handles when done."""
+    """Let `hear` know what enters every layer with pages but the last; remove the handles when done."""
 
     def hook(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         del module

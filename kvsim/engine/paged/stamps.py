@@ -33,7 +33,7 @@ STEP_PARTS = ("embed", *LAYER_PARTS, "head")
 class Stamps:
     """Nanoseconds of `perf_counter` at every boundary of every layer and step, in the order they were passed.
 
-    `speculate` is empty where nothing is foretold. A step has one stamp at its start, ten a layer, one before the
+    `speculate` is empty where nothing is predicted. A step has one stamp at its start, ten a layer, one before the
     final norm and one at its end.
     """
 

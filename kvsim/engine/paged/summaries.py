@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
+from kvsim.engine.model.weighting import Weighting
 from kvsim.errors import ScenarioError
 from kvsim.scenario.toml import nearest
 from kvsim.traces.access.base import NEXT_LAYER
@@ -22,11 +23,11 @@ class Summaries(Protocol):
     def update(self, layer: int, page: int, key: torch.Tensor) -> None:
         """Add a token's key, ``[num_sequences, num_kv_heads, 1, head_dim]``, to the page at that place of a layer."""
 
-    def scores(self, layer: int, query: torch.Tensor, num_pages: int) -> torch.Tensor:
+    def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the scores of a layer's first `num_pages` pages, ``[num_sequences, num_pages]``, in float16.
 
         `query` is ``[num_sequences, num_heads, 1, head_dim]``. A score is the mean over query heads of the softmax over
-        pages of (bound or mean-key product) / sqrt(head_dim): not negative, summing to about 1.
+        pages of the logit of (bound or mean-key product): not negative, summing to about 1.
         """
 
 
@@ -45,9 +46,9 @@ class QuestSummaries:
         bounds = self._bounds[layer, :, :, page : page + 1]
         torch.maximum(bounds, torch.cat((key, -key), dim=-1), out=bounds)
 
-    def scores(self, layer: int, query: torch.Tensor, num_pages: int) -> torch.Tensor:
+    def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the softmax of the upper bounds."""
-        return _box_scores(query, self._bounds[layer, :, :, :num_pages])
+        return _box_scores(query, self._bounds[layer, :, :, :num_pages], weighting)
 
 
 class CuboidMeanSummaries:
@@ -80,9 +81,9 @@ class CuboidMeanSummaries:
         self._open_tokens[layer] = place + 1
         self._bounds[layer, :, :, page] = _cuboid_mean(self._open[layer, :, : place + 1])
 
-    def scores(self, layer: int, query: torch.Tensor, num_pages: int) -> torch.Tensor:
+    def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the softmax of the most that a key within the box could score."""
-        return _box_scores(query, self._bounds[layer, :, :, :num_pages])
+        return _box_scores(query, self._bounds[layer, :, :, :num_pages], weighting)
 
 
 class MeanSummaries:
@@ -105,10 +106,10 @@ class MeanSummaries:
         self._sums[layer, :, :, page] += key[:, :, 0]
         self._counts[layer, page] += 1
 
-    def scores(self, layer: int, query: torch.Tensor, num_pages: int) -> torch.Tensor:
+    def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the softmax of the products with the mean keys."""
         means = self._sums[layer, :, :, :num_pages] / self._counts[layer, :num_pages]
-        return _scores(query.float(), means, query.shape[-1])
+        return _scores(query.float(), means, weighting)
 
 
 def make_summaries(
@@ -188,15 +189,15 @@ def _cuboid_mean(tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat((centre + reach, reach - centre), dim=-1).to(tokens.dtype)
 
 
-def _box_scores(query: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+def _box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
     """Return the softmax of the most that a key within each page's box, kept as (high, -low), could score."""
     signed = torch.cat((query.clamp(min=0), (-query).clamp(min=0)), dim=-1)
-    return _scores(signed, bounds, query.shape[-1])
+    return _scores(signed, bounds, weighting)
 
 
-def _scores(query: torch.Tensor, summaries: torch.Tensor, head_dim: int) -> torch.Tensor:
+def _scores(query: torch.Tensor, summaries: torch.Tensor, weighting: Weighting) -> torch.Tensor:
     """Return the mean over heads of the softmax over pages, ``[num_sequences, num_pages]``, in float16."""
     num_sequences, num_kv_heads = summaries.shape[:2]
-    grouped = query.reshape(num_sequences, num_kv_heads, -1, query.shape[-1]).mul(head_dim**-0.5)
+    grouped = query.reshape(num_sequences, num_kv_heads, -1, query.shape[-1]).mul(weighting.scaling)
     products = torch.matmul(grouped, summaries.transpose(-1, -2))  # [sequence, kv head, group, page]
-    return products.float().softmax(dim=-1).flatten(1, 2).mean(dim=1).to(torch.float16)
+    return weighting.capped(products.float()).softmax(dim=-1).flatten(1, 2).mean(dim=1).to(torch.float16)

@@ -21,7 +21,7 @@ PREFILL, APPENDED = -1, -2
 
 
 class Tally:
-    """Counts of one decode run, by step, from what the mechanism did; the policy's books are only compared with it."""
+    """Counts of one decode run, by step, from what the mechanism did; the policy's state is only compared with it."""
 
     def __init__(self, num_slots: int, num_steps: int, page_bytes: int) -> None:
         self._page_bytes = page_bytes
@@ -89,7 +89,7 @@ class Tally:
 
 
 def check_agreement(decision: Decision, misses: PageIds, opened: PageIds, num_free: int, spare_slots: int) -> None:
-    """Raise an `EngineError` where the page table and the policy's books differ.
+    """Raise an `EngineError` where the page table and the policy's own state differ.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ def check_agreement(decision: Decision, misses: PageIds, opened: PageIds, num_fr
         Free slots once all moves are made, and how many of them lie beyond the budget.
     """
     if not np.array_equal(misses, decision.misses):
-        raise EngineError(f"the page table misses {misses.tolist()}, the books {decision.misses.tolist()}")
+        raise EngineError(f"the page table misses {misses.tolist()}, the policy {decision.misses.tolist()}")
     if not np.array_equal(opened, decision.opened):
-        raise EngineError(f"pages {opened.tolist()} were opened, the books say {decision.opened.tolist()}")
+        raise EngineError(f"pages {opened.tolist()} were opened, the policy says {decision.opened.tolist()}")
     if num_free < spare_slots:
         raise EngineError(f"{spare_slots - num_free} pages are on the device beyond the budget")

@@ -265,7 +265,7 @@ def _sized(cell: Cell, extent: Extent) -> Cell:
 def _setting(scenario: Scenario, shape: ModelShape, policy: type[Policy], extent: Extent) -> Setting:
     grid = PageGrid(
         num_sequences=scenario.run.batch,
-        num_layers=shape.num_layers,
+        num_layers=shape.paged_layers,
         pages_per_layer=pages_of(extent.context_tokens, scenario.page_tokens),
     )
     tokens = extent.context_tokens

@@ -53,7 +53,7 @@ def _host(cell: Cell, means_s: Mapping[str, float]) -> list[Error]:
     hosts = {name: cost.host for name, cost in cell.profile.segments.items() if cost.host is not None}
     batch = cell.scenario.run.batch
     times_s = {
-        name: table.at_s(0, sequences=batch) * (1 if name in ("embed", "head") else cell.shape.num_layers)
+        name: table.at_s(0, sequences=batch) * (1 if name in ("embed", "head") else cell.shape.paged_layers)
         for name, table in hosts.items()
         if name in SEGMENTS
     }

@@ -279,4 +279,4 @@ def _model(cell: Cell, base_dir: Path | None) -> Any:
         return random_model(cell.shape, cell.shape.num_layers, device)
     path = near(scenario.model.path, base_dir)
     packing = scenario.model.quantisation
-    return load_model_of(cell.shape, path, device, quantisation=packing, where=scenario.name)[0]
+    return load_model_of(cell.shape, path, device, quantisation=packing, where=scenario.name, takes_windows=True)[0]

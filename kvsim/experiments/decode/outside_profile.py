@@ -118,7 +118,7 @@ def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond], cell
 def _check_cells(cells: Sequence[Cell]) -> None:
     for cell in cells:
         scenario, context_tokens = cell.scenario, cell.extent.context_tokens
-        check_context(cell.shape, context_tokens, scenario.name)
+        check_context(cell.shape, context_tokens, scenario.name, holds_windows=True)
         problem = step_problem(
             cell.profile,
             cell.shape,
@@ -157,7 +157,7 @@ def _asked(cell: Cell, context_tokens: int) -> Iterator[tuple[str, str, tuple[fl
             yield f"segments.{name}", table.amount, table.amounts, amounts[name]
     if cell.holds_everything:
         return
-    yield from _asked_of_decisions(cell, batch * read_pages, batch * pages * cell.shape.num_layers)
+    yield from _asked_of_decisions(cell, batch * read_pages, batch * pages * cell.shape.paged_layers)
     for direction, link, pieces in (
         ("link.to_device", profile.link.to_device.transfer, batch * read_pages),
         ("link.to_host", profile.link.to_host.transfer, 1),

@@ -235,7 +235,7 @@ def _simulate_piece(numbered: Sequence[tuple[int, Cell]], sources: Sources) -> d
 
 def _num_decisions(cell: Cell) -> int:
     """Return how often the cell's policy decides: a measure of the work."""
-    return cell.extent.num_steps * cell.shape.num_layers * cell.scenario.run.repetitions
+    return cell.extent.num_steps * cell.shape.paged_layers * cell.scenario.run.repetitions
 
 
 def _named(number: int, cell: Cell, rows: Rows) -> Rows:

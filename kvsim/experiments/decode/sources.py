@@ -91,7 +91,7 @@ class Sources:
         scenario = cell.scenario
         drawn = seed if scenario.trace.extrapolate is not None else None
         choices = scenario.trace, scenario.page_tokens, scenario.run.batch
-        return (self._path(scenario), *choices, cell.shape.num_layers, drawn, scenario.selector)
+        return (self._path(scenario), *choices, cell.shape.paged_layers, drawn, scenario.selector)
 
     def check(self, cell: Cell) -> None:
         """Refuse a cell whose budget is too small, whose policy cannot be made, or whose trace lacks what it reads.
@@ -167,7 +167,7 @@ class Sources:
                 self.fit(scenario),
                 context_tokens=extrapolate.context_tokens,
                 num_steps=cell.extent.num_steps,
-                num_layers=cell.shape.num_layers,
+                num_layers=cell.shape.paged_layers,
                 num_sequences=min(extrapolate.sequences or scenario.run.batch, scenario.run.batch),
                 page_tokens=scenario.page_tokens,
                 seed=seed,
@@ -206,9 +206,9 @@ def _check_speculation(scenario: Scenario, file: AccessSource) -> None:
 
 
 def _check_layers(scenario: Scenario, shape: ModelShape, file: AccessSource) -> None:
-    if file.num_layers != shape.num_layers:
+    if file.num_layers != shape.paged_layers:
         raise ScenarioError(
             f"{scenario.name}: trace {scenario.trace.path} has {file.num_layers} layers, the model shape "
-            f"{shape.num_layers}; a trace is replayed untouched unless [trace.extrapolate] asks for a "
+            f"{shape.paged_layers} with pages; a trace is replayed untouched unless [trace.extrapolate] asks for a "
             "generator fitted to it"
         )

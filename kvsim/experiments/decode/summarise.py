@@ -26,13 +26,13 @@ def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     batch = scenario.run.batch
     total_pages, held = cell.setting.grid.num_pages, cell.setting.capacity_pages
     if cell.is_peer:
-        held = total_pages * min(HfOffloaded.device_layers, shape.num_layers) // shape.num_layers
+        held = total_pages * min(HfOffloaded.device_layers, shape.paged_layers) // shape.paged_layers
     drops = cell.policy.attends == "resident"
     reads_scores = cell.policy.attends == "selection" or (drops and cell.policy.reads_selection)
     scores = reads_scores and scenario.selector.name != "full"
     summarised = scores and scenario.selector.channel != "mass"
     sizes = {
-        "kv_device_bytes": held * cell.page_bytes,
+        "kv_device_bytes": held * cell.page_bytes + batch * shape.window_bytes(cell.extent.context_tokens),
         "weights_bytes": shape.packed_weights_bytes(scenario.model.quantisation),
         "activation_bytes": shape.activation_bytes(max(batch, scenario.run.prefill_chunk_tokens), batch),
         "summary_bytes": shape.summary_bytes(total_pages) if summarised else 0,

@@ -1,4 +1,4 @@
-"""Which token tends to follow which: counted on one part of a stream, to foretell another."""
+"""Which token tends to follow which: counted on one part of a stream, to predict another."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from kvsim.experiments.embedding_rows.calls import EmbedCall, calls_of, episodes
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, foretold, inputs_of, rows_of
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, inputs_of, predicted, rows_of
 from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult, joined
 from kvsim.scenario.checks import check_length
@@ -46,7 +46,7 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
         _, requests, bigrams = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
         each = cell.run.prompt_tokens + cell.run.new_tokens
         check_length(each, context_limit_of(model), where=f"{cell.name}: run.prompt_tokens and run.new_tokens")
-        plans.append((calls_of(cell, requests, bigrams), foretold(bigrams, requests)))
+        plans.append((calls_of(cell, requests, bigrams), predicted(bigrams, requests)))
     use_threads(profile.machine.num_threads)
     run_plain(model, plans[0][0][:2])  # the first call of a model is slower than any other
     repeats = scenario.measure.repeats

@@ -28,7 +28,7 @@ COLUMNS: dict[str, Column] = {
     "row_hit_frac": Column(title="hits/rows", text=percent),
     "bound_hit_frac": Column(title="bound/rows", text=percent),
     "step_hit_frac": Column(title="hits/next tok.", text=percent),
-    "foretold_frac": Column(title="next tok./foretold", text=percent),
+    "predicted_frac": Column(title="next tok./predicted", text=percent),
     "prefetched_rows": Column(title="fetched/ahead", text="{:,}".format),
     "prefetch_used_frac": Column(title="of them/used", text=percent),
     "prompt_embed_mean_s": Column(title="prompt/rows", text=format_seconds),
@@ -41,9 +41,9 @@ COLUMNS: dict[str, Column] = {
 
 LEGEND = (
     "hits: share of tokens, or of the distinct rows of each call, that were on the device; bound: what Belady's MIN "
-    "hits,\ntold every call to come; next tok.: of single tokens' rows. foretold: how often the bigrams named the next "
-    "token.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or a single token's. "
-    "res.: the\nwhole table on the device."
+    "hits,\nall calls to come known; next tok.: of single tokens' rows. predicted: how often the bigrams named the "
+    "next token.\nprompt rows, next token rows: from the call of the embedding to its rows, a prompt's or a single "
+    "token's. res.: the\nwhole table on the device."
 )
 
 

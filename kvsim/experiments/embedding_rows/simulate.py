@@ -64,7 +64,7 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
         costs = costs_of(cell, profile)
         timed, counts = simulate_calls(cell, calls, costs)
         entry = cell_of(cell, profile, served, timed.columns(), counts)
-        entry |= foretold(bigrams, requests)
+        entry |= predicted(bigrams, requests)
         entry["bound_hit_frac"] = bound_hit_frac(cell, calls)
         entry["outside_frac"] = float(np.mean([costs.is_outside(call) for call in calls]))
         entries.append(entry | swept)
@@ -160,12 +160,12 @@ def rows_of(number: int, columns: Mapping[str, FloatArray | IntArray]) -> dict[s
     return {"cell": np.full(columns["step"].size, number), **columns}
 
 
-def foretold(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | None]:
+def predicted(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | None]:
     """Return how often the next token of a request was among those that the predictor expected."""
     if bigrams is None:
-        return {"foretold_frac": None}
+        return {"predicted_frac": None}
     flat = requests.reshape(-1, requests.shape[-1])
-    return {"foretold_frac": float(np.mean([bigrams.recall_frac(tokens) for tokens in flat]))}
+    return {"predicted_frac": float(np.mean([bigrams.recall_frac(tokens) for tokens in flat]))}
 
 
 def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:

@@ -57,7 +57,7 @@ def choices_of(request: Request, shape: ModelShape) -> Choices:
     else:
         return Choices(weights=weights, kvs=kvs, paged_weights=own, budgets_bytes=(), ks_pages=(), can_stream=False)
     stream = _least_pages(request, shape, total, at_once=2) * page_bytes
-    total_bytes = total * shape.num_layers * request.batch * page_bytes
+    total_bytes = total * shape.paged_layers * request.batch * page_bytes
     most = room_bytes if room_bytes < total_bytes else total_bytes // 2
     can_stream = stream <= most
     budgets = _budgets(most, stream if can_stream else least)
@@ -72,10 +72,11 @@ def choices_of(request: Request, shape: ModelShape) -> Choices:
 
 
 def _room_bytes(request: Request, shape: ModelShape, weights: str, kv: str) -> int:
-    """Return the device memory that is left for pages once their summaries are there."""
-    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.num_layers * request.batch
+    """Return the device memory left for pages once their summaries and the windows of other layers are there."""
+    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.paged_layers * request.batch
+    windows_bytes = request.batch * shape.in_formats(kv=kv).window_bytes(request.context_tokens)
     asked = None if weights == request.own_weights() and request.weights is None else weights
-    return memory_of(request, asked, kv).max_kv_bytes - shape.summary_bytes(pages)
+    return memory_of(request, asked, kv).max_kv_bytes - shape.summary_bytes(pages) - windows_bytes
 
 
 def _budgets(most_bytes: int, least_bytes: int) -> tuple[int, ...]:
@@ -87,5 +88,5 @@ def _budgets(most_bytes: int, least_bytes: int) -> tuple[int, ...]:
 def _least_pages(request: Request, shape: ModelShape, read_pages: int, *, at_once: int = 1) -> int:
     """Return the fewest device pages: what layers read at once, and what is pinned of the others."""
     pinned = min(SINK_PAGES + RECENT_PAGES + 1, read_pages)
-    at_once = min(at_once, shape.num_layers)
-    return request.batch * (at_once * read_pages + (shape.num_layers - at_once) * pinned)
+    at_once = min(at_once, shape.paged_layers)
+    return request.batch * (at_once * read_pages + (shape.paged_layers - at_once) * pinned)

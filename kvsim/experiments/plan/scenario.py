@@ -131,12 +131,12 @@ def _excluded(choices: Choices) -> list[dict[str, Any]]:
 
 
 def _num_steps(request: Request, shape: ModelShape) -> int:
-    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.num_layers * request.batch
+    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.paged_layers * request.batch
     return max(MIN_STEPS, min(MAX_STEPS, STEP_PAGES // pages))
 
 
 def _sequences(request: Request, shape: ModelShape, num_steps: int) -> int:
-    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.num_layers * num_steps
+    pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.paged_layers * num_steps
     return max(1, min(request.batch, GENERATED_PAGES // pages))
 
 

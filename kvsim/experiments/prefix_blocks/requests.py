@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.prefix_blocks.scenario import RequestsChoice
+from kvsim.experiments.requests import RequestsChoice
 from kvsim.scenario.digest import content_digest
-from kvsim.scenario.shipped import find_requests, near
 from kvsim.traces.requests.base import RequestBlocks
-from kvsim.traces.requests.contents import BYTES, SharedBeginning, blocks_of
+from kvsim.traces.requests.contents import blocks_of
 from kvsim.traces.requests.registry import open_requests
 
 
@@ -23,19 +22,14 @@ def requests_of(choice: RequestsChoice, beside: Path | None) -> RequestBlocks:
     ScenarioError
         If the trace needs a tokenizer or an assumption that the scenario does not state.
     """
-    trace = open_requests(
-        find_requests(choice.path, beside),
-        choice.format,
-        block_tokens=choice.block_tokens,
-        time_unit=choice.time_unit,
-        part=choice.part,
-    )
-    tokenizer = choice.tokenizer if choice.tokenizer in (None, BYTES) else near(str(choice.tokenizer), beside)
-    shared = None
-    if choice.shared_tokens is not None:
-        shared = SharedBeginning(tokens=choice.shared_tokens, variants=choice.shared_by)
+    trace = choice.open(beside)
     try:
-        return blocks_of(trace, tokenizer=tokenizer, shared=shared, num_requests=choice.num_requests)
+        return blocks_of(
+            trace,
+            tokenizer=choice.tokenizer_from(beside),
+            shared=choice.shared,
+            num_requests=choice.num_requests,
+        )
     except ScenarioError as error:
         raise ScenarioError(f"trace {choice.path}: {error}") from None
 

@@ -4,49 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from kvsim.experiments.base import CacheScenario
+from kvsim.experiments.requests import RequestsChoice
 from kvsim.scenario.decode import ONE_PROFILE
 from kvsim.scenario.file import Fraction, Role
-from kvsim.scenario.toml import Strict, nearest
-from kvsim.traces.requests.format import DEFAULT_BLOCK_TOKENS, TimeUnit
-from kvsim.traces.requests.registry import FORMATS
-
-
-class RequestsChoice(Strict):
-    """Which requests arrive."""
-
-    path: str
-    """A shipped request trace by name, or a file."""
-    format: str | None = None
-    """One of docs/request-traces.md; found from the file's rows where absent."""
-    block_tokens: PositiveInt | None = None
-    """The format's own where absent."""
-    time_unit: TimeUnit | None = None
-    """Of the file's times; the format's own where absent."""
-    num_requests: PositiveInt | None = None
-    """Replay only the first so many."""
-    part: str | None = None
-    """Of an archive: the folder to read."""
-    tokenizer: str | None = None
-    """Of text: ``bytes`` (every byte of UTF-8 a token), or the folder of a model with its ``tokenizer.json``."""
-    shared_tokens: NonNegativeInt | None = None
-    """Of lengths: assume that every prompt begins with so many tokens that others begin with, too."""
-    shared_by: PositiveInt = 1
-    """How many different such beginnings there are; requests take them in turn."""
-
-    @field_validator("format")
-    @classmethod
-    def _is_known(cls, name: str | None) -> str | None:
-        if name is not None and name not in FORMATS:
-            raise ValueError(f"no format of request traces is called {name!r}{nearest(name, FORMATS)}")
-        return name
-
-    @property
-    def tokens_of_block(self) -> int:
-        """Tokens of a block, where no trace is read."""
-        return self.block_tokens or (FORMATS[self.format].block_tokens if self.format else DEFAULT_BLOCK_TOKENS)
+from kvsim.scenario.toml import Strict
 
 
 class BlockCache(Strict):

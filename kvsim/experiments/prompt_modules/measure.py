@@ -180,12 +180,12 @@ def _judge(
             first, own_cache = runner.first(assembly, states)
             given, _ = runner.follow(own_cache, first, assembly.end, steps, fed)
             found[key].append(divergence_of(expected, given))
-            answers += _told(bench, cell, assembly, expected, given)
+            answers += _shown_answers(bench, cell, assembly, expected, given)
             job.progress(0.2 / len(chosen) / len(case.assemblies))
     return found, answers
 
 
-def _told(bench: _Bench, cell: PromptModules, assembly: Assembly, expected: Any, given: Any) -> list[str]:
+def _shown_answers(bench: _Bench, cell: PromptModules, assembly: Assembly, expected: Any, given: Any) -> list[str]:
     words = [bench.tokenizer.decode(logits.argmax(-1).tolist()) for logits in (expected, given)]
     encoding = f"scaffolds {cell.encoding.scaffolds}, seen {cell.encoding.seen}"
     return [

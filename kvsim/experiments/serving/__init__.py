@@ -1,4 +1,1 @@
-"""The experiment ``serving``: many requests on one engine.
-
-`workload` reads and writes workload files, `schedule` replays one step by step, without a clock.
-"""
+"""Many requests on one engine: latency and throughput of traffic on calibrated costs, and schedules step by step."""

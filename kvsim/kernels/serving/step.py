@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvsim.kernels.arrays import compiled, int_rows, ints
 from kvsim.kernels.serving.layout import (
     ADAPTIVE,
+    ADMITTED,
     COMPUTED,
     COUNTS,
     FINISHED,
@@ -37,6 +38,7 @@ from kvsim.kernels.serving.layout import (
     TOKENS,
     WORK_CONTEXT,
     WORK_PAIRS,
+    WORK_PREFILL,
     WORK_SAMPLED,
     WORK_TOKENS,
 )
@@ -54,7 +56,7 @@ def arrive(core, request):
 
 @compiled
 def schedule(core):
-    """Decide the next step; return its number of three, and its requests, tokens, samples, keys read and pairs."""
+    """Decide the next step; return its number of three, its admissions and preemptions, and its work."""
     numbers, counts = ints(core, NUMBERS), int_rows(core, COUNTS)
     step, limit = numbers[NEXT_STEP], _prefill_limit(core)
     tokens_left = schedule_running(core, limit)
@@ -64,7 +66,17 @@ def schedule(core):
     numbers[NEXT_STEP] = (step + 1) % 3
     counts[numbers[NEXT_STEP]] = 0
     row = counts[step]
-    return step, row[SCHEDULED], row[WORK_TOKENS], row[WORK_SAMPLED], row[WORK_CONTEXT], row[WORK_PAIRS]
+    return (
+        step,
+        row[ADMITTED],
+        row[PREEMPTED],
+        row[SCHEDULED],
+        row[WORK_TOKENS],
+        row[WORK_SAMPLED],
+        row[WORK_CONTEXT],
+        row[WORK_PAIRS],
+        row[WORK_PREFILL],
+    )
 
 
 @compiled
@@ -99,6 +111,7 @@ def _begin(core, step):
         counts[WORK_TOKENS] += tokens
         counts[WORK_CONTEXT] += before + tokens
         counts[WORK_PAIRS] += tokens * before + tokens * (tokens + 1) // 2
+        counts[WORK_PREFILL] += tokens if tokens > 1 else 0
 
 
 @compiled

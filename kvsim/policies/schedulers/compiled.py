@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from kvsim.kernels.arrays import ADDRESS, NUM_COLUMNS, NUM_ROWS
+from kvsim.kernels.arrays import table_of
 from kvsim.kernels.serving import layout as at
 from kvsim.kernels.serving.step import arrive, schedule, update
 from kvsim.policies.schedulers.plan import StepBudget, StepWork
@@ -19,11 +16,13 @@ from kvsim.types import IntArray
 class CompiledStep:
     """A step of `CompiledCore`; its lists are made when they are read, until the step's ``update``."""
 
-    __slots__ = ("_core", "_number", "work")
+    __slots__ = ("_core", "_num_admitted", "_num_preempted", "_number", "work")
 
-    def __init__(self, core: CompiledCore, number: int, work: StepWork) -> None:
+    def __init__(self, core: CompiledCore, number: int, num_admitted: int, num_preempted: int, work: StepWork) -> None:
         self._core = core
         self._number = number
+        self._num_admitted = num_admitted
+        self._num_preempted = num_preempted
         self.work = work
 
     @property
@@ -35,13 +34,18 @@ class CompiledStep:
     @property
     def admitted(self) -> list[tuple[int, int]]:
         """Request and hit tokens, in the order of admission."""
-        hit_tokens = self._core.section(self._number, at.HIT_TOKENS)
-        return list(zip(self._core.section(self._number, at.ADMITTED), hit_tokens, strict=True))
+        if not self._num_admitted:
+            return []
+        hit_tokens = self._core.section(self._number, at.HIT_TOKENS, self._num_admitted)
+        admitted = self._core.section(self._number, at.ADMITTED, self._num_admitted)
+        return list(zip(admitted, hit_tokens, strict=True))
 
     @property
     def preempted(self) -> list[int]:
         """Preempted requests, in order."""
-        return self._core.section(self._number, at.PREEMPTED)
+        if not self._num_preempted:
+            return []
+        return self._core.section(self._number, at.PREEMPTED, self._num_preempted)
 
     @property
     def evicted(self) -> list[int]:
@@ -71,9 +75,14 @@ class CompiledOutcome:
         return self._core.section(self._number, at.SAMPLED, self.num_sampled)
 
     @property
+    def sampled_array(self) -> IntArray:
+        """The same as an array, which later steps overwrite."""
+        return self._core.section_array(self._number, at.SAMPLED, self.num_sampled)
+
+    @property
     def finished(self) -> list[int]:
         """Those for which it was the last one."""
-        return self._core.section(self._number, at.FINISHED, self.num_finished)
+        return self._core.section(self._number, at.FINISHED, self.num_finished) if self.num_finished else []
 
 
 class CompiledCore:
@@ -129,7 +138,7 @@ class CompiledCore:
             at.COUNTS: self._counts,
             at.STEPS: self._steps,
         }
-        self._table = _table_of(self._arrays)
+        self._table = table_of(self._arrays, at.NUM_ARRAYS)
         self._address = int(self._table.ctypes.data)
 
     def _check(self, requests: RequestTable, budget: StepBudget, num_keys: IntArray | None, block_tokens: int) -> None:
@@ -159,6 +168,11 @@ class CompiledCore:
         """Blocks that nobody holds, cached ones included."""
         return int(self._numbers[at.NUM_FREE])
 
+    @property
+    def num_transfers(self) -> int:
+        """None: it knows no tiers below the device."""
+        return 0
+
     def add(self, request: int) -> None:
         """Let a request arrive."""
         if not 0 <= request < len(self._has_arrived):
@@ -171,8 +185,8 @@ class CompiledCore:
 
     def schedule(self) -> CompiledStep:
         """Decide the next step."""
-        number, *work = schedule(self._address)
-        return CompiledStep(self, number, StepWork._make(work))
+        number, num_admitted, num_preempted, *work = schedule(self._address)
+        return CompiledStep(self, number, num_admitted, num_preempted, StepWork._make(work))
 
     def update(self) -> CompiledOutcome:
         """Take in what the forward pass sampled of the oldest step that was scheduled and not updated yet."""
@@ -184,8 +198,12 @@ class CompiledCore:
         """Return one section of a step, for `CompiledStep` and `CompiledOutcome`."""
         length = int(self._counts[number, section]) if length is None else length
         assert length <= self._steps.shape[1], "more keys in one step than there is room for"
-        values: list[int] = self._steps[number * at.NUM_SECTIONS + section, :length].tolist()
+        values: list[int] = self.section_array(number, section, length).tolist()
         return values
+
+    def section_array(self, number: int, section: int, length: int) -> IntArray:
+        """Return one section of a step as an array, which the step after the next one overwrites."""
+        return self._steps[number * at.NUM_SECTIONS + section, :length]
 
 
 def _numbers(scheduler: Vllm, budget: StepBudget, num_blocks: int, block_tokens: int) -> IntArray:
@@ -223,12 +241,3 @@ def _lists(num_requests: int, sequences: int) -> IntArray:
     lists = np.zeros((3, max(num_requests, sequences)), dtype=np.int64)
     lists[at.SLOTS, :sequences] = np.arange(sequences)
     return lists
-
-
-def _table_of(arrays: dict[int, NDArray[Any]]) -> IntArray:
-    """Return the table by whose address kernels find the arrays (`kvsim.kernels.arrays`)."""
-    table = np.zeros((at.NUM_ARRAYS, 3), dtype=np.int64)
-    for name, array in arrays.items():
-        table[name, ADDRESS] = array.ctypes.data
-        table[name, NUM_ROWS], table[name, NUM_COLUMNS] = array.shape[0] if array.ndim == 2 else 1, array.shape[-1]
-    return table

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from kvsim.errors import PolicyError
 from kvsim.policies.schedulers.base import Scheduler
+from kvsim.policies.schedulers.connector import Connector
 from kvsim.policies.schedulers.plan import StepBudget, StepPlan, StepWork
 from kvsim.policies.schedulers.request import Request
 from kvsim.policies.schedulers.state import Blocks, EngineState
+from kvsim.types import IntArray
 
 
 class Step(Protocol):
@@ -50,6 +54,10 @@ class Outcome(Protocol):
         """Requests that got a token, in the order of the batch."""
 
     @property
+    def sampled_array(self) -> IntArray:
+        """The same as an array; it may be overwritten by later steps."""
+
+    @property
     def finished(self) -> Sequence[int]:
         """Those for which it was the last one."""
 
@@ -76,6 +84,10 @@ class Core(Protocol):
     @property
     def num_free_blocks(self) -> int:
         """Blocks that nobody holds, cached ones included."""
+
+    @property
+    def num_transfers(self) -> int:
+        """Transfers between the tiers that have not ended."""
 
     def add(self, request: int) -> None:
         """Let a request arrive."""
@@ -120,6 +132,11 @@ class PlainOutcome:
     sampled: list[int]
     finished: list[int]
 
+    @property
+    def sampled_array(self) -> IntArray:
+        """The same as `sampled`, as an array."""
+        return np.array(self.sampled, dtype=np.int64)
+
 
 class PlainCore:
     """A core in plain Python: any scheduler over any block tables.
@@ -136,9 +153,11 @@ class PlainCore:
         All requests that may come, each with its place as its index.
     is_async
         Whether steps are scheduled one ahead (``async_scheduling``).
+    offload
+        Tiers below the device, over the same block tables.
     """
 
-    __slots__ = ("_in_flight", "_num_unfinished", "budget", "requests", "scheduler", "state")
+    __slots__ = ("_in_flight", "_num_unfinished", "budget", "offload", "requests", "scheduler", "state")
 
     def __init__(
         self,
@@ -148,11 +167,13 @@ class PlainCore:
         requests: Sequence[Request],
         *,
         is_async: bool = False,
+        offload: Connector | None = None,
     ) -> None:
+        self.offload = offload
         self.scheduler = scheduler
         self.budget = budget
         self.requests = requests
-        self.state = EngineState(blocks, scheduler.queue(), is_async=is_async)
+        self.state = EngineState(blocks, scheduler.queue(), is_async=is_async, connector=offload)
         self._num_unfinished = 0
         self._in_flight: deque[PlainStep] = deque()
 
@@ -168,13 +189,18 @@ class PlainCore:
 
     @property
     def num_waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self.state.waiting)
+        """Requests in the queue, and those that load."""
+        return len(self.state.waiting) + len(self.state.holding)
 
     @property
     def num_free_blocks(self) -> int:
         """Blocks that nobody holds, cached ones included."""
         return self.state.blocks.num_free
+
+    @property
+    def num_transfers(self) -> int:
+        """Transfers between the tiers that have not ended."""
+        return 0 if self.offload is None else self.offload.num_under_way
 
     def add(self, request: int) -> None:
         """Let a request arrive."""
@@ -190,6 +216,11 @@ class PlainCore:
             If the scheduler asked for what the budget or the state does not allow.
         """
         plan = self.scheduler.schedule(self.state, self.budget)
+        evicted, stored = self.state.blocks.take_events()
+        if self.offload is not None:
+            self.offload.scheduled(
+                plan.scheduled.items(), admitted=plan.admitted, preempted=plan.preempted, evicted=evicted
+            )
         sampling, work = self.state.begin(plan)
         if work.tokens > self.budget.tokens or len(self.state.running) > self.budget.sequences:
             name = getattr(self.scheduler, "shown_name", f"scheduler {type(self.scheduler).__name__}")
@@ -197,7 +228,7 @@ class PlainCore:
                 f"{name}: {work.tokens} tokens, {len(self.state.running)} requests "
                 f"running; a step has {self.budget.tokens} tokens and {self.budget.sequences} requests at most"
             )
-        step = PlainStep(plan, sampling, work, *self.state.blocks.take_events())
+        step = PlainStep(plan, sampling, work, evicted, stored)
         self._in_flight.append(step)
         return step
 
@@ -206,4 +237,7 @@ class PlainCore:
         step = self._in_flight.popleft()
         sampled, finished = self.state.deliver(step.plan, step.sampling)
         self._num_unfinished -= len(finished)
+        if self.offload is not None:
+            for request in finished:
+                self.offload.finished(request.index)
         return PlainOutcome([request.index for request in sampled], [request.index for request in finished])

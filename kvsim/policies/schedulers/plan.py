@@ -33,6 +33,8 @@ class StepWork(NamedTuple):
     """Tokens whose keys and values are read, each request's counted once."""
     attention_pairs: int
     """Pairs of a query and a key that it attends to, with the causal mask."""
+    prefill_tokens: int
+    """Those of `tokens` that are not the only token of their request in this step."""
 
 
 @dataclass(slots=True)

@@ -33,6 +33,8 @@ class Request:
     """Tokens whose keys and values exist or are being computed: advanced when they are scheduled."""
     num_preemptions: int = 0
     is_running: bool = False
+    is_loading: bool = False
+    """Whether its keys and values are on their way from a tier below; it has blocks and does not run."""
     is_finished: bool = False
     placeholders: int = 0
     """Outputs being sampled that are not delivered yet (asynchronous scheduling only)."""

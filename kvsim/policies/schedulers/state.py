@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from kvsim.errors import PolicyError
+from kvsim.policies.schedulers.connector import Connector
 from kvsim.policies.schedulers.plan import StepPlan, StepWork
 from kvsim.policies.schedulers.queues import Waiting
 from kvsim.policies.schedulers.request import Request
@@ -65,11 +66,17 @@ class EngineState:
         Whether steps are scheduled while the one before is still running.
     """
 
-    __slots__ = ("blocks", "is_async", "running", "waiting")
+    __slots__ = ("blocks", "connector", "holding", "is_async", "running", "waiting")
 
-    def __init__(self, blocks: Blocks, waiting: Waiting, *, is_async: bool = False) -> None:
+    def __init__(
+        self, blocks: Blocks, waiting: Waiting, *, is_async: bool = False, connector: Connector | None = None
+    ) -> None:
         self.blocks = blocks
+        self.connector = connector
+        """Tiers below the device; None where there are none."""
         self.waiting = waiting
+        self.holding: list[Request] = []
+        """Requests that hold blocks and do not run: they load, or have loaded, in the order in which they began to."""
         self.running: list[Request] = []
         """Requests that hold blocks, in the order of their admission."""
         self.is_async = is_async
@@ -103,6 +110,58 @@ class EngineState:
         self.running.append(request)
         return hit_tokens
 
+    def loadable_tokens(self, request: Request, hit_tokens: int) -> int | None:
+        """Return how many tokens behind its hits the request at the head of `waiting` should load from a tier below.
+
+        Returns
+        -------
+        int or None
+            None if that is not known yet: pass the request over in this step.
+        """
+        return 0 if self.connector is None else self.connector.loadable_tokens(request, hit_tokens)
+
+    def load(self, request: Request, hits: Sequence[int], tokens: int) -> None:
+        """Let a request that was taken out of `waiting` load `tokens` tokens behind its hits, into its own blocks."""
+        assert self.connector is not None, "nothing to load from"
+        hit_tokens = len(hits) * self.blocks.block_tokens
+        self.blocks.admit(request.index, hits, hit_tokens + tokens, hit_tokens)
+        request.computed_tokens = hit_tokens + tokens
+        request.is_loading = True
+        self.holding.append(request)
+        self.connector.begin_load(request, hit_tokens, tokens)
+
+    def has_loaded(self, request: Request) -> bool:
+        """Return whether a request of `holding` may run; its blocks can then be hit.
+
+        Of a request that has all of its tokens the last one is computed again: somebody has to sample.
+        """
+        if request.is_loading:
+            assert self.connector is not None, "nothing to load from"
+            if not self.connector.is_loaded(request):
+                return False
+            self.blocks.cache(request.index, request.computed_tokens)
+            request.computed_tokens = min(request.computed_tokens, request.num_tokens - 1)
+            request.is_loading = False
+        return True
+
+    def resume(self, request: Request, tokens: int) -> int:
+        """Let a request of `holding` run, with room for `tokens` more tokens; return the tokens that it has."""
+        fits = self.extend(request, tokens)
+        assert fits, "resumed without asking whether it fits"
+        self.holding.remove(request)
+        request.is_running = True
+        self.running.append(request)
+        return request.computed_tokens
+
+    @property
+    def reserved_blocks(self) -> int:
+        """Blocks that requests under way still need for the tokens that they have now."""
+        size = self.blocks.block_tokens
+        return sum(
+            max(-(-request.num_tokens // size) - self.blocks.capacity(request.index) // size, 0)
+            for request in (*self.running, *self.holding)
+        )
+
     def preempt(self, place: int) -> Request:
         """Stop the request at a place of `running`: it loses its blocks, keeps its outputs and waits again."""
         request = self.running.pop(place)
@@ -127,7 +186,7 @@ class EngineState:
             If the plan computes tokens that there are not, or that have no block.
         """
         sampling: set[Request] = set()
-        num_tokens = context_tokens = pairs = 0
+        num_tokens = context_tokens = pairs = prefill_tokens = 0
         for request, tokens in plan.scheduled.items():
             before = request.computed_tokens
             after = before + tokens
@@ -137,12 +196,13 @@ class EngineState:
             num_tokens += tokens
             context_tokens += after
             pairs += tokens * before + tokens * (tokens + 1) // 2
+            prefill_tokens += tokens if tokens > 1 else 0
             request.computed_tokens = after
             request.in_flight_tokens += tokens
             if after == known:
                 sampling.add(request)
                 request.placeholders += self.is_async
-        work = StepWork(len(plan.scheduled), num_tokens, len(sampling), context_tokens, pairs)
+        work = StepWork(len(plan.scheduled), num_tokens, len(sampling), context_tokens, pairs, prefill_tokens)
         return sampling, work
 
     def deliver(self, plan: StepPlan, sampling: Collection[Request]) -> tuple[list[Request], list[Request]]:

@@ -62,7 +62,7 @@ class Vllm:
 
     def _prefill_limit(self, state: EngineState, budget: StepBudget) -> int:
         """Return the most tokens that one request gets in this step."""
-        num_requests = len(state.running) + len(state.waiting)
+        num_requests = len(state.running) + len(state.waiting) + len(state.holding)
         if self.long_prefill_tokens == 0 or num_requests <= 1:
             return budget.tokens
         if self.long_prefill_adaptive:
@@ -100,15 +100,30 @@ class Vllm:
     def _schedule_waiting(
         self, state: EngineState, budget: StepBudget, plan: StepPlan, limit: int, tokens_left: int
     ) -> None:
-        """Admit requests in their order until one does not fit: nobody overtakes it.
+        """Admit requests in their order until one does not fit: nobody overtakes it; those that hold blocks come first.
+
+        A request that loads, or whose chunks are on their way in a tier below, is passed over and keeps its place.
 
         vLLM also skips a preempted request whose outputs are still to come. With two steps in flight there is none:
         the step that preempts admits nobody, and before the next one those outputs are delivered.
         """
+        left = self._schedule_holding(state, budget, plan, limit, tokens_left)
+        if left is None:
+            return
+        tokens_left, passed_over = left, []
         while tokens_left > 0 and len(state.waiting) and len(state.running) < budget.sequences:
             request = state.waiting.head()
             hits = state.blocks.lookup(request.index, request.num_tokens)
             hit_tokens = len(hits) * state.blocks.block_tokens
+            loadable_tokens = state.loadable_tokens(request, hit_tokens)
+            if loadable_tokens is None:
+                passed_over.append(state.waiting.pop())
+                continue
+            if loadable_tokens:
+                if not self._fits(state, request, hits, hit_tokens + loadable_tokens, is_load=True):
+                    break
+                state.load(state.waiting.pop(), hits, loadable_tokens)
+                continue
             tokens = min(request.num_tokens - hit_tokens, limit)
             if tokens > tokens_left and not self.chunked_prefill:
                 break
@@ -119,14 +134,47 @@ class Vllm:
             plan.admitted.append((request, state.admit(request, hits, tokens)))
             plan.scheduled[request] = tokens
             tokens_left -= tokens
+        for request in reversed(passed_over):
+            state.waiting.put_back(request)
 
-    def _fits(self, state: EngineState, request: Request, hits: Sequence[int], num_tokens: int) -> bool:
+    def _schedule_holding(
+        self, state: EngineState, budget: StepBudget, plan: StepPlan, limit: int, tokens_left: int
+    ) -> int | None:
+        """Let requests run that have loaded; return what is left of the budget, None if one of them does not fit."""
+        size = state.blocks.block_tokens
+        for request in tuple(state.holding):
+            if tokens_left <= 0 or len(state.running) >= budget.sequences:
+                break
+            if not state.has_loaded(request):
+                continue
+            tokens = min(request.num_tokens - request.computed_tokens, limit)
+            if tokens > tokens_left and not self.chunked_prefill:
+                return None
+            tokens = min(tokens, tokens_left)
+            known = request.num_tokens if self.reserve_full_prompt else request.computed_tokens + tokens
+            missing = -(-known // size) - state.blocks.capacity(request.index) // size
+            if max(missing, 0) + self._watermark_blocks(state) > state.blocks.num_free:
+                return None
+            plan.admitted.append((request, state.resume(request, tokens)))
+            plan.scheduled[request] = tokens
+            tokens_left -= tokens
+        return tokens_left
+
+    def _fits(
+        self, state: EngineState, request: Request, hits: Sequence[int], num_tokens: int, *, is_load: bool = False
+    ) -> bool:
         """Return whether a request may be admitted with room for `num_tokens` tokens.
 
         The reserve asks for all known tokens; outputs to come are never reserved. The watermark binds whoever comes
-        while another request runs, be it admitted in this very step.
+        while another request runs, be it admitted in this very step. A request that loads must leave what those need
+        that are under way, since it cannot be preempted.
         """
         blocks = state.blocks
-        watermark_blocks = int(self.watermark_frac * blocks.num_blocks) if state.running else 0
-        reserved_tokens = request.num_tokens if self.reserve_full_prompt else num_tokens
-        return blocks.need(reserved_tokens, hits) + watermark_blocks <= blocks.num_free
+        free = blocks.num_free - self._watermark_blocks(state)
+        if self.reserve_full_prompt and blocks.need(request.num_tokens, hits) > free:
+            return False
+        return blocks.need(num_tokens, hits) <= free - (state.reserved_blocks if is_load else 0)
+
+    def _watermark_blocks(self, state: EngineState) -> int:
+        """Return the blocks that an admission leaves free: none where nothing runs."""
+        return int(self.watermark_frac * state.blocks.num_blocks) if state.running else 0

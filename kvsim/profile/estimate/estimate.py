@@ -106,7 +106,13 @@ def _segments(pricing: Pricing, shape: ModelShape, formats: Formats, assumptions
         return kernels.attention_input(batch, shape, formats)
 
     def output_of(batch: float) -> Work:
-        return _output(pricing, batch, shape, formats)
+        """Return what follows attention; layers without pages, their windows full, are part of it."""
+        own = _output(pricing, batch, shape, formats)
+        if not shape.window_layers:
+            return [*own]
+        attention = kernels.decode_attention(batch * (shape.window_tokens or 0), batch, shape, formats)
+        window = pricing.total([*kernels.attention_input(batch, shape, formats), attention, *own])
+        return [*own, window.times(shape.window_layers / shape.paged_layers)]
 
     fitted = _fitted_source(pricing, "gemm", formats)
     return {
@@ -137,12 +143,17 @@ def _segments(pricing: Pricing, shape: ModelShape, formats: Formats, assumptions
 
 def _prefill(pricing: Pricing, shape: ModelShape, formats: Formats) -> CostTable:
     def whole(new_tokens: float, cached_tokens: float) -> Work:
-        layer = pricing.total([
-            *kernels.attention_input(new_tokens, shape, formats),
-            kernels.prefill_attention(new_tokens, cached_tokens, shape, formats),
-            *_output(pricing, new_tokens, shape, formats),
-        ])  # fmt: skip
-        return [layer.times(shape.num_layers), kernels.embedding(new_tokens, shape), *kernels.head(1.0, shape, formats)]
+        def layer(seen_tokens: float) -> Price:
+            return pricing.total([
+                *kernels.attention_input(new_tokens, shape, formats),
+                kernels.prefill_attention(new_tokens, seen_tokens, shape, formats),
+                *_output(pricing, new_tokens, shape, formats),
+            ])  # fmt: skip
+
+        layers = [layer(cached_tokens).times(shape.paged_layers)]
+        if shape.window_layers:
+            layers.append(layer(min(cached_tokens, float(shape.window_tokens or 0))).times(shape.window_layers))
+        return [*layers, kernels.embedding(new_tokens, shape), *kernels.head(1.0, shape, formats)]
 
     source = (
         "the layers' products and attention over new and cached tokens, head for the last token. "

@@ -25,7 +25,7 @@ def device_step_s(profile: Profile, *, batch: int, context_tokens: float) -> flo
 
 def _sum_s(profile: Profile, *, batch: int, context_tokens: float, is_host: bool) -> float:
     total_s = 0.0
-    for name, count in (("embed", 1), *((part, profile.shape.num_layers) for part in LAYER), ("head", 1)):
+    for name, count in (("embed", 1), *((part, profile.shape.paged_layers) for part in LAYER), ("head", 1)):
         cost = profile.segments[name]
         table = cost.host if is_host else cost.device
         if table is not None:

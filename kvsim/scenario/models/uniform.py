@@ -1,4 +1,4 @@
-"""What the paged decode simulator asks of a model: layers that all attend to the whole context, and all alike."""
+"""What the paged decode simulator asks of a model: layers that are alike, with the whole context or a window."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def uniform_attention(spec: ModelSpec) -> Attention:
 def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]:
     """Return what keeps a model from being simulated page by page, in a few words each; empty where nothing does.
 
-    A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context.
+    A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context. Layers that
+    hold a sliding window keep nothing from it where others attend to the whole context: they have no pages.
 
     Parameters
     ----------
@@ -39,11 +40,13 @@ def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]
     Examples
     --------
     >>> from kvsim.scenario.models.known import known_model
-    >>> differences(known_model("gemma-2-9b"))
-    ['of its 42 layers 21 attend to a window of 4,096 tokens']
+    >>> differences(known_model("gemma-2-9b")), differences(known_model("mistral-7b-v0.1"))
+    ([], ['of its 32 layers 32 attend to a window of 4,096 tokens'])
     """
     limit = spec.max_positions if context_tokens is None else context_tokens
     kinds = Counter(layer.kind for layer in spec.layers if not _is_full(layer, limit))
+    if window_layers(spec):
+        kinds.pop("sliding", None)
     others = [f"{number} {_words(kind, spec)}" for kind, number in kinds.items()]
     if others:
         return [f"of its {len(spec.layers)} layers {', '.join(others)}"]
@@ -58,6 +61,21 @@ def shortest_window(spec: ModelSpec) -> int | None:
     """Return the tokens that the layer with the shortest window holds; None where every layer holds all."""
     held = {mixer.max_held_tokens for mixer in _attentions(spec)}
     return min((size for size in held if size is not None), default=None)
+
+
+def window_layers(spec: ModelSpec) -> int:
+    """Return how many layers hold a sliding window beside others that hold every token; 0 where none of these is there.
+
+    A window no shorter than the model's positions is none.
+
+    Examples
+    --------
+    >>> from kvsim.scenario.models.known import known_model
+    >>> window_layers(known_model("gemma-2-9b")), window_layers(known_model("llama-3-8b"))
+    (21, 0)
+    """
+    others = [layer.kind for layer in spec.layers if not _is_full(layer, spec.max_positions)]
+    return len(others) if set(others) == {"sliding"} and len(others) < len(spec.layers) else 0
 
 
 def _is_full(layer: Layer, limit: int | None) -> bool:

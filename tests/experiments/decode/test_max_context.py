@@ -151,7 +151,7 @@ def test_counted_bytes_are_those_of_the_tensors_that_a_run_holds(
     scenario_file: Path, tiny_model: Any, channel: str, batch: int
 ) -> None:
     options = [f'selector.channel="{channel}"', f"run.batch={batch}"]
-    options.append('run.policies=["lru", {name = "lru", label = "foretold", arguments = {prefetch = "speculation"}}]')
+    options.append('run.policies=["lru", {name = "lru", label = "predicted", arguments = {prefetch = "speculation"}}]')
     for cell in cells(scenario_file, *options):
         input_ = decode_input(max_context._at(cell, 320))
         need = need_of(input_, cell.shape, weights_bytes=0, keeps_host_pages=True)

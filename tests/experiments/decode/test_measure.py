@@ -158,7 +158,7 @@ def test_stream_reads_everything_and_agrees_with_its_simulation(scenario_file: P
 
 
 @pytest.mark.parametrize("channel", ["estimate:quest", "estimate:cuboid-mean", "speculate:next-layer"])
-def test_what_a_layer_foretells_of_the_next_is_the_same_measured_and_simulated(
+def test_what_a_layer_predicts_of_the_next_is_the_same_measured_and_simulated(
     scenario_file: Path, tmp_path: Path, channel: str
 ) -> None:
     options = ['run.policies=["resident", "tests.speculative:Speculative"]', f'selector.channel="{channel}"']

@@ -125,8 +125,8 @@ def test_modes_order_as_they_must(scenario_file) -> None:
     times = [cells[mode]["prompt_embed_mean_s"] for mode in ("warm", "prefetch", "steady", "cold")]
     assert times == sorted(times)
     assert cells["cold"]["missed_rows"] > cells["steady"]["missed_rows"] > cells["prefetch"]["missed_rows"]
-    assert 0 < cells["prefetch"]["foretold_frac"] < 1
-    assert cells["cold"]["foretold_frac"] is None
+    assert 0 < cells["prefetch"]["predicted_frac"] < 1
+    assert cells["cold"]["predicted_frac"] is None
 
 
 def test_cold_misses_each_distinct_row_of_a_request_once_where_all_fit(scenario_file) -> None:

@@ -109,21 +109,21 @@ def test_rows_add_up_to_the_cells(simulated: RunResult, measured: RunResult) -> 
                 assert repeats_s == pytest.approx([cell["latency_s"]])
 
 
-def test_the_memory_foretold_is_what_the_tensors_take(simulated: RunResult, measured: RunResult) -> None:
-    for foretold, taken in zip(simulated.summary["cells"], measured.summary["cells"], strict=True):
-        assert foretold["peak_bytes"] == taken["peak_bytes"]
+def test_the_memory_predicted_is_what_the_tensors_take(simulated: RunResult, measured: RunResult) -> None:
+    for predicted, taken in zip(simulated.summary["cells"], measured.summary["cells"], strict=True):
+        assert predicted["peak_bytes"] == taken["peak_bytes"]
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("new_tokens", [1, 2, 3, 24])
-def test_the_memory_of_the_trained_model_is_foretold(model_path: Path, new_tokens: int) -> None:
+def test_the_memory_of_the_trained_model_is_prediction(model_path: Path, new_tokens: int) -> None:
     model, _ = load_model(model_path, "bf16", "cpu")
     changes = ["run.batch=2", "run.prompt_tokens=12", f"run.new_tokens={new_tokens}"]
     _, scenario = load_named(find_scenario("kv_on_off"), changes)
     for cell, _ in cells_of(scenario):
         taken = peak_bytes(model, np.arange(24).reshape(2, 12), new_tokens, use_cache=cell.run.use_cache)
-        foretold = kv_on_off.peak_bytes(cell, shape_of(cell))
-        assert taken - 100_000 <= foretold <= taken, "but for scratch memory that torch hands out as tensors"
+        predicted = kv_on_off.peak_bytes(cell, shape_of(cell))
+        assert taken - 100_000 <= predicted <= taken, "but for scratch memory that torch hands out as tensors"
 
 
 def test_a_result_and_a_comparison_have_their_pictures(simulated: RunResult, measured: RunResult) -> None:

@@ -197,18 +197,18 @@ def test_the_tier_changes_no_logit_and_a_prompt_comes_in_one_transfer(tiny_model
     budget=st.integers(1, 6),
     policy=st.sampled_from(["lru", "fifo", "second-touch", "belady"]),
 )
-def test_what_the_engine_counts_is_what_the_books_foretell(runner, link, requests, budget, policy) -> None:
+def test_what_the_engine_counts_is_what_the_books_predict(runner, link, requests, budget, policy) -> None:
     future = [unit for request in requests for unit in ASSEMBLIES[request].units]
-    live, foretold = (ModuleStoreState(policy, budget_units=budget, num_units=6, future=future) for _ in range(2))
+    live, predicted = (ModuleStoreState(policy, budget_units=budget, num_units=6, future=future) for _ in range(2))
     store = ModuleStore("device", link)
     for request in requests:
         found = runner.answer(ASSEMBLIES[request], live, store)
-        served = foretold.serve(ASSEMBLIES[request].units)
+        served = predicted.serve(ASSEMBLIES[request].units)
         assert found.num_hits == served.num_hits
         assert found.num_encoded == len(served.units) - served.num_hits
         assert found.num_evicted == served.num_evicted
         token_bytes = 3 * 2 * 2 * 16 * 4  # layers, K and V, heads, head_dim, fp32
-        assert found.held_bytes == token_bytes * sum(LAYOUT.units[unit].num_tokens for unit in foretold.stored)
+        assert found.held_bytes == token_bytes * sum(LAYOUT.units[unit].num_tokens for unit in predicted.stored)
 
 
 def test_a_store_that_lost_a_unit_is_told(runner, link) -> None:

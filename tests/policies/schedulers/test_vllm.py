@@ -69,13 +69,13 @@ def test_asynchronous_scheduling_stops_by_length_without_an_extra_step():
     assert batches == [{0: 5}, {0: 1}, {0: 1}, {}]
 
 
-def test_the_work_of_a_step_counts_tokens_keys_and_pairs():
+def test_the_work_of_a_step_counts_tokens_keys_pairs_and_prefill():
     core = make_core(Vllm(), [(6, 3), (5, 1)], tokens=8)
     work = core.schedule().work
-    assert work == (2, 8, 1, 6 + 2, 21 + 3)
+    assert work == (2, 8, 1, 6 + 2, 21 + 3, 8)
     core.update()
     work = core.schedule().work
-    assert work == (2, 4, 2, 7 + 5, 7 + (3 * 2 + 6))
+    assert work == (2, 4, 2, 7 + 5, 7 + (3 * 2 + 6), 3)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import json
 
 import pytest
 
-from kvsim.errors import ScenarioError
+from kvsim.errors import CapacityError, ScenarioError
 from kvsim.scenario.models.config import from_config
 from kvsim.scenario.models.describe import describe, kv_line, layer_rows
 from kvsim.scenario.models.known import known_model, known_models
 from kvsim.scenario.models.memory import kv_bytes
 from kvsim.scenario.models.uniform import differences, uniform_attention
+from kvsim.scenario.shapes import SHAPES, ModelShape, check_context
 from tests.scenario.models.tiny_configs import TINY
 
 
@@ -72,7 +73,7 @@ def test_a_uniform_model_gives_its_attention() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gemma-2-9b", "of its 42 layers 21 attend to a window of 4,096 tokens"),
+        ("mistral-7b-v0.1", "of its 32 layers 32 attend to a window of 4,096 tokens"),
         ("llama-4-scout", "36 attend to chunks of 8,192 tokens"),
         ("deepseek-v3", "61 hold a latent for all heads"),
         ("qwen3.5-9b", "24 hold a state"),
@@ -105,3 +106,24 @@ def test_layers_with_different_heads_are_refused() -> None:
     layers = (*spec.layers[:3], dataclasses.replace(spec.layers[3], mixers=(narrow,)))
     with pytest.raises(ScenarioError, match="its layers have heads of 2 sorts"):
         uniform_attention(dataclasses.replace(spec, layers=layers))
+
+
+def test_windows_beside_whole_contexts_have_no_pages() -> None:
+    shape = SHAPES["gemma-2-9b"]
+    assert (shape.num_layers, shape.window_layers, shape.paged_layers, shape.window_tokens) == (42, 21, 21, 4096)
+    assert shape.window_bytes(100_000) == 21 * 4096 * shape.page_bytes(1)
+    check_context(shape, 100_000, "mine", holds_windows=True)
+    with pytest.raises(CapacityError, match="sliding window"):
+        check_context(shape, 100_000, "mine")
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ({"window_layers": 2}, "without window_tokens"),
+        ({"window_layers": 32, "window_tokens": 8}, "leave one with pages"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(windows: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelShape(**{**SHAPES["llama-3-8b"].model_dump(), **windows})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer
 from kvsim.engine.links.cuda import mechanism_named
-from kvsim.engine.model.families import context_limit_of
+from kvsim.engine.model.families import check_readable, weightings_of
 from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.text import read_text
 from kvsim.engine.paged.baselines import decode_on, offloaded_cache
@@ -22,7 +22,6 @@ from kvsim.engine.paged.decode import DecodeResult, decode
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.errors import ScenarioError
-from kvsim.scenario.checks import check_length
 from kvsim.scenario.shapes import DType, Quantisation
 from kvsim.traces.access.base import MASS
 from kvsim.traces.access.file import TraceFile, TraceWriter, open_trace
@@ -94,7 +93,7 @@ class Bench:
                     f"measure.text {self._text!r} has {self._ids.size} tokens; {num_sequences} sequences of "
                     f"{prompt_tokens} and {num_steps} steps need {num_sequences * each}"
                 )
-            check_length(each, context_limit_of(self._model), where="measure.prompt_tokens and measure.num_steps")
+            check_readable(self._model, each, where="measure.prompt_tokens and measure.num_steps")
             ids = torch.from_numpy(self._ids[: num_sequences * each].reshape(num_sequences, each))
             torch.set_num_threads(os.cpu_count() or 1)  # nothing is timed
             snapshot = prefill(
@@ -164,7 +163,7 @@ class Bench:
                 given,
                 prompt_tokens,
                 keeps_logits=True,
-                observer=lambda pool: DecodeRecorder(writer, given, pool),
+                observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(self._model)),
             )
 
 

@@ -95,7 +95,7 @@ def _bytes_of_summaries(given: DecodeInput, shape: ModelShape, num_pages: int) -
         return snapshot.layer_keys("cpu")
 
     made: list[Any] = [make_summaries(given.channel, grid, keys(), page_tokens=given.page_tokens, device="cpu")]
-    if given.foretells and not isinstance(made[0], QuestSummaries):
+    if given.predicts and not isinstance(made[0], QuestSummaries):
         made.append(QuestSummaries(grid, keys(), page_tokens=given.page_tokens, device="cpu"))
     return sum(held.nbytes for one in made for held in vars(one).values() if isinstance(held, torch.Tensor))
 

@@ -16,7 +16,7 @@ from transformers import DynamicCache, StoppingCriteria
 
 from kvsim.caches.prompts.accounting import Keeping, PromptCacheState, Reuse, TierBudget
 from kvsim.engine.links.states import KVStates, StateLink, keep, make_link, move, restore
-from kvsim.engine.model.families import shape_of
+from kvsim.engine.model.families import check_whole_context, shape_of
 from kvsim.engine.model.forward import CACHE_ARGUMENT, cache_of
 from kvsim.errors import KvsimError
 from kvsim.types import IntArray
@@ -83,6 +83,7 @@ class PromptCache:
         bandwidth_bytes_per_s: float | None = None,
     ) -> None:
         shape = shape_of(model)
+        check_whole_context(model.config, type(model).__name__)
         self._model = model
         token_bytes = shape.num_layers * shape.page_bytes(1)
         self._make_books = partial(PromptCacheState, token_bytes, tuple(tiers), least_tokens=least_tokens)

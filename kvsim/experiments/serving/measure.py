@@ -1,0 +1,218 @@
+"""Serving for real: the traffic of every cell sent to vLLM, arrivals by wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.engine.vllm import VllmProcess
+from kvsim.errors import ScenarioError
+from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of
+from kvsim.experiments.serving.costs import memory_of, parameters_of
+from kvsim.experiments.serving.fresh_profile import fresh_profile
+from kvsim.experiments.serving.latency import latency_figures, meets, request_rows
+from kvsim.experiments.serving.parameters import EngineParameters
+from kvsim.experiments.serving.real import Row, place_of, recorded_workload, rows_of, with_tokens
+from kvsim.experiments.serving.run import FIGURES
+from kvsim.experiments.serving.scenario import RealEngine, Serving, Slo
+from kvsim.experiments.serving.simulate import stacked, traffic_entry
+from kvsim.experiments.serving.traffic import Traffic, make_traffic
+from kvsim.experiments.types import Job, Measurement
+from kvsim.types import FloatArray, IntArray
+
+SCHEDULE = "schedule-{cell}-{repeat}.json.gz"
+"""What vLLM did in one run of one cell, as a workload file."""
+
+
+def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
+    """Send the traffic of every cell, in turn and again; return also what vLLM did, step by step.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario does not say how to measure, or its traffic or engine cannot be had for real.
+    KvsimError
+        If vLLM is not there or does not start.
+    """
+    real = _real_of(scenario)
+    cells = [(cell, swept, make_traffic(cell, job.base_dir)) for cell, swept in cells_of(scenario)]
+    profile = profile_of(scenario, job.base_dir)
+    model = str(Path(model_path_of(scenario, job.base_dir)).resolve())
+    runs: list[list[_Run]] = [[] for _ in cells]
+    files: dict[str, bytes] = {}
+    plans = [
+        (number, cell, traffic, parameters_of(cell, memory_of(cell, profile).num_blocks))
+        for number, (cell, _, traffic) in enumerate(cells)
+    ]
+    for parameters in dict.fromkeys(plan[-1] for plan in plans):
+        with VllmProcess(model, _vllm_parameters(parameters), num_threads=real.threads) as vllm:
+            _check_resolved(scenario, parameters, vllm.resolved)
+            _warm_up(vllm)
+            for repeat in range(real.repeats):
+                for number, cell, traffic, own in plans:
+                    if own == parameters:
+                        rows = rows_of(scenario.name, traffic, parameters)
+                        trace = vllm.serve(with_tokens(rows), clock="wall")
+                        runs[number].append(_run_of(traffic, rows, trace, cell.slo))
+                        name = SCHEDULE.format(cell=number, repeat=repeat)
+                        files[name] = recorded_workload(f"{scenario.name}-{number}", rows, parameters, trace)
+                        job.progress(1 / (len(cells) * real.repeats))
+    entries = [
+        traffic_entry(cell, traffic, memory_of(cell, profile)) | _entry_of(own) | swept
+        for (cell, swept, traffic), own in zip(cells, runs, strict=True)
+    ]
+    result = make_result(
+        scenario,
+        job,
+        cells=entries,
+        rows=stacked([_with_repeats([run.rows for run in own]) for own in runs]),
+        tables={
+            "timeline": stacked([_with_repeats([run.timeline for run in own[:1]]) for own in runs]),
+            "itl": stacked([_with_repeats([run.gaps for run in own]) for own in runs]),
+        },
+        verdict=[_verdict(real)],
+        profile=profile,
+        seed=scenario.run.seed,
+        is_measured=True,
+    )
+    return result, files
+
+
+class _Run:
+    """One run of one cell."""
+
+    def __init__(
+        self,
+        rows: dict[str, NDArray[Any]],
+        gaps: dict[str, NDArray[Any]],
+        timeline: dict[str, NDArray[Any]],
+        figures: dict[str, Any],
+    ) -> None:
+        self.rows, self.gaps, self.timeline, self.figures = rows, gaps, timeline, figures
+
+
+def _verdict(real: RealEngine) -> str:
+    threads = "1 thread" if real.threads == 1 else f"{real.threads} threads"
+    return f"vLLM on {threads}; {real.repeats} runs of each cell, figures are medians over them."
+
+
+def _real_of(scenario: Serving) -> RealEngine:
+    if scenario.measure is None:
+        raise ScenarioError(f"{scenario.name}: no [measure]: it says how often vLLM serves each cell, and on what")
+    if scenario.engine.scheduler != "vllm":
+        raise ScenarioError(f"{scenario.name}: engine.scheduler {scenario.engine.scheduler!r}: only 'vllm' is measured")
+    return scenario.measure
+
+
+def _vllm_parameters(parameters: EngineParameters) -> dict[str, Any]:
+    """Return the parameters that vLLM is started with."""
+    stated = parameters.model_dump(mode="python", exclude_none=True)
+    return {name: value for name, value in stated.items() if name != "kv_cache_memory_bytes"}
+
+
+def _check_resolved(scenario: Serving, parameters: EngineParameters, resolved: Mapping[str, Any]) -> None:
+    """Refuse an engine that made something else of the parameters: nothing could be compared with it.
+
+    Raises
+    ------
+    ScenarioError
+        Naming the parameter.
+    """
+    for ours, theirs in (
+        ("num_gpu_blocks_override", "num_blocks"),
+        ("block_size", "block_tokens"),
+        ("max_num_batched_tokens", "max_num_batched_tokens"),
+        ("max_num_seqs", "max_num_seqs"),
+        ("max_model_len", "max_model_len"),
+        ("async_scheduling", "async_scheduling"),
+    ):
+        if getattr(parameters, ours) != resolved[theirs]:
+            raise ScenarioError(
+                f"{scenario.name}: engine.{ours} = {getattr(parameters, ours)}, and vLLM made {resolved[theirs]} of "
+                "it; set it to that"
+            )
+
+
+def _warm_up(vllm: VllmProcess) -> None:
+    """Serve something first: the first steps of a process take longer."""
+    rows: list[Row] = [
+        {"id": f"w{number}", "segments": [[10**9 + number, 60]], "max_tokens": 8, "arrival_step": number}
+        for number in range(8)
+    ]
+    vllm.serve(with_tokens(rows), clock="steps")
+
+
+def _run_of(traffic: Traffic, rows: Sequence[Row], trace: Mapping[str, Any], slo: Slo | None) -> _Run:
+    """Return what one run recorded, in the traffic's order of requests."""
+    count = len(traffic.requests)
+    times = {name: np.full(count, np.nan) for name in ("arrival_s", "scheduled_s", "first_token_s", "last_token_s")}
+    hits, preemptions = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    for row in rows:
+        place, token_s = place_of(row), trace["token_s"][row["id"]]
+        times["arrival_s"][place] = row["arrival_s"]
+        times["first_token_s"][place], times["last_token_s"][place] = token_s[0], token_s[-1]
+    for step in trace["steps"]:
+        for name, hit_tokens in step["admitted"]:
+            place = int(name[1:])
+            if np.isnan(times["scheduled_s"][place]):
+                times["scheduled_s"][place], hits[place] = step["start_s"], hit_tokens
+        for name in step["preempted"]:
+            preemptions[int(name[1:])] += 1
+    columns = request_rows(
+        **times, prompt_tokens=traffic.requests.prompt_tokens, output_tokens=traffic.requests.max_tokens
+    ) | {"hit_tokens": hits, "preemptions": preemptions}
+    gap_s, counts = _gaps(trace["token_s"])
+    met = meets(columns, slo)
+    figures = latency_figures(columns, gap_s, counts, slo) | {
+        "steps": sum(bool(step["scheduled"]) for step in trace["steps"]),
+        "preemptions": int(preemptions.sum()),
+        "hit_tokens": int(hits.sum()),
+        "hit_frac": float(hits.sum() / traffic.requests.prompt_tokens.sum()),
+    }
+    columns |= {} if met is None else {"met": met}
+    return _Run(columns, {"itl_s": gap_s, "count": counts}, _timeline(trace["steps"]), figures)
+
+
+def _gaps(token_s: Mapping[str, Sequence[float]]) -> tuple[FloatArray, IntArray]:
+    """Return all times between tokens in increasing order, each counted once."""
+    gaps = np.sort(np.concatenate([np.diff(times) for times in token_s.values()]))
+    return gaps, np.ones(gaps.size, dtype=np.int64)
+
+
+def _timeline(steps: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Return what ran and waited in each step until the next one."""
+    start_s = np.array([step["start_s"] for step in steps])
+    end_s = np.r_[start_s[1:], steps[-1]["end_s"]]
+    tokens = np.array([sum(count for _, count in step["scheduled"]) for step in steps])
+    prefill = np.array([sum(count for _, count in step["scheduled"] if count > 1) for step in steps])
+    free = np.array([step["free_blocks"] for step in steps])
+    most_free = max(step["free_after"] for step in steps)
+    return {
+        "start_s": start_s,
+        "end_s": end_s,
+        "running": np.array([step["running"] for step in steps], dtype=float),
+        "waiting": np.array([step["waiting"] for step in steps], dtype=float),
+        "kv_used_frac": 1 - free / most_free,
+        "tokens_per_s": tokens / (end_s - start_s),
+        "prefill_tokens_per_s": prefill / (end_s - start_s),
+        "steps": np.ones(start_s.size),
+    }
+
+
+def _entry_of(runs: Sequence[_Run]) -> dict[str, Any]:
+    """Return medians over the runs, and what each run gave."""
+    names = runs[0].figures
+    medians = {name: type(names[name])(np.median([run.figures[name] for run in runs])) for name in names}
+    return medians | {"repeats": {name: [run.figures[name] for run in runs] for name in FIGURES if name in names}}
+
+
+def _with_repeats(tables: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Return the tables of all runs of a cell as one, the number of its run in each row."""
+    return stacked(list(tables), by="repeat")
+
+
+MEASUREMENT: Measurement[Serving] = Measurement(measure=measure, fresh_profile=fresh_profile)

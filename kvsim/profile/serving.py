@@ -1,0 +1,50 @@
+"""What a step of a serving engine costs: host work that grows with the batch, then one forward pass."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from kvsim.profile.tables import CostTable, Row
+from kvsim.scenario.toml import Strict
+
+PARTS = ("host", "tokens", "keys", "pairs", "sampled")
+"""The tables of `ServingCosts`, in the order in which a step adds them up; all but the host's are the forward pass."""
+
+
+class ServingCosts(Strict):
+    """Tables of one engine; a step is the sum of their values at what it has to do.
+
+    A forward pass reads the weights and computes over all scheduled tokens (`tokens`), reads keys and values (`keys`),
+    attends (`pairs`), and makes logits for whoever samples (`sampled`). Attention follows the sums over the batch, not
+    the shape of the batch: an engine's kernel takes decode and prefill in one call.
+    """
+
+    engine: str
+    """Which engine, and its version."""
+    host: CostTable
+    """Scheduling, preparing inputs and taking in outputs, over the requests of the batch."""
+    tokens: CostTable
+    """Over the scheduled tokens of all requests."""
+    keys: CostTable
+    """Over the tokens whose keys and values are read, each request's counted once."""
+    pairs: CostTable
+    """Over pairs of a query and a key that it attends to."""
+    sampled: CostTable
+    """Over the requests that sample a token."""
+    step_residuals_frac: Row[float] = ()
+    """Evenly spaced quantiles, from the least to the greatest, of measured / predicted - 1 of complete steps."""
+    error_frac: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
+    """What the time of many steps together may be off to either side: 90% of held-out runs were nearer."""
+
+    @model_validator(mode="after")
+    def _has_one_column(self) -> ServingCosts:
+        wide = [name for name, table in self.tables().items() if len(table.columns) > 1]
+        if wide:
+            raise ValueError(f"{wide[0]}: a table of one column; the cost of a step is a sum, not a product")
+        return self
+
+    def tables(self) -> dict[str, CostTable]:
+        """Return the tables by name."""
+        return {name: getattr(self, name) for name in PARTS}

@@ -1,0 +1,55 @@
+"""`model.generate` on a PagedCache gives what it gives on transformers' own, copied and padded, for every family."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kvsim.engine import PagedCache  # noqa: E402
+from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+
+PROMPT_TOKENS, NEW_TOKENS = 70, 12
+
+
+def paged(model, batch):
+    return PagedCache.from_scenario(
+        "crosscheck_quick",
+        model,
+        batch=batch,
+        policy="lru",
+        overrides=("page_tokens=16", "budget.pages_per_layer=5", 'selector.name="full"'),
+        max_tokens=PROMPT_TOKENS + NEW_TOKENS,
+        bandwidth_bytes_per_s=FAST_BYTES_PER_S,
+    )
+
+
+def generate(model, ids, cache=None, **options):
+    options = {"max_new_tokens": NEW_TOKENS, "attention_mask": torch.ones_like(ids)} | options  # 0 may be a token
+    return model.generate(ids, **{CACHE_ARGUMENT: cache}, do_sample=False, eos_token_id=None, **options)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(3, 256, (2, PROMPT_TOKENS), generator=torch.Generator().manual_seed(6))
+
+
+def test_generation_goes_on_from_a_copy_made_half_way(model, ids):
+    expected = generate(model, ids[:1])
+    with paged(model, 1) as cache:
+        half = generate(model, ids[:1], cache, max_new_tokens=5, prefill_chunk_size=32)
+        with copy.deepcopy(cache) as copied:
+            for one in (copied, cache):
+                assert torch.equal(generate(model, half, one, max_new_tokens=NEW_TOKENS - 5), expected)
+        assert cache.report().misses > 0
+
+
+def test_padded_prompts_get_the_tokens_of_the_default_cache(model, ids):
+    mask = torch.ones_like(ids)
+    mask[1, :37] = 0
+    expected = generate(model, ids, attention_mask=mask)
+    with paged(model, 2) as cache:
+        assert torch.equal(generate(model, ids, cache, attention_mask=mask), expected)

@@ -1,0 +1,134 @@
+"""Measuring serving and comparing with it, on a stand-in that schedules as vLLM does and has a clock of its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from kvsim.calibration.serving import calibrate_serving
+from kvsim.errors import ResultError, ScenarioError
+from kvsim.experiments.registry import load_measurement
+from kvsim.experiments.serving.compare import TARGETS, compare
+from kvsim.experiments.serving.measure import measure
+from kvsim.experiments.serving.simulate import simulate
+from kvsim.experiments.types import Job
+from kvsim.profile.profile import load_profile, write_profile
+from kvsim.report.results import load_result, write_result
+from kvsim.scenario.shipped import find_profile
+from tests.engine.vllm.conftest import stand_in, write_stand_in  # noqa: F401
+from tests.experiments.serving.tiny import scenario
+
+MEASURED = {
+    "model__path": "model",
+    "generated__num_sessions": 30,
+    "generated__shared_tokens": 64,
+    "arrivals__rate_hz": 8.0,
+    "engine__max_model_len": 512,
+    "engine__num_gpu_blocks_override": 40,
+    "measure": {"repeats": 2},
+    "slo": {"ttft_s": 1.0},
+    "sweep": {"arrivals.rate_hz": [4.0, 20.0]},
+}
+
+
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory):
+    """Return costs calibrated on the stand-in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVSIM_VLLM", str(write_stand_in(tmp_path_factory.mktemp("python"))))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+        return calibrate_serving("model", quick=True)
+
+
+@pytest.fixture
+def calibrated(costs, stand_in, tmp_path):  # noqa: F811
+    """Return a scenario whose profile has these costs."""
+    own = load_profile(find_profile("cpu-smollm2-135m"))
+    path = tmp_path / "stand-in.toml"
+    write_profile(own.model_copy(update={"serving": costs}), path)
+    return scenario(**MEASURED, profile__path=str(path))
+
+
+def test_calibrated_measured_and_simulated_agree_where_the_engine_has_our_clock(calibrated, tmp_path):
+    measured, files = measure(calibrated, Job())
+    assert len(files) == 4 and measured.summary["is_measured"]
+    folder = write_result(measured, tmp_path / "measured", files)
+    simulated = simulate(calibrated, Job(recorded=folder))
+    assert [one["difference"] for one in simulated.summary["schedules"]] == [None] * 4
+    compared = compare(simulated, load_result(folder))
+    assert compared.contents["counts_equal"]
+    errors = {row["figure"]: row["error_frac"] for row in compared.contents["figures"]}
+    assert set(errors) == set(TARGETS) and max(map(abs, errors.values())) < 0.03
+    assert compared.contents["targets_met"] == len(compared.contents["figures"]) == 14
+    assert "schedules: equal in all" in compared.text and "targets: 14 of 14 met" in compared.text
+    assert min(compared.contents["null_factor"].values()) > 3
+    assert set(compared.missed) <= {"interval"}  # costs of a clock are exact, so hardly any figure lies in its interval
+    assert compared.files["compare.png"].startswith(b"\x89PNG")
+
+
+def test_a_schedule_that_was_changed_is_located(calibrated, tmp_path):
+    measured, files = measure(calibrated, Job())
+    folder = write_result(measured, tmp_path / "measured", files)
+    name = "schedule-0-0.json.gz"
+    import gzip  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    content = json.loads(gzip.decompress((folder / name).read_bytes()))
+    content["steps"][3]["free_blocks"] += 1
+    (folder / name).write_bytes(gzip.compress(json.dumps(content).encode()))
+    simulated = simulate(calibrated, Job(recorded=folder))
+    differences = {one["file"]: one["difference"] for one in simulated.summary["schedules"]}
+    assert "step 3: free_blocks" in differences.pop(name) and set(differences.values()) == {None}
+    compared = compare(simulated, load_result(folder))
+    assert "schedules: 1 of 4 runs differ; schedule-0-0.json.gz: step 3" in compared.text
+    assert "schedules equal" in compared.missed
+
+
+def test_a_crosscheck_times_the_engine_once_and_uses_that_again(stand_in, tmp_path):  # noqa: F811
+    said = []
+    fresh_profile = load_measurement("serving").fresh_profile
+    options = {"say": said.append, "progress": lambda *_: None, "cost_tables": ()}
+    tiny = scenario(**MEASURED)
+    path = fresh_profile(tiny, Job(), tmp_path, recalibrate=None, **options)
+    assert load_profile(path).serving.engine == "vLLM 0.32.0, 1 thread"
+    written = path.read_bytes()
+    assert fresh_profile(tiny, Job(), tmp_path, recalibrate=None, **options) == path
+    assert path.read_bytes() == written and "used again" in said[-1]
+    assert fresh_profile(tiny, Job(), tmp_path, recalibrate=False, **options) is None
+
+
+def test_costs_calibrated_on_the_stand_in_are_its_clock(costs):
+    for tokens in (1, 40, 300):
+        step_s = costs.host.at_s(1) + costs.tokens.at_s(tokens)
+        assert step_s == pytest.approx(0.011 + 1e-4 * tokens, rel=0.01)
+    assert costs.error_frac < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"measure": None}, r"no \[measure\]"),
+        ({"engine__scheduler": "static"}, "only 'vllm' is measured"),
+        ({"arrivals": {"process": "closed-loop", "users": 2}, "sweep": None}, "follow the end of others"),
+        ({"engine__async_scheduling": True}, "engine.async_scheduling = True, and vLLM made False of it"),
+        ({"model__path": None}, "no model.path"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(stand_in, changes, problem):  # noqa: F811
+    with pytest.raises(ScenarioError, match=problem) as refusal:
+        measure(scenario(**(MEASURED | changes)), Job())
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_schedules_is_refused(tmp_path):
+    with pytest.raises(ResultError, match=r"no schedule-\*\.json\.gz"):
+        simulate(scenario(**(MEASURED | {"sweep": None})), Job(recorded=Path(tmp_path)))
+
+
+def test_rows_of_all_runs_are_kept(calibrated):
+    measured, _ = measure(calibrated, Job())
+    rows = measured.rows
+    assert rows["cell"].size == 2 * 2 * 30
+    assert np.unique(rows["repeat"]).tolist() == [0, 1]

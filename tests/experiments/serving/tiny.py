@@ -1,0 +1,44 @@
+"""A small scenario of serving, changed field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvsim.errors import ScenarioError
+from kvsim.experiments.serving.scenario import Serving
+from kvsim.scenario.toml import validate
+
+
+def tables(**changes: Any) -> dict[str, Any]:
+    """Return the tables of a scenario file; a change is a dotted field with ``__`` for its dots; None leaves it out."""
+    made: dict[str, Any] = {
+        "schema_version": 1,
+        "kind": "serving",
+        "name": "tiny",
+        "model": {"shape": "smollm2-135m"},
+        "profile": {"path": "cpu-smollm2-135m"},
+        "generated": {"num_sessions": 40, "prompt": {"mean": 100.0, "cv": 0.5}, "output": {"mean": 10.0, "cv": 0.5}},
+        "arrivals": {"process": "poisson", "rate_hz": 0.5},
+        "engine": {
+            "block_size": 16,
+            "max_model_len": 1024,
+            "max_num_batched_tokens": 256,
+            "max_num_seqs": 16,
+            "num_gpu_blocks_override": 200,
+        },
+    }
+    for field, value in changes.items():
+        *outer, last = field.split("__")
+        table = made
+        for part in outer:
+            table = table.setdefault(part, {})
+        if value is None:
+            table.pop(last, None)
+        else:
+            table[last] = value
+    return made
+
+
+def scenario(**changes: Any) -> Serving:
+    """Return the scenario of these tables."""
+    return validate(Serving, tables(**changes), where="tiny", error=ScenarioError)
