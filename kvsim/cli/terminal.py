@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import io
 import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TextIO, cast
 
 import typer
@@ -17,6 +18,8 @@ import typer
 from kvsim.errors import KvsimError
 
 INTERRUPTED = 130
+_STDOUT = 1
+"""The number of the file that a process's standard output is."""
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What a terminal obeys instead of showing, line ends and tabs apart: controls, and what turns the order of writing."""
@@ -33,6 +36,17 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+@contextmanager
+def _as_refusal() -> Iterator[None]:
+    """Report that standard output takes nothing more, as on a full disk; a reader that went away is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise KvsimError(f"standard output: cannot be written: {problem.strerror}") from None
+
+
 class _Printable:
     """A text stream that writes what is `printable`."""
 
@@ -40,8 +54,13 @@ class _Printable:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(printable(text))
+        with _as_refusal():
+            self._stream.write(printable(text))
         return len(text)
+
+    def flush(self) -> None:
+        with _as_refusal():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -51,11 +70,41 @@ class _Printable:
 def _printable_output() -> Iterator[None]:
     """Let nothing that commands print move a terminal's cursor, whatever names are in it, while the block runs."""
     stream = sys.stdout
-    sys.stdout = cast("TextIO", _Printable(stream))
+    sys.stdout = cast("TextIO", _Printable(stream or io.StringIO()))  # there is none where the shell closed it
     try:
         yield
     finally:
         sys.stdout = stream
+
+
+@contextmanager
+def _own_standard_output() -> Iterator[None]:
+    """Send what anything else writes to standard output, a subprocess or a C library, to standard error.
+
+    ``sys.stdout`` still writes where it did, so that ``--json`` prints JSON alone. Where it is not the process's own
+    standard output, nothing is changed.
+    """
+    stream = sys.stdout
+    try:
+        is_own = stream.fileno() == _STDOUT and sys.stderr.fileno() >= 0
+    except (AttributeError, OSError, ValueError):  # closed, a test's, or a notebook's
+        is_own = False
+    if not is_own:
+        yield
+        return
+    stream.flush()
+    kept = os.dup(_STDOUT)
+    own = os.fdopen(os.dup(kept), "w", encoding=stream.encoding, errors=stream.errors)
+    try:
+        sys.stdout = own
+        os.dup2(sys.stderr.fileno(), _STDOUT)
+        yield
+    finally:
+        sys.stdout = stream
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+        with suppress(OSError):  # what could not be written was reported
+            own.close()
 
 
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
@@ -65,9 +114,10 @@ def exit_code(app: typer.Typer, arguments: list[str]) -> int:
     """
     command = typer.main.get_command(app)
     try:
-        with _printable_output():
+        with _own_standard_output() if "--json" in arguments else nullcontext(), _printable_output():
             code = int(command.main(arguments, prog_name="kvsim", standalone_mode=False) or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KvsimError as problem:
         typer.echo(printable(str(problem)), err=True)
         return 2

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -491,6 +492,16 @@ def test_json_is_json_whatever_a_plug_in_prints(capfd, plug_in, command: list[st
     assert run_command([*command, *SMALL, *options]) == 0
     printed = capfd.readouterr().out
     assert [cell["policy"] for cell in json.loads(printed)["cells"]] == ["lru", name] * 2
+
+
+def test_json_is_json_whatever_a_subprocess_of_a_plug_in_prints(plug_in) -> None:
+    name = plug_in("import os, subprocess; subprocess.run(['echo', 'touched']); os.write(1, b'raw')")
+    options = ["--set", f'run.policies=["lru", "{name}"]', "--json", "-o", "out"]
+    command = [sys.executable, "-m", "kvsim", "run", *SMALL, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert len(json.loads(ended.stdout)["cells"]) == 4
+    assert "touched\n" in ended.stderr and "raw" in ended.stderr
 
 
 def test_json_is_json_in_processes_of_a_long_run(capfd, plug_in, monkeypatch) -> None:
