@@ -88,7 +88,7 @@ def load_each(folders: Sequence[Path]) -> dict[Path, RunResult]:
 
     loaded: dict[Path, RunResult] = {}
     for folder in folders:
-        if folder in loaded:
+        if folder.resolve() in map(Path.resolve, loaded):
             raise ResultError(f"{folder}: named twice; name each result once")
         loaded[folder] = load_result(folder)
     return loaded

@@ -24,7 +24,7 @@ def reading(what: object) -> Iterator[None]:
     Raises
     ------
     ResultError
-        In a line that says what went wrong and where, so that an error of kvsim's own can be told from damage.
+        In a line that says what went wrong and where, so that an error of kvsim's own is recognised.
 
     Examples
     --------

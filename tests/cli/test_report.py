@@ -107,6 +107,7 @@ def test_compare_takes_several_results(
     [
         (["report", "{a}", "{b}"], "report: a page of several results needs a name: add -o FILE.html"),
         (["report", "{a}", "{a}", "-o", "x.html"], "named twice; name each result once"),
+        (["report", "{a}", "{a}/../{a.name}", "-o", "x.html"], "named twice; name each result once"),
         (["report", "nowhere"], "nowhere: no such result folder"),
         (["report", "{a}", "{b}", "-o", "x.html", "--timeline", "0"], "report: --timeline is for one result"),
         (["report", "{a}", "-o", "x.html", "--timeline", "99"], "99"),
