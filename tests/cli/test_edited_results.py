@@ -89,3 +89,21 @@ def test_it_is_a_line_that_names_the_result(
         assert re.search(r": damaged: its contents do not fit together \(\w+: .*, kvsim/.*, line \d+\); run", line)
     assert not list(tmp_path.glob("changed/**/summary.json"))
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("base_dir", [1]), ("accesses", None), ("overrides", None)])
+def test_an_edited_manifest_is_a_line_wherever_the_scenario_is_read_from_it(
+    edited: Any, key: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = edited(lambda summary: None)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {key: value}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    page = str(tmp_path / "page.html")
+    for command, *options in (
+        ["whatif", *CHANGE],
+        ["whatif", "--reach", "tpot_p50_s<=1", "--over", "budget.pages_per_layer=20:40"],
+        ["report", "--timeline", "0", "-o", page],
+    ):
+        assert run_command([command, str(folder), *options]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ": the manifest: damaged: its contents do not fit together (TypeError: " in line

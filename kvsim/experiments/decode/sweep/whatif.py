@@ -13,6 +13,7 @@ from kvsim.experiments.provenance import REPLAYED_ROLES, changed_inputs
 from kvsim.experiments.types import Job, ignore
 from kvsim.profile.hypothetical import CHANGES, PREFIX, changed_profile, is_profile_change
 from kvsim.profile.profile import Profile
+from kvsim.report.reading import reading
 from kvsim.report.results import RunResult
 from kvsim.scenario.decode import ProfileChoice, Scenario
 from kvsim.scenario.file import parse_scenario
@@ -71,8 +72,14 @@ def origin_of(result: RunResult, command: str = "whatif") -> Origin:
     Raises
     ------
     ResultError
-        If it is another experiment's, was measured, replays what no scenario names, or does not record its scenario.
+        If it is another experiment's, was measured, replays what no scenario names, does not record its scenario, or
+        has a damaged manifest.
     """
+    with reading(f"{command}: the manifest"):
+        return _origin(result, command)
+
+
+def _origin(result: RunResult, command: str) -> Origin:
     kind = result.summary.get("kind")
     if kind is not None:
         raise ResultError(
