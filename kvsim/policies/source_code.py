@@ -41,13 +41,16 @@ def own_sources(file: Path, module_name: str) -> tuple[list[Path], Path]:
     first = home / module_name.partition(".")[0]
     waiting = sorted(first.rglob("*.py")) if first.is_dir() else [file]
     found: dict[Path, None] = {}
+    names = {first.name}
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
         found[path] = None
         if home not in _INSTALLED:
-            waiting += [other for name in _imports_of(path) for other in _files_of(home, name)]
+            new = set(_imports_of(path)) - names
+            names |= new
+            waiting += [other for name in sorted(new) for other in _files_of(home, name)]
     return sorted(found), home
 
 

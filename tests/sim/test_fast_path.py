@@ -1,4 +1,4 @@
-"""Whole steps in compiled code say what the path of events says, row by row, and keep the invariants of the model."""
+"""Whole steps in compiled code say what the event by event says, row by row, and keep the invariants of the model."""
 
 from __future__ import annotations
 
