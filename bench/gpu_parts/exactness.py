@@ -13,6 +13,7 @@ from gpu_parts.jobs import Outcome, Setting, write_json
 from gpu_parts.profiles import TINY
 from kvsim.calibration.random_inputs import random_model
 from kvsim.engine.model.forward import CACHE_ARGUMENT
+from kvsim.engine.model.held import held_by
 from kvsim.engine.model.loading import load_model
 from kvsim.engine.model.text import read_text
 from kvsim.engine.paged.baselines import fill
@@ -83,7 +84,7 @@ def _model(setting: Setting, dtype: DType) -> tuple[Any, torch.Tensor, int]:
 def _by_default_cache(model: Any, snapshot: Snapshot, num_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits, ``[num_steps, vocab_size]`` on the host in fp32, and greedy tokens, ``[1, num_steps]``."""
     cache = DynamicCache(config=model.config)
-    fill(cache, snapshot, model.device)
+    fill(cache, snapshot, held_by(model.config), model.device)
     fed, logits, tokens = snapshot.next_token, [], []
     with undisturbed():
         for _ in range(num_steps):

@@ -146,7 +146,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _closest(name: str, names: list[str]) -> str | None:
-    longer = [known for known in names if len(name) >= _NUM_LETTERS and known.startswith(name)]
+    longer = sorted((known for known in names if len(name) >= _NUM_LETTERS and known.startswith(name)), key=len)
     close = longer or difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
     return close[0] if close else None
 
