@@ -16,7 +16,7 @@ from kvsim.errors import KvsimError, MarkupError, TraceError
 def every_class() -> list[type[KvsimError]]:
     """Return every error class of the package."""
     for module in pkgutil.walk_packages(kvsim.__path__, "kvsim."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith(("__main__", "vllm.inside")):  # the latter runs in vLLM's own environment
             importlib.import_module(module.name)
     return sorted(_below(KvsimError), key=lambda kind: (kind.__module__, kind.__name__))
 
