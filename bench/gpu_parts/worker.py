@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def watch(
         current, since_s, why = "", time.monotonic(), ""
         try:
             while process.poll() is None:
-                time.sleep(_POLL_S)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_S)
                 now_s = time.monotonic()
                 found = marker.read_text(encoding="utf-8") if marker.is_file() else ""
                 if found and found != current:

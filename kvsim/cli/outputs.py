@@ -6,11 +6,14 @@ import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from kvsim.errors import KvsimError, ResultError
+
+if TYPE_CHECKING:
+    from kvsim.report.html.page import Page
 
 T = TypeVar("T")
 
@@ -77,6 +80,16 @@ def kept(write: Callable[[], T], shown: str) -> T:
     except KvsimError:
         typer.echo(shown, nl=not shown.endswith("\n"))
         raise
+
+
+def draw(figure: Any, page: Page, folder: Path, name: str) -> None:
+    """Write a picture and its page into a folder, and print where they are."""
+    from kvsim.report.html.page import page_html
+    from kvsim.report.results import write_picture
+    from kvsim.report.style import png
+
+    typer.echo(f"\npicture: {write_picture(png(figure), folder, f'{name}.png')}")
+    typer.echo(f"report: {write_picture(page_html(page), folder, f'{name}.html')}")
 
 
 def as_argument(path: Path, suffix: str) -> str:

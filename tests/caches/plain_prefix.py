@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.caches.prefix import PrefixCache, Replayed, make_eviction
-from kvsim.caches.prefix.evictions import next_uses
+from kvsim.caches.prefix.future import next_uses
 from kvsim.caches.prefix.replay import chains
 from kvsim.types import IntArray
 

@@ -47,7 +47,7 @@ FILES = {
 """Commands that write one file."""
 
 WORK = (
-    *(f"kvsim.cli.{name}bar" for name in ("", "measure.", "policy.", "search.", "timeline.")),
+    *(f"kvsim.cli.{name}bar" for name in ("", "traces.", "profiles.", "measure.", "policy.", "search.", "timeline.")),
     "kvsim.traces.generator.fit.fit_generator",
     "kvsim.traces.access.statistics.measure_statistics",
     "kvsim.experiments.decode.miss_curve.curve_of",

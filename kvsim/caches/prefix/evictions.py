@@ -10,7 +10,7 @@ store runs on them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from kvsim.errors import PolicyError
@@ -381,32 +381,3 @@ def make_eviction(name: str, budget_blocks: int) -> Eviction:
     if name not in EVICTIONS:
         raise PolicyError(f"no eviction policy of prefix blocks is called {name!r}{nearest(name, EVICTIONS)}")
     return EVICTIONS[name](budget_blocks)
-
-
-def next_uses(chains: Sequence[Sequence[int]], most_hits: Sequence[int] | None = None) -> list[list[int]]:
-    """Return for each block of each request the place in the trace where it is used next; its length where never.
-
-    Parameters
-    ----------
-    most_hits
-        Blocks that each request may hit: what it computes again beyond is no use of a cache.
-
-    Examples
-    --------
-    >>> next_uses([[7, 8], [7, 8]]), next_uses([[7, 8], [7, 8]], [1, 1])
-    ([[2, 3], [4, 4]], [[2, 4], [4, 4]])
-    """
-    never = sum(map(len, chains))
-    coming: dict[int, int] = {}
-    found: list[list[int]] = [[] for _ in chains]
-    place = never
-    for request in range(len(chains) - 1, -1, -1):
-        chain = chains[request]
-        most = len(chain) if most_hits is None else most_hits[request]
-        for number in range(len(chain) - 1, -1, -1):
-            place -= 1
-            found[request].append(coming.get(chain[number], never))
-            if number < most:
-                coming[chain[number]] = place
-        found[request].reverse()
-    return found

@@ -18,27 +18,7 @@ from kvsim.scenario.shapes import shape_of_spec, unpaged
 
 
 def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options: Any) -> Plan:
-    """Return what fits, what each way of managing the KV cache would give, and what to do.
-
-    Parameters
-    ----------
-    model
-        A name of `kvsim model list`, the path of a config.json or of a folder with one, or a hub id.
-    gpu
-        A name of `kvsim card list`, or the TOML file of a card.
-    context_tokens
-        Tokens of each sequence.
-    batch
-        Sequences at once.
-    options
-        Those of `kvsim.experiments.plan.request.make_request`: `weights`, `kv`, `tpot_s`, `recall_frac`,
-        `host_memory_bytes`, `utilisation_frac`, `reserve_bytes`, `step_tokens`, `runtime`.
-
-    Raises
-    ------
-    KvsimError
-        If there is no such model, card or format, a number makes no sense, or an estimate cannot price the model.
-    """
+    """Return a plan as `kvsim.plan` (`kvsim.experiments.plan.library`) documents it, without the data frames."""
     request = make_request(model, gpu, context_tokens=context_tokens, batch=batch, **options)
     memory = memory_of(request)
     unsimulated = unpaged(request.spec, context_tokens)

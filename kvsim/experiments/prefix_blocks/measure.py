@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prefix import PrefixCache, Replayed, hash_blocks, make_eviction
-from kvsim.caches.prefix.evictions import next_uses
+from kvsim.caches.prefix.future import next_uses
 from kvsim.caches.prefix.replay import chains
 from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.first_token import agreement_of, medians

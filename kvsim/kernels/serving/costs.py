@@ -14,6 +14,7 @@ Arrays behind one address (`kvsim.kernels.arrays`):
 from __future__ import annotations
 
 from kvsim.kernels.arrays import compiled, floats, ints
+from kvsim.kernels.interpolation import row_at
 
 (TABLES, NUMBERS, TOTALS, MOST, FACTORS) = range(5)
 NUM_ARRAYS = 5
@@ -53,15 +54,7 @@ def at_s(tables, start, amount):
     """Return the seconds by the table at `start`: ``CostTable.at_s`` operation by operation."""
     size = int(tables[start])
     amounts, values = start + 1, start + 1 + size
-    if size == 1 or amount <= tables[amounts]:
-        return tables[values]
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) // 2
-        if amount < tables[amounts + middle]:
-            high = middle
-        else:
-            low = middle + 1
-    left = min(low - 1, size - 2)
-    frac = (amount - tables[amounts + left]) / (tables[amounts + left + 1] - tables[amounts + left])
-    return max(tables[values + left] + frac * (tables[values + left + 1] - tables[values + left]), 0.0)
+    row, frac = row_at(tables, amounts, size, amount)
+    if frac == 0.0:
+        return tables[values + row]
+    return max(tables[values + row] + frac * (tables[values + row + 1] - tables[values + row]), 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.kernels.arrays import compiled, float_rows, floats, ints
+from kvsim.kernels.interpolation import row_at
 from kvsim.kernels.step.layout import CARRIED_S, CLOCK, COUNTS, DECIDE, HOST_TABLE, MEMO, TABLE, TABLES, TO_DEVICE_TABLE
 
 
@@ -19,17 +20,7 @@ def at_s(tables, start, amount):
         return 0.0
     column_frac = tables[start + 1]
     amounts, left, right = start + 2, start + 2 + size, start + 2 + 2 * size
-    row, row_frac = 0, 0.0
-    if size > 1 and amount > tables[amounts]:
-        low, high = 0, size
-        while low < high:
-            middle = (low + high) // 2
-            if amount < tables[amounts + middle]:
-                high = middle
-            else:
-                low = middle + 1
-        row = min(low - 1, size - 2)
-        row_frac = (amount - tables[amounts + row]) / (tables[amounts + row + 1] - tables[amounts + row])
+    row, row_frac = row_at(tables, amounts, size, amount)
     value = tables[left + row]
     if row_frac != 0.0:
         value += row_frac * (tables[left + row + 1] - value)
