@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvsim.errors import TraceError
-from kvsim.scenario.shipped import shipped
+from kvsim.scenario.shipped import find_capture, find_generator, shipped
 from kvsim.traces import (
     GeneratorParameters,
     LayerParameters,
@@ -335,3 +335,16 @@ def test_parameters_that_cannot_be_written_are_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(TraceError, match=r"Not a directory|File exists"):
         write_parameters(known_parameters(), tmp_path / "file" / "x.toml")
+
+
+def test_the_generator_that_ships_is_the_fit_of_today_and_says_how_far_off_its_recall_is():
+    capture = find_capture("smollm2-docs")
+    file = find_generator(capture, 64)
+    assert file is not None
+    kept = load_parameters(file)
+    today = fit_generator(open_trace(capture), 64, "estimate:quest", name="smollm2-docs")
+    for name in ("sink_frac", "near_exponent", "dynamic_spread_nats", "attraction_spread_nats"):
+        expected = [getattr(layer, name) for layer in today.layers]
+        assert [getattr(layer, name) for layer in kept.layers] == pytest.approx(expected, rel=0.01, abs=1e-3), name
+    assert [one.bias_frac for one in kept.recall] == pytest.approx([one.bias_frac for one in today.recall], abs=2e-3)
+    assert max(abs(one.bias_frac) for one in kept.recall) < 0.01

@@ -12,10 +12,8 @@ from kvsim.experiments.plan.roofline import SLOWEST
 from kvsim.experiments.plan.scenario import TRACE
 from kvsim.profile.estimate.coefficients import load_coefficients
 from kvsim.scenario.decode import Scenario
-
-GENERATOR_BIAS_FRAC = 0.033
-"""By how much more of the attention mass selections of the generator read than those of its capture, at the capture's
-own 4k tokens and a thirty-second to a quarter of its pages of 64 tokens, at most."""
+from kvsim.scenario.shipped import find_capture, find_generator
+from kvsim.traces import load_parameters
 
 
 def warnings_of(request: Request) -> tuple[str, ...]:
@@ -98,9 +96,12 @@ def _of_bits(options: Sequence[Option]) -> str:
 def _of_recall(options: Sequence[Option]) -> str:
     if all(option.recall_frac is None for option in options):
         return ""
+    file = find_generator(find_capture(TRACE), PAGE_TOKENS)
+    assert file is not None  # it ships
+    most_off = 100 * max(abs(one.bias_frac) for one in load_parameters(file).recall)
     return (
         f"Recall: what SmolLM2-135M attends to at 4k tokens ({TRACE}), stretched to this model and context by a "
-        f"generator that reads up to {100 * GENERATOR_BIAS_FRAC:.0f} points too much at 4k. Capture your own model."
+        f"generator whose recall at 4k is within {most_off:.1f} points of the capture's. Capture your own model."
     )
 
 
