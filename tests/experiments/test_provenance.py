@@ -55,7 +55,13 @@ def test_results_of_two_contents_of_one_profile_are_not_compared(pair: tuple[Run
     assert "does not record" not in compared.text and "notes" not in compared.contents
 
 
+def without_inputs(result: RunResult) -> RunResult:
+    manifest = {name: value for name, value in result.manifest.items() if name != "inputs"}
+    return RunResult(summary=result.summary, rows=result.rows, manifest=manifest)
+
+
 def test_older_results_are_compared_with_a_note(pair: tuple[RunResult, RunResult]) -> None:
-    compared = compare_results(*pair)
+    simulated, measured = pair
+    compared = compare_results(without_inputs(simulated), without_inputs(measured))
     assert compared.text.count("does not record digests of what it was made from") == 2
     assert len(compared.contents["notes"]) == 2
