@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Literal, Protocol, TypeAlias
 
 from kvsim.engine.links.page_pool import EngineError, PagePool
+from kvsim.errors import KvsimError
 from kvsim.types import IntArray, PageIds
 
 TransferKind: TypeAlias = Literal["demand", "prefetch", "write-back"]
@@ -35,19 +36,17 @@ class Latch(Protocol):
 
 
 class _LockLatch:
-    """A bare lock: an Event costs five times as much to set."""
+    """A bare lock: an Event costs five times as much to set. Whoever waits holds it for a moment, hence the flag."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "is_open")
 
     def __init__(self) -> None:
+        self.is_open = False
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    @property
-    def is_open(self) -> bool:
-        return not self._lock.locked()
-
     def open(self) -> None:
+        self.is_open = True
         self._lock.release()
 
     def wait(self) -> None:
@@ -96,7 +95,10 @@ class Link(Protocol):
         """Make what computes next wait for `transfers`."""
 
     def drain(self) -> list[Transfer]:
-        """Wait until all is done and return every transfer since the link was made, in order of submission."""
+        """Wait until all that was submitted is done and return the link's list of transfers, in order of submission.
+
+        Another thread may submit meanwhile: what the list has besides need not be done.
+        """
 
     def remember(self, transfers: Sequence[Transfer]) -> None:
         """Count `transfers`, which another link has done, among those of this link, which has done none yet."""
@@ -136,8 +138,8 @@ class EmulatedLink:
         self._raise_fault()
 
     def drain(self) -> list[Transfer]:
-        """Wait until all is done and return every transfer since the link was made, in order of submission."""
-        self.wait(self._submitted)
+        """Wait until all that was submitted is done and return the link's list of transfers."""
+        self.wait(list(self._submitted))
         return self._submitted
 
     def remember(self, transfers: Sequence[Transfer]) -> None:
@@ -165,16 +167,24 @@ class _Lane:
         self._free_s = 0.0
         self._arrivals: SimpleQueue[Transfer | None] = SimpleQueue()
         self._queues: tuple[deque[Transfer], deque[Transfer]] = (deque(), deque())  # demand, prefetch
+        self._closing = threading.Lock()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, transfer: Transfer) -> None:
         transfer.submitted_s = time.perf_counter()
-        self._arrivals.put(transfer)
+        with self._closing:
+            if self._is_closed:
+                raise KvsimError("the link is closed: its cache was closed by another thread during a decode step")
+            self._arrivals.put(transfer)
 
     def close(self) -> None:
-        self._arrivals.put(None)
-        self._thread.join()
+        with self._closing:
+            self._is_closed = True
+            self._arrivals.put(None)
+        if threading.current_thread() is not self._thread:  # whose garbage collection may end a cache
+            self._thread.join()
 
     def _serve(self) -> None:
         _sleep_precisely()
@@ -185,9 +195,7 @@ class _Lane:
             if transfer is not None:
                 self._carry(transfer)
             elif any(self._queues):
-                # Only another direction's transfer can hold up the head: a page whose write-back is under way.
-                waiting = (self._queues[0] or self._queues[1])[0]
-                next(other for other in waiting.after if not other.is_done).done.wait()
+                self._wait_for_other_direction()
 
     def _take_arrivals(self, *, must_wait: bool) -> bool:
         """Sort what was submitted into the two queues; return False once asked to close."""
@@ -209,6 +217,17 @@ class _Lane:
                     del queue[place]
                     return transfer
         return None
+
+    def _wait_for_other_direction(self) -> None:
+        """Wait for a transfer of the other direction that holds one up: a page whose write-back is under way.
+
+        By now it may be done, and then there is nothing to wait for.
+        """
+        queued = [transfer for queue in self._queues for transfer in queue]
+        held_up_by = [other for transfer in queued for other in transfer.after if other not in queued]
+        pending = next((other for other in held_up_by if not other.is_done), None)
+        if pending is not None:
+            pending.done.wait()
 
     def _carry(self, transfer: Transfer) -> None:
         # A transfer that waited starts where what it waited for was due to end, not where the thread awoke.

@@ -5,6 +5,7 @@ Written where no GPU was available: its logic has not run yet.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -84,6 +85,7 @@ class CudaLink:
         self._page_cycles = page_s * cycles_per_s() if page_s else 0.0
         self._to_device = torch.cuda.Stream(pool.slots.device)  # type: ignore[no-untyped-call]
         self._to_host = torch.cuda.Stream(pool.slots.device)  # type: ignore[no-untyped-call]
+        self._lock = threading.RLock()  # a thread that asks for a report drains the link while another decodes
         self._submitted: list[Transfer] = []
         self._held_back: deque[Transfer] = deque()
         self._in_window: deque[Transfer] = deque()
@@ -97,40 +99,44 @@ class CudaLink:
 
     def submit(self, transfer: Transfer) -> None:
         """Issue a demand or a write-back now; hold a prefetch back until `advance` finds room."""
-        transfer.submitted_s = time.perf_counter()
-        self._submitted.append(transfer)
-        if transfer.kind == "prefetch":
-            self._held_back.append(transfer)
-        else:
-            self._issue(transfer)
+        with self._lock:
+            transfer.submitted_s = time.perf_counter()
+            self._submitted.append(transfer)
+            if transfer.kind == "prefetch":
+                self._held_back.append(transfer)
+            else:
+                self._issue(transfer)
 
     def advance(self) -> None:
         """Issue held-back prefetches up to the window."""
-        while self._in_window and self._in_window[0].is_done:
-            self._in_window.popleft()
-        while self._held_back and len(self._in_window) < self._window_transfers:
-            transfer = self._held_back.popleft()
-            self._in_window.append(transfer)
-            self._issue(transfer)
+        with self._lock:
+            while self._in_window and self._in_window[0].is_done:
+                self._in_window.popleft()
+            while self._held_back and len(self._in_window) < self._window_transfers:
+                transfer = self._held_back.popleft()
+                self._in_window.append(transfer)
+                self._issue(transfer)
 
     def wait(self, transfers: Sequence[Transfer]) -> None:
         """Make what is launched next wait for `transfers`; the host does not wait."""
-        stream = torch.cuda.current_stream(self._pool.slots.device)
-        for transfer in transfers:
-            stream.wait_event(self._event_of(transfer))
+        with self._lock:
+            stream = torch.cuda.current_stream(self._pool.slots.device)
+            for transfer in transfers:
+                stream.wait_event(self._event_of(transfer))
 
     def drain(self) -> list[Transfer]:
         """Issue what is held back, wait until all is done, and return every transfer in order of submission."""
-        while self._held_back:
-            self._issue(self._held_back.popleft())
-        for transfer in self._submitted:
-            self._event_of(transfer).synchronize()
-        for transfer in self._submitted:
-            started, ended = self._times.pop(id(transfer), (None, None))
-            if started is not None and ended is not None:
-                transfer.start_s = self._began_s + self._began.elapsed_time(started) * 1e-3
-                transfer.end_s = self._began_s + self._began.elapsed_time(ended) * 1e-3
-        return self._submitted
+        with self._lock:
+            while self._held_back:
+                self._issue(self._held_back.popleft())
+            for transfer in self._submitted:
+                self._event_of(transfer).synchronize()
+            for transfer in self._submitted:
+                started, ended = self._times.pop(id(transfer), (None, None))
+                if started is not None and ended is not None:
+                    transfer.start_s = self._began_s + self._began.elapsed_time(started) * 1e-3
+                    transfer.end_s = self._began_s + self._began.elapsed_time(ended) * 1e-3
+            return self._submitted
 
     def remember(self, transfers: Sequence[Transfer]) -> None:
         """Count `transfers`, which another link has done, among those of this link, which has done none yet."""

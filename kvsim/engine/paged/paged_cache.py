@@ -150,23 +150,26 @@ class PagedCache(Cache):
         return copied
 
     def report(self) -> CacheReport:
-        """Return what the cache did up to now; after `close`, up to then.
+        """Return what the cache did in the steps that have ended; after `close`, up to then.
+
+        Any thread may ask, also while another decodes.
 
         Raises
         ------
         KvsimError
-            If a decode step was cut short by an error.
+            If a decode step of the calling thread was cut short by an error.
         """
         if self._report is not None:
             return self._report
         session = self._session
         tally = session.tally()
+        num_steps = 0 if tally is None else tally.num_steps
         counts = {} if tally is None else {name: int(column.sum()) for name, column in tally.columns.items()}
         return CacheReport(
             policy=self._policy,
             prompt_tokens=session.prompt_tokens,
-            num_steps=session.num_steps,
-            score_recall_frac=None if self._scores is None else self._scores.mean_frac,
+            num_steps=num_steps,
+            score_recall_frac=None if self._scores is None else self._scores.mean_frac(num_steps),
             **{name: counts.get(name, 0) for name in _COUNTS},
         )
 
@@ -232,11 +235,12 @@ class _ScoreShare:
         self._grid = grid
         self._sum_frac = 0.0
         self._count = 0
+        self._at_end: list[tuple[float, int]] = [(0.0, 0)]  # sum and count at the end of each step, none's first
 
-    @property
-    def mean_frac(self) -> float:
-        """The mean share; NaN before the first step."""
-        return self._sum_frac / self._count if self._count else float("nan")
+    def mean_frac(self, num_steps: int) -> float:
+        """Return the mean share of the first `num_steps` steps; NaN where there is none."""
+        sum_frac, count = self._at_end[num_steps]
+        return sum_frac / count if count else float("nan")
 
     def layer(
         self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
@@ -251,4 +255,5 @@ class _ScoreShare:
                 self._count += 1
 
     def end_step(self, context_tokens: int) -> None:
-        """Nothing to do: every layer counts alike."""
+        """Note what the step came to: other threads may ask in the middle of the next."""
+        self._at_end.append((self._sum_frac, self._count))

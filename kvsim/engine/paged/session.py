@@ -33,12 +33,26 @@ NAME = "kvsim-generate"
 
 _ATTRIBUTE = "kvsim_sessions"
 
+_ATTACHING = threading.RLock()
+"""Held while a session opens or closes. Re-entrant: what is allocated meanwhile may have the garbage collector close
+another session in the same thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """What a session knows at the end of a step: replaced as a whole, so that other threads see one step's or the next."""
+
+    num_steps: int = 0
+    num_unread: int = 0
+    """Slots whose page was prefetched and not read yet."""
+
 
 class Session:
     """Keeps the keys and values of a batch, and answers for its cache where attention is asked.
 
     A forward pass of one token after the prompt is a decode step; everything before it is prompt. While the session is
-    open the model computes other caches densely.
+    open the model computes other caches densely. Sessions of one model may be in use in as many threads, each in one at a
+    time; `tally` and `close` may be called from any.
     """
 
     def __init__(
@@ -47,10 +61,10 @@ class Session:
         self.given = given
         self.observer: Observer | None = None
         self.prompt_tokens = 0
-        self.num_steps = 0
         self.is_closed = False
         self.padding_tokens: IntArray | None = None
-        self._is_mid_step = False
+        self._finished = _Finished()
+        self._stepping: int | None = None  # the thread of a decode step that has begun and not ended
         self._max_tokens = max_tokens
         self._make_link = make_link
         self.model = model
@@ -60,7 +74,7 @@ class Session:
         self._expected: set[tuple[int, int]] = set()  # threads and layers whose attention comes next
         self._run: PagedRun | None = None
         self._link: Link | None = None
-        self._heard: tuple[torch.Tensor, Rotary | None] | None = None
+        self._heard: dict[int, tuple[torch.Tensor, Rotary | None]] = {}  # by thread: others compute on the model, too
         self._handles = listen(model, self._hear) if given.predicts else []
         _attach(model, self)
 
@@ -68,6 +82,11 @@ class Session:
     def context_tokens(self) -> int:
         """Tokens each sequence holds, those of the forward pass under way not counted."""
         return self.prompt_tokens if self._run is None else self._run.context_tokens
+
+    @property
+    def num_steps(self) -> int:
+        """Decode steps that have ended."""
+        return self._finished.num_steps
 
     def owns(self, key: torch.Tensor, layer: int) -> bool:
         """Whether attention of `layer` is about what `update` returned last.
@@ -85,8 +104,7 @@ class Session:
     @torch.no_grad()
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's new tokens; return all keys and values while in the prompt, and just the new ones after."""
-        if self.is_closed:
-            raise KvsimError("this PagedCache is closed; make another for the next generation")
+        self._check_open()
         new_tokens = key.shape[2]
         if self._run is None and (new_tokens > 1 or self.prompt_tokens == 0):
             key, value = self._fill(layer, key, value)
@@ -110,13 +128,17 @@ class Session:
         """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
         if self._run is None:
             return None
+        self._check_open()
         self._run.padding_tokens = self.padding_tokens
+        heard = self._heard.pop(threading.get_ident(), None)
+        if heard is not None and self._run.speculation is not None:
+            self._run.speculation.hear(*heard)
         with cudnn_left_out():
             output = self._run.attend(layer, query)
         if layer == self.given.setting.grid.num_layers - 1:
             self._run.end()
-            self.num_steps += 1
-            self._is_mid_step = False
+            self._finished = _Finished(num_steps=self.num_steps + 1, num_unread=self._run.tally.num_unread)
+            self._stepping = None
         return output
 
     @torch.no_grad()
@@ -128,14 +150,14 @@ class Session:
         KvsimError
             If it is closed, or in the middle of a step.
         """
-        if self.is_closed or self._is_mid_step:
+        if self.is_closed or self._stepping is not None:
             why = "it is closed" if self.is_closed else "a decode step of it is under way, or was cut short"
             raise KvsimError(f"this PagedCache cannot be copied: {why}")
         memo[id(self.model)] = self.model
         with torch.inference_mode(False):
             given = copy_whole(self.given, memo)
             copied = Session(self.model, given, max_tokens=self._max_tokens, make_link=self._make_link)
-            copied.prompt_tokens, copied.num_steps = self.prompt_tokens, self.num_steps
+            copied.prompt_tokens, copied._finished = self.prompt_tokens, self._finished
             copied.observer = copy.deepcopy(self.observer, memo)
             if self._run is not None:
                 copied._take_over(self._run.copied(given, self._make_link, memo))
@@ -145,20 +167,23 @@ class Session:
         return copied
 
     def tally(self) -> Tally | None:
-        """Return the finished counts up to now; None before the first step.
+        """Return the counts of the steps that have ended; None before the first step.
+
+        Other threads may call it while one decodes.
 
         Raises
         ------
         KvsimError
-            If a step was cut short by an error.
+            If a step of the calling thread was cut short by an error.
         """
-        if self._run is None or self._link is None:
-            return None
-        if self._is_mid_step:
+        finished, run = self._finished, self._run
+        if self._stepping == threading.get_ident():
             raise KvsimError("a decode step was cut short; its cache has no counts to report")
-        finished = copy.deepcopy(self._run.tally)
-        finished.finish(self._link.drain())
-        return finished
+        if run is None or not finished.num_steps:
+            return None
+        tally = run.tally.until(finished.num_steps, finished.num_unread)
+        tally.finish([transfer for transfer in list(run.link.drain()) if transfer.step < finished.num_steps])
+        return tally
 
     def close(self) -> None:
         """Give the model back as it was and end the link; a second call does nothing."""
@@ -170,16 +195,17 @@ class Session:
             handle.remove()
         if self._link is not None:
             self._link.close()
-        self._tokens = self._key = self._heard = None
+        self._tokens = self._key = None
+        self._heard.clear()
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise KvsimError("this PagedCache is closed; make another for the next generation")
 
     def _hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
-        """Pass on what enters a layer of a decode step; the run is there from its first layer's keys on."""
-        if hidden.shape[1] > 1:
-            return
-        if self._run is None:
-            self._heard = hidden, rotary
-        elif self._run.speculation is not None:
-            self._run.speculation.hear(hidden, rotary)
+        """Keep what enters a layer of a decode step: if this thread then attends to the session, it was the session's."""
+        if hidden.shape[1] == 1:
+            self._heard[threading.get_ident()] = hidden, rotary
 
     def _fill(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's part of the prompt on the host."""
@@ -221,10 +247,8 @@ class Session:
                 pool = make_pool(snapshot, self.given, device=device.type)
                 run = PagedRun(self.model, self.given, snapshot, pool, self._make_link(pool), None)
             run.observer = self.observer
-            if run.speculation is not None and self._heard is not None:
-                run.speculation.hear(*self._heard)
             self._take_over(run)
-        self._is_mid_step = True
+        self._stepping = threading.get_ident()
         assert self._run is not None
         self._run.begin(self.num_steps)
 
@@ -236,29 +260,38 @@ class _Sessions:
     before: str
     places: dict[torch.nn.Module, int]
     """Attention of each layer with pages, and its place among them."""
-    open: list[Session] = field(default_factory=list)
+    open: dict[int, Session] = field(default_factory=dict)
+    """By id. `list` takes its values in one go, whatever other threads do."""
 
 
 def _attach(model: Any, session: Session) -> None:
-    sessions = getattr(model, _ATTRIBUTE, None)
-    if sessions is None:
-        places = {module: place for place, module in enumerate(attention_modules(model))}
-        sessions = _Sessions(before=model.config._attn_implementation, places=places)
-        model.set_attn_implementation(NAME)
-        for module in (model, *attention_modules(model)):
-            setattr(module, _ATTRIBUTE, sessions)
-    sessions.open.append(session)
+    with _ATTACHING:
+        while (sessions := getattr(model, _ATTRIBUTE, None)) is None or id(session) not in sessions.open:
+            if sessions is None:
+                sessions = _installed(model)
+            sessions.open[id(session)] = session  # the last of the others may have closed just before: then once more
+
+
+def _installed(model: Any) -> _Sessions:
+    """Give a model the attention that asks sessions, and return its sessions: none yet."""
+    places = {module: place for place, module in enumerate(attention_modules(model))}
+    sessions = _Sessions(before=model.config._attn_implementation, places=places)
+    model.set_attn_implementation(NAME)
+    for module in (model, *places):
+        setattr(module, _ATTRIBUTE, sessions)
+    return sessions
 
 
 def _detach(model: Any, session: Session) -> None:
-    sessions = getattr(model, _ATTRIBUTE)
-    sessions.open.remove(session)
-    if sessions.open:
-        return
-    for module in (model, *attention_modules(model)):
-        delattr(module, _ATTRIBUTE)
-    if model.config._attn_implementation == NAME:
-        model.set_attn_implementation(sessions.before)
+    with _ATTACHING:
+        sessions: _Sessions = getattr(model, _ATTRIBUTE)
+        del sessions.open[id(session)]
+        if sessions.open or getattr(model, _ATTRIBUTE, None) is not sessions:
+            return
+        for module in (model, *sessions.places):
+            delattr(module, _ATTRIBUTE)
+        if model.config._attn_implementation == NAME:
+            model.set_attn_implementation(sessions.before)
 
 
 def _attention(
@@ -275,7 +308,7 @@ def _attention(
     layer = sessions.places.get(module) if sessions is not None else None
     session = None
     if sessions is not None and layer is not None:
-        session = next((one for one in sessions.open if one.owns(key, layer)), None)
+        session = next((one for one in list(sessions.open.values()) if one.owns(key, layer)), None)
     if session is not None and layer is not None:
         if layer == 0:
             _check_call(attention_mask, query.shape[2], session, **others)

@@ -47,8 +47,8 @@ class Speculation:
 def listen(model: Any, hear: Callable[[torch.Tensor, Rotary | None], None]) -> list[RemovableHandle]:
     """Let `hear` know what enters every layer with pages but the last; remove the handles when done."""
 
-    def hook(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        del module
-        hear(arguments[0], named.get("position_embeddings"))
+    def hook(module: Any, arguments: tuple[Any, ...], named: dict[str, Any] | None = None) -> None:
+        del module  # `named` is absent in a pass of another thread that has just met the hook coming or going
+        hear(arguments[0], (named or {}).get("position_embeddings"))
 
     return [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in decoder_layers(model)[:-1]]

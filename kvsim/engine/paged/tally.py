@@ -69,6 +69,26 @@ class Tally:
             self._digest = zlib.crc32(np.ascontiguousarray(pages, dtype=np.int64).tobytes(), self._digest)
         self.columns["digest"][self._step] = self._digest
 
+    @property
+    def num_steps(self) -> int:
+        """Steps that have a row."""
+        return len(self.columns["digest"])
+
+    @property
+    def num_unread(self) -> int:
+        """Slots whose page was prefetched and not read yet."""
+        return int(np.count_nonzero(self._is_unread))
+
+    def until(self, num_steps: int, num_unread: int) -> Tally:
+        """Return a copy with the rows of the first `num_steps` steps, at whose end `num_unread` slots were unread.
+
+        A step that another thread is decoding has its row behind them.
+        """
+        tally = Tally(num_unread, 0, self._page_bytes)
+        tally._is_unread[:] = True
+        tally.columns = {name: column[:num_steps].copy() for name, column in self.columns.items()}
+        return tally
+
     def finish(self, transfers: Sequence[Transfer]) -> None:
         """Count what the link copied, now that it is drained, and prefetched pages that nobody read."""
         misses = np.zeros_like(self.columns["misses"])
@@ -85,7 +105,7 @@ class Tally:
                 f"step {step}: the link copied {misses[step]} demanded pages, "
                 f"attention read {self.columns['misses'][step]}"
             )
-        self.columns["wasted"][-1] += np.count_nonzero(self._is_unread)
+        self.columns["wasted"][-1] += self.num_unread
 
 
 def check_agreement(decision: Decision, misses: PageIds, opened: PageIds, num_free: int, spare_slots: int) -> None:
