@@ -270,12 +270,23 @@ class RunChoice(Strict):
     ] = Field(min_length=1)
     """An argument given as a list makes a policy of each of its values: ``lru(k=1)``, ``lru(k=2)``."""
     batch: PositiveInt = 1
+    devices: PositiveInt | None = None
+    """Devices that the layers lie on, in a row; each has a budget, a link and a policy of its own. One where absent."""
+    layers_per_device: Listed[PositiveInt] | None = None
+    """Layers of each device; where absent the shares are equal, and the first devices have one more if need be."""
     repetitions: PositiveInt = 1
     warmup_steps: NonNegativeInt = 8
     """First steps of every repetition that no figure counts."""
     seed: NonNegativeInt = 0
     prefill_chunk_tokens: PositiveInt = 512
     """Tokens of a step in all, of all sequences: the token budget of a server's step. It decides on the activations."""
+
+    @model_validator(mode="after")
+    def _has_layers_for_all(self) -> RunChoice:
+        counts, num_devices = self.layers_per_device, self.devices or 1
+        if counts is not None and len(counts) != num_devices:
+            raise ValueError(f"layers_per_device: has {len(counts)} numbers for devices = {num_devices}; give one for each")
+        return self
 
 
 class Measure(Strict):
@@ -294,10 +305,11 @@ class Scenario(AnyScenario):
     """One experiment in decode: a model's pages on a device that cannot hold them all."""
 
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"), ONE_PROFILE)
-    lists: ClassVar = ("run.policies", "exclude")
+    lists: ClassVar = ("run.policies", "run.layers_per_device", "exclude")
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
     younger: ClassVar = (
         *("exclude", "kind", "trace.channel", "model.quantisation", "model.weights", "model.kv"),
+        *("run.devices", "run.layers_per_device"),
         *YOUNGER_OF_PROFILE,
     )
 

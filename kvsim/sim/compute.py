@@ -24,6 +24,8 @@ class Work:
     waits_for: tuple[simpy.Event, ...]
     """Copies that must have arrived."""
     place: Place
+    copies: BusyClock
+    """The copies that slow it down: those to the device that it runs on."""
     end_s: float | None = None
     """When it ends, once that is known."""
     done: simpy.Event | None = None
@@ -52,13 +54,11 @@ class ComputeStream:
         self,
         env: simpy.Environment,
         slowdown_frac: float,
-        copies: BusyClock,
         timeline: Timeline | None = None,
     ) -> None:
         self._env = env
         self._timeline = timeline
         self._slowdown_frac = slowdown_frac
-        self._copies = copies
         self._queue: deque[Work] = deque()
         self._is_serving = False
         self._free_s = env.now
@@ -94,7 +94,7 @@ class ComputeStream:
                 yield event
         start_s = env.now
         parts.stall_s += start_s - ready_s
-        yield from stretched(env, work.device_s, self._slowdown_frac, self._copies)
+        yield from stretched(env, work.device_s, self._slowdown_frac, work.copies)
         busy_s = env.now
         parts.segments_s[work.segment] += busy_s - start_s
         late_s = work.host_end_s + work.tail_s - env.now

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvsim.policies.base import Policy, Setting, reads_speculation
+from kvsim.policies.devices import DeviceShare
 from kvsim.policies.future import is_oracle
 from kvsim.policies.residency import Residency
 from kvsim.profile.profile import Profile
@@ -28,6 +29,24 @@ class SimulationInput:
     warmup_steps: int
     chunk_pages: int
     window_transfers: int
+    devices: tuple[DeviceShare, ...] = ()
+    """What each has where the layers lie on several; none where they lie on one, which has `policy` and `setting`."""
+    hidden_bytes: int = 0
+    """Of the batch's hidden state, which goes from device to device."""
+
+    def parts(self) -> list[tuple[range, SimulationInput]]:
+        """Return the layers of each device and the run as it sees it."""
+        if not self.devices:
+            return [(range(self.setting.grid.num_layers), self)]
+        return [
+            (
+                share.layers,
+                replace(
+                    self, replay=self.replay.of_layers(share.layers), policy=share.policy, setting=share.setting, devices=()
+                ),
+            )
+            for share in self.devices
+        ]
 
     @property
     def reads_all(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.policies.devices import joined_digest
 from kvsim.policies.residency import Decision
 from kvsim.profile.profile import SEGMENTS
 from kvsim.sim.compute import Parts
@@ -115,6 +116,23 @@ COLUMNS = (
     "mass_recall_frac",
     "digest",
 )
+
+
+def merged(
+    columns: Sequence[dict[str, NDArray[np.generic]]], num_layers: Sequence[int]
+) -> dict[str, NDArray[np.generic]]:
+    """Return the columns of a run from those of its devices, of so many layers each.
+
+    Counts and host times add up, the digest is of all digests, the rest of a row is the same for all devices.
+    """
+    if len(columns) == 1:
+        return columns[0]
+    by_name = {name: np.stack([own[name] for own in columns]) for name in COLUMNS}
+    whole = {name: stacked[0] for name, stacked in by_name.items()}
+    whole |= {name: by_name[name].sum(axis=0) for name in (*COUNTS, *BYTES, *HOST_TIMES)}
+    whole["mass_recall_frac"] = np.average(by_name["mass_recall_frac"], axis=0, weights=num_layers)
+    whole["digest"] = joined_digest(by_name["digest"])
+    return whole
 
 
 def _column(name: str, values: Iterable[float]) -> NDArray[np.generic]:

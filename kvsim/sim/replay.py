@@ -8,6 +8,7 @@ import numpy as np
 
 from kvsim.policies.selectors import Selector
 from kvsim.traces.access.base import NEXT_LAYER, AccessSource
+from kvsim.traces.access.layers import LayersOf
 from kvsim.traces.access.repeated import Repeated
 from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores, pages_of
 
@@ -74,6 +75,18 @@ class Replay:
         )
         self._kept: dict[tuple[int, int, bool], Reading] = {}
         self._kept_bytes = 0
+
+    def of_layers(self, layers: range) -> Replay:
+        """Return the readings of some layers in a row, counted from 0."""
+        part = Replay(
+            LayersOf(self.source, layers),
+            self._selector,
+            channel=self._channel,
+            page_tokens=self.page_tokens,
+            num_steps=self.num_steps,
+        )
+        part._originals = self._originals
+        return part
 
     @property
     def scores_pages(self) -> bool:

@@ -1,7 +1,9 @@
 """One decode run of a batch in simulated time: selections from a trace, decisions from a policy, costs from a profile.
 
 The host thread walks through the steps and layers as the engine's does; what it launches runs on the compute stream,
-what it submits runs on the copy engines, and the three meet only at events.
+what it submits runs on the copy engines, and the three meet only at events. Where layers lie on several devices, each
+has copy engines and a page table of its own; a token passes them one after the other, so one compute stream stands for
+all.
 """
 
 from __future__ import annotations
@@ -14,18 +16,17 @@ import simpy
 from numpy.typing import NDArray
 
 from kvsim.errors import KvsimError
-from kvsim.policies.residency import Decision
+from kvsim.profile.hop import Hop, hop_of
 from kvsim.profile.profile import SHOWN_AS, SPECULATE
 from kvsim.sim.clock import Process
 from kvsim.sim.compute import ComputeStream, Work
-from kvsim.sim.copies import Copies
+from kvsim.sim.device import Device
 from kvsim.sim.fast_path import FastPath, can_run
 from kvsim.sim.inputs import SimulationInput
-from kvsim.sim.ledger import Ledger
-from kvsim.sim.link import Transfer
+from kvsim.sim.ledger import merged
 from kvsim.sim.replay import Reading
 from kvsim.sim.timeline import Place, Timeline
-from kvsim.types import IntArray, PageIds
+from kvsim.types import IntArray
 
 Path: TypeAlias = Literal["auto", "events"]
 
@@ -54,8 +55,7 @@ def simulate_decode(
         return steps.take()
     host = _Host(env, given, progress or _ignore, timeline)
     env.run(until=env.process(host.run()))
-    host.ledger.finish()
-    return host.ledger.columns()
+    return host.columns()
 
 
 def decode_in_chunks(
@@ -69,7 +69,7 @@ def decode_in_chunks(
         If the run can only be simulated event by event, which keeps its rows.
     """
     if not _takes_fast_path(given, None, path):
-        raise KvsimError("rows come in chunks from the fast path only; this profile is simulated event by event")
+        raise KvsimError("rows come in chunks from the fast path only; this run is simulated event by event")
     env = simpy.Environment()
     steps = FastPath(env, given, _ignore, chunk_steps)
     process = env.process(steps.run())
@@ -79,7 +79,8 @@ def decode_in_chunks(
 
 
 def _takes_fast_path(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
-    return path != "events" and timeline is None and can_run(given.profile) and not given.drops
+    is_alone = len(given.devices) < 2
+    return path != "events" and timeline is None and can_run(given.profile) and not given.drops and is_alone
 
 
 def _ignore(num_steps: int) -> None:
@@ -103,56 +104,68 @@ class _Host:
         self._given = given
         self._progress = progress
         self._profile = given.profile
-        link = given.profile.link
-        self._copies = Copies(
-            env,
-            link,
-            given.page_bytes,
-            chunk_pages=given.chunk_pages,
-            window_transfers=given.window_transfers,
-            timeline=timeline,
-        )
-        self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy, timeline)
-        self._residency = given.make_residency()
-        self.ledger = Ledger(given.setting.grid, given.page_bytes)
+        self._compute = ComputeStream(env, given.profile.link.compute_slowdown_frac, timeline)
+        self._parts = given.parts()
+        self._devices = [
+            Device(env, part, self._compute, self._spend, timeline, first_layer=layers.start)
+            for layers, part in self._parts
+        ]
+        self._device = self._devices[0]
+        self._hop = hop_of(given.profile, given.hidden_bytes) if len(self._parts) > 1 else None
         self._batch = given.setting.grid.num_sequences
         self._costs: dict[tuple[str, float], tuple[float, float, float]] = {}
-        self._transfers: dict[int, Transfer] = {}
-        self._num_transfers = 0
-        self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
-        """Number of the transfer that carries each page, -1 once it is known to have arrived."""
-        self._writing_back: dict[int, simpy.Event] = {}
-        self._last_attention: Work | None = None
         self._reads_all = given.reads_all
         self._shows_speculation = given.shows_speculation
         self._predicts = given.predicts
 
     def run(self) -> Process[None]:
         """Decode every step."""
-        given, env, replay = self._given, self._env, self._given.replay
-        given.start(self._residency)
+        given, env, replay, devices = self._given, self._env, self._given.replay, self._devices
+        for device in devices:
+            device.given.start(device.residency)
         ended_s = env.now
         for step in range(replay.num_steps):
             context = replay.context_tokens(step)
-            self.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
-            self._place = step, None
+            for device in devices:
+                device.step = step
+                device.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
+            self._place, self._device = (step, None), devices[0]
             yield from self._launch("embed", self._batch)
-            for layer in range(given.setting.grid.num_layers):
-                yield from self._layer(step, layer, context)
+            yield from self._layers(step, context)
             self._place = step, None
             head = yield from self._launch("head", self._batch)
             yield from self._wait(head)
-            self.ledger.end(env.now - ended_s, self._compute.read_parts())
+            parts = self._compute.read_parts()
+            for device in devices:
+                device.ledger.end(env.now - ended_s, parts)
             ended_s = env.now
             if not self._profile.synchronous:
                 yield from self._spend("sync_s", self._profile.sync_s)
             self._progress(1)
 
-    def _layer(self, step: int, layer: int, context: IntArray) -> Process[None]:
-        given, profile, ledger = self._given, self._profile, self.ledger
-        self._place = step, layer
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """Return the rows of the finished run as columns."""
+        for device in self._devices:
+            device.ledger.finish()
+        columns = [device.ledger.columns() for device in self._devices]
+        return merged(columns, [len(layers) for layers, _ in self._parts])
+
+    def _layers(self, step: int, context: IntArray) -> Process[None]:
+        """Go through the layers, device by device; the hidden state has a way to go where the next begins."""
+        for device, (layers, _) in zip(self._devices, self._parts, strict=True):
+            hop = self._hop if device is not self._device else None
+            self._device = device
+            for place, layer in enumerate(layers):
+                self._place = step, layer
+                yield from self._layer(step, place, context, hop if place == 0 else None)
+
+    def _layer(self, step: int, layer: int, context: IntArray, hop: Hop | None) -> Process[None]:
+        device, profile = self._device, self._profile
+        given, ledger = device.given, device.ledger
         reading = given.replay.at(step, layer, everything=self._reads_all)
-        yield from self._launch("attention_input", self._batch)
+        if hop is not None:
+            yield from self._spend("submit_s", hop.submit_s)
+        yield from self._launch("attention_input", self._batch, more_s=hop.transfer_s if hop is not None else 0.0)
         if self._predicts and layer + 1 < given.setting.grid.num_layers:
             yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
@@ -160,7 +173,7 @@ class _Host:
             if given.policy.reads_selection:
                 yield from self._wait(scored)
                 yield from self._spend("sync_s", profile.sync_s)
-        decision = self._residency.decide(
+        decision = device.residency.decide(
             step=step,
             layer=layer,
             selected=reading.selected,
@@ -179,119 +192,27 @@ class _Host:
         if given.policy.holds == "budget":
             decide_s = profile.decide_s(given.policy_name, reading.selected.size, given.setting.grid.num_pages)
             yield from self._spend("decide_s", decide_s)
-        waits_for = yield from self._copy(decision)
-        yield from self._write_back(layer, context)
+        waits_for = yield from device.copy(decision)
+        yield from device.write_back(layer, context)
         tokens = self._attended_tokens(reading, context)
-        self._last_attention = yield from self._launch("attention", tokens, waits_for)
+        device.last_attention = yield from self._launch("attention", tokens, waits_for)
         yield from self._launch("attention_output", self._batch)
         ledger.mass(reading.attended_frac)
 
-    def _copy(self, decision: Decision) -> Process[tuple[simpy.Event, ...]]:
-        """Submit what the decision moves; return the arrivals that attention must wait for."""
-        copies = self._copies
-        late = self._late(decision.hits)
-        self.ledger.late(late[1])
-        after = self._slots_free(decision.victims)
-        waits_for = [transfer.done for transfer in late[0]]
-        submissions = copies.force(late[0])
-        if decision.misses.size:
-            demand = self._transfer(decision.misses, is_demand=True, after=after)
-            yield from self._submit(1)
-            copies.to_device.submit(demand)
-            waits_for.append(demand.done)
-        place = 0
-        for size in self._chunks(decision.prefetches.size):
-            pages = decision.prefetches[place : place + size]
-            transfer = self._transfer(pages, is_demand=False, after=after)
-            self._carried_by[pages] = self._num_transfers
-            self._transfers[self._num_transfers] = transfer
-            self._num_transfers += 1
-            place += size
-            copies.hold_back(transfer)
-            submissions += self._profile.link.issue == "worker"
-        submissions += copies.issue_prefetches()
-        yield from self._submit(submissions)
-        return tuple(waits_for)
-
-    def _transfer(self, pages: PageIds, *, is_demand: bool, after: tuple[simpy.Event, ...]) -> Transfer:
-        transfer = self._copies.transfer(pages.size, is_demand=is_demand, after=after)
-        if self._timeline is not None:
-            transfer.place = self._place[0], int(self._given.setting.grid.layer_of(pages[:1])[0])
-        return transfer
-
-    def _chunks(self, num_pages: int) -> list[int]:
-        """Return the pages of each transfer: whole layers travel as one where everything is read."""
-        if self._given.policy.attends == "everything":
-            return [num_pages] if num_pages else []
-        return self._copies.chunks(num_pages)
-
-    def _late(self, hits: PageIds) -> tuple[list[Transfer], int]:
-        """Return the transfers that still carry selected pages, and how many of `hits` they carry."""
-        carriers = self._in_flight(hits)
-        return [self._transfers[number] for number in carriers], sum(carriers.values())
-
-    def _in_flight(self, pages: PageIds) -> dict[int, int]:
-        """Return the unfinished transfers that carry some of `pages`, with how many each; forget finished ones."""
-        if not self._transfers:
-            return {}
-        transfers = self._transfers
-        while transfers and transfers[oldest := next(iter(transfers))].done.triggered:
-            del transfers[oldest]
-        if not transfers:
-            return {}
-        oldest = next(iter(transfers))
-        carried_by = self._carried_by[pages]
-        counts = np.bincount(carried_by[carried_by >= oldest] - oldest)
-        return {
-            oldest + int(place): int(counts[place])
-            for place in np.flatnonzero(counts)
-            if oldest + int(place) in transfers and not transfers[oldest + int(place)].done.triggered
-        }
-
-    def _slots_free(self, victims: PageIds) -> tuple[simpy.Event, ...]:
-        """Return what must happen before the slots of `victims` may be written."""
-        if not victims.size:
-            return ()
-        events: list[simpy.Event] = []
-        read = self._compute.end_of(self._last_attention) if self._last_attention is not None else None
-        if read is not None:
-            events.append(read)
-        in_flight = [self._transfers[number] for number in self._in_flight(victims)]
-        self._copies.force(in_flight)
-        events += [transfer.done for transfer in in_flight]
-        self._carried_by[victims] = -1
-        for page in [page for page in self._writing_back if self._writing_back[page].processed]:
-            del self._writing_back[page]
-        if self._writing_back:
-            events += [self._writing_back[page] for page in victims.tolist() if page in self._writing_back]
-        return tuple(events)
-
-    def _write_back(self, layer: int, context: IntArray) -> Process[None]:
-        """Copy pages that this step filled to the host, once."""
-        given = self._given
-        filled = np.flatnonzero(context % given.replay.page_tokens == 0)
-        if not filled.size or given.policy.holds == "everything" or given.drops:
-            return
-        for sequence in filled.tolist():
-            index = int(context[sequence]) // given.replay.page_tokens - 1
-            page = given.setting.grid.first_page(sequence=sequence, layer=layer) + index
-            transfer = self._transfer(np.array([page]), is_demand=True, after=())
-            self._writing_back[page] = transfer.done
-            yield from self._spend("submit_s", self._profile.link.to_host.submit_s)
-            self._copies.to_host.submit(transfer)
-        self.ledger.written_back(filled.size)
-
-    def _launch(self, segment: str, amount: float, waits_for: tuple[simpy.Event, ...] = ()) -> Process[Work]:
+    def _launch(
+        self, segment: str, amount: float, waits_for: tuple[simpy.Event, ...] = (), *, more_s: float = 0.0
+    ) -> Process[Work]:
         device_s, host_s, tail_s = self._cost(segment, amount)
         now_s = self._env.now
         work = Work(
             segment=SHOWN_AS.get(segment, segment),
-            device_s=device_s,
+            device_s=device_s + more_s,
             launch_s=now_s,
             host_end_s=now_s + host_s,
             tail_s=tail_s,
             waits_for=waits_for,
             place=self._place,
+            copies=self._device.copies.to_device.busy,
         )
         if self._profile.synchronous:
             yield from self._compute.execute(work)
@@ -320,7 +241,7 @@ class _Host:
             self._hosted("wait", start_s)
 
     def _spend(self, name: str, time_s: float) -> Process[None]:
-        self.ledger.host(name, time_s)
+        self._devices[0].ledger.host(name, time_s)
         if time_s:
             start_s = self._env.now
             yield self._env.timeout(time_s)
@@ -329,10 +250,6 @@ class _Host:
     def _hosted(self, name: str, start_s: float) -> None:
         if self._timeline is not None:
             self._timeline.hosted(name, self._place, start_s, self._env.now)
-
-    def _submit(self, count: int) -> Process[None]:
-        if count:
-            yield from self._spend("submit_s", count * self._profile.link.to_device.submit_s)
 
     def _attended_tokens(self, reading: Reading, context: IntArray) -> int:
         """Return the tokens in the selected pages: an open page is not full."""

@@ -17,7 +17,8 @@ from kvsim.policies import budget as budgets
 from kvsim.policies import cost_name, find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS
-from kvsim.policies.budget import make_selector, make_setting
+from kvsim.policies.budget import make_selector
+from kvsim.policies.devices import DeviceShare, device_layers, device_settings, device_shape
 from kvsim.policies.registry import NO_PLUG_INS, PlugIns
 from kvsim.policies.selectors import Selector
 from kvsim.profile.choose import chosen_profile
@@ -79,27 +80,50 @@ class Cell:
         return self.choice.name in PEERS
 
     @property
+    def device_layers(self) -> tuple[range, ...]:
+        """The layers with pages that lie on each device; checked when the cell was built."""
+        return device_layers(self.scenario, self.shape)
+
+    @property
     def device_memory_bytes(self) -> int:
-        """Device memory to plan for: the scenario's, or else the profile's."""
+        """Memory of a device to plan for: the scenario's, or else the profile's."""
         return self.scenario.profile.device_memory or self.profile.device_memory_bytes
 
     def make_policy(self, seed: int | None = None) -> Policy:
         """Return a fresh policy for one run; with the scenario's own seed where none is given."""
         return make_policy(self.choice.name, self.setting_for(seed), self.choice.arguments, self.plug_ins)
 
+    def device_shares(self, seed: int | None = None) -> tuple[DeviceShare, ...]:
+        """Return what each device has, with fresh policies; nothing where all layers lie on one."""
+        layers = self.device_layers
+        if len(layers) == 1:
+            return ()
+        settings = _device_settings(self.scenario, self.shape, self.policy, self.setting.grid, layers, self.extent)
+        settings = tuple(dataclasses.replace(own, seed=self.setting_for(seed).seed) for own in settings)
+        return tuple(
+            DeviceShare(
+                layers=own,
+                setting=setting,
+                policy=make_policy(self.choice.name, setting, self.choice.arguments, self.plug_ins),
+            )
+            for own, setting in zip(layers, settings, strict=True)
+        )
+
     def setting_for(self, seed: int | None) -> Setting:
         """Return `setting` with the seed of one repetition."""
         return self.setting if seed is None else dataclasses.replace(self.setting, seed=seed)
 
     def check_budget(self) -> None:
-        """Refuse a budget below the minimum.
+        """Refuse a budget below the minimum, on any device.
 
         Raises
         ------
         CapacityError
             Stating the minimum.
         """
-        budgets.check_budget(self.scenario, self.shape, self.choice, self.extent.context_tokens, policy=self.policy)
+        for layers in self.device_layers:
+            shape = device_shape(self.shape, layers)
+            budgets.check_budget(self.scenario, shape, self.choice, self.extent.context_tokens, policy=self.policy)
 
     def with_extent(self, extent: Extent) -> Cell:
         """Return the cell with a run of another length."""
@@ -176,6 +200,7 @@ def cells_of(
                 if not (concrete.profile.allow_other_shape or scale):
                     check_made_for(profile, shape, packing, where=concrete.name)
                 profile = adapted(profile, shape, packing, scale=scale)
+                device_layers(concrete, shape)  # refuses what cannot be split
                 is_for_length = True
                 extent = extent_of(concrete, shape)
             except KvsimError as problem:
@@ -268,5 +293,23 @@ def _setting(scenario: Scenario, shape: ModelShape, policy: type[Policy], extent
         num_layers=shape.paged_layers,
         pages_per_layer=pages_of(extent.context_tokens, scenario.page_tokens),
     )
-    tokens = extent.context_tokens
-    return make_setting(scenario, shape, policy, grid, context_tokens=tokens, seed=scenario.run.seed)
+    layers = device_layers(scenario, shape)
+    settings = _device_settings(scenario, shape, policy, grid, layers, extent)
+    if len(layers) == 1:
+        return settings[0]
+    return dataclasses.replace(
+        settings[0], grid=grid, capacity_pages=sum(setting.capacity_pages for setting in settings)
+    )
+
+
+def _device_settings(
+    scenario: Scenario,
+    shape: ModelShape,
+    policy: type[Policy],
+    grid: PageGrid,
+    layers: Sequence[range],
+    extent: Extent,
+) -> tuple[Setting, ...]:
+    return device_settings(
+        scenario, shape, policy, grid, layers, context_tokens=extent.context_tokens, seed=scenario.run.seed
+    )

@@ -181,6 +181,8 @@ def input_of(cell: Cell, replay: Replay, seed: int | None = None) -> SimulationI
         warmup_steps=scenario.run.warmup_steps,
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
+        devices=cell.device_shares(seed),
+        hidden_bytes=scenario.run.batch * cell.shape.hidden_size * cell.shape.dtype_bytes,
     )
 
 

@@ -66,7 +66,7 @@ def compiled(launches: list[Launched]) -> tuple[list[float], list[float]]:
 def simulated(launches: list[Launched]) -> tuple[list[float], list[float]]:
     env = simpy.Environment()
     engine = Copies(env, PROFILE.link, PAGE_BYTES, chunk_pages=1, window_transfers=1).to_device
-    stream = ComputeStream(env, 0.0, BusyClock(env))
+    stream = ComputeStream(env, 0.0)
     works: list[Work] = []
 
     def host():
@@ -83,6 +83,7 @@ def simulated(launches: list[Launched]) -> tuple[list[float], list[float]]:
                     launch_s=env.now,
                     host_end_s=env.now + host_s,
                     tail_s=tail_s,
+                    copies=BusyClock(env),
                     waits_for=tuple(copy.done for copy in copies[-1:] if waits),
                     place=(0, 0),
                 )
