@@ -1,4 +1,4 @@
-"""Layers that lie on several devices: which on which, and what each device has of its own: slots, a budget, a policy."""
+"""Layers that lie on several devices: which on which, and what each has of its own: slots, a budget, a policy."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ class DeviceShare:
         array([20, 55])
         """
         sequences, rest = np.divmod(pages, len(self.layers) * whole.pages_per_layer)
-        ids: PageIds = whole.first_page(sequence=0, layer=self.layers.start) + rest
-        return ids + sequences * whole.num_layers * whole.pages_per_layer
+        first = whole.first_page(sequence=0, layer=self.layers.start)
+        ids: PageIds = first + rest + sequences * whole.num_layers * whole.pages_per_layer
+        return ids
 
 
 def split_layers(num_layers: int, num_devices: int) -> tuple[range, ...]:
@@ -132,6 +133,13 @@ def device_settings(
         )
         for own in layers
     )
+
+
+def whole_setting(settings: Sequence[Setting], grid: PageGrid) -> Setting:
+    """Return the setting of all devices together, whose budgets add up; `grid` is of all layers."""
+    if len(settings) == 1:
+        return settings[0]
+    return replace(settings[0], grid=grid, capacity_pages=sum(setting.capacity_pages for setting in settings))
 
 
 def joined_digest(digests: NDArray[np.integer]) -> IntArray:

@@ -285,7 +285,9 @@ class RunChoice(Strict):
     def _has_layers_for_all(self) -> RunChoice:
         counts, num_devices = self.layers_per_device, self.devices or 1
         if counts is not None and len(counts) != num_devices:
-            raise ValueError(f"layers_per_device: has {len(counts)} numbers for devices = {num_devices}; give one for each")
+            raise ValueError(
+                f"layers_per_device: has {len(counts)} numbers for devices = {num_devices}; give one for each"
+            )
         return self
 
 

@@ -21,12 +21,7 @@ from kvsim.types import IntArray, PageIds
 class Device:
     """What a device does with the decisions about its layers; the host's time that it takes is `spend`'s.
 
-    Parameters
-    ----------
-    given
-        The run as this device sees it: of its own layers only.
-    first_layer
-        Where these begin in the model.
+    `given` is the run as this device sees it: of its own layers only.
     """
 
     def __init__(
@@ -36,8 +31,6 @@ class Device:
         compute: ComputeStream,
         spend: Callable[[str, float], Process[None]],
         timeline: Timeline | None,
-        *,
-        first_layer: int = 0,
     ) -> None:
         self.given = given
         self.step = 0
@@ -56,7 +49,6 @@ class Device:
         self._compute = compute
         self._spend = spend
         self._timeline = timeline
-        self._first_layer = first_layer
         self._transfers: dict[int, Transfer] = {}
         self._num_transfers = 0
         self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
@@ -108,8 +100,7 @@ class Device:
     def _transfer(self, pages: PageIds, *, is_demand: bool, after: tuple[simpy.Event, ...]) -> Transfer:
         transfer = self.copies.transfer(pages.size, is_demand=is_demand, after=after)
         if self._timeline is not None:
-            layer = self._first_layer + int(self.given.setting.grid.layer_of(pages[:1])[0])
-            transfer.place = self.step, layer
+            transfer.place = self.step, int(self.given.setting.grid.layer_of(pages[:1])[0])
         return transfer
 
     def _chunks(self, num_pages: int) -> list[int]:

@@ -42,7 +42,11 @@ class SimulationInput:
             (
                 share.layers,
                 replace(
-                    self, replay=self.replay.of_layers(share.layers), policy=share.policy, setting=share.setting, devices=()
+                    self,
+                    replay=self.replay.of_layers(share.layers),
+                    policy=share.policy,
+                    setting=share.setting,
+                    devices=(),
                 ),
             )
             for share in self.devices

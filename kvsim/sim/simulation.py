@@ -44,9 +44,9 @@ def simulate_decode(
 ) -> dict[str, NDArray[np.generic]]:
     """Return the rows of a decode run as columns (`kvsim.sim.ledger.COLUMNS`), one row a step.
 
-    `progress` is called with 1 after each step; `timeline` collects who did what when. `path` is for tests and
-    benchmarks: ``auto`` takes the fast path where `kvsim.sim.fast_path.can_run`, and nobody keeps a timeline, events
-    otherwise; the rows are the same.
+    `progress` is called with 1 after each step; `timeline` collects who did what when, on one device. `path` is for
+    tests and benchmarks: ``auto`` takes the fast path where `kvsim.sim.fast_path.can_run`, nobody keeps a timeline and
+    all layers lie on one device, events otherwise; the rows are the same.
     """
     env = simpy.Environment()
     if _takes_fast_path(given, timeline, path):
@@ -106,10 +106,7 @@ class _Host:
         self._profile = given.profile
         self._compute = ComputeStream(env, given.profile.link.compute_slowdown_frac, timeline)
         self._parts = given.parts()
-        self._devices = [
-            Device(env, part, self._compute, self._spend, timeline, first_layer=layers.start)
-            for layers, part in self._parts
-        ]
+        self._devices = [Device(env, part, self._compute, self._spend, timeline) for _, part in self._parts]
         self._device = self._devices[0]
         self._hop = hop_of(given.profile, given.hidden_bytes) if len(self._parts) > 1 else None
         self._batch = given.setting.grid.num_sequences

@@ -123,29 +123,34 @@ def test_threads_that_speculate_hear_their_own_layers(tiny_model):
     assert_untouched(tiny_model)
 
 
+def watched(model, cache):
+    """Generate while two other threads ask for reports; return the tokens, and the last report of each step seen."""
+    is_done, seen = threading.Event(), {}
+
+    def watch():
+        while not is_done.is_set():
+            report = counts_of(cache.report())
+            seen[report["num_steps"]] = report
+
+    def run():
+        try:
+            return decode(model, cache, prompt_of(0))
+        finally:
+            is_done.set()
+
+    return in_threads(run, watch, watch)[0], seen
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_reports_of_other_threads_are_those_between_two_steps(tiny_model, case):
     between = [counts_of(cache_for(tiny_model, *case).report())]
     with cache_for(tiny_model, *case) as cache:
         tokens = decode(tiny_model, cache, prompt_of(0), lambda: between.append(counts_of(cache.report())))
 
-    def watch(cache, is_done, seen):
-        while not is_done.is_set():
-            report = counts_of(cache.report())
-            seen[report["num_steps"]] = report
-
     for _ in range(REPEATS):
-        is_done, seen = threading.Event(), {}
         with cache_for(tiny_model, *case) as cache:
-
-            def run(cache=cache, is_done=is_done):
-                try:
-                    return decode(tiny_model, cache, prompt_of(0))
-                finally:
-                    is_done.set()
-
-            watching = (lambda: watch(cache, is_done, seen)) if True else None
-            assert torch.equal(in_threads(run, *[lambda: watch(cache, is_done, seen)] * 2)[0], tokens)
+            own_tokens, seen = watched(tiny_model, cache)
+            assert torch.equal(own_tokens, tokens)
         assert counts_of(cache.report()) == between[-1]
         expected = {number: between[number] | {"prompt_tokens": seen[number]["prompt_tokens"]} for number in seen}
         assert str(seen) == str(expected)  # NaN before the first step
@@ -172,27 +177,27 @@ def test_caches_come_and_go_while_another_thread_decodes(tiny_model):
     assert_untouched(tiny_model)
 
 
-def test_a_cache_closed_by_another_thread_ends_its_generation_with_one_line(tiny_model):
-    for repeat in range(4 * REPEATS):
-        cache = cache_for(tiny_model, "run.policies=['lru']", bandwidth_bytes_per_s=FAST_BYTES_PER_S / (1 + repeat))
-        has_begun, is_closed = threading.Event(), threading.Event()
+@pytest.mark.parametrize("slowness", range(1, 4 * REPEATS))
+def test_a_cache_closed_by_another_thread_ends_its_generation_with_one_line(tiny_model, slowness):
+    cache = cache_for(tiny_model, "run.policies=['lru']", bandwidth_bytes_per_s=FAST_BYTES_PER_S / slowness)
+    has_begun, is_closed, steps = threading.Event(), threading.Event(), iter(range(2, NEW_TOKENS))
 
-        def run(cache=cache, has_begun=has_begun, is_closed=is_closed):
-            def after_step(steps=iter(range(2, NEW_TOKENS))):
-                has_begun.set()
-                if next(steps) == NEW_TOKENS - 1:  # at the latest before the last step
-                    assert is_closed.wait(LONGEST_S)
+    def after_step():
+        has_begun.set()
+        if next(steps) == NEW_TOKENS - 1:  # at the latest before the last step
+            assert is_closed.wait(LONGEST_S)
 
-            with pytest.raises(KvsimError, match="closed"):
-                decode(tiny_model, cache, prompt_of(0), after_step)
+    def run():
+        with pytest.raises(KvsimError, match="closed"):
+            decode(tiny_model, cache, prompt_of(0), after_step)
 
-        def close(cache=cache, has_begun=has_begun, is_closed=is_closed):
-            assert has_begun.wait(LONGEST_S)
-            cache.close()
-            is_closed.set()
+    def close():
+        assert has_begun.wait(LONGEST_S)
+        cache.close()
+        is_closed.set()
 
-        in_threads(run, close)
-        assert 0 < cache.report().num_steps < NEW_TOKENS - 1
+    in_threads(run, close)
+    assert 0 < cache.report().num_steps < NEW_TOKENS - 1
     assert_untouched(tiny_model)
 
 

@@ -73,7 +73,7 @@ class PagePool:
         """Return a pool of its own memory that holds the same pages in the same places; no copy may be under way."""
         host_tokens = torch.empty_like(self.host_tokens, pin_memory=self.host_tokens.is_pinned())
         host_tokens.copy_(self.host_tokens)
-        num_slots, device = len(self.tag_of), self.slots.device.type
+        num_slots, device = len(self.tag_of), str(self.slots.device)
         pool = PagePool(self.grid, host_tokens, page_tokens=self.page_tokens, num_slots=num_slots, device=device)
         pool.slots.copy_(self.slots)
         pool.slot_of[:], pool.tag_of[:], pool.is_on_host[:] = self.slot_of, self.tag_of, self.is_on_host

@@ -16,6 +16,7 @@ from kvsim.engine.model import latent
 from kvsim.engine.model.family_table import FAMILIES, Family
 from kvsim.engine.model.latent_shape import latent_shape
 from kvsim.engine.model.layers import paged_layers, window_of_all
+from kvsim.engine.model.part import Part
 from kvsim.engine.model.queries import Rotary as Rotary
 from kvsim.engine.model.weighting import Weighting
 from kvsim.errors import KvsimError, ScenarioError
@@ -29,7 +30,9 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.b
 
 
 def decoder_layers(model: Any) -> list[Any]:
-    """Return the decoder layers that have pages, in order."""
+    """Return the decoder layers that have pages, in order; of a part, those that are in it."""
+    if isinstance(model, Part):
+        return decoder_layers(model.model)[model.layers.start : model.layers.stop]
     layers = list(model.get_submodule(family_of(model).layers))
     return [layers[place] for place in paged_layers(model.config)]
 

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AttentionInterface
 
 from kvsim.engine.model.dense import dense_attention
-from kvsim.engine.model.families import attention_modules
+from kvsim.engine.model.families import Rotary, attention_modules
 from kvsim.engine.model.weighting import Weighting
-from kvsim.engine.paged.speculation import Speculation, listen
+from kvsim.engine.paged.speculation import listen
 
 NAME = "kvsim"
 """What the registered attention is called. transformers makes no mask for it: sequences of a batch are alike long."""
@@ -21,11 +21,18 @@ NAME = "kvsim"
 _ATTRIBUTE = "kvsim_attends"
 
 
+class Hears(Protocol):
+    """Whatever wants to know what enters the layers."""
+
+    def hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
+        """Take what enters a layer, ``[num_sequences, 1, hidden_size]``."""
+
+
 class Attends(Protocol):
     """Whatever answers a query of one layer from a cache of its own."""
 
     @property
-    def speculation(self) -> Speculation | None:
+    def speculation(self) -> Hears | None:
         """What wants to hear the layers, if anything does."""
 
     def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:

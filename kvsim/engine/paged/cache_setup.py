@@ -10,10 +10,19 @@ from kvsim.engine.links.base import EmulatedLink, Link
 from kvsim.engine.links.cuda import CudaLink, mechanism_named
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.families import check_readable
+from kvsim.engine.model.placement import device_layers_of
 from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.policies import find_policy, make_policy
-from kvsim.policies.budget import make_selector, make_setting
+from kvsim.policies.budget import check_budget, make_selector
+from kvsim.policies.devices import (
+    DeviceShare,
+    check_channel,
+    device_layers,
+    device_settings,
+    device_shape,
+    whole_setting,
+)
 from kvsim.profile.choose import profile_in_file
 from kvsim.scenario.decode import PolicyChoice, Scenario, load_scenario
 from kvsim.scenario.shapes import ModelShape
@@ -64,16 +73,65 @@ def max_tokens_of(scenario: Scenario, model: Any, max_tokens: int | None) -> int
     return max_tokens
 
 
-def decode_input(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, max_tokens: int) -> DecodeInput:
-    """Return what a decode run needs, with a fresh policy."""
+def layers_by_device(scenario: Scenario, model: Any, shape: ModelShape) -> tuple[range, ...]:
+    """Return the layers with pages of each device: as the model lies, or as the scenario asks of one that lies on one.
+
+    Raises
+    ------
+    KvsimError
+        If the two differ, or pages cannot be split so.
+    """
+    lies = device_layers_of(model)
+    asked = device_layers(scenario, shape)
+    if len(asked) == 1:
+        if len(lies) > 1:
+            check_channel(scenario)
+        return lies
+    if len(lies) > 1 and lies != asked:
+        raise ScenarioError(
+            f"{scenario.name}: run.devices has {_counted(asked)} layers a device, the model lies on its devices with "
+            f"{_counted(lies)}; leave run.devices out to take the model as it lies"
+        )
+    return asked
+
+
+def check_budgets(
+    scenario: Scenario, shape: ModelShape, choice: PolicyChoice, max_tokens: int, layers: Sequence[range]
+) -> None:
+    """Refuse a budget below the minimum of a device.
+
+    Raises
+    ------
+    CapacityError
+        Naming the minimum.
+    """
+    for own in layers:
+        check_budget(scenario, device_shape(shape, own), choice, max_tokens)
+
+
+def decode_input(
+    scenario: Scenario, shape: ModelShape, choice: PolicyChoice, max_tokens: int, layers: Sequence[range]
+) -> DecodeInput:
+    """Return what a decode run needs, with fresh policies; `layers` are those of each device."""
     grid = PageGrid(
         num_sequences=scenario.run.batch,
         num_layers=shape.paged_layers,
         pages_per_layer=pages_of(max_tokens, scenario.page_tokens),
     )
-    setting = make_setting(
-        scenario, shape, find_policy(choice.name), grid, context_tokens=max_tokens, seed=scenario.run.seed
+    settings = device_settings(
+        scenario,
+        shape,
+        find_policy(choice.name),
+        grid,
+        layers,
+        context_tokens=max_tokens,
+        seed=scenario.run.seed,
     )
+    shares = tuple(
+        DeviceShare(layers=own, setting=setting, policy=make_policy(choice.name, setting, choice.arguments))
+        for own, setting in zip(layers, settings, strict=True)
+    )
+    setting = whole_setting(settings, grid)
     return DecodeInput(
         selector=None if scenario.selector.name == "full" else make_selector(scenario.selector),
         channel=scenario.selector.channel,
@@ -86,7 +144,12 @@ def decode_input(scenario: Scenario, shape: ModelShape, choice: PolicyChoice, ma
         warmup_steps=0,
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
+        devices=shares if len(shares) > 1 else (),
     )
+
+
+def _counted(layers: Sequence[range]) -> str:
+    return ", ".join(str(len(own)) for own in layers)
 
 
 def link_maker(

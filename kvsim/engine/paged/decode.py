@@ -23,9 +23,9 @@ from kvsim.engine.paged.attention import attached
 from kvsim.engine.paged.cuda_stamps import EventStamps
 from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.split_run import SplitRun, make_run
 from kvsim.engine.paged.stamps import Stamps, stamped
 from kvsim.engine.paged.windows import cache_layers
-from kvsim.errors import CapacityError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +88,15 @@ def decode(
     tokens: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     fed = snapshot.next_token
-    pool = make_pool(snapshot, given, device=model.device.type)
     stamps: Stamps | None = None
     if is_stamped:
         stamps = EventStamps() if model.device.type == "cuda" else Stamps()
-    link = (make_link or _link_maker(given, mechanism))(pool, bandwidth_bytes_per_s)
-    with decoding(model, snapshot, given, pool, link, stamps) as decoder:
+    link_of = make_link or _link_maker(given, mechanism)
+    run = make_run(model, given, snapshot, lambda pool: link_of(pool, bandwidth_bytes_per_s), stamps)
+    with running(model, run, snapshot, stamps) as decoder:
         if observer is not None:
-            decoder.run.observer = observer(pool)
+            assert isinstance(run, PagedRun)  # what runs attend to is recorded on one device
+            run.observer = observer(run.pool)
         for step in range(given.num_steps):
             outcome = decoder.step(fed if forced_tokens is None else forced_tokens[:, step : step + 1])
             decoder.run.end()
@@ -106,36 +107,16 @@ def decode(
                 logits.append(outcome.logits.float().cpu())
             if progress is not None:
                 progress(1)
-        transfers = decoder.link.drain()
-        decoder.run.tally.finish(transfers)
+        transfers = run.link.drain()
+        counts = run.counts(given.num_steps, run.num_unread)
     return DecodeResult(
         step_s=np.array(step_s),
-        counts=decoder.run.tally.columns,
+        counts=counts,
         parts_s=None if stamps is None else stamps.parts_s(given.setting.grid.num_layers),
         tokens=torch.cat(tokens, dim=1),
         logits=torch.stack(logits, dim=1) if keeps_logits else None,
         transfers=transfers,
         stamps=stamps,
-    )
-
-
-def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:
-    """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device.
-
-    Where the policy drops pages, prefill leaves all of them on the device, so there is a slot for each.
-    """
-    setting = given.setting
-    room_pages = snapshot.tokens.shape[2] // given.page_tokens
-    if setting.grid.pages_per_layer > room_pages:
-        raise CapacityError(
-            f"the snapshot has room for {room_pages} pages, the run wants {setting.grid.pages_per_layer}"
-        )
-    return PagePool(
-        setting.grid,
-        snapshot.tokens,
-        page_tokens=given.page_tokens,
-        num_slots=(setting.grid.num_pages if given.drops else setting.capacity_pages) + setting.grid.num_sequences,
-        device=device,
     )
 
 
@@ -172,9 +153,9 @@ class StepOutcome:
 class Decoder:
     """Feeds one token a sequence and step to a model whose cache is a paged run."""
 
-    def __init__(self, model: Any, run: PagedRun, snapshot: Snapshot, link: Link, stamps: Stamps | None) -> None:
+    def __init__(self, model: Any, run: PagedRun | SplitRun, snapshot: Snapshot, stamps: Stamps | None) -> None:
         self.run = run
-        self.link = link
+        self.link = run.link
         self._model = model
         self._stamps = stamps
         self._cache = Cache(layers=cache_layers(model, run, snapshot))
@@ -206,17 +187,29 @@ def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None)
 def decoding(
     model: Any, snapshot: Snapshot, given: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
 ) -> Iterator[Decoder]:
-    """Put a fresh paged run under `model` while the block lasts; the link is closed in any case.
-
-    Call it in inference mode, the pool made there too: views of ordinary tensors cost a tenth more to work with. On
-    the CPU torch computes on one thread, whatever the policy: the others are the emulated link's.
-    """
+    """Put a fresh paged run under `model` while the block lasts, as `running` does; the link is closed in any case."""
     try:
         run = PagedRun(model, given, snapshot, pool, link, stamps)
-        with undisturbed(), attached(model, run), stamped(model, stamps):
-            yield Decoder(model, run, snapshot, link, stamps)
-    finally:
+    except BaseException:
         link.close()
+        raise
+    with running(model, run, snapshot, stamps) as decoder:
+        yield decoder
+
+
+@contextmanager
+def running(model: Any, run: PagedRun | SplitRun, snapshot: Snapshot, stamps: Stamps | None) -> Iterator[Decoder]:
+    """Put a run under `model` while the block lasts, and close its link at the end.
+
+    Call it in inference mode, the run made there too: views of ordinary tensors cost a tenth more to work with. On
+    the CPU torch computes on one thread, whatever the policy: the others are the emulated link's. One model runs so in
+    one thread at a time.
+    """
+    try:
+        with undisturbed(), attached(model, run), stamped(model, stamps):
+            yield Decoder(model, run, snapshot, stamps)
+    finally:
+        run.link.close()
 
 
 @contextmanager

@@ -14,13 +14,20 @@ import torch
 from transformers.cache_utils import Cache
 
 from kvsim.engine.model.families import shape_of
-from kvsim.engine.paged.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
+from kvsim.engine.paged.cache_setup import (
+    check_budgets,
+    choice_of,
+    concrete_scenario,
+    decode_input,
+    layers_by_device,
+    link_maker,
+    max_tokens_of,
+)
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.session import Session
 from kvsim.engine.paged.summaries import check_channel
 from kvsim.engine.paged.windows import cache_layers, copied_windows
 from kvsim.errors import KvsimError
-from kvsim.policies.budget import check_budget
 from kvsim.scenario.decode import Scenario
 from kvsim.types import IntArray, PageGrid, PageIds
 
@@ -92,7 +99,9 @@ class PagedCache(Cache):
     ) -> PagedCache:
         """Return a fresh cache for `model` with the policy, budget, selector and link of a scenario.
 
-        The scenario's model shape and trace play no part: sizes are those of `model`.
+        The scenario's model shape and trace play no part: sizes are those of `model`. Where its layers lie on several
+        devices (``hf_device_map``), each has the scenario's budget, a link and a policy of its own. ``run.devices``
+        splits a model that lies on one device as if there were several.
 
         Parameters
         ----------
@@ -126,8 +135,9 @@ class PagedCache(Cache):
         shape = shape_of(model)
         limit = max_tokens_of(concrete, model, max_tokens)
         choice = choice_of(concrete, policy)
-        check_budget(concrete, shape, choice, limit)
-        given = decode_input(concrete, shape, choice, limit)
+        layers = layers_by_device(concrete, model, shape)
+        check_budgets(concrete, shape, choice, limit, layers)
+        given = decode_input(concrete, shape, choice, limit, layers)
         if given.scores_pages:
             check_channel(given.channel)
         make_link = link_maker(concrete, model, bandwidth_bytes_per_s, beside)
@@ -162,9 +172,9 @@ class PagedCache(Cache):
         if self._report is not None:
             return self._report
         session = self._session
-        tally = session.tally()
-        num_steps = 0 if tally is None else tally.num_steps
-        counts = {} if tally is None else {name: int(column.sum()) for name, column in tally.columns.items()}
+        columns = session.counts() or {}
+        num_steps = len(columns["digest"]) if columns else 0
+        counts = {name: int(column.sum()) for name, column in columns.items()}
         return CacheReport(
             policy=self._policy,
             prompt_tokens=session.prompt_tokens,
@@ -256,4 +266,5 @@ class _ScoreShare:
 
     def end_step(self, context_tokens: int) -> None:
         """Note what the step came to: other threads may ask in the middle of the next."""
+        del context_tokens
         self._at_end.append((self._sum_frac, self._count))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kvsim.engine.links.base import Link, Transfer
 from kvsim.engine.links.page_pool import NOWHERE, PagePool
@@ -23,6 +24,7 @@ from kvsim.engine.paged.tally import Tally, check_agreement
 from kvsim.engine.paged.traffic import Traffic
 from kvsim.errors import CapacityError
 from kvsim.policies.base import NO_PAGES, Policy, Setting, reads_speculation
+from kvsim.policies.devices import DeviceShare
 from kvsim.policies.residency import Decision, Residency
 from kvsim.policies.selectors import Selector
 from kvsim.traces.access.base import NEXT_LAYER
@@ -47,6 +49,12 @@ class DecodeInput:
     window_transfers: int
     records_speculation: bool = False
     """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
+    devices: tuple[DeviceShare, ...] = ()
+    """What each has where the layers lie on several; none where they lie on one, which has `policy` and `setting`."""
+
+    def of(self, share: DeviceShare) -> DecodeInput:
+        """Return what the run of one device needs."""
+        return replace(self, setting=share.setting, policy=share.policy, devices=())
 
     @property
     def scores_pages(self) -> bool:
@@ -152,6 +160,25 @@ class PagedRun:
         copied = PagedRun.__new__(PagedRun)
         copied.__dict__.update(copy_whole(self.__dict__, memo))
         return copied
+
+    @property
+    def num_unread(self) -> tuple[int, ...]:
+        """Slots of each device whose page was prefetched and not read yet."""
+        return (self.tally.num_unread,)
+
+    def counts(self, num_steps: int, num_unread: tuple[int, ...]) -> dict[str, NDArray[np.int64]]:
+        """Return the finished counts of the first `num_steps` steps, at whose end `num_unread` was as given.
+
+        Other threads may call it while one decodes.
+        """
+        tally = self.tally.until(num_steps, *num_unread)
+        tally.finish([transfer for transfer in list(self.link.drain()) if transfer.step < num_steps])
+        return tally.columns
+
+    @property
+    def pool(self) -> PagePool:
+        """Slots and host pages."""
+        return self._pool
 
     @property
     def host_tokens(self) -> torch.Tensor:

@@ -20,11 +20,10 @@ from kvsim.engine.model.families import Rotary, attention_modules
 from kvsim.engine.model.held import held_by
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.copying import copy_whole
-from kvsim.engine.paged.decode import make_pool
 from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import listen
-from kvsim.engine.paged.tally import Tally
+from kvsim.engine.paged.split_run import Links, SplitRun, make_run
 from kvsim.errors import CapacityError, KvsimError
 from kvsim.types import IntArray
 
@@ -40,19 +39,19 @@ another session in the same thread."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finished:
-    """What a session knows at the end of a step: replaced as a whole, so that other threads see one step's or the next."""
+    """What a session knows at the end of a step: replaced as a whole, so that no other thread sees a part of it."""
 
     num_steps: int = 0
-    num_unread: int = 0
-    """Slots whose page was prefetched and not read yet."""
+    num_unread: tuple[int, ...] = ()
+    """Slots of each device whose page was prefetched and not read yet."""
 
 
 class Session:
     """Keeps the keys and values of a batch, and answers for its cache where attention is asked.
 
     A forward pass of one token after the prompt is a decode step; everything before it is prompt. While the session is
-    open the model computes other caches densely. Sessions of one model may be in use in as many threads, each in one at a
-    time; `tally` and `close` may be called from any.
+    open the model computes other caches densely. Sessions of one model may be in use in as many threads, each in one at
+    a time; `counts` and `close` may be called from any.
     """
 
     def __init__(
@@ -72,8 +71,8 @@ class Session:
         self._held = held_by(model.config)
         self._key: torch.Tensor | None = None
         self._expected: set[tuple[int, int]] = set()  # threads and layers whose attention comes next
-        self._run: PagedRun | None = None
-        self._link: Link | None = None
+        self._run: PagedRun | SplitRun | None = None
+        self._link: Link | Links | None = None
         self._heard: dict[int, tuple[torch.Tensor, Rotary | None]] = {}  # by thread: others compute on the model, too
         self._handles = listen(model, self._hear) if given.predicts else []
         _attach(model, self)
@@ -115,7 +114,7 @@ class Session:
                     "make another for the next, or copy.deepcopy one that has read what they share"
                 )
             if layer == 0:
-                self._begin(key.device)
+                self._begin()
             assert self._run is not None
             self._run.append(layer, key, value)
         self._key = key
@@ -137,7 +136,7 @@ class Session:
             output = self._run.attend(layer, query)
         if layer == self.given.setting.grid.num_layers - 1:
             self._run.end()
-            self._finished = _Finished(num_steps=self.num_steps + 1, num_unread=self._run.tally.num_unread)
+            self._finished = _Finished(num_steps=self.num_steps + 1, num_unread=self._run.num_unread)
             self._stepping = None
         return output
 
@@ -166,8 +165,8 @@ class Session:
                 copied._tokens.copy_(self._tokens)
         return copied
 
-    def tally(self) -> Tally | None:
-        """Return the counts of the steps that have ended; None before the first step.
+    def counts(self) -> dict[str, IntArray] | None:
+        """Return the counts of each step that has ended (`kvsim.engine.paged.tally`); None before the first.
 
         Other threads may call it while one decodes.
 
@@ -181,9 +180,7 @@ class Session:
             raise KvsimError("a decode step was cut short; its cache has no counts to report")
         if run is None or not finished.num_steps:
             return None
-        tally = run.tally.until(finished.num_steps, finished.num_unread)
-        tally.finish([transfer for transfer in list(run.link.drain()) if transfer.step < finished.num_steps])
-        return tally
+        return run.counts(finished.num_steps, finished.num_unread)
 
     def close(self) -> None:
         """Give the model back as it was and end the link; a second call does nothing."""
@@ -203,7 +200,7 @@ class Session:
             raise KvsimError("this PagedCache is closed; make another for the next generation")
 
     def _hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
-        """Keep what enters a layer of a decode step: if this thread then attends to the session, it was the session's."""
+        """Keep what enters a layer of a decode step: it is the session's if this thread attends to the session next."""
         if hidden.shape[1] == 1:
             self._heard[threading.get_ident()] = hidden, rotary
 
@@ -230,11 +227,12 @@ class Session:
             return key, value
         return self._held.parts(self._tokens[:, layer, :end].to(key.device))
 
-    def _take_over(self, run: PagedRun) -> None:
+    def _take_over(self, run: PagedRun | SplitRun) -> None:
         """Go on with a run, whose pool has the tokens from now on."""
-        self._run, self._link, self._tokens = run, run.link, run.host_tokens
+        self._run, self._link = run, run.link
+        self._tokens = run.host_tokens if isinstance(run, PagedRun) else None
 
-    def _begin(self, device: torch.device) -> None:
+    def _begin(self) -> None:
         if self.context_tokens >= self._max_tokens:
             raise CapacityError(f"this PagedCache is full: max_tokens={self._max_tokens}")
         if self._run is None:
@@ -244,8 +242,7 @@ class Session:
                 snapshot = Snapshot(
                     tokens=self._tokens, prompt_tokens=self.prompt_tokens, next_token=torch.empty((0, 1))
                 )
-                pool = make_pool(snapshot, self.given, device=device.type)
-                run = PagedRun(self.model, self.given, snapshot, pool, self._make_link(pool), None)
+                run = make_run(self.model, self.given, snapshot, self._make_link)
             run.observer = self.observer
             self._take_over(run)
         self._stepping = threading.get_ident()

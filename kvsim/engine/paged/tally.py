@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.links.base import Transfer
 from kvsim.engine.links.page_pool import EngineError
+from kvsim.policies.devices import joined_digest
 from kvsim.policies.residency import Decision
 from kvsim.types import BoolArray, IntArray, PageIds
 
@@ -70,11 +71,6 @@ class Tally:
         self.columns["digest"][self._step] = self._digest
 
     @property
-    def num_steps(self) -> int:
-        """Steps that have a row."""
-        return len(self.columns["digest"])
-
-    @property
     def num_unread(self) -> int:
         """Slots whose page was prefetched and not read yet."""
         return int(np.count_nonzero(self._is_unread))
@@ -106,6 +102,13 @@ class Tally:
                 f"attention read {self.columns['misses'][step]}"
             )
         self.columns["wasted"][-1] += self.num_unread
+
+
+def merged(columns: Sequence[dict[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
+    """Return the counts of several devices, added up; the digest is of their digests."""
+    names = (*COUNTS, *BYTES)
+    whole: dict[str, NDArray[np.int64]] = {name: np.sum([own[name] for own in columns], axis=0) for name in names}
+    return whole | {"digest": joined_digest(np.stack([own["digest"] for own in columns]))}
 
 
 def check_agreement(decision: Decision, misses: PageIds, opened: PageIds, num_free: int, spare_slots: int) -> None:

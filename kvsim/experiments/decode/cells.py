@@ -18,7 +18,7 @@ from kvsim.policies import cost_name, find_policy, make_policy
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.baselines import PEERS
 from kvsim.policies.budget import make_selector
-from kvsim.policies.devices import DeviceShare, device_layers, device_settings, device_shape
+from kvsim.policies.devices import DeviceShare, device_layers, device_settings, device_shape, whole_setting
 from kvsim.policies.registry import NO_PLUG_INS, PlugIns
 from kvsim.policies.selectors import Selector
 from kvsim.profile.choose import chosen_profile
@@ -124,6 +124,17 @@ class Cell:
         for layers in self.device_layers:
             shape = device_shape(self.shape, layers)
             budgets.check_budget(self.scenario, shape, self.choice, self.extent.context_tokens, policy=self.policy)
+
+    def check_one_device(self, what: str) -> None:
+        """Refuse what is for one device only.
+
+        Raises
+        ------
+        ScenarioError
+            Naming it.
+        """
+        if len(self.device_layers) > 1:
+            raise ScenarioError(f"{self.scenario.name}: {what} is for one device; set run.devices = 1")
 
     def with_extent(self, extent: Extent) -> Cell:
         """Return the cell with a run of another length."""
@@ -294,12 +305,7 @@ def _setting(scenario: Scenario, shape: ModelShape, policy: type[Policy], extent
         pages_per_layer=pages_of(extent.context_tokens, scenario.page_tokens),
     )
     layers = device_layers(scenario, shape)
-    settings = _device_settings(scenario, shape, policy, grid, layers, extent)
-    if len(layers) == 1:
-        return settings[0]
-    return dataclasses.replace(
-        settings[0], grid=grid, capacity_pages=sum(setting.capacity_pages for setting in settings)
-    )
+    return whole_setting(_device_settings(scenario, shape, policy, grid, layers, extent), grid)
 
 
 def _device_settings(

@@ -139,6 +139,7 @@ def _distinct(cells: list[Cell]) -> list[Cell]:
 def _check(cell: Cell) -> None:
     scenario = cell.scenario
     cell.check_budget()
+    cell.check_one_device("the search for the longest context")
     check_needs(cell, is_measured=True)
     if scenario.model.path is None:
         if scenario.model.quantisation:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.paged.decode import DecodeResult
+from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.timeline import spans_of
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, measure_of, only
@@ -95,6 +96,7 @@ def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRu
         If there is no such cell, it cannot be measured, or the host's stamps do not show what the device does.
     """
     cell = only(resolve_measured(scenario, job), number, scenario.name)
+    cell.check_one_device("a timeline")
     if not cell.profile.synchronous:
         raise ScenarioError(
             f"{scenario.name}: profile {cell.profile.name!r} is of a machine whose host runs ahead of its device; the "
@@ -104,7 +106,7 @@ def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRu
     recording = _record(bench, [cell])
     job.progress(0.4)
     given = decode_input(cell)
-    hand_over(given.policy, cell, recording.trace, given.num_steps)
+    _hand_over(given, cell, recording)
     run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
     job.progress(0.4)
     rows = run.counts | {"step": np.arange(given.num_steps)}
@@ -156,11 +158,11 @@ def _bench(cell: Cell, base_dir: Path | None) -> Bench:
 
 
 def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
-    """Record what cells of one context read, with everything resident, so that the link plays no part."""
+    """Record what cells of one context read, with everything resident on one device: no link plays a part."""
     first = cells[0]
     resident = first.with_policy("resident")
     speculates = any(reads_speculation(decode_input(cell).policy) for cell in cells if not cell.is_peer)
-    chosen = dataclasses.replace(decode_input(resident), records_speculation=speculates)
+    chosen = dataclasses.replace(decode_input(resident), records_speculation=speculates, devices=())
     return bench.record(chosen, decode_input(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
 
 
@@ -175,8 +177,16 @@ def _run(bench: Bench, cell: Cell, recording: Recording, *, is_stamped: bool) ->
             counts_copies=is_stamped,
         )
     given = decode_input(cell)
-    hand_over(given.policy, cell, recording.trace, given.num_steps)
+    _hand_over(given, cell, recording)
     return bench.run(given, measure.prompt_tokens, is_stamped=is_stamped)
+
+
+def _hand_over(given: DecodeInput, cell: Cell, recording: Recording) -> None:
+    """Hand the oracles among a run's policies what it will read."""
+    for share in given.devices:
+        hand_over(share.policy, cell, recording.trace, given.num_steps, share.layers)
+    if not given.devices:
+        hand_over(given.policy, cell, recording.trace, given.num_steps)
 
 
 def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
@@ -212,7 +222,12 @@ def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:
     if cell.policy.attends == "everything":
         return np.ones(num_steps)
     given = decode_input(cell)
-    return mass_recall_frac(cell, given.policy, given.setting, replay_of(cell, recording.trace, num_steps))
+    replay = replay_of(cell, recording.trace, num_steps)
+    if not given.devices:
+        return mass_recall_frac(cell, given.policy, given.setting, replay)
+    shares = [mass_recall_frac(cell, own.policy, own.setting, replay.of_layers(own.layers)) for own in given.devices]
+    means: NDArray[np.float64] = np.average(shares, axis=0, weights=[len(own.layers) for own in given.devices])
+    return means
 
 
 def _parts(run: DecodeResult, num_steps: int) -> Rows:

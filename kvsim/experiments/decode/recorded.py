@@ -44,13 +44,14 @@ def replay_of(cell: Cell, trace: bytes, num_steps: int) -> Replay:
     )
 
 
-def hand_over(policy: Policy, cell: Cell, trace: bytes, num_steps: int) -> None:
-    """Hand an oracle what the run will read; others get nothing.
+def hand_over(policy: Policy, cell: Cell, trace: bytes, num_steps: int, layers: range | None = None) -> None:
+    """Hand an oracle what the run will read, of its device's `layers`; others get nothing.
 
     Selections do not depend on what moves, so those of the recorded run come again.
     """
     if is_oracle(policy):
         replay = replay_of(cell, trace, num_steps)
+        replay = replay if layers is None else replay.of_layers(layers)
         policy.foresee(ReplayFuture(replay, everything=not replay.scores_pages))
 
 

@@ -71,6 +71,7 @@ def simulate_timeline(scenario: Scenario, number: int, job: Job) -> TimedRun:
     sources = sources_of(job)
     built = list(build_cells(scenario, job, sources))
     (cell,) = resolve(iter([only(built, number, scenario.name)]), check_cell(sources))
+    cell.check_one_device("a timeline")
     replay = sources.of(cell, cell.scenario.run.seed)
     timeline = Timeline()
     rows = simulate_decode(input_of(cell, replay), lambda steps: job.progress(steps / replay.num_steps), timeline)

@@ -68,10 +68,13 @@ _FURTHER: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model_of(model_type: str) -> Any:
-    """Return a model of some layers with seeded weights; norms, biases and sinks are not what they begin as."""
+def tiny_model_of(model_type: str, **others: Any) -> Any:
+    """Return a model of some layers with seeded weights; norms, biases and sinks are not what they begin as.
+
+    `others` are fields of its configuration that are other than usual here.
+    """
     sizes = {} if model_type == "gpt2" else _SIZES
-    config = AutoConfig.for_model(model_type, **{"vocab_size": 256, **sizes, **_FURTHER.get(model_type, {})})
+    config = AutoConfig.for_model(model_type, **{"vocab_size": 256, **sizes, **_FURTHER.get(model_type, {}), **others})
     with torch.random.fork_rng():
         torch.manual_seed(5)
         attention = "sdpa" if FAMILIES[model_type].uses_sdpa else "eager"

@@ -19,7 +19,8 @@ from kvsim.calibration.machine import device_memory_bytes, free_memory_bytes
 from kvsim.cli import run_command
 from kvsim.engine.links.base import EmulatedLink
 from kvsim.engine.model.loading import read_shape
-from kvsim.engine.paged.decode import decoding, make_pool
+from kvsim.engine.paged.decode import decoding
+from kvsim.engine.paged.fresh_run import make_pool
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode import max_context
 from kvsim.experiments.decode.cells import Cell

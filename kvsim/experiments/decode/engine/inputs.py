@@ -26,13 +26,20 @@ def resolve_measured(scenario: Scenario, job: Job) -> list[Cell]:
         if cell.is_peer:
             check_peer(cell)
         check_dropping(cell)
+        check_devices(cell)
 
     built = cells_of(scenario, measured_extent, base_dir=job.base_dir, plug_ins=job.plug_ins)
     return resolve(built, check)
 
 
 def decode_input(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
-    """Return what one run of a cell is given, with a fresh policy; `reads_all`: whatever its selector says."""
+    """Return what one run of a cell is given, with fresh policies.
+
+    Parameters
+    ----------
+    reads_all
+        Whatever its selector says, to record what full attention reads: on one device.
+    """
     scenario = cell.scenario
     return DecodeInput(
         selector=None if reads_all else cell.selector,
@@ -46,7 +53,23 @@ def decode_input(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
         warmup_steps=scenario.run.warmup_steps,
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
+        devices=() if reads_all else cell.device_shares(),
     )
+
+
+def check_devices(cell: Cell) -> None:
+    """Refuse to measure several devices but as parts of a CPU, with a link emulated for each.
+
+    Raises
+    ------
+    ScenarioError
+        Saying what does.
+    """
+    if len(cell.device_layers) > 1 and cell.profile.device != "cpu":
+        raise ScenarioError(
+            f"{cell.scenario.name}: run.devices = {len(cell.device_layers)}: several devices are measured on a CPU, "
+            "where each has an emulated link; a model that transformers spread over GPUs decodes on a PagedCache"
+        )
 
 
 def check_peer(cell: Cell) -> None:

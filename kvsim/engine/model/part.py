@@ -1,0 +1,19 @@
+"""Some layers of a model, where its layers lie on several devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Layers with pages in a row, those of one device: who asks a model for its layers gets these of a part."""
+
+    model: Any
+    layers: range
+
+    @property
+    def config(self) -> Any:
+        """The whole model's."""
+        return self.model.config

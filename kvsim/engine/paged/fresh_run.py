@@ -1,0 +1,49 @@
+"""A run as it begins: a pool of the snapshot's memory and the budget's slots, and a link between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from kvsim.engine.links.base import Link
+from kvsim.engine.links.page_pool import PagePool
+from kvsim.engine.model.placement import torch_device_of
+from kvsim.engine.paged.paged_run import DecodeInput, PagedRun
+from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.stamps import Stamps
+from kvsim.errors import CapacityError
+
+MakeLink: TypeAlias = Callable[[PagePool], Link]
+
+
+def fresh_run(
+    model: Any, given: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None = None
+) -> PagedRun:
+    """Return a run on a pool and a link of its own, on the device where the layers of `model` lie."""
+    pool = make_pool(snapshot, given, device=str(torch_device_of(model)))
+    link = make_link(pool)
+    try:
+        return PagedRun(model, given, snapshot, pool, link, stamps)
+    except BaseException:
+        link.close()
+        raise
+
+
+def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:
+    """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device.
+
+    Where the policy drops pages, prefill leaves all of them on the device, so there is a slot for each.
+    """
+    setting = given.setting
+    room_pages = snapshot.tokens.shape[2] // given.page_tokens
+    if setting.grid.pages_per_layer > room_pages:
+        raise CapacityError(
+            f"the snapshot has room for {room_pages} pages, the run wants {setting.grid.pages_per_layer}"
+        )
+    return PagePool(
+        setting.grid,
+        snapshot.tokens,
+        page_tokens=given.page_tokens,
+        num_slots=(setting.grid.num_pages if given.drops else setting.capacity_pages) + setting.grid.num_sequences,
+        device=device,
+    )
