@@ -93,13 +93,25 @@ class Cell:
         """Return a fresh policy for one run; with the scenario's own seed where none is given."""
         return make_policy(self.choice.name, self.setting_for(seed), self.choice.arguments, self.plug_ins)
 
+    @property
+    def device_settings(self) -> tuple[Setting, ...]:
+        """Sizes that the policy of each device may know, for the first repetition."""
+        layers = self.device_layers
+        if len(layers) == 1:
+            return (self.setting,)
+        return _device_settings(self.scenario, self.shape, self.policy, self.setting.grid, layers, self.extent)
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes of the batch's hidden state."""
+        return self.scenario.run.batch * self.shape.hidden_size * self.shape.dtype_bytes
+
     def device_shares(self, seed: int | None = None) -> tuple[DeviceShare, ...]:
         """Return what each device has, with fresh policies; nothing where all layers lie on one."""
         layers = self.device_layers
         if len(layers) == 1:
             return ()
-        settings = _device_settings(self.scenario, self.shape, self.policy, self.setting.grid, layers, self.extent)
-        settings = tuple(dataclasses.replace(own, seed=self.setting_for(seed).seed) for own in settings)
+        settings = [dataclasses.replace(own, seed=self.setting_for(seed).seed) for own in self.device_settings]
         return tuple(
             DeviceShare(
                 layers=own,

@@ -183,7 +183,7 @@ def input_of(cell: Cell, replay: Replay, seed: int | None = None) -> SimulationI
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
         devices=cell.device_shares(seed),
-        hidden_bytes=scenario.run.batch * cell.shape.hidden_size * cell.shape.dtype_bytes,
+        hidden_bytes=cell.hidden_bytes,
     )
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from kvsim.experiments.decode.cells import Cell
+from kvsim.experiments.decode.device_memory import device_rows, fullest, note_of
 from kvsim.experiments.decode.generator_check import recall_bias_frac
 from kvsim.experiments.decode.interval import tpot_interval_s
 from kvsim.experiments.decode.outside_profile import beyond_profile, with_extrapolated
 from kvsim.experiments.decode.report.summary import cell_figures
 from kvsim.experiments.decode.report.verdict import verdict
-from kvsim.policies.baselines import HfOffloaded
 from kvsim.policies.future import is_oracle
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Scenario
@@ -22,21 +22,15 @@ from kvsim.traces import GeneratorParameters
 
 def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Return the cell's entry of ``summary.json`` from its rows; ``speed_vs_resident`` comes last, from all cells."""
-    scenario, shape = cell.scenario, cell.shape
+    scenario = cell.scenario
     batch = scenario.run.batch
-    total_pages, held = cell.setting.grid.num_pages, cell.setting.capacity_pages
-    if cell.is_peer:
-        held = total_pages * min(HfOffloaded.device_layers, shape.paged_layers) // shape.paged_layers
+    total_pages = cell.setting.grid.num_pages
     drops = cell.policy.attends == "resident"
     reads_scores = cell.policy.attends == "selection" or (drops and cell.policy.reads_selection)
     scores = reads_scores and scenario.selector.name != "full"
     summarised = scores and scenario.selector.channel != "mass"
-    sizes = {
-        "kv_device_bytes": held * cell.page_bytes + batch * shape.window_bytes(cell.extent.context_tokens),
-        "weights_bytes": shape.packed_weights_bytes(scenario.model.quantisation),
-        "activation_bytes": shape.activation_bytes(max(batch, scenario.run.prefill_chunk_tokens), batch),
-        "summary_bytes": shape.summary_bytes(total_pages) if summarised else 0,
-    }
+    devices = device_rows(cell, has_summaries=summarised)
+    sizes, held = fullest(devices), sum(row["pages"] for row in devices)
     device_bytes = sum(sizes.values())
     selector = "full" if not scores else f"{scenario.selector.name} by {scenario.selector.channel}"
     if drops:
@@ -48,6 +42,7 @@ def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         | {"selector": selector}
         | cell_figures(rows, batch=batch, holds_everything=cell.holds_everything)
         | {"device_bytes": device_bytes, "fits": device_bytes <= cell.device_memory_bytes, **sizes}
+        | ({"devices": devices} if len(devices) > 1 else {})
         | {"page_link_s": page_link_s(cell)}
         | {"host_bytes": 0 if stays_on_device else total_pages * cell.page_bytes}
         | ({"is_bound": True} if not cell.is_peer and is_oracle(cell.make_policy()) else {})
@@ -72,6 +67,7 @@ def summarise(scenario: Scenario, cells: Sequence[Cell], summaries: list[dict[st
             *verdict(summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated),
             *_of_the_accesses(scenario),
             *_of_the_decisions(cells),
+            *dict.fromkeys(note for note in map(note_of, cells) if note is not None),
         ],
     }
 

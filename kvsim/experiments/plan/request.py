@@ -67,9 +67,11 @@ class Request:
 
     def weights_bytes(self, weights: str | None) -> int:
         """Return the bytes of the weights in a format; None as they were published, 32 bits in 16."""
-        if weights is None and self.spec.quantisation is not None:
-            return weight_bytes(self.spec)
-        return weight_bytes(self.spec, weights or self.dtype)
+        return weight_bytes(self.spec, self.published_or(weights))
+
+    def published_or(self, weights: str | None) -> str | None:
+        """Return the format asked for; else None where the published weights are packed, and 16 bits where not."""
+        return weights if weights or self.spec.quantisation else self.dtype
 
 
 def make_request(

@@ -13,8 +13,11 @@ from kvsim.experiments.plan.memory import Memory
 from kvsim.experiments.plan.request import Request
 from kvsim.experiments.plan.result import Option
 from kvsim.experiments.types import Job, ignore
+from kvsim.policies.devices import split_layers
+from kvsim.profile.hop import hop_of
 from kvsim.profile.profile import Profile
 from kvsim.scenario.decode import Scenario
+from kvsim.scenario.models.devices import device_kv_bytes, device_weight_bytes
 from kvsim.units import format_bytes
 
 MAX_CARDS = 64
@@ -116,20 +119,16 @@ def more_cards(request: Request, whole: Option, memory: Memory, profile: Profile
     """Yield the fewest cards that hold everything with the layers split; nothing where not even many do.
 
     A token passes the cards one after the other, so a step takes as long as on one card that held everything, and the
-    hidden state's way from card to card besides: to the host and on, over the profile's link.
+    hidden state's way from card to card besides: to the host and on, over the profile's link. `device_bytes` is that of
+    the fullest card.
     """
     fixed_bytes = memory.activation_bytes + memory.reserve_bytes
-    shared_bytes = memory.weights_bytes + memory.kv_bytes
-    room_bytes = memory.usable_bytes - fixed_bytes
-    num_cards = -(-shared_bytes // room_bytes) if room_bytes > 0 else MAX_CARDS + 1
-    if num_cards > min(MAX_CARDS, len(request.spec.layers)):
+    split = _fewest_cards(request, memory, memory.usable_bytes - fixed_bytes)
+    if split is None:
         return
-    hop_s = 0.0
-    if profile is not None:
-        state_bytes = 2 * request.spec.hidden_size * request.batch
-        hop_s = sum(
-            way.transfer_s(1, state_bytes) + way.submit_s for way in (profile.link.to_host, profile.link.to_device)
-        )
+    num_cards, most_bytes = split
+    hop = None if profile is None else hop_of(profile, 2 * request.spec.hidden_size * request.batch)
+    hop_s = 0.0 if hop is None else hop.transfer_s + hop.submit_s
     more_s = (num_cards - 1) * hop_s
     low_s, high_s = whole.tpot_interval_s
     tpot_s = whole.tpot_s + more_s
@@ -138,7 +137,7 @@ def more_cards(request: Request, whole: Option, memory: Memory, profile: Profile
         weights=whole.weights,
         kv=whole.kv,
         num_cards=num_cards,
-        device_bytes=fixed_bytes + -(-shared_bytes // num_cards),
+        device_bytes=fixed_bytes + most_bytes,
         host_bytes=0,
         fits=True,
         tpot_s=tpot_s,
@@ -148,3 +147,20 @@ def more_cards(request: Request, whole: Option, memory: Memory, profile: Profile
         basis=whole.basis,
         cell=None,
     )
+
+
+def _fewest_cards(request: Request, memory: Memory, room_bytes: int) -> tuple[int, int] | None:
+    """Return the fewest cards of equal shares of the layers that each hold theirs, and what the fullest then holds."""
+    spec = request.spec
+    weights = request.published_or(request.weights)
+    for num_cards in range(2, min(MAX_CARDS, len(spec.layers)) + 1):
+        layers = split_layers(len(spec.layers), num_cards)
+        held = zip(
+            device_weight_bytes(spec, weights, layers),
+            device_kv_bytes(spec, request.context_tokens, memory.kv, layers),
+            strict=True,
+        )
+        most_bytes = max(weights_bytes + request.batch * kv_bytes for weights_bytes, kv_bytes in held)
+        if most_bytes <= room_bytes:
+            return num_cards, most_bytes
+    return None

@@ -49,10 +49,11 @@ def weight_bytes(spec: ModelSpec, weights: str | None = None) -> int:
 
 def packed_layers(spec: ModelSpec, packing: Quantisation | None) -> dict[tuple[Layer, Quantisation | None], int]:
     """Return how many layers are alike in their blocks and in how they are packed."""
-    return dict(Counter((layer, _at_layer(packing, index)) for index, layer in enumerate(spec.layers)))
+    return dict(Counter((layer, packing_at(packing, index)) for index, layer in enumerate(spec.layers)))
 
 
-def _at_layer(packing: Quantisation | None, index: int) -> Quantisation | None:
+def packing_at(packing: Quantisation | None, index: int) -> Quantisation | None:
+    """Return how the linear layers of one layer are packed."""
     if packing is None or not packing.unpacked_layers:
         return packing
     here = {part for layer, part in packing.unpacked_layers if layer == index}

@@ -30,6 +30,20 @@ COLUMNS: dict[str, Column] = {
 """The figures of the printed table, in order."""
 
 
+DEVICE_COLUMNS: dict[str, Column] = {
+    "device": Column(title="/device"),
+    "layers": Column(title="/layers"),
+    "pages": Column(title="budget/pages", text="{:.0f}".format),
+    "weights_bytes": Column(title="weights/GiB", text=scaled(2**30)),
+    "kv_device_bytes": Column(title="KV/GiB", text=scaled(2**30)),
+    "summary_bytes": Column(title="summaries/GiB", text=scaled(2**30)),
+    "activation_bytes": Column(title="activations/GiB", text=scaled(2**30)),
+    "device_bytes": Column(title="in all/GiB", text=scaled(2**30)),
+    "fits": COLUMNS["fits"],
+}
+"""What each device holds, where layers lie on several."""
+
+
 LEGEND = (
     "TPOT: time per output token. stall: share of the time in which compute waits for pages. hits: share of selected "
     "pages that own a device slot. pref. prec.: share of prefetched pages that were read before they left; recall: "
@@ -67,7 +81,18 @@ def text_table(summary: Mapping[str, Any], *, width: int = 120) -> str:
     `width` says: at 120 a sweep of two fields fits.
     """
     table = table_text(summary["cells"], shown_columns(summary), apart_by=swept_keys(summary), width=width)
-    return "\n".join([*textwrap.wrap(_caption(summary), width), "", table, "", *textwrap.wrap(LEGEND, width)])
+    parts = [*textwrap.wrap(_caption(summary), width), "", table, *_devices(summary, width)]
+    return "\n".join([*parts, "", *textwrap.wrap(LEGEND, width)])
+
+
+def _devices(summary: Mapping[str, Any], width: int) -> list[str]:
+    """Return the memory of each device, where layers lie on several."""
+    rows = [{**cell, **device} for cell in summary["cells"] for device in cell.get("devices", ())]
+    if not rows:
+        return []
+    swept = {key: Column(title=title) for key, title in _short_titles(swept_keys(summary)).items()}
+    columns = {"policy": Column(title="/policy"), **swept, **DEVICE_COLUMNS}
+    return ["", table_text(rows, columns, apart_by=swept_keys(summary), width=width)]
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 120) -> str:
