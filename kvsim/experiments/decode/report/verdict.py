@@ -76,7 +76,13 @@ def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, mem
 
 def _whole_kv_bytes(cells: list[Cell]) -> int:
     kept = [cell["kv_device_bytes"] for cell in cells if _is_resident(cell)]
-    return int(max(kept or [max(cell["host_bytes"], cell["kv_device_bytes"]) for cell in cells]))
+    return int(max(kept or [max(_host_bytes_of_a_device(cell), cell["kv_device_bytes"]) for cell in cells]))
+
+
+def _host_bytes_of_a_device(cell: Cell) -> float:
+    """Return the share of the pages in host memory that is of the device with the most layers."""
+    layers = [device["layers"] for device in cell.get("devices", ())] or [1]
+    return float(cell["host_bytes"]) * max(layers) / sum(layers)
 
 
 def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
