@@ -18,7 +18,7 @@ from kvsim.engine.model.loading import load_model
 from kvsim.engine.model.text import read_text
 from kvsim.engine.paged.baselines import fill
 from kvsim.engine.paged.decode import decode, undisturbed
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.errors import KvsimError
 from kvsim.policies import POLICIES, find_policy, make_policy

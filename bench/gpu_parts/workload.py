@@ -12,7 +12,7 @@ from gpu_parts.jobs import Setting
 from gpu_parts.profiles import TINY, shape_path
 from kvsim.calibration.random_inputs import random_model, random_tokens
 from kvsim.engine.links.cuda import Mechanism, mechanism_named
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.policies import Setting as PolicySetting
 from kvsim.policies import find_policy, make_policy

@@ -16,8 +16,8 @@ from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.layers import paged_layers
 from kvsim.engine.paged.decode import Decoder, StepOutcome, decoding
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.fresh_run import make_pool
-from kvsim.engine.paged.paged_run import DecodeInput
 from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps
 from kvsim.policies import Setting, make_policy
 from kvsim.scenario.shapes import ModelShape

@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from kvsim.engine.model.forward import CACHE_ARGUMENT
 from kvsim.engine.paged.decode import DecodeResult, decode
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.policies import Setting, find_policy, make_policy
 from kvsim.policies.selectors import Selector

@@ -84,7 +84,11 @@ FAULTS = [
     ("context_tokens = ", "context_token = ", "unknown key 'trace.extrapolate.context_token'; did you mean 'context_t"),
     ("[budget]", "[budgte]", "unknown key 'budgte'; did you mean 'budget'?"),
     ("page_tokens = 64", "page_tokens = 64\nseed = 3", "unknown key 'seed'; did you mean 'run.seed'?"),
-    ("seed = 7", "seed = 7\nzzz = 1", "unknown key 'run.zzz'; known: batch, devices, layers_per_device, policies, prefill_chunk_tokens, repet"),
+    (
+        "seed = 7",
+        "seed = 7\nzzz = 1",
+        "unknown key 'run.zzz'; known: batch, devices, layers_per_device, policies, prefill_chunk_tokens, repet",
+    ),
     (
         '"llama-3-8b"',
         '"lama-3-8b"',

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kvsim.engine.capture.scores import mean_mass
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.weighting import Weighting
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.scoring import Seen
 from kvsim.scenario.shapes import ModelShape

@@ -11,7 +11,7 @@ from kvsim.engine.links.cuda import CudaLink, mechanism_named
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.families import check_readable
 from kvsim.engine.model.placement import device_layers_of
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.errors import KvsimError, ScenarioError
 from kvsim.policies import find_policy, make_policy
 from kvsim.policies.budget import check_budget, make_selector

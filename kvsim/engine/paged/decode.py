@@ -21,7 +21,8 @@ from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.attention import attached
 from kvsim.engine.paged.cuda_stamps import EventStamps
-from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
+from kvsim.engine.paged.decode_input import DecodeInput
+from kvsim.engine.paged.paged_run import Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.split_run import SplitRun, make_run
 from kvsim.engine.paged.stamps import Stamps, stamped

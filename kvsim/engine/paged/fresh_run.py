@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.placement import torch_device_of
-from kvsim.engine.paged.paged_run import DecodeInput, PagedRun
+from kvsim.engine.paged.decode_input import DecodeInput
+from kvsim.engine.paged.paged_run import PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.errors import CapacityError

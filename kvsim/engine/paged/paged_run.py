@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from kvsim.engine.model.families import Queries, weightings_of
 from kvsim.engine.model.held import held_by
 from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.scoring import Scoring, Seen
 from kvsim.engine.paged.speculation import Speculation
@@ -23,55 +23,9 @@ from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import Tally, check_agreement
 from kvsim.engine.paged.traffic import Traffic
 from kvsim.errors import CapacityError
-from kvsim.policies.base import NO_PAGES, Policy, Setting, reads_speculation
-from kvsim.policies.devices import DeviceShare
+from kvsim.policies.base import NO_PAGES, reads_speculation
 from kvsim.policies.residency import Decision, Residency
-from kvsim.policies.selectors import Selector
-from kvsim.traces.access.base import NEXT_LAYER
 from kvsim.types import IntArray, PageIds, pages_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeInput:
-    """Everything that one run needs besides model and snapshot; the simulator's input uses the same names."""
-
-    selector: Selector | None
-    """None: every page is read and nothing is scored (selector ``full``)."""
-    channel: str
-    policy: Policy
-    setting: Setting
-    page_tokens: int
-    pinned_first_pages: int
-    pinned_last_pages: int
-    num_steps: int
-    warmup_steps: int
-    chunk_pages: int
-    window_transfers: int
-    records_speculation: bool = False
-    """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
-    devices: tuple[DeviceShare, ...] = ()
-    """What each has where the layers lie on several; none where they lie on one, which has `policy` and `setting`."""
-
-    def of(self, share: DeviceShare) -> DecodeInput:
-        """Return what the run of one device needs."""
-        return replace(self, setting=share.setting, policy=share.policy, devices=())
-
-    @property
-    def scores_pages(self) -> bool:
-        """Whether pages are scored and chosen, or all of them read."""
-        reads_scores = self.policy.attends == "selection" or (self.drops and self.policy.reads_selection)
-        return self.selector is not None and reads_scores
-
-    @property
-    def drops(self) -> bool:
-        """Whether attention reads what the policy kept, so that nothing is fetched and nothing written back."""
-        return self.policy.attends == "resident"
-
-    @property
-    def predicts(self) -> bool:
-        """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
-        wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
-        return self.scores_pages and wants
 
 
 class Observer(Protocol):

@@ -20,7 +20,8 @@ from kvsim.engine.model.families import Rotary, attention_modules
 from kvsim.engine.model.held import held_by
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.copying import copy_whole
-from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
+from kvsim.engine.paged.decode_input import DecodeInput
+from kvsim.engine.paged.paged_run import Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import listen
 from kvsim.engine.paged.split_run import Links, SplitRun, make_run

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from kvsim.engine.links.base import Link, Transfer
 from kvsim.engine.model.families import Rotary
 from kvsim.engine.model.part import Part
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.fresh_run import MakeLink, fresh_run
-from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
+from kvsim.engine.paged.paged_run import Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.stamps import Stamps

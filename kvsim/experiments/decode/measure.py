@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.links.page_pool import EngineError
 from kvsim.engine.paged.decode import DecodeResult
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.timeline import spans_of
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, measure_of, only

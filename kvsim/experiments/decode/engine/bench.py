@@ -19,7 +19,7 @@ from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.text import read_text
 from kvsim.engine.paged.baselines import decode_on, offloaded_cache
 from kvsim.engine.paged.decode import DecodeResult, decode
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.errors import ScenarioError
 from kvsim.scenario.shapes import DType, Quantisation

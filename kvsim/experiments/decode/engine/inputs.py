@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.cells import Cell, cells_of, measured_extent, resolve
 from kvsim.experiments.decode.needs import check_needs

@@ -14,7 +14,7 @@ from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.loading import TORCH_DTYPES
 from kvsim.engine.paged.baselines import decode_on, offloaded_cache
 from kvsim.engine.paged.decode import decode
-from kvsim.engine.paged.paged_run import DecodeInput
+from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.summaries import QuestSummaries, make_summaries
 from kvsim.scenario.shapes import ModelShape
