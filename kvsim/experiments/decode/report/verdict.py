@@ -82,7 +82,8 @@ def _whole_kv_bytes(cells: list[Cell]) -> int:
 def _host_bytes_of_a_device(cell: Cell) -> float:
     """Return the share of the pages in host memory that is of the device with the most layers."""
     layers = [device["layers"] for device in cell.get("devices", ())] or [1]
-    return float(cell["host_bytes"]) * max(layers) / sum(layers)
+    share: float = cell["host_bytes"] * max(layers) / sum(layers)
+    return share
 
 
 def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
