@@ -92,9 +92,8 @@ class CudaLink:
         self._slot_views: dict[int, torch.Tensor] = {}
         self._host_views: dict[int, torch.Tensor] = {}
         self._times: dict[int, tuple[torch.cuda.Event, torch.cuda.Event]] = {}
-        with torch.cuda.device(pool.slots.device):
-            self._began = timed_event()
-            self._began.record()
+        self._began = timed_event()
+        self._began.record(torch.cuda.current_stream(pool.slots.device))
         self._began.synchronize()
         self._began_s = time.perf_counter()
 

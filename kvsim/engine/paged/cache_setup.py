@@ -110,9 +110,14 @@ def check_budgets(
 
 
 def decode_input(
-    scenario: Scenario, shape: ModelShape, choice: PolicyChoice, max_tokens: int, layers: Sequence[range]
+    scenario: Scenario,
+    shape: ModelShape,
+    choice: PolicyChoice,
+    max_tokens: int,
+    layers: Sequence[range] | None = None,
 ) -> DecodeInput:
-    """Return what a decode run needs, with fresh policies; `layers` are those of each device."""
+    """Return what a decode run needs, with fresh policies; `layers` are those of each device, all on one by default."""
+    layers = layers or (range(shape.paged_layers),)
     grid = PageGrid(
         num_sequences=scenario.run.batch,
         num_layers=shape.paged_layers,
