@@ -72,7 +72,8 @@ class Continuation:
         if is_whole and not self._is_compared:
             self._compare(ids, held_tokens)
             self._is_compared = True
-        self._ids = ids if is_whole else None
+        if is_whole:
+            self._ids = ids
 
     def _end(self, ids: torch.Tensor, *, is_turn: bool) -> None:
         """Note who ended. The token that ends a sequence is computed whole: a later turn may read it."""

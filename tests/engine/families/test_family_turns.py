@@ -12,7 +12,7 @@ from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
 
-TURN_TOKENS, NEW_TOKENS = (41, 17, 1, 9), 6
+TURN_TOKENS, NEW_TOKENS = (59, 27, 1, 15), 6
 """New prompt tokens of each turn; the last token generated before comes with them."""
 MAX_TOKENS = sum(TURN_TOKENS) + len(TURN_TOKENS) * NEW_TOKENS
 
@@ -56,7 +56,7 @@ def test_turns_on_one_cache_are_those_of_the_default_cache(model, prompts, pages
     with paged(model, 1, pages) as cache:
         assert torch.equal(converse(model, alone, cache), expected)
     report = cache.report()
-    assert report.hits + report.misses == report.selected > 0
+    assert report.misses > 0 and report.hits + report.misses == report.selected
     assert report.prompt_tokens + report.num_steps == expected.shape[1] - 1
 
 
@@ -64,7 +64,6 @@ def test_turns_on_one_cache_are_those_of_the_default_cache(model, prompts, pages
 def test_turns_of_a_batch_padded_on_the_left_are_those_of_the_default_cache(model, prompts, pages):
     padding = (23, 5)  # a page and a part of one, then a part
     expected = converse(model, prompts, DynamicCache(config=model.config), padding)
-    assert not torch.equal(expected[1], converse(model, prompts, DynamicCache(config=model.config))[1])
     with paged(model, 2, pages) as cache:
         assert torch.equal(converse(model, prompts, cache, padding), expected)
     report = cache.report()
