@@ -65,9 +65,16 @@ class Residency:
         self._pools = grid.num_layers if setting.partition == "per_layer" else 1
         self._pool_capacity = setting.capacity_pages // self._pools
         self._free: IntArray = np.full(self._pools, self._pool_capacity, dtype=np.int64)
+        self._may_return: BoolArray | None = None
         self._shown_resident = read_only(self.resident)
         self._shown_evictable = read_only(self._evictable)
         self._shown_prefetchable = read_only(self._prefetchable)
+
+    def end(self, ended: BoolArray) -> None:
+        """Keep policies from prefetching pages of the sequences that have ended, ``[num_sequences]``."""
+        grid = self.setting.grid
+        self._may_return = np.repeat(~ended, grid.num_layers * grid.pages_per_layer)
+        self._prefetchable &= self._may_return
 
     @property
     def page_table(self) -> PageTable:
@@ -264,7 +271,7 @@ class Residency:
     def _release(self, pages: PageIds) -> None:
         self.resident[pages] = False
         self._evictable[pages] = False
-        self._prefetchable[pages] = True
+        self._prefetchable[pages] = True if self._may_return is None else self._may_return[pages]
         self._take(pages, None, -1)
 
     def _take(self, pages: PageIds, layer: int | None, sign: int) -> None:

@@ -80,7 +80,7 @@ def cache_for(model, *overrides, policy="lru", pages=8, batch=2, **options):
 
 
 def run_of(cache) -> SplitRun:
-    run = cache._session._run
+    run = cache.session._run
     assert isinstance(run, SplitRun)
     return run
 
@@ -157,13 +157,13 @@ def test_demand_on_one_link_does_not_wait_for_the_others(model, ids):
     """Device 0's link is slow and prefetches on it go on all the time: demand on device 1's starts at once."""
     made = []
     with cache_for(model, TWO, policy="{name='lru', arguments={prefetch='next-step'}}", pages=7, batch=1) as cache:
-        fast = cache._session._make_link
+        fast = cache.session._make_link
 
         def make_link(pool):
             made.append(EmulatedLink(pool, pool.page_bytes / SLOW_PAGE_S) if not made else fast(pool))
             return made[-1]
 
-        cache._session._make_link = make_link
+        cache.session._make_link = make_link
         generate(model, ids[:1], cache, max_new_tokens=12)
         slow, quick = (link.drain() for link in made)
     assert min(move.end_s - move.start_s for move in slow) > 0.9 * SLOW_PAGE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kvsim.policies.base import Policy, Setting, reads_speculation
@@ -51,3 +52,8 @@ class DecodeInput:
         """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
         wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
         return self.scores_pages and wants
+
+    def afresh(self, make_policy: Callable[[Setting], Policy]) -> DecodeInput:
+        """Return the same with fresh policies."""
+        shares = tuple(replace(share, policy=make_policy(share.setting)) for share in self.devices)
+        return replace(self, policy=make_policy(self.setting), devices=shares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import Tally, check_agreement
 from kvsim.engine.paged.traffic import Traffic
+from kvsim.engine.paged.visible import Visible
 from kvsim.errors import CapacityError
 from kvsim.policies.base import NO_PAGES, reads_speculation
 from kvsim.policies.residency import Decision, Residency
@@ -70,8 +72,7 @@ class PagedRun:
         self.context_tokens = snapshot.prompt_tokens
         self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
-        self.padding_tokens: IntArray | None = None
-        """First tokens of each sequence that are padding, ``[num_sequences]``: held in pages, but not attended to."""
+        self._visible: Visible | None = None
         self._grid = given.setting.grid
         self._weightings = weightings_of(model)
         self._queries = Queries(model)
@@ -114,6 +115,10 @@ class PagedRun:
         copied = PagedRun.__new__(PagedRun)
         copied.__dict__.update(copy_whole(self.__dict__, memo))
         return copied
+
+    def flush(self) -> None:
+        """Bring to host memory what only the device holds; no transfer may be under way."""
+        self._pool.flush()
 
     @property
     def num_unread(self) -> tuple[int, ...]:
@@ -173,6 +178,12 @@ class PagedRun:
                 self._open_slots[layer, sequence] = self._pool.slot_of[page]
         if whole < num_pages and (self._open_slots == NOWHERE).any():
             raise CapacityError("the budget does not hold the open pages; give each layer of each sequence one or more")
+
+    def show(self, visible: Visible | None) -> None:
+        """Let attention read what is `visible` in the step under way; everything where it is None."""
+        self._visible = visible
+        if visible is not None:
+            self._residency.end(visible.ended)
 
     def begin(self, step: int) -> None:
         """Start a step: the new token is not yet counted in `context_tokens`."""
@@ -264,8 +275,12 @@ class PagedRun:
             on_device = self._scoring.score(layer, self._key, query, num_pages, predicted)
             self._mark()
             seen = self._scoring.read(on_device)
+            if self._visible is not None:
+                seen = dataclasses.replace(seen, scores=self._visible.scores(seen.scores))
             self._mark()
             chosen = [selector.select(row, num_pages) for row in seen.scores]
+        if self._visible is not None:
+            chosen = self._visible.readable(chosen)
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
         return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
 
@@ -299,7 +314,7 @@ class PagedRun:
             waits_for.append(demand)
         writes_back = self.given.policy.holds == "budget" and not self.given.drops
         if writes_back and context % self.given.page_tokens == 0:
-            traffic.write_back(decision.selected, self._open_slots[layer])
+            traffic.write_back(self._first_pages(layer)[:-1] + context // self.given.page_tokens - 1)
         return waits_for, demand
 
     def _read(
@@ -324,39 +339,26 @@ class PagedRun:
         counts = np.diff(bounds)
         if (counts == counts[0]).all():
             num_tokens = int(counts[0]) * given.page_tokens - unfilled
-            shown = self._shown(decision.selected, num_tokens)
+            shown = self._shown(decision.selected, num_tokens, None)
             return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting, shown)
-        parts = [
-            attend_pages(
-                query[sequence : sequence + 1],
-                pool.slots,
-                indices[None, bounds[sequence] : bounds[sequence + 1]],
-                int(count) * given.page_tokens - unfilled,
-                weighting,
-                self._shown(
-                    decision.selected[bounds[sequence] : bounds[sequence + 1]],
-                    int(count) * given.page_tokens - unfilled,
-                    sequence,
-                ),
-            )
-            for sequence, count in enumerate(counts)
-        ]
+        parts = []
+        for sequence, count in enumerate(counts.tolist()):
+            own, part = query[sequence : sequence + 1], slice(bounds[sequence], bounds[sequence + 1])
+            if count == 0:  # it has ended: nobody reads what comes of it
+                parts.append(torch.zeros_like(own).transpose(1, 2))
+                continue
+            num_tokens = count * given.page_tokens - unfilled
+            shown = self._shown(decision.selected[part], num_tokens, sequence)
+            parts.append(attend_pages(own, pool.slots, indices[None, part], num_tokens, weighting, shown))
         return torch.cat(parts)
 
-    def _shown(self, selected: PageIds, num_tokens: int, sequence: int | None = None) -> torch.Tensor | None:
-        """Return which tokens of the selected pages are no padding, ``[num_sequences, num_tokens]``; None for all.
-
-        Parameters
-        ----------
-        sequence
-            Whose pages these are; all sequences' where absent, as many of each.
-        """
-        if self.padding_tokens is None:
+    def _shown(self, selected: PageIds, num_tokens: int, sequence: int | None) -> torch.Tensor | None:
+        """Return which tokens of the selected pages are visible, as many pages of each sequence; None for all."""
+        if self._visible is None:
             return None
-        padding = self.padding_tokens if sequence is None else self.padding_tokens[sequence : sequence + 1]
-        first_tokens = (selected % self._grid.pages_per_layer * self.given.page_tokens).reshape(len(padding), -1)
-        tokens = (first_tokens[:, :, None] + np.arange(self.given.page_tokens)).reshape(len(padding), -1)
-        return torch.from_numpy((tokens >= padding[:, None])[:, :num_tokens]).to(self._pool.slots.device)
+        num_rows = self._grid.num_sequences if sequence is None else 1
+        indices = (selected % self._grid.pages_per_layer).reshape(num_rows, -1)
+        return self._visible.mask(indices, num_tokens, sequence).to(self._pool.slots.device)
 
     def _first_pages(self, layer: int) -> IntArray:
         grid = self._grid

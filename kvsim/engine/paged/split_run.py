@@ -20,6 +20,7 @@ from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import merged
+from kvsim.engine.paged.visible import Visible
 from kvsim.policies.devices import DeviceShare
 from kvsim.types import IntArray, PageGrid, PageIds
 
@@ -73,16 +74,6 @@ class SplitRun:
         return self.runs[0].context_tokens
 
     @property
-    def padding_tokens(self) -> IntArray | None:
-        """First tokens of each sequence that are padding, ``[num_sequences]``."""
-        return self.runs[0].padding_tokens
-
-    @padding_tokens.setter
-    def padding_tokens(self, tokens: IntArray | None) -> None:
-        for run in self.runs:
-            run.padding_tokens = tokens
-
-    @property
     def observer(self) -> Observer | None:
         """Whoever looks on; it sees the layers and pages of the whole model."""
         return self._observer
@@ -93,6 +84,25 @@ class SplitRun:
         whole = self.given.setting.grid
         for run, share in zip(self.runs, self.given.devices, strict=True):
             run.observer = None if observer is None else _OfWhole(observer, share, whole)
+
+    @property
+    def host_tokens(self) -> torch.Tensor:
+        """A copy of keys and values in host memory, ``[num_sequences, num_layers, tokens, 2, kv heads, head_dim]``."""
+        parts = [run.host_tokens for run in self.runs]
+        num_layers = self.given.setting.grid.num_layers
+        shape = (len(parts[0]), num_layers, *parts[0].shape[2:])
+        whole = torch.empty(shape, dtype=parts[0].dtype, pin_memory=parts[0].is_pinned())
+        return torch.cat(parts, dim=1, out=whole)
+
+    def flush(self) -> None:
+        """Bring to host memory what only the devices hold; no transfer may be under way."""
+        for run in self.runs:
+            run.flush()
+
+    def show(self, visible: Visible | None) -> None:
+        """Let attention read what is `visible` in the step under way; everything where it is None."""
+        for run in self.runs:
+            run.show(visible)
 
     @property
     def speculation(self) -> SplitRun | None:
