@@ -192,6 +192,17 @@ def test_a_turn_after_one_ended_hides_its_padding(tiny_model, first, second):
     assert cache.report().misses > 0
 
 
+def test_a_turn_of_one_token_goes_on_after_one_that_ended(tiny_model, first):
+    end, options, ids = ending(tiny_model, first)
+    mask = torch.ones_like(ids)
+    mask[1, 116:-1] = 0
+    tiny_model.generate(first, **{CACHE_ARGUMENT: (cache := dense(tiny_model))}, **options)
+    expected = generate(tiny_model, ids, cache, attention_mask=mask, max_new_tokens=20)
+    with cache_for(tiny_model, FULL, pages=7, end_token_ids=(end,)) as cache:
+        tiny_model.generate(first, **{CACHE_ARGUMENT: cache}, **options)
+        assert torch.equal(generate(tiny_model, ids, cache, attention_mask=mask, max_new_tokens=20), expected)
+
+
 @pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 3}, {"assistant_model": None}])
 def test_assisted_generation_is_refused_in_one_line(tiny_model, first, options):
     options = {name: tiny_model if name == "assistant_model" else value for name, value in options.items()}

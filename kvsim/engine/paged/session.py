@@ -64,6 +64,7 @@ class Session:
         self.is_closed = False
         self.continuation = continuation
         self._visible_tokens: BoolArray | None = None
+        self._ended = continuation.ended.copy()  # in the run
         self._unread: BoolArray = np.zeros((given.setting.grid.num_sequences, max_tokens), dtype=np.bool_)
         self._is_mid_step = False
         self._max_tokens = max_tokens
@@ -117,6 +118,8 @@ class Session:
             key, value = self._fill(layer, key, value)
         else:
             if layer == 0:
+                if (self._ended & ~self.continuation.ended).any():  # a turn of one token, for one that had ended
+                    self._end_turn()
                 self._begin(key.device)
             assert self._run is not None
             self._run.append(layer, key, value)
@@ -165,7 +168,7 @@ class Session:
                 make_policy=self._make_policy,
                 continuation=self.continuation.copied(),
             )
-            copied._unread[:] = self._unread
+            copied._unread[:], copied._ended[:] = self._unread, self._ended
             for name in ("prompt_tokens", "num_steps", "_held_tokens", "_run_steps"):
                 setattr(copied, name, getattr(self, name))
             copied._earlier = self._earlier.copy()
@@ -199,6 +202,7 @@ class Session:
                 "attention_mask that hides it from the next turn"
             )
         self._visible_tokens = tokens
+        self._ended[:] = ended
 
     def counts(self) -> Counter[str]:
         """Return the columns of `kvsim.engine.paged.tally` up to now, summed over steps and turns.
@@ -249,6 +253,9 @@ class Session:
         self._earlier = self.counts()
         self._link.close()
         self._run.flush()
+        for sequence in np.flatnonzero(self._ended).tolist():  # places that were never written, and may hold NaN
+            self._run.host_tokens[sequence, :, torch.from_numpy(np.flatnonzero(self._unread[sequence]))] = 0
+        self._ended[:] = False
         self._held_tokens, self._run_steps = self._run.context_tokens, 0
         self._run = self._link = None
         self.given = dataclasses.replace(self.given, policy=self._make_policy())
