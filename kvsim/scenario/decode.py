@@ -309,6 +309,28 @@ class Measure(Strict):
     num_steps: PositiveInt = 40
     repeats: PositiveInt = 3
     """Uninstrumented runs of every cell; one instrumented run comes besides."""
+    sequence_steps: Annotated[Listed[PositiveInt], Field(min_length=1)] | None = None
+    """Steps that each sequence decodes before it ends, in turn, the largest `num_steps`; absent: all of them."""
+
+    @model_validator(mode="after")
+    def _has_a_longest(self) -> Measure:
+        if self.sequence_steps is not None and max(self.sequence_steps) != self.num_steps:
+            raise ValueError(
+                f"sequence_steps: the largest is {max(self.sequence_steps)}, should be num_steps, {self.num_steps}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: Callable[[Measure], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the newest field where it is absent: digests of older scenarios stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "sequence_steps" or value is not None}
+
+    def steps_of(self, num_sequences: int) -> tuple[int, ...] | None:
+        """Return the steps of each of `num_sequences`; None where all decode all of them."""
+        steps = self.sequence_steps
+        if steps is None:
+            return None
+        return tuple(steps[place % len(steps)] for place in range(num_sequences))
 
 
 class Scenario(AnyScenario):
@@ -317,7 +339,7 @@ class Scenario(AnyScenario):
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"), ONE_PROFILE)
     lists: ClassVar = (
         *("run.policies", "exclude"),
-        *("trace.extrapolate.sequence_tokens", "trace.extrapolate.sequence_steps"),
+        *("trace.extrapolate.sequence_tokens", "trace.extrapolate.sequence_steps", "measure.sequence_steps"),
     )
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
     younger: ClassVar = (

@@ -11,7 +11,7 @@ from kvsim.sim import simulate_decode
 from kvsim.traces.access.ragged import Ragged
 from kvsim.traces.access.repeated import Repeated
 from kvsim.types import pages_of
-from tests.accesses import PAGE_TOKENS, DriftingSource, make_input, make_profile, make_replay
+from tests.accesses import PAGE_BYTES, PAGE_TOKENS, DriftingSource, make_input, make_profile, make_replay
 
 NUM_STEPS = 20
 START_TOKENS = (400, 150, 271, 95)  # at the first step one more; 271 fills a page at once
@@ -87,8 +87,9 @@ def test_no_page_of_a_sequence_that_has_ended_is_brought(path):
         simulate_decode(given_run("stream", ragged(steps), selects=False, frac=0.45), path=path)["to_device_bytes"]
         for steps in ((20, 20, 20, 20), (20, 1, 1, 1))
     )
-    # The pages of the one sequence that goes on fit the budget, those of all four do not.
-    assert (whole[2:] > 0).all() and not ended[2:].any()
+    own_bytes = 3 * pages_of(START_TOKENS[0] + NUM_STEPS, PAGE_TOKENS) * PAGE_BYTES
+    assert (whole[2:] > own_bytes).all()
+    assert (ended[2:] <= own_bytes).all()
 
 
 def test_equal_lengths_are_the_batch_as_it_was():

@@ -47,6 +47,8 @@ class DecodeInput:
     warmup_steps: int
     chunk_pages: int
     window_transfers: int
+    sequence_steps: tuple[int, ...] | None = None
+    """Steps that each sequence decodes before it ends; all of them where absent."""
     records_speculation: bool = False
     """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
 
@@ -214,7 +216,7 @@ class PagedRun:
         self.tally.begin(step)
 
     def end(self) -> None:
-        """End a step: every sequence is one token longer."""
+        """End a step: every sequence that has not ended is one token longer."""
         self.context_tokens += 1
         if self.observer is not None:
             self.observer.end_step(self.context_tokens)
