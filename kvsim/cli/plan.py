@@ -45,6 +45,9 @@ def plan(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=named, help="Picture of the options: plan.png.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=named, help="Page of the options to send on: plan.html.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print objects instead of text.")] = False,
 ) -> None:
     """Answer what fits on a card, what each way of managing the KV cache would give, and what to do."""
@@ -58,8 +61,9 @@ def plan(
 
     if output is not None:
         output_file(output, ".toml")
-    if picture is not None:
-        output_file(picture, ".png")
+    for file, suffix in ((picture, ".png"), (report, ".html")):
+        if file is not None:
+            output_file(file, suffix)
     made = make_plan(
         model,
         gpu,
@@ -81,6 +85,8 @@ def plan(
     typer.echo(json.dumps(plan_json(made), indent=2) if as_json else plan_text(made))
     if picture is not None:
         _draw(made, picture)
+    if report is not None:
+        _report(made, report)
 
 
 def _draw(made: Plan, path: Path) -> None:
@@ -89,3 +95,11 @@ def _draw(made: Plan, path: Path) -> None:
     from kvsim.report.style import png
 
     write_picture(png(plan_figure(made)), path.parent, path.name)
+
+
+def _report(made: Plan, path: Path) -> None:
+    from kvsim.experiments.plan.report.page import plan_page
+    from kvsim.report.html.page import page_html
+    from kvsim.report.results import write_picture
+
+    write_picture(page_html(plan_page(made, command=command_text())), path.parent, path.name)

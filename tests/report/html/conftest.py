@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -48,3 +50,16 @@ def page(result: RunResult) -> bytes:
 @pytest.fixture(scope="session")
 def hostile_page(hostile: RunResult) -> bytes:
     return report_file(hostile)["report.html"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips where there is none."""
+    pytest.importorskip("websocket", reason="websocket-client is not installed: it drives the browser")
+    from tests.report.html.browser import Browser, find_chromium  # noqa: PLC0415 - needs websocket-client
+
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium on the path: on Debian, apt-get install chromium")
+    with Browser(program) as found:
+        yield found

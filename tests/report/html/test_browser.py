@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,9 @@ from tests.report.html.conftest import HOSTILE
 
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed: it drives the browser")
 
-from tests.report.html.browser import Browser, find_chromium  # noqa: E402
+from tests.report.html.browser import Browser  # noqa: E402
 
 ENTER, TAB = ("Enter", 13, "\r"), ("Tab", 9, "")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium on the path: on Debian, apt-get install chromium")
-    with Browser(program) as found:
-        yield found
 
 
 @pytest.fixture
