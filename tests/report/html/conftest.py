@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,17 @@ MANIFEST = {
     "inputs": [{"role": "profile", "name": "p", "digest": "feedc0de", "covers": "the whole file"}],
     "scenario": "# the scenario file\n",
 }
+
+
+def many_cells(result: RunResult, num_copies: int) -> RunResult:
+    """The cells of a result many times over, no two alike, with figures that compress as badly as measured ones."""
+    cells = [
+        dict(cell, budget_pages=number, tpot_p50_s=draw.random(), stall_frac=draw.random())
+        for draw in [random.Random(7)]
+        for number in range(num_copies)
+        for cell in result.summary["cells"]
+    ]
+    return RunResult(summary=result.summary | {"cells": cells}, rows={}, manifest=result.manifest)
 
 
 @pytest.fixture(scope="session")

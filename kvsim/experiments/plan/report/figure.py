@@ -15,7 +15,7 @@ from kvsim.units import format_bytes, format_seconds
 COLORS: dict[State, str] = {
     "recommended": PALETTE[2],
     "Pareto front": PALETTE[0],
-    "fits": PALETTE[5],
+    "fits": PALETTE[1],
     "does not fit": "#bbbbbb",
 }
 
@@ -41,7 +41,9 @@ def plan_figure(plan: Plan) -> Figure:
     title_panel(recall, "attention recall, %")
     memory.set_yticks(places, [option.name for option in options], fontsize=9)
     memory.invert_yaxis()
-    bars = {group: memory.containers[0].patches[groups.index(group)] for group in COLORS if group in groups}
+    bars: dict[str, Any] = {
+        group: memory.containers[0].patches[groups.index(group)] for group in COLORS if group in groups
+    }
     legend_above(figure, bars)
     return figure
 

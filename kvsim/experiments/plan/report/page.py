@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kvsim import __version__
@@ -30,7 +31,6 @@ from kvsim.report.html.charts import (
 )
 from kvsim.report.html.page import Page, Provenance
 from kvsim.report.html.tables import Table, own_columns
-from kvsim.report.tables import Column
 from kvsim.scenario.models.known import known_models
 from kvsim.units import format_bytes
 
@@ -39,6 +39,16 @@ FIRST = (
     "name", "state", "fits", "device_bytes", "host_bytes", "num_cards", "tpot_s", "tpot_interval_s", "tokens_per_s",
     "recall_frac", "weights", "kv", "basis", "cell",
 )  # fmt: skip
+TITLES = {
+    "name": "option",
+    "device_bytes": "card",
+    "host_bytes": "host",
+    "num_cards": "cards",
+    "tpot_s": "TPOT",
+    "tpot_interval_s": "interval",
+    "recall_frac": "recall",
+}
+"""As the printed table has them, where they are not those of the fields."""
 PARTS = {
     "weights_bytes": "weights",
     "kv_bytes": "KV cache",
@@ -59,7 +69,8 @@ def plan_page(plan: Plan, *, command: str) -> Page:
     answer = plan_json(plan)
     rows = [option | {"state": plan.state(one)} for option, one in zip(answer["options"], plan.options, strict=True)]
     memory = [{"part": part, "size_bytes": answer["memory"][name]} for name, part in SIZES.items()]
-    columns = own_columns(rows, FIRST) | {"name": Column(title="option")}
+    columns = own_columns(rows, FIRST)
+    columns |= {name: replace(columns[name], title=title) for name, title in TITLES.items()}
     legend = f"{LEGEND} Without a recall: attention to all tokens."
     request = plan.request
     return Page(
