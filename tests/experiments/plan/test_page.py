@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import kvsim
@@ -77,3 +78,13 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_answer(capsys: pyte
     assert run_command([*ROOFLINE, "--report", "/proc/plan.html"]) == 2
     captured = capsys.readouterr()
     assert "cannot be written" in captured.err and captured.out == ""
+
+
+def test_csv_and_parquet_have_the_numbers_of_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer, _, _ = answered([*ROOFLINE, "--csv"], tmp_path, capsys)
+    tables = {f"plan-{table}.{kind}" for table in ("options", "memory") for kind in ("csv", "parquet")}
+    assert {file.name for file in tmp_path.iterdir()} == {"plan.html", *tables}
+    for frame in (pd.read_csv(tmp_path / "plan-options.csv"), pd.read_parquet(tmp_path / "plan-options.parquet")):
+        assert frame["tpot_s"].tolist() == [option["tpot_s"] for option in answer["options"]]
+    assert run_command([*ROOFLINE, "--csv"]) == 2
+    assert "add --report FILE.html" in capsys.readouterr().err
