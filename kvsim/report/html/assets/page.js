@@ -50,7 +50,7 @@
       isPart ? `${count(one.first + 1)} to ${count(one.first + part.length)} of ${ofAll}` : isFiltered ? ofAll : "";
     for (const button of one.tools.querySelectorAll("[data-turns]")) {
       const next = one.first + Number(button.dataset.by);
-      button.disabled = next < 0 || next >= one.shown.length;
+      button.setAttribute("aria-disabled", String(next < 0 || next >= one.shown.length)); // keeps the focus
     }
   }
   function arrange(one) {
