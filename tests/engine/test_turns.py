@@ -184,7 +184,7 @@ def test_a_turn_after_one_ended_hides_its_padding(tiny_model, first, second):
     expected = generate(tiny_model, whole, cache, attention_mask=mask, max_new_tokens=20)
     with cache_for(tiny_model, FULL, pages=7, end_token_ids=(end,)) as cache:
         tiny_model.generate(first, **{CACHE_ARGUMENT: cache}, **options)
-        with pytest.raises(KvsimError, match="sequence 1 ended before token 116, .* attention_mask that hides it"):
+        with pytest.raises(KvsimError, match=r"sequence 1 ended before token 116, .* attention_mask that hides it"):
             generate(tiny_model, whole, cache)
     with cache_for(tiny_model, FULL, pages=7, end_token_ids=(end,)) as cache:
         tiny_model.generate(first, **{CACHE_ARGUMENT: cache}, **options)

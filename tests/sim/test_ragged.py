@@ -28,7 +28,9 @@ def given_run(policy, source, *, selects=True, machine=None, frac=0.5, arguments
     if not selects:
         replay._selector = None
     grid = replay.grid
-    capacity = grid.num_pages if policy == "resident" else int(frac * grid.num_pages) // grid.num_layers * grid.num_layers
+    capacity = (
+        grid.num_pages if policy == "resident" else int(frac * grid.num_pages) // grid.num_layers * grid.num_layers
+    )
     setting = Setting(grid=grid, capacity_pages=capacity, partition="shared", prefetch_quota_pages=4, seed=0)
     return make_input(replay, make_policy(policy, setting, arguments or {}), setting, make_profile(**(machine or {})))
 

@@ -66,9 +66,9 @@ class PagedCache(Cache):
 
     Make one with `from_scenario`, for one prompt (or a batch, the shorter ones padded on the left) and what is
     generated after it, turn by turn where a conversation goes on. A turn's prompt is computed densely, each token after
-    it with attention over pages. With selector ``full`` the output is that of transformers' default cache. While a cache is open the model has another attention
-    function, which leaves other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the
-    model's own back.
+    it with attention over pages. With selector ``full`` the output is that of transformers' default cache. While a
+    cache is open the model has another attention function, which leaves other caches alone; `close`, the end of a
+    ``with`` block, or the end of the cache puts the model's own back.
     """
 
     def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:

@@ -232,7 +232,7 @@ class PagedRun:
         if place == 0:
             self._open(layer, index)
         slots = self._pool.slots
-        going_on = slice(None)
+        going_on: slice | torch.Tensor = slice(None)
         if len(self._going_on) < self._grid.num_sequences:
             going_on = torch.from_numpy(self._going_on).to(slots.device)
         if self._held.latent_numbers is not None:

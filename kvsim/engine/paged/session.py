@@ -21,13 +21,13 @@ from kvsim.engine.model.dense import dense_attention
 from kvsim.engine.model.families import Rotary, attention_modules
 from kvsim.engine.model.held import held_by
 from kvsim.engine.model.sdpa import cudnn_left_out
-from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.continuation import PREPARE, Continuation, announcing
+from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.decode import make_pool
 from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import listen
-from kvsim.engine.paged.visible import Visible, visible_tokens
+from kvsim.engine.paged.visible import Visible, ends_before, visible_tokens
 from kvsim.errors import CapacityError, KvsimError
 from kvsim.policies.base import Policy
 from kvsim.types import BoolArray
@@ -160,14 +160,9 @@ class Session:
         memo[id(self.model)] = self.model
         with torch.inference_mode(False):
             given = copy_whole(self.given, memo)
-            copied = Session(
-                self.model,
-                given,
-                max_tokens=self._max_tokens,
-                make_link=self._make_link,
-                make_policy=self._make_policy,
-                continuation=self.continuation.copied(),
-            )
+            options: dict[str, Any] = {"make_link": self._make_link, "make_policy": self._make_policy}
+            continuation = self.continuation.copied()
+            copied = Session(self.model, given, max_tokens=self._max_tokens, continuation=continuation, **options)
             copied._unread[:], copied._ended[:] = self._unread, self._ended
             for name in ("prompt_tokens", "num_steps", "_held_tokens", "_run_steps"):
                 setattr(copied, name, getattr(self, name))
@@ -265,7 +260,9 @@ class Session:
         grid, planes = self.given.setting.grid, self._held.planes(key, value)
         start, end = self._held_tokens, self._held_tokens + key.shape[2]
         if end > self._max_tokens:
-            raise CapacityError(f"{end} tokens with this prompt; this PagedCache has room for max_tokens={self._max_tokens}")
+            raise CapacityError(
+                f"{end} tokens with this prompt; this PagedCache has room for max_tokens={self._max_tokens}"
+            )
         if self._tokens is None:
             room = grid.pages_per_layer * self.given.page_tokens
             shape = (grid.num_sequences, grid.num_layers, room, *planes.shape[2:])
@@ -388,15 +385,9 @@ def _check_call(
     is_again, end = not use_cache, session.context_tokens + new_tokens
     if not is_again:
         session.see(mask, new_tokens)
-        is_again = new_tokens > 1 and position_ids is not None and _ends_before(end, mask, position_ids)
+        is_again = new_tokens > 1 and position_ids is not None and ends_before(end, mask, position_ids)
     if is_again:
         raise KvsimError("the whole text is computed again, as with use_cache=False: a PagedCache needs use_cache=True")
-
-
-def _ends_before(end: int, mask: torch.Tensor | None, position_ids: torch.Tensor) -> bool:
-    """Whether the last token of a pass stands before place `end` of its text, padding not counted."""
-    hidden = 0 if mask is None or mask.dtype != torch.bool else int((~mask[..., -1, :].flatten(0, -2)[-1]).sum())
-    return int(position_ids.flatten()[-1]) + 1 + hidden < end
 
 
 AttentionInterface.register(NAME, _attention)

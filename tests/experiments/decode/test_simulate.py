@@ -123,7 +123,9 @@ def test_generated_sequences_have_lengths_and_ends_of_their_own() -> None:
     small = ["trace.num_steps=12", "run.warmup_steps=2", "run.batch=3", "run.policies=lru", "budget.context_frac=0.5"]
     result = made(*small, *lengths, "trace.extrapolate.context_tokens=1024", 'selector.name="full"')
     page_tokens = load_scenario(find_scenario("smollm2_cpu"), small).page_tokens
-    pages = [2 * pages_of(1024 + step, page_tokens) + (step < 6) * pages_of(700 + step, page_tokens) for step in range(12)]
+    pages = [
+        2 * pages_of(1024 + step, page_tokens) + (step < 6) * pages_of(700 + step, page_tokens) for step in range(12)
+    ]
     assert result.rows["selected"].tolist() == [30 * count for count in pages]
     with pytest.raises(ScenarioError, match="sequence_tokens: 1024 is above context_tokens, 900, which is the longest"):
         made(*small, *lengths, "trace.extrapolate.context_tokens=900")
