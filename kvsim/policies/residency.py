@@ -132,7 +132,8 @@ class Residency:
             Pages that attention reads now, ascending, the open ones among them.
         num_pages
             Pages of this layer of each sequence now, the open one included, ``[num_sequences]``; a growth by one
-            since the last step opens a page, which takes a slot before anything is selected.
+            since the last step opens a page, which takes a slot before anything is selected. 0 for a sequence that has
+            ended: it selects nothing.
         speculation
             The next layer's scores as predicted here; the policy sees them if it asks for them.
 
@@ -144,7 +145,7 @@ class Residency:
         """
         opened = self._open_pages(layer, num_pages)
         if self._drops:
-            return self._drop(step=step, layer=layer, scores=scores, opened=opened)
+            return self._drop(step=step, layer=layer, scores=scores, num_pages=num_pages, opened=opened)
         was_resident = self.resident[selected]
         misses = selected[~was_resident]
         hits = selected[was_resident]
@@ -181,7 +182,7 @@ class Residency:
             selected=selected, hits=hits, misses=misses, victims=victims, prefetches=prefetches, opened=opened
         )
 
-    def _drop(self, *, step: int, layer: int, scores: Scores, opened: PageIds) -> Decision:
+    def _drop(self, *, step: int, layer: int, scores: Scores, num_pages: IntArray, opened: PageIds) -> Decision:
         """Let the policy drop pages of a layer for good; attention reads the others."""
         grid = self.setting.grid
         share = self.setting.capacity_pages // (grid.num_layers * grid.num_sequences)
@@ -214,6 +215,8 @@ class Residency:
                 f"{where}: keeps {int(kept.max())} pages of a sequence, its share of the budget is {share}"
             )
         selected = np.setdiff1d(held, victims, assume_unique=True)
+        if not num_pages.all():
+            selected = selected[num_pages[selected // (grid.num_layers * grid.pages_per_layer)] > 0]
         return Decision(
             selected=selected, hits=selected, misses=NO_PAGES, victims=victims, prefetches=NO_PAGES, opened=opened
         )

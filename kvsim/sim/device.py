@@ -85,7 +85,7 @@ class Device:
     def write_back(self, layer: int, context: IntArray) -> Process[None]:
         """Copy pages that this step filled to the host, once."""
         given = self.given
-        filled = np.flatnonzero(context % given.replay.page_tokens == 0)
+        filled = np.flatnonzero((context > 0) & (context % given.replay.page_tokens == 0))
         if not filled.size or given.policy.holds == "everything" or given.drops:
             return
         for sequence in filled.tolist():

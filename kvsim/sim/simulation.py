@@ -126,6 +126,8 @@ class _Host:
             for device in devices:
                 device.step = step
                 device.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
+                if not context.all():
+                    device.residency.end(context == 0)
             self._place, self._device = (step, None), devices[0]
             yield from self._launch("embed", self._batch)
             yield from self._layers(step, context)

@@ -184,12 +184,23 @@ def test_a_turn_after_one_ended_hides_its_padding(tiny_model, first, second):
     expected = generate(tiny_model, whole, cache, attention_mask=mask, max_new_tokens=20)
     with cache_for(tiny_model, FULL, pages=7, end_token_ids=(end,)) as cache:
         tiny_model.generate(first, **{CACHE_ARGUMENT: cache}, **options)
-        with pytest.raises(KvsimError, match="sequence 1 ended before token 116, .* attention_mask that hides it"):
+        with pytest.raises(KvsimError, match=r"sequence 1 ended before token 116, .* attention_mask that hides it"):
             generate(tiny_model, whole, cache)
     with cache_for(tiny_model, FULL, pages=7, end_token_ids=(end,)) as cache:
         tiny_model.generate(first, **{CACHE_ARGUMENT: cache}, **options)
         assert torch.equal(generate(tiny_model, whole, cache, attention_mask=mask, max_new_tokens=20), expected)
     assert cache.report().misses > 0
+
+
+def test_a_turn_of_one_token_goes_on_after_one_that_ended(tiny_model, first):
+    end, options, ids = ending(tiny_model, first)
+    mask = torch.ones_like(ids)
+    mask[1, 116:-1] = 0
+    tiny_model.generate(first, **{CACHE_ARGUMENT: (cache := dense(tiny_model))}, **options)
+    expected = generate(tiny_model, ids, cache, attention_mask=mask, max_new_tokens=20)
+    with cache_for(tiny_model, FULL, pages=7, end_token_ids=(end,)) as cache:
+        tiny_model.generate(first, **{CACHE_ARGUMENT: cache}, **options)
+        assert torch.equal(generate(tiny_model, ids, cache, attention_mask=mask, max_new_tokens=20), expected)
 
 
 @pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 3}, {"assistant_model": None}])

@@ -13,6 +13,7 @@ from transformers.masking_utils import sdpa_mask
 from kvsim.engine.model.dense import dense_attention
 from kvsim.engine.model.families import attention_modules
 from kvsim.engine.paged.continuation import PREPARE, announcing
+from kvsim.engine.paged.visible import ends_before
 from kvsim.errors import KvsimError
 
 if TYPE_CHECKING:
@@ -123,15 +124,9 @@ def _check_call(
     is_again, end = not use_cache, session.context_tokens + new_tokens
     if not is_again:
         session.see(mask, new_tokens)
-        is_again = new_tokens > 1 and position_ids is not None and _ends_before(end, mask, position_ids)
+        is_again = new_tokens > 1 and position_ids is not None and ends_before(end, mask, position_ids)
     if is_again:
         raise KvsimError("the whole text is computed again, as with use_cache=False: a PagedCache needs use_cache=True")
-
-
-def _ends_before(end: int, mask: torch.Tensor | None, position_ids: torch.Tensor) -> bool:
-    """Whether the last token of a pass stands before place `end` of its text, padding not counted."""
-    hidden = 0 if mask is None or mask.dtype != torch.bool else int((~mask[..., -1, :].flatten(0, -2)[-1]).sum())
-    return int(position_ids.flatten()[-1]) + 1 + hidden < end
 
 
 AttentionInterface.register(NAME, _attention)

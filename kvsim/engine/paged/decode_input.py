@@ -27,6 +27,8 @@ class DecodeInput:
     warmup_steps: int
     chunk_pages: int
     window_transfers: int
+    sequence_steps: tuple[int, ...] | None = None
+    """Steps that each sequence decodes before it ends; all of them where absent."""
     records_speculation: bool = False
     """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
     devices: tuple[DeviceShare, ...] = ()

@@ -73,6 +73,7 @@ class PagedRun:
         self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
         self._visible: Visible | None = None
+        self._going_on: IntArray = np.arange(given.setting.grid.num_sequences)  # sequences that have not ended
         self._grid = given.setting.grid
         self._weightings = weightings_of(model)
         self._queries = Queries(model)
@@ -182,7 +183,9 @@ class PagedRun:
     def show(self, visible: Visible | None) -> None:
         """Let attention read what is `visible` in the step under way; everything where it is None."""
         self._visible = visible
-        if visible is not None:
+        if visible is not None and visible.ended.any():
+            self._going_on = np.flatnonzero(~visible.ended)
+            self._open_indices = [None] * self._grid.num_layers
             self._residency.end(visible.ended)
 
     def begin(self, step: int) -> None:
@@ -192,7 +195,7 @@ class PagedRun:
         self.tally.begin(step)
 
     def end(self) -> None:
-        """End a step: every sequence is one token longer."""
+        """End a step: every sequence that has not ended is one token longer."""
         self.context_tokens += 1
         if self.observer is not None:
             self.observer.end_step(self.context_tokens)
@@ -208,28 +211,31 @@ class PagedRun:
         if place == 0:
             self._open(layer, index)
         slots = self._pool.slots
+        going_on: slice | torch.Tensor = slice(None)
+        if len(self._going_on) < self._grid.num_sequences:
+            going_on = torch.from_numpy(self._going_on).to(slots.device)
         if self._held.latent_numbers is not None:
-            slots[self._open_index(layer), place] = self._held.planes(key, value)[:, 0]
+            slots[self._open_index(layer), place] = self._held.planes(key, value)[going_on, 0]
         elif self._grid.num_sequences == 1:
             slot = int(self._open_slots[layer, 0])
             slots[slot, place, 0] = key[0, :, 0]
             slots[slot, place, 1] = value[0, :, 0]
         else:
-            slots[self._open_index(layer), place] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1)
+            slots[self._open_index(layer), place] = torch.stack((key[going_on, :, 0], value[going_on, :, 0]), dim=1)
         self._key = self._held.key(key, value)
 
     def _open_index(self, layer: int) -> torch.Tensor:
-        """Return the slots of a layer's open pages on the device, brought there once a page."""
+        """Return the slots of the open pages that tokens still come to, on the device, brought there once a page."""
         index = self._open_indices[layer]
         if index is None:
-            index = torch.from_numpy(self._open_slots[layer].copy()).to(self._pool.slots.device, non_blocking=True)
+            open_slots = self._open_slots[layer, self._going_on]
+            index = torch.from_numpy(open_slots).to(self._pool.slots.device, non_blocking=True)
             self._open_indices[layer] = index
         return index
 
     def _open(self, layer: int, index: int) -> None:
-        first = [self._grid.first_page(sequence=s, layer=layer) for s in range(self._grid.num_sequences)]
-        self._opened = np.array(first, dtype=np.int64) + index
-        for sequence, page in enumerate(self._opened.tolist()):
+        self._opened = self._first_pages(layer)[self._going_on] + index
+        for sequence, page in zip(self._going_on.tolist(), self._opened.tolist(), strict=True):
             self._open_slots[layer, sequence] = self._traffic.open_page(page)
         self._open_indices[layer] = None
 
@@ -295,13 +301,15 @@ class PagedRun:
                 prefetches=NO_PAGES,
                 opened=self._opened,
             )
+        own_pages = np.zeros(self._grid.num_sequences, dtype=np.int64)
+        own_pages[self._going_on] = num_pages
         return self._residency.decide(
             step=self._step,
             layer=layer,
             selected=selected,
             scores=seen.scores,
             speculation=seen.speculation,
-            num_pages=np.full(self._grid.num_sequences, num_pages),
+            num_pages=own_pages,
         )
 
     def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
@@ -314,7 +322,7 @@ class PagedRun:
             waits_for.append(demand)
         writes_back = self.given.policy.holds == "budget" and not self.given.drops
         if writes_back and context % self.given.page_tokens == 0:
-            traffic.write_back(self._first_pages(layer)[:-1] + context // self.given.page_tokens - 1)
+            traffic.write_back(self._first_pages(layer)[self._going_on] + context // self.given.page_tokens - 1)
         return waits_for, demand
 
     def _read(

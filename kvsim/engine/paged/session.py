@@ -97,6 +97,7 @@ class Session:
         self.is_closed = False
         self.continuation = continuation
         self._visible_tokens: BoolArray | None = None
+        self._ended = continuation.ended.copy()  # in the run
         self._unread: BoolArray = np.zeros((given.setting.grid.num_sequences, max_tokens), dtype=np.bool_)
         self._finished = _Finished()
         self._stepping: int | None = None  # the thread of a decode step that has begun and not ended
@@ -152,6 +153,8 @@ class Session:
             key, value = self._fill(layer, key, value)
         else:
             if layer == 0:
+                if (self._ended & ~self.continuation.ended).any():  # a turn of one token, for one that had ended
+                    self._end_turn()
                 self._begin()
             assert self._run is not None
             self._run.append(layer, key, value)
@@ -195,15 +198,10 @@ class Session:
         memo[id(self.model)] = self.model
         with torch.inference_mode(False):
             given = copy_whole(self.given, memo)
-            copied = Session(
-                self.model,
-                given,
-                max_tokens=self._max_tokens,
-                make_link=self._make_link,
-                make_policy=self._make_policy,
-                continuation=self.continuation.copied(),
-            )
-            copied._unread[:] = self._unread
+            options: dict[str, Any] = {"make_link": self._make_link, "make_policy": self._make_policy}
+            continuation = self.continuation.copied()
+            copied = Session(self.model, given, max_tokens=self._max_tokens, continuation=continuation, **options)
+            copied._unread[:], copied._ended[:] = self._unread, self._ended
             copied.prompt_tokens, copied._held_tokens = self.prompt_tokens, self._held_tokens
             copied.observer = copy.deepcopy(self.observer, memo)
             if self._run is not None:
@@ -236,6 +234,7 @@ class Session:
                 "attention_mask that hides it from the next turn"
             )
         self._visible_tokens = tokens
+        self._ended[:] = ended
 
     def counts(self) -> Counts:
         """Return the counts of the steps that have ended, of all turns.
@@ -288,6 +287,9 @@ class Session:
         self._run.link.close()
         self._run.flush()
         self._held_tokens, self._tokens = self._run.context_tokens, self._run.host_tokens
+        for sequence in np.flatnonzero(self._ended).tolist():  # places that were never written, and may hold NaN
+            self._tokens[sequence, :, torch.from_numpy(np.flatnonzero(self._unread[sequence]))] = 0
+        self._ended[:] = False
         self._run = None
         self.given = self.given.afresh(self._make_policy)
 

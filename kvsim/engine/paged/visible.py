@@ -28,7 +28,8 @@ class Visible:
     @property
     def ended(self) -> BoolArray:
         """Whether a sequence has ended: nothing of it is visible, ``[num_sequences]``."""
-        return ~self._pages.any(axis=1)
+        ended: BoolArray = ~self._pages.any(axis=1)
+        return ended
 
     def scores(self, scores: Scores) -> Scores:
         """Return `scores`, ``[num_sequences, num_pages]``, with 0 for pages that hold no visible token."""
@@ -73,3 +74,9 @@ def visible_tokens(mask: torch.Tensor | None, num_sequences: int) -> BoolArray |
         )
     tokens: BoolArray = seen.expand(num_sequences, -1).cpu().numpy()
     return tokens
+
+
+def ends_before(end: int, mask: torch.Tensor | None, position_ids: torch.Tensor) -> bool:
+    """Whether the last token of a pass stands before place `end` of its text, padding not counted."""
+    hidden = 0 if mask is None or mask.dtype != torch.bool else int((~mask[..., -1, :].flatten(0, -2)[-1]).sum())
+    return int(position_ids.flatten()[-1]) + 1 + hidden < end

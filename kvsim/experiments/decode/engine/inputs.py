@@ -54,6 +54,7 @@ def decode_input(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
         devices=() if reads_all else cell.device_shares(),
+        sequence_steps=None if scenario.measure is None else scenario.measure.steps_of(scenario.run.batch),
     )
 
 
