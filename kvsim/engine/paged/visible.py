@@ -28,7 +28,7 @@ class Visible:
     @property
     def ended(self) -> BoolArray:
         """Whether a sequence has ended: nothing of it is visible, ``[num_sequences]``."""
-        ended: BoolArray = ~self._pages.any(axis=1)
+        ended: BoolArray = np.asarray(~self._pages.any(axis=1))
         return ended
 
     def scores(self, scores: Scores) -> Scores:
