@@ -97,6 +97,7 @@ class FastPath:
             arrays[name] = array
         self._misses, self._victims, self._prefetches = arrays[layout.PLAN]
         self._shown = _Shown(given, self._flags, self._misses)
+        self._may_predict = given.predicts
         self._block: Block = given.replay.block(0, everything=given.reads_all)
 
     def run(self) -> Process[None]:
@@ -174,6 +175,8 @@ class FastPath:
         for page in self._arrays[layout.OPENED][:num_opened].tolist():
             policy.page_opened(page)
         plan = policy.decide(self._shown.view(block, step, layer, num_misses, free_slots))
+        if self._may_predict:
+            self._counts[layout.SPECULATES] = self._given.predicts
         victims, prefetches = plan.victims, plan.prefetches
         if len(victims):
             self._victims[: len(victims)] = victims
@@ -226,6 +229,7 @@ class _Shown:
         self._misses = misses.view()
         self._misses.flags.writeable = False
         self._speculation = given.replay.speculation if given.shows_speculation else None
+        self._policy = given.policy
         self._num_layers = given.setting.grid.num_layers
         self._quota = given.setting.prefetch_quota_pages
         self._block: Block | None = None
@@ -246,7 +250,7 @@ class _Shown:
             resident=self._resident,
             evictable=self._evictable,
             prefetchable=self._prefetchable,
-            speculation=self._speculation(step, layer) if self._speculation else None,
+            speculation=self._speculation(step, layer) if self._speculation and self._policy.reads_speculation else None,
             free_slots=free_slots,
             prefetch_quota=self._quota,
         )

@@ -124,8 +124,6 @@ class _Host:
         self._writing_back: dict[int, simpy.Event] = {}
         self._last_attention: Work | None = None
         self._reads_all = given.reads_all
-        self._shows_speculation = given.shows_speculation
-        self._predicts = given.predicts
 
     def run(self) -> Process[None]:
         """Decode every step."""
@@ -153,7 +151,7 @@ class _Host:
         self._place = step, layer
         reading = given.replay.at(step, layer, everything=self._reads_all)
         yield from self._launch("attention_input", self._batch)
-        if self._predicts and layer + 1 < given.setting.grid.num_layers:
+        if given.predicts and layer + 1 < given.setting.grid.num_layers:
             yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
             scored = yield from self._launch("select", int(reading.num_pages.sum()))
@@ -166,7 +164,7 @@ class _Host:
             selected=reading.selected,
             scores=reading.scores,
             num_pages=reading.num_pages,
-            speculation=given.replay.speculation(step, layer) if self._shows_speculation else None,
+            speculation=given.replay.speculation(step, layer) if given.shows_speculation else None,
         )
         if given.drops:
             reading = Reading(

@@ -61,7 +61,7 @@ class DecodeInput:
 
     @property
     def predicts(self) -> bool:
-        """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
+        """Whether the next layer's scores are predicted now: for the policy, the selector or a recording."""
         wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
         return self.scores_pages and wants
 
@@ -247,7 +247,9 @@ class PagedRun:
         query = self._queries.inward(layer, query)
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
-        predicted = self._scoring.predict(layer, context) if self._scoring is not None else None
+        predicted = None
+        if self._scoring is not None and self.given.predicts:
+            predicted = self._scoring.predict(layer, context)
         self._mark()
         seen, selected = self._select(layer, query, num_pages, predicted)
         self._mark()
