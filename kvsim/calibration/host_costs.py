@@ -13,7 +13,7 @@ from kvsim.engine.links.base import Transfer
 from kvsim.policies import find_policy
 from kvsim.types import FloatArray
 
-TIMED_POLICIES = ("resident", "stream", "lru", "attention")
+TIMED_POLICIES = ("resident", "stream", "lru", "attention", "predictive")
 """Policies whose decisions are timed inside the engine; those of others `kvsim policy time` measures by themselves."""
 
 

@@ -26,7 +26,7 @@ from kvsim.sim.ledger import BYTES, COLUMNS, COUNTS, HOST_TIMES, TIMES
 from kvsim.sim.replay import Block
 from kvsim.sim.rules import make_rules
 from kvsim.sim.run_arrays import RunArrays
-from kvsim.types import FloatArray, IntArray, PageIds
+from kvsim.types import FloatArray, IntArray, PageIds, Scores
 
 _FIRST_ROOM = 1024
 """Transfers that the rings hold at first; they grow where a run has more under way."""
@@ -228,8 +228,7 @@ class _Shown:
         self._resident, self._evictable, self._prefetchable = shown[: layout.UNREAD]
         self._misses = misses.view()
         self._misses.flags.writeable = False
-        self._speculation = given.replay.speculation if given.shows_speculation else None
-        self._policy = given.policy
+        self._given = given if given.shows_speculation else None
         self._num_layers = given.setting.grid.num_layers
         self._quota = given.setting.prefetch_quota_pages
         self._block: Block | None = None
@@ -250,10 +249,15 @@ class _Shown:
             resident=self._resident,
             evictable=self._evictable,
             prefetchable=self._prefetchable,
-            speculation=self._speculation(step, layer) if self._speculation and self._policy.reads_speculation else None,
+            speculation=self._predicted(step, layer),
             free_slots=free_slots,
             prefetch_quota=self._quota,
         )
+
+    def _predicted(self, step: int, layer: int) -> Scores | None:
+        """Return the next layer's scores as predicted, if the policy asks for them now."""
+        given = self._given
+        return given.replay.speculation(step, layer) if given is not None and given.shows_speculation else None
 
 
 def _counts(given: SimulationInput) -> IntArray:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from kvsim.engine.model.families import Queries, Rotary, decoder_layers, weightings_of
+from kvsim.engine.paged.host_queries import HostQueries, host_queries
 from kvsim.engine.paged.summaries import QuestSummaries
 
 
@@ -22,7 +23,7 @@ class Speculation:
     """
 
     def __init__(self, model: Any, summaries: QuestSummaries) -> None:
-        self._queries = Queries(model)
+        self._queries: Queries | HostQueries = host_queries(model) or Queries(model)
         self._weightings = weightings_of(model)
         self._summaries = summaries
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None

@@ -40,7 +40,15 @@ def learn_errors(logs: Floats, row: Ints, scores: Floats, first: int, step: int,
 
 @numba.njit(cache=True)
 def expect(
-    use: Floats, logs: Floats, row: Ints, speculation: Floats, movable: Mask, resident: Mask, first: int, step: int
+    use: Floats,
+    logs: Floats,
+    row: Ints,
+    speculation: Floats,
+    movable: Mask,
+    resident: Mask,
+    reach_frac: float,
+    first: int,
+    step: int,
 ) -> None:
     """Set the predicted use of a layer's movable pages by their corrected scores."""
     num_pages = speculation.shape[1]
@@ -58,7 +66,7 @@ def expect(
                 num_fixed += resident[page]
         if num_free == 0:
             continue
-        count = min(max(row[sequence] - num_fixed, 0), num_free)
+        count = min(int(reach_frac * max(row[sequence] - num_fixed, 0)), num_free)
         free = ranks[:num_free]
         bar = np.partition(free, num_free - count)[num_free - count] if count else free.max()
         for index in range(num_pages):
@@ -117,7 +125,7 @@ def decide(
     selected: Ints,
     num_misses: int,
     flags: tuple[Mask, Mask, Mask],
-    settings: tuple[float, float, float, float, float, float],
+    settings: tuple[float, float, float, float, float, float, float],
     place: tuple[int, int, int],
     pools: tuple[int, int, int, int],
 ) -> tuple[Ints, Ints, float]:
@@ -134,11 +142,11 @@ def decide(
     flags
         Of each page: resident, evictable, prefetchable.
     settings
-        Confidence, its step, the wanted precision, and the decays of scores, of errors and of needs.
+        Confidence, its step, the wanted precision, the decays of scores, of errors and of needs, and the reach.
     place, pools
         Layer, free slots and quota; number of pools, slots of each, pages a layer and ids from a sequence to the next.
     """
-    confidence, confidence_step, target_frac, decay_frac, error_decay_frac, need_decay_frac = settings
+    confidence, confidence_step, target_frac, decay_frac, error_decay_frac, need_decay_frac, reach_frac = settings
     layer, free_slots, quota = place
     num_pools, pool_slots, pages_per_layer, step = pools
     resident, evictable, prefetchable = flags
@@ -160,7 +168,7 @@ def decide(
                 rows[coming, sequence] = rows[layer, sequence]
         movable = evictable | prefetchable
         begin = coming * pages_per_layer
-        expect(use, logs, rows[coming], speculation, movable, resident, begin, step)
+        expect(use, logs, rows[coming], speculation, movable, resident, reach_frac, begin, step)
     wanted = np.empty(0, dtype=np.int64)
     if quota:
         sizes = (scores.shape[0], pages_per_layer)

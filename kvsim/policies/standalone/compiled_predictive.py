@@ -23,6 +23,7 @@ class CompiledPredictive(Predictive):
         confidence: float = 0.5,
         confidence_step: float = 0.01,
         error_decay_frac: float = 0.8,
+        reach_frac: float = 1.5,
         pays_from_pages: float = 1.0,
         need_decay_frac: float = 0.8,
     ) -> None:
@@ -33,6 +34,7 @@ class CompiledPredictive(Predictive):
             confidence=confidence,
             confidence_step=confidence_step,
             error_decay_frac=error_decay_frac,
+            reach_frac=reach_frac,
             pays_from_pages=pays_from_pages,
             need_decay_frac=need_decay_frac,
         )
@@ -43,7 +45,7 @@ class CompiledPredictive(Predictive):
         self._by_layer = np.zeros((grid.num_layers, grid.num_sequences + 2), dtype=np.int64)
         self._no_speculation = np.zeros((grid.num_sequences, 0))
         decays = float(decay_frac), float(error_decay_frac), float(need_decay_frac)
-        self._arguments = float(confidence_step), float(target_precision_frac), *decays
+        self._arguments = float(confidence_step), float(target_precision_frac), *decays, float(reach_frac)
         num_pools = 1 if self._is_shared else grid.num_layers
         step = grid.num_layers * grid.pages_per_layer
         self._pools = num_pools, setting.capacity_pages // num_pools, grid.pages_per_layer, step

@@ -33,6 +33,8 @@ class Predictive(Attention):
     ----------
     error_decay_frac
         Weight of the past in a page's correction.
+    reach_frac
+        Pages expected to be read, in multiples of what the layer read last.
     pays_from_pages
         Pages that a layer needs in a step from which predicting it pays: about the time of a prediction over the time
         that the link takes for a page. 0 predicts always.
@@ -51,6 +53,7 @@ class Predictive(Attention):
         confidence: float = 0.5,
         confidence_step: float = 0.01,
         error_decay_frac: float = 0.8,
+        reach_frac: float = 1.5,
         pays_from_pages: float = 1.0,
         need_decay_frac: float = 0.8,
     ) -> None:
@@ -64,11 +67,14 @@ class Predictive(Attention):
         for name, frac in {"error_decay_frac": error_decay_frac, "need_decay_frac": need_decay_frac}.items():
             if not 0 <= frac < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {frac}")
+        if not reach_frac > 0:
+            raise ValueError(f"reach_frac must be above 0, got {reach_frac}")
         if pays_from_pages < 0:
             raise ValueError(f"pays_from_pages must be at least 0, got {pays_from_pages}")
         grid = setting.grid
         self._capacity_pages = setting.capacity_pages
         self._error_decay_frac = error_decay_frac
+        self._reach_frac = reach_frac
         self._pays_from_pages = pays_from_pages
         self._need_decay_frac = need_decay_frac
         self._predicted: FloatArray = np.zeros(grid.num_pages)
@@ -149,7 +155,8 @@ class Predictive(Attention):
             if not movable.size:
                 continue
             ranks = self._predicted[movable] + self._correction[movable]
-            count = min(max(int(self._num_read[layer, sequence]) - num_fixed, 0), ranks.size)
+            num_read = max(int(self._num_read[layer, sequence]) - num_fixed, 0)
+            count = min(int(self._reach_frac * num_read), ranks.size)
             bar = np.partition(ranks, ranks.size - count)[ranks.size - count] if count else ranks.max()
             use = np.exp(ranks - bar)
             self._use[movable] = use + (ranks >= bar) if count else use
@@ -162,7 +169,8 @@ class Predictive(Attention):
         pages = np.concatenate([np.arange(first, first + self._grid.pages_per_layer) for first in self._rows(layer)])
         wanted = pages[view.prefetchable[pages] & (self._use[pages] > self.confidence)]
         best_first = np.argsort(-self._use[wanted], kind="stable")
-        return wanted[best_first[: view.prefetch_quota]]
+        likely: PageIds = wanted[best_first[: view.prefetch_quota]]
+        return likely
 
     def _least_of(self, view: View, layer: int, count: int) -> PageIds:
         """Return up to `count` evictable pages of the pool of `layer`, the least worth first."""
