@@ -54,12 +54,14 @@ class FastPath:
         """Fires when a chunk of rows can be taken."""
         self._taken = env.event()
         self._residency = given.make_residency()
+        # a policy may change its mind when it starts, and later
+        self._may_predict, shows_speculation = given.predicts, given.shows_speculation
         resident = given.start(self._residency)
         table = self._residency.page_table
         grid = given.setting.grid
         num_ids = grid.num_pages
         self._counts = _counts(given)
-        clock, tables = _costs(given, self._counts)
+        clock, tables = _costs(given, self._counts, may_predict=self._may_predict)
         self._times: FloatArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_TIMES))
         self._rows: IntArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_COUNTS), dtype=np.int64)
         self._contexts: IntArray = np.zeros(chunk_steps, dtype=np.int64)
@@ -96,8 +98,7 @@ class FastPath:
         }.items():
             arrays[name] = array
         self._misses, self._victims, self._prefetches = arrays[layout.PLAN]
-        self._shown = _Shown(given, self._flags, self._misses)
-        self._may_predict = given.predicts
+        self._shown = _Shown(given, self._flags, self._misses, shows_speculation=shows_speculation)
         self._block: Block = given.replay.block(0, everything=given.reads_all)
 
     def run(self) -> Process[None]:
@@ -222,13 +223,15 @@ class FastPath:
 class _Shown:
     """What a policy sees of a run: the page table, read only, and one view a decision."""
 
-    def __init__(self, given: SimulationInput, flags: NDArray[np.bool_], misses: PageIds) -> None:
+    def __init__(
+        self, given: SimulationInput, flags: NDArray[np.bool_], misses: PageIds, *, shows_speculation: bool
+    ) -> None:
         shown = flags.view()
         shown.flags.writeable = False
         self._resident, self._evictable, self._prefetchable = shown[: layout.UNREAD]
         self._misses = misses.view()
         self._misses.flags.writeable = False
-        self._given = given if given.shows_speculation else None
+        self._given = given if shows_speculation else None
         self._num_layers = given.setting.grid.num_layers
         self._quota = given.setting.prefetch_quota_pages
         self._block: Block | None = None
@@ -291,7 +294,7 @@ def _counts(given: SimulationInput) -> IntArray:
     return counts
 
 
-def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatArray]:
+def _costs(given: SimulationInput, counts: IntArray, *, may_predict: bool) -> tuple[FloatArray, FloatArray]:
     """Return the clock at 0 and the cost tables at the run's batch, whose places it enters in `counts`."""
     profile, link = given.profile, given.profile.link
     batch = float(given.setting.grid.num_sequences)
@@ -308,7 +311,7 @@ def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatA
     sequences, piece = At(sequences=batch), At(piece_bytes=given.page_bytes)
     tables: dict[int, tuple[CostTable | None, At]] = {}
     for place, name in enumerate((*SEGMENTS, SPECULATE)):
-        if name == SPECULATE and not given.predicts:
+        if name == SPECULATE and not may_predict:
             continue
         cost = profile.segment(name)
         tables[place] = cost.device, sequences

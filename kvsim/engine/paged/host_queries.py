@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kvsim.engine.model.families import Queries, Rotary, attention_modules, decoder_layers
+from kvsim.engine.model import queries
+from kvsim.engine.model.families import Queries, Rotary, attention_modules, decoder_layers, family_of
 from kvsim.kernels.scores import speculated_query
 
 _TOLERANCE_FRAC = 0.05
@@ -46,7 +47,7 @@ class HostQueries:
 
 def host_queries(model: Any) -> HostQueries | None:
     """Return the queries of a model that lies on the host; None where it makes them in another way than Llama."""
-    if model.device.type != "cpu":
+    if model.device.type != "cpu" or family_of(model).query is not queries.plain:
         return None
     layers: list[tuple[Any, Any]] = []
     epsilons: set[float] = set()

