@@ -105,7 +105,9 @@ def test_compiled_predictive_decides_as_its_plain_twin(
     replay = make_replay(DriftingSource(num_steps=24, start_tokens=250, seed=seed, num_sequences=batch))
     setting = setting_of(replay, partition, frac, quota, seed)
     arguments = {"reach_frac": reach, "pays_from_pages": pays_from}
-    twins: list[Any] = [make_policy("predictive", setting, {**arguments, "compiled": choice}) for choice in (True, False)]
+    twins: list[Any] = [
+        make_policy("predictive", setting, {**arguments, "compiled": choice}) for choice in (True, False)
+    ]
     compiled, plain = (drive(twin, setting, replay) for twin in twins)
     for left, right in zip(compiled, plain, strict=True):
         np.testing.assert_array_equal(left.victims, right.victims)

@@ -80,7 +80,7 @@ def expect(
 
 
 @numba.njit(cache=True)
-def count_read(rows: Ints, layer: int, selected: Ints, first: int, step: int, pages_per_layer: int) -> None:
+def count_read(rows: Ints, layer: int, selected: Ints, first: int, step: int) -> None:
     """Take down how many pages a layer reads of each sequence."""
     num_sequences = rows.shape[1] + WAS_PREDICTED
     rows[layer, :num_sequences] = 0
@@ -155,7 +155,7 @@ def decide(
     use = tables[1]
     used = learn(tables, is_unread, scores, selected, first, step, decay_frac)
     learn_errors(logs, rows[layer], scores, first, step, error_decay_frac)
-    count_read(rows, layer, selected, first, step, pages_per_layer)
+    count_read(rows, layer, selected, first, step)
     came = float(num_misses + used)
     needs[layer] = came if np.isnan(needs[layer]) else need_decay_frac * needs[layer] + (1 - need_decay_frac) * came
     confidence = adapted(confidence, confidence_step, target_frac, used, 0)

@@ -1,4 +1,4 @@
-"""The policy `predictive`, compiled: it decides what its plain twin decides, in `kvsim.kernels.pages.speculated_use`."""
+"""The policy `predictive`, compiled: it decides as its plain twin does, in `kvsim.kernels.pages.speculated_use`."""
 
 from __future__ import annotations
 
