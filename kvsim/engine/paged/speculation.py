@@ -42,7 +42,7 @@ class Speculation:
         self._heard = None
         query = self._queries.of(layer, hidden, rotary)
         known = self._summaries.scores(layer, query, known_pages, self._weightings[layer])
-        return torch.nn.functional.pad(known, (0, num_pages - known_pages))
+        return known if known_pages == num_pages else torch.nn.functional.pad(known, (0, num_pages - known_pages))
 
 
 def listen(model: Any, hear: Callable[[torch.Tensor, Rotary | None], None]) -> list[RemovableHandle]:
