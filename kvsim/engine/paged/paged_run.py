@@ -16,7 +16,7 @@ from kvsim.engine.model.held import held_by
 from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.prefill import Snapshot
-from kvsim.engine.paged.scoring import Scoring, Seen
+from kvsim.engine.paged.scoring import Scoring, Seen, choose
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import Tally, check_agreement
@@ -286,7 +286,7 @@ class PagedRun:
             self._mark()
             seen = self._scoring.read(on_device)
             self._mark()
-            chosen = [selector.select(row, num_pages) for row in seen.scores]
+            chosen = [choose(selector, row, num_pages) for row in seen.scores]
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
         return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
 
