@@ -26,7 +26,7 @@ from kvsim.sim.ledger import BYTES, COLUMNS, COUNTS, HOST_TIMES, TIMES
 from kvsim.sim.replay import Block
 from kvsim.sim.rules import make_rules
 from kvsim.sim.run_arrays import RunArrays
-from kvsim.types import FloatArray, IntArray, PageIds
+from kvsim.types import FloatArray, IntArray, PageIds, Scores
 
 _FIRST_ROOM = 1024
 """Transfers that the rings hold at first; they grow where a run has more under way."""
@@ -54,12 +54,14 @@ class FastPath:
         """Fires when a chunk of rows can be taken."""
         self._taken = env.event()
         self._residency = given.make_residency()
+        # a policy may change its mind when it starts, and later
+        self._may_predict, shows_speculation = given.predicts, given.shows_speculation
         resident = given.start(self._residency)
         table = self._residency.page_table
         grid = given.setting.grid
         num_ids = grid.num_pages
         self._counts = _counts(given)
-        clock, tables = _costs(given, self._counts)
+        clock, tables = _costs(given, self._counts, may_predict=self._may_predict)
         self._times: FloatArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_TIMES))
         self._rows: IntArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_COUNTS), dtype=np.int64)
         self._contexts: IntArray = np.zeros(chunk_steps, dtype=np.int64)
@@ -96,7 +98,7 @@ class FastPath:
         }.items():
             arrays[name] = array
         self._misses, self._victims, self._prefetches = arrays[layout.PLAN]
-        self._shown = _Shown(given, self._flags, self._misses)
+        self._shown = _Shown(given, self._flags, self._misses, shows_speculation=shows_speculation)
         self._block: Block = given.replay.block(0, everything=given.reads_all)
 
     def run(self) -> Process[None]:
@@ -174,6 +176,8 @@ class FastPath:
         for page in self._arrays[layout.OPENED][:num_opened].tolist():
             policy.page_opened(page)
         plan = policy.decide(self._shown.view(block, step, layer, num_misses, free_slots))
+        if self._may_predict:
+            self._counts[layout.SPECULATES] = self._given.predicts
         victims, prefetches = plan.victims, plan.prefetches
         if len(victims):
             self._victims[: len(victims)] = victims
@@ -219,13 +223,15 @@ class FastPath:
 class _Shown:
     """What a policy sees of a run: the page table, read only, and one view a decision."""
 
-    def __init__(self, given: SimulationInput, flags: NDArray[np.bool_], misses: PageIds) -> None:
+    def __init__(
+        self, given: SimulationInput, flags: NDArray[np.bool_], misses: PageIds, *, shows_speculation: bool
+    ) -> None:
         shown = flags.view()
         shown.flags.writeable = False
         self._resident, self._evictable, self._prefetchable = shown[: layout.UNREAD]
         self._misses = misses.view()
         self._misses.flags.writeable = False
-        self._speculation = given.replay.speculation if given.shows_speculation else None
+        self._given = given if shows_speculation else None
         self._num_layers = given.setting.grid.num_layers
         self._quota = given.setting.prefetch_quota_pages
         self._block: Block | None = None
@@ -246,10 +252,15 @@ class _Shown:
             resident=self._resident,
             evictable=self._evictable,
             prefetchable=self._prefetchable,
-            speculation=self._speculation(step, layer) if self._speculation else None,
+            speculation=self._predicted(step, layer),
             free_slots=free_slots,
             prefetch_quota=self._quota,
         )
+
+    def _predicted(self, step: int, layer: int) -> Scores | None:
+        """Return the next layer's scores as predicted, if the policy asks for them now."""
+        given = self._given
+        return given.replay.speculation(step, layer) if given is not None and given.shows_speculation else None
 
 
 def _counts(given: SimulationInput) -> IntArray:
@@ -283,7 +294,7 @@ def _counts(given: SimulationInput) -> IntArray:
     return counts
 
 
-def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatArray]:
+def _costs(given: SimulationInput, counts: IntArray, *, may_predict: bool) -> tuple[FloatArray, FloatArray]:
     """Return the clock at 0 and the cost tables at the run's batch, whose places it enters in `counts`."""
     profile, link = given.profile, given.profile.link
     batch = float(given.setting.grid.num_sequences)
@@ -300,7 +311,7 @@ def _costs(given: SimulationInput, counts: IntArray) -> tuple[FloatArray, FloatA
     sequences, piece = At(sequences=batch), At(piece_bytes=given.page_bytes)
     tables: dict[int, tuple[CostTable | None, At]] = {}
     for place, name in enumerate((*SEGMENTS, SPECULATE)):
-        if name == SPECULATE and not given.predicts:
+        if name == SPECULATE and not may_predict:
             continue
         cost = profile.segment(name)
         tables[place] = cost.device, sequences

@@ -81,6 +81,7 @@ class Replay:
         )
         self._kept: dict[tuple[int, int, bool], Reading] = {}
         self._kept_bytes = 0
+        self._contexts: dict[int, IntArray] = {}
 
     def of_layers(self, layers: range) -> Replay:
         """Return the readings of some layers in a row, counted from 0."""
@@ -102,10 +103,15 @@ class Replay:
     def context_tokens(self, step: int) -> IntArray:
         """Return the tokens each sequence attends to, ``[num_sequences]``; 0 once it has ended.
 
-        A sequence has ended at the first step at which its context in the source does not grow.
+        A sequence has ended where its context in the source does not grow, and it has no attention mass.
         """
-        context = self.source.context_tokens(step)
-        return context if step == 0 else np.where(context > self.source.context_tokens(step - 1), context, 0)
+        if step not in self._contexts:
+            context = self.source.context_tokens(step)
+            stands_still = context == self.source.context_tokens(step - 1) if step else np.zeros(len(context), np.bool_)
+            if stands_still.any():
+                stands_still &= ~self.source.mass(step, 0, self.page_tokens).any(axis=1)
+            self._contexts[step] = np.where(stands_still, 0, context)
+        return self._contexts[step]
 
     def num_pages(self, tokens: IntArray) -> IntArray:
         """Return the pages that hold `tokens` of each sequence."""

@@ -112,8 +112,6 @@ class _Host:
         self._batch = given.setting.grid.num_sequences
         self._costs: dict[tuple[str, float], tuple[float, float, float]] = {}
         self._reads_all = given.reads_all
-        self._shows_speculation = given.shows_speculation
-        self._predicts = given.predicts
 
     def run(self) -> Process[None]:
         """Decode every step."""
@@ -165,7 +163,7 @@ class _Host:
         if hop is not None:
             yield from self._spend("submit_s", hop.submit_s)
         yield from self._launch("attention_input", self._batch, more_s=hop.transfer_s if hop is not None else 0.0)
-        if self._predicts and layer + 1 < given.setting.grid.num_layers:
+        if given.predicts and layer + 1 < given.setting.grid.num_layers:
             yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
             scored = yield from self._launch("select", int(reading.num_pages.sum()))
@@ -178,7 +176,7 @@ class _Host:
             selected=reading.selected,
             scores=reading.scores,
             num_pages=reading.num_pages,
-            speculation=given.replay.speculation(step, layer) if self._shows_speculation else None,
+            speculation=given.replay.speculation(step, layer) if given.shows_speculation else None,
         )
         if given.drops:
             reading = Reading(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kvsim.errors import TraceError
 from kvsim.policies import make_policy
 from kvsim.policies.base import Setting
 from kvsim.sim import simulate_decode
+from kvsim.traces.access.arrays import Trace
 from kvsim.traces.access.ragged import Ragged
 from kvsim.traces.access.repeated import Repeated
 from kvsim.types import pages_of
@@ -109,3 +111,23 @@ def test_a_batch_may_repeat_sequences_of_unequal_length():
     )
     np.testing.assert_array_equal(found["digest"], expected["digest"])
     np.testing.assert_array_equal(found["step_s"], expected["step_s"])
+
+
+def test_a_trace_of_arrays_states_unequal_lengths_and_ends():
+    mass = np.zeros((6, 2, 1, 4))  # [step, sequence, layer, page]
+    mass[:, 0] = 0.25
+    mass[:3, 1, :, :2] = 0.5
+    context = np.array([[50 + step, 20 + min(step, 2)] for step in range(6)])
+    trace = Trace.from_arrays(mass, page_tokens=PAGE_TOKENS, context_tokens=context)
+    replay = make_replay(trace, full=True)
+    assert [replay.at(step, 0, everything=True).selected.size for step in range(6)] == [6, 6, 6, 4, 4, 4]
+    assert replay.context_tokens(5).tolist() == [55, 0]
+    with pytest.raises(TraceError, match="the masses of a layer sum to 1"):
+        Trace.from_arrays(mass, page_tokens=PAGE_TOKENS, context_tokens=context + np.arange(6)[:, None])
+
+
+def test_a_context_that_stands_still_with_mass_has_not_ended():
+    mass = np.full((3, 1, 2), 0.5)
+    trace = Trace.from_arrays(mass, page_tokens=PAGE_TOKENS, context_tokens=[30, 30, 30])
+    replay = make_replay(trace, full=True)
+    assert [replay.at(step, 0, everything=True).selected.size for step in range(3)] == [2, 2, 2]

@@ -17,3 +17,13 @@ class Part:
     def config(self) -> Any:
         """The whole model's."""
         return self.model.config
+
+    @property
+    def device(self) -> Any:
+        """The model's: all of its parts are on devices of one type."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> Any:
+        """The model's."""
+        return self.model.dtype

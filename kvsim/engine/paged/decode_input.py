@@ -51,7 +51,7 @@ class DecodeInput:
 
     @property
     def predicts(self) -> bool:
-        """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
+        """Whether the next layer's scores are predicted now: for the policy, the selector or a recording."""
         wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
         return self.scores_pages and wants
 

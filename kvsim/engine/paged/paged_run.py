@@ -18,7 +18,7 @@ from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot
-from kvsim.engine.paged.scoring import Scoring, Seen
+from kvsim.engine.paged.scoring import Scoring, Seen, choose
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import Tally, check_agreement
@@ -245,7 +245,9 @@ class PagedRun:
         query = self._queries.inward(layer, query)
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
-        predicted = self._scoring.predict(layer, context) if self._scoring is not None else None
+        predicted = None
+        if self._scoring is not None and self.given.predicts:
+            predicted = self._scoring.predict(layer, context)
         self._mark()
         seen, selected = self._select(layer, query, num_pages, predicted)
         self._mark()
@@ -284,7 +286,7 @@ class PagedRun:
             if self._visible is not None:
                 seen = dataclasses.replace(seen, scores=self._visible.scores(seen.scores))
             self._mark()
-            chosen = [selector.select(row, num_pages) for row in seen.scores]
+            chosen = [choose(selector, row, num_pages) for row in seen.scores]
         if self._visible is not None:
             chosen = self._visible.readable(chosen)
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]

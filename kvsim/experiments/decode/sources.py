@@ -66,6 +66,12 @@ class Sources:
         if trace.extrapolate is not None:
             num_steps = num_steps_of(scenario, EXTRAPOLATED_STEPS)
             lengths = trace.extrapolate.lengths(_num_generated(scenario), num_steps)
+            last = max(steps for _, steps in lengths)
+            if last < num_steps:
+                raise ScenarioError(
+                    f"{scenario.name}: trace.extrapolate.sequence_steps ends the last sequence after {last} of "
+                    f"{num_steps} steps; set trace.num_steps to {last}"
+                )
             longest = max(tokens + steps - 1 for tokens, steps in lengths)
             return Extent(context_tokens=longest, num_steps=num_steps)
         num_steps = num_steps_of(scenario, file.num_steps)

@@ -39,8 +39,8 @@ class AccessSource(Protocol):
     def context_tokens(self, step: int) -> IntArray:
         """Return the tokens each sequence attends to at `step`, the new one included, ``[num_sequences]``.
 
-        They differ where prompts are of unequal length. A sequence whose context is that of the step before has ended:
-        from then on its rows count for nothing.
+        They differ where prompts are of unequal length. A sequence whose context is that of the step before and whose
+        mass is 0 has ended: it reads nothing.
         """
 
     def scores(self, step: int, layer: int, channel: str, page_tokens: int) -> Scores:

@@ -389,6 +389,8 @@ def test_sequences_that_end_at_different_steps_count_alike_in_simulator_and_engi
 ) -> None:
     overrides = ["run.batch=3", "measure.sequence_steps=[14, 5, 11]", "budget.context_frac=[0.35, 0.6]"]
     overrides += ["measure.prompt_tokens=120", "measure.repeats=1"]
+    with pytest.raises(ScenarioError, match="sequence_steps: the largest is 14, should be num_steps, 20"):
+        load_scenario(scenario_file, [*overrides, "measure.num_steps=20"])
     full = ['selector.name="full"', "budget.context_frac=0.8", 'run.policies=["lru", "stream", "sink-window"]']
     for place, others in enumerate((['run.policies=["resident", "lru", "attention", "sieve"]'], full)):
         scenario = load_scenario(scenario_file, [*overrides, *others])

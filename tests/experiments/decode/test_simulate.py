@@ -129,3 +129,5 @@ def test_generated_sequences_have_lengths_and_ends_of_their_own() -> None:
     assert result.rows["selected"].tolist() == [30 * count for count in pages]
     with pytest.raises(ScenarioError, match="sequence_tokens: 1024 is above context_tokens, 900, which is the longest"):
         made(*small, *lengths, "trace.extrapolate.context_tokens=900")
+    with pytest.raises(ScenarioError, match=r"ends the last sequence after 8 of 12 steps; set trace.num_steps to 8"):
+        made(*small, "trace.extrapolate.context_tokens=1024", "trace.extrapolate.sequence_steps=[8, 6]")
