@@ -181,7 +181,8 @@ def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_js
     """Write the result, and print what it comes to."""
     from kvsim.errors import ResultError
     from kvsim.experiments.decode.report.sweep_figures import sweep_figures
-    from kvsim.experiments.decode.report.sweep_tables import front_of, sweep_text
+    from kvsim.experiments.decode.report.sweep_front import front_of
+    from kvsim.experiments.decode.report.sweep_tables import sweep_text
     from kvsim.experiments.pages import report_file
     from kvsim.report.results import records_parquet, summary_json, write_result
 

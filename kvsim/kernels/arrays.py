@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
+from kvsim.kernels.cached import njit
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
-compiled: Any = numba.njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
+compiled: Any = njit(error_model="numpy", _nrt=False)
 """Compile without reference counting: what is compiled so makes no array and keeps none. It divides by no zero."""
 
 ADDRESS, NUM_ROWS, NUM_COLUMNS = range(3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
+from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +26,7 @@ _NUM_QUEUES = 5
 _LFU_SHIFT = 40
 
 
-@numba.njit(cache=True)
+@njit
 def replay_prefix(
     policy: int,
     blocks: NDArray[np.int64],
@@ -96,7 +96,7 @@ def replay_prefix(
     return hits, evictions
 
 
-@numba.njit(cache=True)
+@njit
 def _next_uses(
     blocks: NDArray[np.int64], starts: NDArray[np.int64], most_hits: NDArray[np.int64], num_blocks: int
 ) -> NDArray[np.int64]:
@@ -111,7 +111,7 @@ def _next_uses(
     return found
 
 
-@numba.njit(cache=True)
+@njit
 def _hit(block: int, next_use: int, node: Any, heap: Any, state: Any) -> None:
     policy = state[_POLICY]
     node[block, _HOLDERS] += 1
@@ -130,7 +130,7 @@ def _hit(block: int, next_use: int, node: Any, heap: Any, state: Any) -> None:
         node[block, _FLAG] = 1
 
 
-@numba.njit(cache=True)
+@njit
 def _enter(block: int, next_use: int, parents: Any, node: Any, links: Any, state: Any, target: Any) -> None:
     policy = state[_POLICY]
     state[_SIZE] += 1
@@ -154,7 +154,7 @@ def _enter(block: int, next_use: int, parents: Any, node: Any, links: Any, state
         _adapt(block, node, links, state, target)
 
 
-@numba.njit(cache=True)
+@njit
 def _adapt(block: int, node: Any, links: Any, state: Any, target: Any) -> None:
     once, again = state[_LENGTHS + _GHOSTS_A], state[_LENGTHS + _GHOSTS_B]
     node[block, _FLAG] = 0
@@ -168,7 +168,7 @@ def _adapt(block: int, node: Any, links: Any, state: Any, target: Any) -> None:
         node[block, _FLAG] = 1
 
 
-@numba.njit(cache=True)
+@njit
 def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
     first = starts[request]
     for place in range(first + kept[request] - 1, first - 1, -1):
@@ -178,7 +178,7 @@ def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, links:
             _release(block, node, links, heap, state)
 
 
-@numba.njit(cache=True)
+@njit
 def _release(block: int, node: Any, links: Any, heap: Any, state: Any) -> None:
     policy = state[_POLICY]
     if policy <= BELADY:
@@ -205,7 +205,7 @@ def _release(block: int, node: Any, links: Any, heap: Any, state: Any) -> None:
         _append(block, _B if is_again else _A, node, links, state)
 
 
-@numba.njit(cache=True)
+@njit
 def _victim(node: Any, links: Any, heap: Any, state: Any, target: Any) -> Any:
     policy = state[_POLICY]
     if policy <= BELADY:
@@ -226,12 +226,12 @@ def _victim(node: Any, links: Any, heap: Any, state: Any, target: Any) -> Any:
     return _oldest_free(second, node, links) if found < 0 else found
 
 
-@numba.njit(cache=True)
+@njit
 def _is_free(block: int, node: Any) -> Any:
     return node[block, _HOLDERS] == 0 and node[block, _CHILDREN] == 0
 
 
-@numba.njit(cache=True)
+@njit
 def _oldest_free(name: int, node: Any, links: Any) -> Any:
     block = _oldest(name, node, links)
     while block >= 0 and not _is_free(block, node):
@@ -239,7 +239,7 @@ def _oldest_free(name: int, node: Any, links: Any) -> Any:
     return block
 
 
-@numba.njit(cache=True)
+@njit
 def _sieve_victim(node: Any, links: Any, state: Any) -> Any:
     block = state[_HAND] if state[_HAND] >= 0 else _oldest(_A, node, links)
     for _ in range(2 * state[_LENGTHS + _A]):
@@ -253,7 +253,7 @@ def _sieve_victim(node: Any, links: Any, state: Any) -> Any:
     return -1
 
 
-@numba.njit(cache=True)
+@njit
 def _small_victim(node: Any, links: Any, state: Any) -> Any:
     while state[_LENGTHS + _A] > 0:
         block = _oldest(_A, node, links)
@@ -267,7 +267,7 @@ def _small_victim(node: Any, links: Any, state: Any) -> Any:
     return -1
 
 
-@numba.njit(cache=True)
+@njit
 def _main_victim(node: Any, links: Any, state: Any) -> Any:
     for _ in range(4 * state[_LENGTHS + _B]):
         block = _oldest(_B, node, links)
@@ -280,7 +280,7 @@ def _main_victim(node: Any, links: Any, state: Any) -> Any:
     return -1
 
 
-@numba.njit(cache=True)
+@njit
 def _evict(block: int, parents: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
     policy, budget = state[_POLICY], state[_BUDGET]
     state[_SIZE] -= 1
@@ -308,48 +308,48 @@ def _evict(block: int, parents: Any, node: Any, links: Any, heap: Any, state: An
             _unlink(_oldest(_GHOSTS_B, node, links), node, links, state)
 
 
-@numba.njit(cache=True)
+@njit
 def _append(block: int, name: int, node: Any, links: Any, state: Any) -> None:
     join_last(links, np.uint64(node.shape[0] + name), np.uint64(block))
     node[block, _QUEUE] = name
     state[_LENGTHS + name] += 1
 
 
-@numba.njit(cache=True)
+@njit
 def _unlink(block: int, node: Any, links: Any, state: Any) -> None:
     leave(links, np.uint64(block))
     state[_LENGTHS + node[block, _QUEUE]] -= 1
     node[block, _QUEUE] = _NONE
 
 
-@numba.njit(cache=True)
+@njit
 def _oldest(name: int, node: Any, links: Any) -> Any:
     """Return the oldest block of a queue; that of an empty one is no block."""
     return _younger(node.shape[0] + name, node, links)
 
 
-@numba.njit(cache=True)
+@njit
 def _younger(block: int, node: Any, links: Any) -> Any:
     """Return the block after one in its queue, -1 after the youngest."""
     following = np.int64(first_of(links, np.uint64(block)))
     return following if following < node.shape[0] else -1
 
 
-@numba.njit(cache=True)
+@njit
 def _is_worse(left: int, right: int, node: Any) -> Any:
     if node[left, _RANK] != node[right, _RANK]:
         return node[left, _RANK] < node[right, _RANK]
     return left < right
 
 
-@numba.njit(cache=True)
+@njit
 def _heap_push(block: int, node: Any, heap: Any, state: Any) -> None:
     place = state[_HEAP_SIZE]
     state[_HEAP_SIZE] += 1
     _heap_rise(place, block, node, heap)
 
 
-@numba.njit(cache=True)
+@njit
 def _heap_rise(place: int, block: int, node: Any, heap: Any) -> None:
     while place > 0:
         above = (place - 1) >> 1
@@ -362,7 +362,7 @@ def _heap_rise(place: int, block: int, node: Any, heap: Any) -> None:
     node[block, _HEAP] = place
 
 
-@numba.njit(cache=True)
+@njit
 def _heap_remove(block: int, node: Any, heap: Any, state: Any) -> None:
     place = node[block, _HEAP]
     node[block, _HEAP] = -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import numba
+from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +15,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 
 
-@numba.njit(cache=True)
+@njit
 def learn(
     tables: Floats, is_unread: Mask, scores: Floats, selected: Ints, first: int, step: int, decay_frac: float
 ) -> int:
@@ -49,7 +49,7 @@ def learn(
     return used
 
 
-@numba.njit(cache=True)
+@njit
 def wanted_pages(
     use: Floats, prefetchable: Mask, confidence: float, quota: int, first: int, step: int, sizes: tuple[int, int]
 ) -> Ints:
@@ -72,7 +72,7 @@ def wanted_pages(
     return wanted[:found]
 
 
-@numba.njit(cache=True)
+@njit
 def decide(
     tables: Floats,
     is_unread: Mask,
@@ -121,7 +121,7 @@ def decide(
     return victims, prefetches, adapted(confidence, confidence_step, target_frac, 0, wasted)
 
 
-@numba.njit(cache=True)
+@njit
 def adapted(confidence: float, step: float, target_frac: float, used: int, wasted: int) -> float:
     """Return the confidence after so many prefetched pages were read, and so many left unread."""
     change = wasted * target_frac - used * (1 - target_frac)

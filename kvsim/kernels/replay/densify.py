@@ -5,7 +5,7 @@ Ids in that order keep what is accessed often close together: keys that come ear
 
 from __future__ import annotations
 
-import numba
+from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +15,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
 
 
-@numba.njit(cache=True)
+@njit
 def densify(
     keys: NDArray[np.int64],
     start: Word,

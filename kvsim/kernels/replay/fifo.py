@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numba
+from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +16,7 @@ def make_state(capacity: int) -> State:
     return np.full(capacity, NONE), np.zeros(1, dtype=np.int64)
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

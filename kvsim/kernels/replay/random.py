@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numba
+from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +18,7 @@ def make_state(capacity: int, *, seed: int = 0) -> State:
     return np.full(capacity, NONE), np.array([0, seed], dtype=np.uint64)
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

@@ -19,8 +19,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.report.figures import costs_text, some_of
-from kvsim.experiments.decode.report.sweep_tables import conditions_of, field_name, front_of, varied_fields, weights_of
-from kvsim.experiments.decode.report.table import cells_frame
+from kvsim.experiments.decode.report.sweep_front import conditions_of, field_name, front_of, varied_fields
+from kvsim.experiments.decode.report.sweep_tables import weights_of
+from kvsim.report.frames import cells_frame
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
 from kvsim.scenario.toml import nearest
 

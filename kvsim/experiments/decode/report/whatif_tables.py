@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from kvsim.experiments.decode.report.sweep_tables import field_name
+from kvsim.experiments.decode.report.sweep_front import field_name
 from kvsim.experiments.decode.sweep.reach import Reached, is_whole, value_text
 from kvsim.report.tables import aligned, percent
 from kvsim.units import format_bytes, format_seconds
