@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
@@ -19,6 +18,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
+
+from kvsim.kernels.cached import njit
 
 compiled: Any = njit(error_model="numpy", _nrt=False)
 """Compile without reference counting: what is compiled so makes no array and keeps none. It divides by no zero."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
 
 LRU, FIFO, LFU, BELADY, SIEVE, S3_FIFO, ARC = range(7)

@@ -156,8 +156,24 @@ def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
 def rows_parquet(rows: Rows) -> bytes:
     """Return a Parquet file of columns of equal length."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({name: pa.array(column) for name, column in rows.items()}), sink)
+    pq.write_table(pa.table({name: _arrow(column) for name, column in rows.items()}), sink)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _arrow(column: NDArray[Any]) -> pa.Array:
+    """Return what ``pa.array`` does, which loads pandas even where it has nothing to do."""
+    column = np.ascontiguousarray(column)
+    if column.dtype.kind in "iuf":
+        return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), column.size, [None, pa.py_buffer(column)])
+    if column.dtype.kind == "b":
+        bits = np.packbits(column, bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), column.size, [None, pa.py_buffer(bits)])
+    if column.dtype.kind == "U":
+        texts = [text.encode() for text in column.tolist()]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+        return pa.Array.from_buffers(pa.string(), column.size, buffers)
+    return pa.array(column)
 
 
 def summary_json(summary: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.report.sweep_front import conditions_of, field_name, front_of, varied_fields
 from kvsim.experiments.decode.report.sweep_figures import (
     heat_figure,
     lines_figure,
@@ -20,6 +19,7 @@ from kvsim.experiments.decode.report.sweep_figures import (
     sweep_figures,
     weights_figure,
 )
+from kvsim.experiments.decode.report.sweep_front import conditions_of, field_name, front_of, varied_fields
 from kvsim.experiments.decode.report.sweep_tables import sweep_text, weights_of
 from kvsim.experiments.decode.report.whatif_tables import reach_text, whatif_text
 from kvsim.experiments.decode.sweep.reach import Reached

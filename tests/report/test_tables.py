@@ -7,7 +7,14 @@ import re
 import pandas as pd
 import pytest
 
-from kvsim.experiments.decode.report.table import COLUMNS, LEGEND, first_columns, shown_columns, text_table, verdict_text
+from kvsim.experiments.decode.report.table import (
+    COLUMNS,
+    LEGEND,
+    first_columns,
+    shown_columns,
+    text_table,
+    verdict_text,
+)
 from kvsim.report.frames import cells_frame
 from kvsim.report.tables import Column, aligned, header_text, percent, shown_as, signed_percent, table_text
 

@@ -15,7 +15,9 @@ from kvsim.scenario.digest import file_digest
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_capture, find_generator
 from kvsim.sim import Replay
-from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator, load_parameters
+from kvsim.traces.generator.fit import fit_generator
+from kvsim.traces.generator.generate import SyntheticSource
+from kvsim.traces.generator.parameters import GeneratorParameters, load_parameters
 from kvsim.traces.access.arrays import NAME, Trace
 from kvsim.traces.access.base import MASS, NEXT_LAYER, AccessSource, RecordedAccesses
 from kvsim.traces.access.registry import open_accesses

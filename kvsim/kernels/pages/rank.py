@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
+
+from kvsim.kernels.cached import njit
 
 Ints: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]

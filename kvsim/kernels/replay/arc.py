@@ -5,10 +5,10 @@ The target of the first queue is a real number, as libCacheSim has it; the paper
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
 

@@ -8,11 +8,11 @@ key in, and not of those that refuse some. What is never needed again leaves fir
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.kernels.bits import highest_bit
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 _ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)

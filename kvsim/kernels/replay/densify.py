@@ -5,10 +5,10 @@ Ids in that order keep what is accessed often close together: keys that come ear
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import Word
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

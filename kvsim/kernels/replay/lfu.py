@@ -6,10 +6,10 @@ scheme" (2010): a ring of counts in use, and a ring of slots for each.
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
 

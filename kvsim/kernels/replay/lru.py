@@ -7,11 +7,11 @@ resident. A linked list measured three quarters of its speed on page accesses.
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.kernels.bits import lowest_bit
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, NOT_ADMITTED, Word
 
 _SEEN = np.uint32(NONE - 1)

@@ -6,10 +6,10 @@ its own that holds nothing; an empty ring is that place linked to itself.
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import Word
 
 _ONE = np.uint64(1)

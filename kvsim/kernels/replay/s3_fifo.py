@@ -9,10 +9,10 @@ tenth, and a ghost met again makes room for another.
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 _GHOST = np.uint32(2**31)

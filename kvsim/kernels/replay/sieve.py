@@ -8,10 +8,10 @@ cost a tenth where most accesses hit.
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 _GONE, _IDLE, _VISITED = np.uint8(0), np.uint8(1), np.uint8(2)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvsim.kernels.cached import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, NOT_ADMITTED
 
 
