@@ -33,7 +33,8 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return lambda later: njit(later, **options)
     dispatcher = numba.njit(**options)(function)
     if code_folder() is not None:
-        dispatcher._cache = _KernelCache(function)
+        make_cache = _KernelCache if options.get("_nrt", True) else _UncountedCache
+        dispatcher._cache = make_cache(function)
     return dispatcher
 
 
@@ -82,16 +83,16 @@ class _Locator(InTreeCacheLocator):  # type: ignore[misc]
     def __init__(self, function, file):
         super().__init__(function, file)
         self._folder = code_folder()
-        self._cache_path = str(self._folder / Path(file).parent.relative_to(_ROOM))
+        parent = Path(file).parent
+        is_own = parent.is_relative_to(_ROOM)  # a test's kernel is not
+        self._cache_path = str(
+            self._folder / (parent.relative_to(_ROOM) if is_own else self.get_suitable_cache_subpath(file))
+        )
 
     @classmethod
     def from_function(cls, function, file):
         """Return the locator of a kernel, without making a folder as numba's own do."""
         return cls(function, file)
-
-    def get_source_stamp(self):
-        """Return what is equal for all code in the folder: its name is the stamp."""
-        return self._folder.name
 
     def ensure_cache_path(self):
         """Make the folder for code about to be written."""
@@ -111,11 +112,21 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig, target_context):
         """Return cached code, None where there is none."""
         _mark_used(code_folder())
-        with suppress(OSError):  # numba's own first loads all that a compiler needs, which takes 0.2 s
-            return self._load_overload(sig, target_context)
+        with suppress(OSError):
+            return self._load(sig, target_context)
         return None
+
+    def _load(self, sig, target_context):
+        return super().load_overload(sig, target_context)
 
     def save_overload(self, sig, data):
         """Write code that was compiled."""
         with suppress(OSError):
             super().save_overload(sig, data)
+
+
+class _UncountedCache(_KernelCache):
+    """Code without reference counting: it runs without the compiler's registries, which numba would load in 0.2 s."""
+
+    def _load(self, sig, target_context):
+        return self._load_overload(sig, target_context)

@@ -132,9 +132,5 @@ def png(figure: Figure) -> bytes:
     """Return the picture as PNG."""
     stream = io.BytesIO()
     with rc_context(STYLE):
-        layout = figure.get_layout_engine()
-        if layout is not None:  # else it is drawn twice, once for the layout
-            layout.execute(figure)
-            figure.set_layout_engine("none")
-        figure.savefig(stream, format="png")
+        FigureCanvasAgg(figure).print_png(stream)  # `savefig` draws twice, the first time for the layout alone
     return stream.getvalue()
