@@ -165,32 +165,46 @@ def install_line(extra: str) -> str:
 
 
 class Bar:
-    """A progress bar on standard error where that is a terminal; nothing in a pipe."""
-
-    def __init__(self, progress: Any, task: Any) -> None:
-        self._progress, self._task = progress, task
+    """What shows how far a command has come: nothing, where standard error is a pipe."""
 
     def advance(self, share: float) -> None:
         """Move on by a share of the whole."""
-        self._progress.update(self._task, advance=share)
 
     def stage(self, name: str, done: float, total: float) -> None:
-        """Say how much of a stage is done."""
-        self._progress.update(self._task, description=printable(name), completed=done, total=total)
+        """Show how much of a stage is done."""
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
+        typer.echo(printable(text), err=True)
+
+
+class _TerminalBar(Bar):
+    """A progress bar on a terminal."""
+
+    def __init__(self, progress: Any, label: str) -> None:
+        self._progress, self._task = progress, progress.add_task(printable(label), total=1.0)
+
+    def advance(self, share: float) -> None:
+        self._progress.update(self._task, advance=share)
+
+    def stage(self, name: str, done: float, total: float) -> None:
+        self._progress.update(self._task, description=printable(name), completed=done, total=total)
+
+    def say(self, text: str) -> None:
         self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def bar(label: str) -> Iterator[Bar]:
     """Show a bar while the block runs."""
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress, progress.add_task(printable(label), total=1.0))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        yield _TerminalBar(progress, label)
 
 
 def _usage_line(problem: Any) -> str:
