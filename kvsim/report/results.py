@@ -168,7 +168,7 @@ def _arrow(column: NDArray[Any]) -> pa.Array:
     if column.dtype.kind == "b":
         bits = np.packbits(column, bitorder="little")
         return pa.Array.from_buffers(pa.bool_(), column.size, [None, pa.py_buffer(bits)])
-    if column.dtype.kind == "U":
+    if column.dtype.kind == "U" or (column.dtype == object and all(type(value) is str for value in column)):
         texts = [text.encode() for text in column.tolist()]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
