@@ -42,13 +42,14 @@ def read_azure(path: Path, num_requests: int) -> Traffic:
     """Return the first requests of the Azure trace that are short enough; no two share a prefix."""
     rows = []
     with gzip.open(path, "rt") as file:
-        for num_before, row in enumerate(csv.DictReader(file)):
+        reader = csv.DictReader(file)
+        for row in reader:
             prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
             if output and prompt + output <= MOST_TOKENS:
                 rows.append((datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(), prompt, output))
             if len(rows) == num_requests:
                 break
-        num_rows = num_before + 1
+        num_rows = reader.line_num - 1
     times, prompts, outputs = (np.array(column) for column in zip(*rows, strict=True))
     ends = np.cumsum((prompts + outputs) // BLOCK_TOKENS)
     chains = ChainTable(np.arange(ends[-1]), np.r_[0, ends])

@@ -77,12 +77,14 @@ def _remove_old(home: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class _Locator(InTreeCacheLocator):  # type: ignore[misc]
+class _Locator(InTreeCacheLocator):
     """Places code in the folder of the sources."""
 
     def __init__(self, function, file):
         super().__init__(function, file)
-        self._folder = code_folder()
+        folder = code_folder()
+        assert folder is not None, "else kernels have no cache"
+        self._folder = folder
         parent = Path(file).parent
         is_own = parent.is_relative_to(_ROOM)  # a test's kernel is not
         self._cache_path = str(
@@ -100,11 +102,11 @@ class _Locator(InTreeCacheLocator):  # type: ignore[misc]
         _remove_old(self._folder.parent)
 
 
-class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+class _CacheImpl(CompileResultCacheImpl):
     _locator_classes = [_Locator]
 
 
-class _KernelCache(FunctionCache):  # type: ignore[misc]
+class _KernelCache(FunctionCache):
     """The code of one kernel on disk; a disk that cannot be read or written costs no more than compiling again."""
 
     _impl_class = _CacheImpl
