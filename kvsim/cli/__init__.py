@@ -15,7 +15,7 @@ from kvsim.cli.choices import Figures
 from kvsim.cli.measure import add_commands
 from kvsim.cli.model import add_model
 from kvsim.cli.mrc import add_caches
-from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.outputs import named, output_folder, write_or_print
 from kvsim.cli.plan import add_plan
 from kvsim.cli.policy import add_policy
 from kvsim.cli.profiles import add_profiles
@@ -108,7 +108,7 @@ def run(
     is_drawn = figures and loaded.scenario.output.figures
     drawn = {**experiment.figures(result), **report_file(result)} if is_drawn else {}
     text = summary_json(result.summary) if as_json else experiment.show(result.summary)
-    written = kept(lambda: write_result(result, folder, drawn), text)
+    written = write_or_print(lambda: write_result(result, folder, drawn), text)
     typer.echo(text, nl=not as_json)
     if not as_json:
         typer.echo("\n".join([f"\nresult: {written}", *(f"  {written / picture}" for picture in sorted(drawn))]))

@@ -33,7 +33,7 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2Jb")
     'a\\u001b[2Jb'
     """
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @contextmanager
@@ -93,16 +93,16 @@ def _own_standard_output() -> Iterator[None]:
         yield
         return
     stream.flush()
-    kept = os.dup(_STDOUT)
-    own = os.fdopen(os.dup(kept), "w", encoding=stream.encoding, errors=stream.errors)
+    saved = os.dup(_STDOUT)
+    own = os.fdopen(os.dup(saved), "w", encoding=stream.encoding, errors=stream.errors)
     try:
         sys.stdout = own
         os.dup2(sys.stderr.fileno(), _STDOUT)
         yield
     finally:
         sys.stdout = stream
-        os.dup2(kept, _STDOUT)
-        os.close(kept)
+        os.dup2(saved, _STDOUT)
+        os.close(saved)
         with suppress(OSError):  # what could not be written was reported
             own.close()
 
@@ -159,8 +159,8 @@ def install_line(extra: str) -> str:
         asked = importlib.metadata.requires("kvsim") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
         asked = []
-    wanted = f'extra=="{extra}"'
-    packages = [text.partition(";")[0].strip() for text in asked if wanted in text.replace(" ", "").replace("'", '"')]
+    marker = f'extra=="{extra}"'
+    packages = [text.partition(";")[0].strip() for text in asked if marker in text.replace(" ", "").replace("'", '"')]
     return shlex.join(["pip", "install", *(packages or [extra, "transformers"])])
 
 

@@ -59,14 +59,14 @@ def replay_prefix(
     state[_BUDGET], state[_POLICY], state[_HAND] = budget, policy, -1
     target = np.zeros(1)
     coming = _next_uses(blocks, starts, most_hits, num_blocks) if policy == BELADY else np.zeros(1, dtype=np.int64)
-    kept = np.zeros(num_requests, dtype=np.int64)
+    num_held = np.zeros(num_requests, dtype=np.int64)
     hits = np.zeros(num_requests, dtype=np.int64)
     evictions = np.zeros(num_requests, dtype=np.int64)
     oldest = 0
     for request in range(num_requests):
         start, stop = starts[request], starts[request + 1]
         while request - oldest >= in_flight:
-            _finish(oldest, kept, blocks, starts, node, links, heap, state)
+            _finish(oldest, num_held, blocks, starts, node, links, heap, state)
             oldest += 1
         place = start
         while place < stop and node[blocks[place], _CACHED] == 1:
@@ -80,7 +80,7 @@ def replay_prefix(
             if state[_SIZE] == budget:
                 victim = _victim(node, links, heap, state, target)
                 while victim < 0 and oldest < request:
-                    _finish(oldest, kept, blocks, starts, node, links, heap, state)
+                    _finish(oldest, num_held, blocks, starts, node, links, heap, state)
                     oldest += 1
                     victim = _victim(node, links, heap, state, target)
                 if victim < 0 or (policy == BELADY and -node[victim, _RANK] <= coming[place]):
@@ -89,7 +89,7 @@ def replay_prefix(
                 evictions[request] += 1
             _enter(block, coming[place] if policy == BELADY else 0, parents, node, links, state, target)
             place += 1
-        kept[request] = place - start
+        num_held[request] = place - start
         if second_touch:
             for place in range(start, stop):
                 node[blocks[place], _SEEN] = 1
@@ -102,13 +102,13 @@ def _next_uses(
 ) -> NDArray[np.int64]:
     never = blocks.size
     coming = np.full(num_blocks, never, dtype=np.int64)
-    found = np.empty(blocks.size, dtype=np.int64)
+    next_uses = np.empty(blocks.size, dtype=np.int64)
     for request in range(starts.size - 2, -1, -1):
         for place in range(starts[request + 1] - 1, starts[request] - 1, -1):
-            found[place] = coming[blocks[place]]
+            next_uses[place] = coming[blocks[place]]
             if place - starts[request] < most_hits[request]:
                 coming[blocks[place]] = place
-    return found
+    return next_uses
 
 
 @njit
@@ -169,9 +169,11 @@ def _adapt(block: int, node: Any, links: Any, state: Any, target: Any) -> None:
 
 
 @njit
-def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
+def _finish(
+    request: int, num_held: Any, blocks: Any, starts: Any, node: Any, links: Any, heap: Any, state: Any
+) -> None:
     first = starts[request]
-    for place in range(first + kept[request] - 1, first - 1, -1):
+    for place in range(first + num_held[request] - 1, first - 1, -1):
         block = blocks[place]
         node[block, _HOLDERS] -= 1
         if node[block, _HOLDERS] == 0:
@@ -213,17 +215,17 @@ def _victim(node: Any, links: Any, heap: Any, state: Any, target: Any) -> Any:
     if policy == SIEVE:
         return _sieve_victim(node, links, state)
     if policy == S3_FIFO:
-        found = -1
+        victim = -1
         if state[_LENGTHS + _A] >= max(1, state[_BUDGET] // 10):
-            found = _small_victim(node, links, state)
-        if found < 0:
-            found = _main_victim(node, links, state)
-        return _small_victim(node, links, state) if found < 0 else found
+            victim = _small_victim(node, links, state)
+        if victim < 0:
+            victim = _main_victim(node, links, state)
+        return _small_victim(node, links, state) if victim < 0 else victim
     first, second = _A, _B
     if state[_LENGTHS + _A] == 0 or state[_LENGTHS + _A] <= target[0]:
         first, second = _B, _A
-    found = _oldest_free(first, node, links)
-    return _oldest_free(second, node, links) if found < 0 else found
+    victim = _oldest_free(first, node, links)
+    return _oldest_free(second, node, links) if victim < 0 else victim
 
 
 @njit

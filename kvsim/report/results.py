@@ -98,8 +98,8 @@ def load_result(path: Path) -> RunResult:
         raise ResultError(f"{path}: no {MANIFEST}, so no result{_nearest_run(path)}")
     manifest = _read_json(path / MANIFEST)
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        found = manifest.get("schema_version")
-        raise ResultError(f"{path}: schema_version {found!r}, this kvsim reads {SCHEMA_VERSION}; run it again")
+        version = manifest.get("schema_version")
+        raise ResultError(f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; run it again")
     _check_digests(path, manifest)
     summary = _read_json(path / SUMMARY)
     cells = summary.get("cells")
@@ -260,14 +260,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_rows(path: Path, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _read_rows(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     try:
         table = pq.read_table(path)
         rows = {name: table[name].to_numpy() for name in table.column_names}
     except (OSError, ValueError, pa.ArrowException) as problem:
         first = (str(problem).splitlines() or ["not Parquet"])[0]
         raise ResultError(f"{path}: damaged: {first}") from None
-    missing = [name for name in wanted if name not in rows]
+    missing = [name for name in required if name not in rows]
     if missing:
         raise ResultError(f"{path}: damaged: no column {', '.join(missing)}")
     return rows

@@ -35,7 +35,7 @@ ROWS_IN_CHUNK = 4096
 
 
 def simulate_decode(
-    given: SimulationInput,
+    run_input: SimulationInput,
     progress: Callable[[int], None] | None = None,
     timeline: Timeline | None = None,
     *,
@@ -48,18 +48,18 @@ def simulate_decode(
     otherwise; the rows are the same.
     """
     env = simpy.Environment()
-    if _takes_fast_path(given, timeline, path):
-        steps = FastPath(env, given, progress or _ignore, given.replay.num_steps)
+    if _takes_fast_path(run_input, timeline, path):
+        steps = FastPath(env, run_input, progress or _ignore, run_input.replay.num_steps)
         env.run(until=env.process(steps.run()))
         return steps.take()
-    host = _Host(env, given, progress or _ignore, timeline)
+    host = _Host(env, run_input, progress or _ignore, timeline)
     env.run(until=env.process(host.run()))
     host.ledger.finish()
     return host.ledger.columns()
 
 
 def decode_in_chunks(
-    given: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK, path: Path = "auto"
+    run_input: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK, path: Path = "auto"
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
     """Yield the rows of a decode run in chunks, so that memory does not grow with the number of steps.
 
@@ -68,18 +68,18 @@ def decode_in_chunks(
     KvsimError
         If the run can only be simulated event by event, which keeps its rows.
     """
-    if not _takes_fast_path(given, None, path):
+    if not _takes_fast_path(run_input, None, path):
         raise KvsimError("rows come in chunks from the fast path only; this profile is simulated event by event")
     env = simpy.Environment()
-    steps = FastPath(env, given, _ignore, chunk_steps)
+    steps = FastPath(env, run_input, _ignore, chunk_steps)
     process = env.process(steps.run())
     while process.is_alive:
         env.run(until=env.any_of([process, steps.chunk]))
         yield steps.take()
 
 
-def _takes_fast_path(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
-    return path != "events" and timeline is None and can_run(given.profile) and not given.drops
+def _takes_fast_path(run_input: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
+    return path != "events" and timeline is None and can_run(run_input.profile) and not run_input.drops
 
 
 def _ignore(num_steps: int) -> None:
@@ -93,51 +93,51 @@ class _Host:
     def __init__(
         self,
         env: simpy.Environment,
-        given: SimulationInput,
+        run_input: SimulationInput,
         progress: Callable[[int], None],
         timeline: Timeline | None,
     ) -> None:
         self._env = env
         self._timeline = timeline
         self._place: Place = (0, None)
-        self._given = given
+        self._run_input = run_input
         self._progress = progress
-        self._profile = given.profile
-        link = given.profile.link
+        self._profile = run_input.profile
+        link = run_input.profile.link
         self._copies = Copies(
             env,
             link,
-            given.page_bytes,
-            chunk_pages=given.chunk_pages,
-            window_transfers=given.window_transfers,
+            run_input.page_bytes,
+            chunk_pages=run_input.chunk_pages,
+            window_transfers=run_input.window_transfers,
             timeline=timeline,
         )
         self._compute = ComputeStream(env, link.compute_slowdown_frac, self._copies.to_device.busy, timeline)
-        self._residency = given.make_residency()
-        self.ledger = Ledger(given.setting.grid, given.page_bytes)
-        self._batch = given.setting.grid.num_sequences
+        self._residency = run_input.make_residency()
+        self.ledger = Ledger(run_input.setting.grid, run_input.page_bytes)
+        self._batch = run_input.setting.grid.num_sequences
         self._costs: dict[tuple[str, float], tuple[float, float, float]] = {}
         self._transfers: dict[int, Transfer] = {}
         self._num_transfers = 0
-        self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
+        self._carried_by: IntArray = np.full(run_input.setting.grid.num_pages, -1, dtype=np.int64)
         """Number of the transfer that carries each page, -1 once it is known to have arrived."""
         self._writing_back: dict[int, simpy.Event] = {}
         self._last_attention: Work | None = None
-        self._reads_all = given.reads_all
-        self._shows_speculation = given.shows_speculation
-        self._predicts = given.predicts
+        self._reads_all = run_input.reads_all
+        self._shows_speculation = run_input.shows_speculation
+        self._predicts = run_input.predicts
 
     def run(self) -> Process[None]:
         """Decode every step."""
-        given, env, replay = self._given, self._env, self._given.replay
-        given.start(self._residency)
+        run_input, env, replay = self._run_input, self._env, self._run_input.replay
+        run_input.start(self._residency)
         ended_s = env.now
         for step in range(replay.num_steps):
             context = replay.context_tokens(step)
-            self.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
+            self.ledger.begin(step, int(context.max()), is_warmup=step < run_input.warmup_steps)
             self._place = step, None
             yield from self._launch("embed", self._batch)
-            for layer in range(given.setting.grid.num_layers):
+            for layer in range(run_input.setting.grid.num_layers):
                 yield from self._layer(step, layer, context)
             self._place = step, None
             head = yield from self._launch("head", self._batch)
@@ -149,15 +149,15 @@ class _Host:
             self._progress(1)
 
     def _layer(self, step: int, layer: int, context: IntArray) -> Process[None]:
-        given, profile, ledger = self._given, self._profile, self.ledger
+        run_input, profile, ledger = self._run_input, self._profile, self.ledger
         self._place = step, layer
-        reading = given.replay.at(step, layer, everything=self._reads_all)
+        reading = run_input.replay.at(step, layer, everything=self._reads_all)
         yield from self._launch("attention_input", self._batch)
-        if self._predicts and layer + 1 < given.setting.grid.num_layers:
+        if self._predicts and layer + 1 < run_input.setting.grid.num_layers:
             yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
             scored = yield from self._launch("select", int(reading.num_pages.sum()))
-            if given.policy.reads_selection:
+            if run_input.policy.reads_selection:
                 yield from self._wait(scored)
                 yield from self._spend("sync_s", profile.sync_s)
         decision = self._residency.decide(
@@ -166,18 +166,18 @@ class _Host:
             selected=reading.selected,
             scores=reading.scores,
             num_pages=reading.num_pages,
-            speculation=given.replay.speculation(step, layer) if self._shows_speculation else None,
+            speculation=run_input.replay.speculation(step, layer) if self._shows_speculation else None,
         )
-        if given.drops:
+        if run_input.drops:
             reading = Reading(
                 num_pages=reading.num_pages,
                 selected=decision.selected,
                 scores=reading.scores,
-                attended_frac=given.replay.attended_frac(step, layer, decision.selected),
+                attended_frac=run_input.replay.attended_frac(step, layer, decision.selected),
             )
         ledger.count(decision)
-        if given.policy.holds == "budget":
-            decide_s = profile.decide_s(given.policy_name, reading.selected.size, given.setting.grid.num_pages)
+        if run_input.policy.holds == "budget":
+            decide_s = profile.decide_s(run_input.policy_name, reading.selected.size, run_input.setting.grid.num_pages)
             yield from self._spend("decide_s", decide_s)
         waits_for = yield from self._copy(decision)
         yield from self._write_back(layer, context)
@@ -216,12 +216,12 @@ class _Host:
     def _transfer(self, pages: PageIds, *, is_demand: bool, after: tuple[simpy.Event, ...]) -> Transfer:
         transfer = self._copies.transfer(pages.size, is_demand=is_demand, after=after)
         if self._timeline is not None:
-            transfer.place = self._place[0], int(self._given.setting.grid.layer_of(pages[:1])[0])
+            transfer.place = self._place[0], int(self._run_input.setting.grid.layer_of(pages[:1])[0])
         return transfer
 
     def _chunks(self, num_pages: int) -> list[int]:
         """Return the pages of each transfer: whole layers travel as one where everything is read."""
-        if self._given.policy.attends == "everything":
+        if self._run_input.policy.attends == "everything":
             return [num_pages] if num_pages else []
         return self._copies.chunks(num_pages)
 
@@ -268,13 +268,13 @@ class _Host:
 
     def _write_back(self, layer: int, context: IntArray) -> Process[None]:
         """Copy pages that this step filled to the host, once."""
-        given = self._given
-        filled = np.flatnonzero(context % given.replay.page_tokens == 0)
-        if not filled.size or given.policy.holds == "everything" or given.drops:
+        run_input = self._run_input
+        filled = np.flatnonzero(context % run_input.replay.page_tokens == 0)
+        if not filled.size or run_input.policy.holds == "everything" or run_input.drops:
             return
         for sequence in filled.tolist():
-            index = int(context[sequence]) // given.replay.page_tokens - 1
-            page = given.setting.grid.first_page(sequence=sequence, layer=layer) + index
+            index = int(context[sequence]) // run_input.replay.page_tokens - 1
+            page = run_input.setting.grid.first_page(sequence=sequence, layer=layer) + index
             transfer = self._transfer(np.array([page]), is_demand=True, after=())
             self._writing_back[page] = transfer.done
             yield from self._spend("submit_s", self._profile.link.to_host.submit_s)
@@ -336,6 +336,6 @@ class _Host:
 
     def _attended_tokens(self, reading: Reading, context: IntArray) -> int:
         """Return the tokens in the selected pages: an open page is not full."""
-        page_tokens = self._given.replay.page_tokens
+        page_tokens = self._run_input.replay.page_tokens
         unfilled = reading.num_pages * page_tokens - context
         return int(reading.selected.size * page_tokens - unfilled.sum())

@@ -122,10 +122,10 @@ def sieve_left(links: Ints, pages: Ints) -> None:
 def sieve_victims(links: Ints, pool: int, count: int, evictable: Mask, spared: Mask) -> Ints:
     """SIEVE: let go what the hand takes."""
     victims = np.empty(count, dtype=np.int64)
-    found = 0
+    num_victims = 0
     end = sentinel(links, pool)
     passed = 0
-    while found < count and passed < 2 * links[MARK, end]:
+    while num_victims < count and passed < 2 * links[MARK, end]:
         page = links[PLACE, end]
         if page == NOWHERE:
             page = links[YOUNGER, end]
@@ -133,15 +133,15 @@ def sieve_victims(links: Ints, pool: int, count: int, evictable: Mask, spared: M
         if may_leave(page, evictable, spared):
             if links[MARK, page] != 1:
                 _sieve_remove(links, pool, page)
-                victims[found] = page
-                found += 1
+                victims[num_victims] = page
+                num_victims += 1
                 passed = 0
                 continue
             links[MARK, page] = 0
         younger = links[YOUNGER, page]
         links[PLACE, end] = NOWHERE if younger == end else younger
         passed += 1
-    return victims[:found]
+    return victims[:num_victims]
 
 
 @njit
@@ -205,9 +205,9 @@ def arc_victims(
 ) -> Ints:
     """ARC: let the oldest pages of the list go that is longer than its target."""
     victims = np.empty(count, dtype=np.int64)
-    found = 0
+    num_victims = 0
     first = ARC_LISTS * pool
-    while found < count:
+    while num_victims < count:
         gives = ONCE if links[MARK, sentinel(links, first + ONCE)] > targets[pool] else AGAIN
         page = _oldest(links, first + gives, evictable, spared)
         if page == NOWHERE:
@@ -217,10 +217,10 @@ def arc_victims(
             break
         unlink(links, page)
         append(links, first + (ONCE_GHOSTS if gives == ONCE else AGAIN_GHOSTS), page, 0)
-        victims[found] = page
-        found += 1
+        victims[num_victims] = page
+        num_victims += 1
     _arc_cut(links, first, capacity)
-    return victims[:found]
+    return victims[:num_victims]
 
 
 @njit
@@ -300,9 +300,9 @@ def s3_victims(
 ) -> Ints:
     """S3-FIFO: let go what the queues give."""
     victims = np.empty(count, dtype=np.int64)
-    found = 0
+    num_victims = 0
     first = S3_LISTS * pool
-    while found < count:
+    while num_victims < count:
         page = NOWHERE
         if links[MARK, sentinel(links, first + SMALL)] < small_pages:
             page = _s3_main(links, first, evictable, spared)
@@ -312,6 +312,6 @@ def s3_victims(
             page = _s3_main(links, first, evictable, spared)
         if page == NOWHERE:
             break
-        victims[found] = page
-        found += 1
-    return victims[:found]
+        victims[num_victims] = page
+        num_victims += 1
+    return victims[:num_victims]

@@ -50,26 +50,26 @@ def learn(
 
 
 @njit
-def wanted_pages(
+def likely_pages(
     use: Floats, prefetchable: Mask, confidence: float, quota: int, first: int, step: int, sizes: tuple[int, int]
 ) -> Ints:
     """Return the layer's pages whose use passes `confidence`, the likeliest first; `sizes`: sequences, their pages."""
-    wanted = np.empty(quota, dtype=np.int64)
-    found = 0
+    best = np.empty(quota, dtype=np.int64)
+    num_best = 0
     for sequence in range(sizes[0]):
         begin = first + sequence * step
         for page in range(begin, begin + sizes[1]):
             if not prefetchable[page] or not use[page] > confidence:
                 continue
-            if found == quota and not use[page] > use[wanted[found - 1]]:
+            if num_best == quota and not use[page] > use[best[num_best - 1]]:
                 continue
-            found = min(found + 1, quota)
-            at = found - 1
-            while at > 0 and use[page] > use[wanted[at - 1]]:
-                wanted[at] = wanted[at - 1]
+            num_best = min(num_best + 1, quota)
+            at = num_best - 1
+            while at > 0 and use[page] > use[best[at - 1]]:
+                best[at] = best[at - 1]
                 at -= 1
-            wanted[at] = page
-    return wanted[:found]
+            best[at] = page
+    return best[:num_best]
 
 
 @njit
@@ -96,10 +96,10 @@ def decide(
     use = tables[1]
     used = learn(tables, is_unread, scores, selected, first, step, decay_frac)
     confidence = adapted(confidence, confidence_step, target_frac, used, 0)
-    wanted = np.empty(0, dtype=np.int64)
+    coming = np.empty(0, dtype=np.int64)
     if quota:
-        wanted = wanted_pages(use, prefetchable, confidence, quota, first, step, scores.shape)
-    count = max(0, wanted.size - free_slots)
+        coming = likely_pages(use, prefetchable, confidence, quota, first, step, scores.shape)
+    count = max(0, coming.size - free_slots)
     victims = np.empty(0, dtype=np.int64)
     if count:
         pool = layer if num_pools > 1 else 0
@@ -107,11 +107,11 @@ def decide(
     must_leave, num_free = max(0, -free_slots), max(0, free_slots)
     num_worth = 0
     while must_leave + num_worth < victims.size:
-        if not use[wanted[num_free + num_worth]] > use[victims[must_leave + num_worth]]:
+        if not use[coming[num_free + num_worth]] > use[victims[must_leave + num_worth]]:
             break
         num_worth += 1
     victims = victims[: must_leave + num_worth]
-    prefetches = wanted[: min(num_free, wanted.size) + num_worth]
+    prefetches = coming[: min(num_free, coming.size) + num_worth]
     wasted = 0
     for page in victims:
         wasted += is_unread[page]

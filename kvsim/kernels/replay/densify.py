@@ -46,7 +46,7 @@ def densify(
     while reach < places:
         reach <<= _ONE
         shift -= _ONE
-    given = np.uint64(count[0])
+    num_ids = np.uint64(count[0])
     end: Word = np.uint64(keys.size)
     for at in range(np.uint64(start), end):
         key = keys[at]
@@ -54,13 +54,13 @@ def densify(
         while names[place] != 0 and table[place] != key:
             place = (place + _ONE) & (places - _ONE)
         if names[place] == 0:
-            if given + given >= places:
+            if num_ids + num_ids >= places:
                 end = at
                 break
             table[place] = key
-            key_of[given] = key
-            given += _ONE
-            names[place] = given
+            key_of[num_ids] = key
+            num_ids += _ONE
+            names[place] = num_ids
         ids[at] = names[place] - np.uint32(1)
-    count[0] = given
+    count[0] = num_ids
     return end

@@ -200,7 +200,7 @@ class TraceFile:
 
     def page_tokens_of(self, channel: str) -> tuple[int, ...]:
         """Return the page sizes `channel` was recorded at; ``mass`` serves every multiple of the one returned."""
-        return tuple(sorted(found.page_tokens for found in self.header.channels if found.score == channel))
+        return tuple(sorted(one.page_tokens for one in self.header.channels if one.score == channel))
 
     def context_tokens(self, step: int) -> IntArray:
         """Return the tokens each sequence attends to at `step`, ``[num_sequences]``."""

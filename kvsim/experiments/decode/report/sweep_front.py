@@ -77,7 +77,7 @@ def _front_among(cells: Sequence[Mapping[str, Any]], numbers: list[int]) -> list
     order = np.lexsort((np.arange(len(numbers)), costs[:, 2], costs[:, 1], costs[:, 0]))
     front: list[int] = []
     for place in order:  # whoever beats a cell comes before it
-        if not any(bool((costs[kept] <= costs[place]).all()) for kept in front):
+        if not any(bool((costs[other] <= costs[place]).all()) for other in front):
             front.append(int(place))
     return [numbers[place] for place in front]
 

@@ -70,13 +70,13 @@ def sweep_text(summary: Summary, *, width: int = 120) -> str:
 
 
 def _front_text(summary: Summary, width: int) -> str:
-    cells, given = summary["cells"], conditions_of(summary)
+    cells, conditions = summary["cells"], conditions_of(summary)
     front = front_of(summary)
-    keys = given + [key for key in varied_fields(summary) if key != "policy" and key not in given]
+    keys = conditions + [key for key in varied_fields(summary) if key != "policy" and key not in conditions]
     titles = [key.rsplit(".", 1)[-1].replace("_", " ") for key in keys]
     columns = ["policy", *titles, "TPOT p50", "stall", "hits", "device", "attention recall"]
     num_fitting = sum(bool(cell["fits"]) for cell in cells)
-    like = f" with the same {' and '.join(map(field_name, given))}" if given else ""
+    like = f" with the same {' and '.join(map(field_name, conditions))}" if conditions else ""
     caption = (
         f"{summary['scenario']}: {num_fitting} of {len(cells)} cells fit "
         f"{format_bytes(summary['device_memory_bytes'])}. "
