@@ -45,11 +45,16 @@ def plan(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=named, help="Picture of the options: plan.png.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=named, help="Page of the options to send on: plan.html.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Every table beside the page, as CSV and as Parquet.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print objects instead of text.")] = False,
 ) -> None:
     """Answer what fits on a card, what each way of managing the KV cache would give, and what to do."""
     from dataclasses import replace
 
+    from kvsim.errors import ScenarioError
     from kvsim.experiments.plan import plan as make_plan
     from kvsim.experiments.plan.notes import commands_of
     from kvsim.experiments.plan.report.text import plan_json, plan_text
@@ -58,8 +63,11 @@ def plan(
 
     if output is not None:
         output_file(output, ".toml")
-    if picture is not None:
-        output_file(picture, ".png")
+    if csv and report is None:
+        raise ScenarioError("plan: --csv writes the tables of a page: add --report FILE.html")
+    for file, suffix in ((picture, ".png"), (report, ".html")):
+        if file is not None:
+            output_file(file, suffix)
     made = make_plan(
         model,
         gpu,
@@ -81,6 +89,8 @@ def plan(
     typer.echo(json.dumps(plan_json(made), indent=2) if as_json else plan_text(made))
     if picture is not None:
         _draw(made, picture)
+    if report is not None:
+        _report(made, report, csv=csv)
 
 
 def _draw(made: Plan, path: Path) -> None:
@@ -89,3 +99,16 @@ def _draw(made: Plan, path: Path) -> None:
     from kvsim.report.style import png
 
     write_picture(png(plan_figure(made)), path.parent, path.name)
+
+
+def _report(made: Plan, path: Path, *, csv: bool) -> None:
+    from kvsim.experiments.plan.report.page import plan_page
+    from kvsim.report.frames import table_files
+    from kvsim.report.html.page import page_html
+    from kvsim.report.results import write_picture
+
+    page = plan_page(made, command=command_text())
+    write_picture(page_html(page), path.parent, path.name)
+    tables = table_files({table.title.split()[0].lower(): table.rows for table in page.tables}, {}) if csv else {}
+    for name, content in tables.items():
+        write_picture(content, path.parent, f"{path.stem}-{name}")

@@ -11,6 +11,7 @@ import typer
 
 from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import bar, command_text
+from kvsim.cli.traces import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from kvsim.report.html.charts import Chart
@@ -24,11 +25,14 @@ def add_report(app: typer.Typer) -> None:
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result folders; of several, one page.")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULT...", help="Result folders, of several one page; or a trace or profile file."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", parser=named, help="The page to write, *.html; report.html in RESULT."
+            "--output", "-o", metavar="FILE", parser=named, help="The page to write; report.html in RESULT, FILE.html."
         ),
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every table beside the page, as CSV and as Parquet.")] = False,
@@ -40,6 +44,11 @@ def report(
     """Write a result, or several side by side, as one HTML file: verdict, tables, interactive figures, provenance."""
     from kvsim.errors import ResultError
 
+    if len(results) == 1 and results[0].is_file():
+        if csv or timeline is not None:
+            raise ResultError(f"{results[0]}: a file; --csv and --timeline are for the folder of a result")
+        _report_file(results[0], output)
+        return
     if len(results) > 1 and output is None:
         raise ResultError("report: a page of several results needs a name: add -o FILE.html")
     if len(results) > 1 and timeline is not None:
@@ -60,6 +69,44 @@ def report(
     for name, content in {"": drawn, **files}.items():
         file = f"{target.stem}-{name}" if name else target.name
         typer.echo(f"{write_picture(content, target.parent, file)}: written")
+
+
+def _report_file(path: Path, output: Path | None) -> None:
+    """Write the page of a trace or of a profile, beside it where no other place is named."""
+    from kvsim.report.html.page import page_html
+    from kvsim.report.results import write_picture
+
+    target = output_file(output or path.with_suffix(".html"), ".html")
+    page = trace_page_of(path) if path.suffix == ".kvtrace" else profile_page_of(path)
+    typer.echo(f"{write_picture(page_html(page), target.parent, target.name)}: written")
+
+
+def trace_page_of(path: Path) -> Page:
+    """Return the page of an access trace, as `kvsim trace info` writes it."""
+    from kvsim.report.html.trace_page import trace_page
+    from kvsim.traces.access.file import open_trace
+    from kvsim.traces.access.statistics import measure_statistics
+
+    trace = open_trace(path)
+    statistics = measure_statistics(trace, PAGE_TOKENS)
+    return trace_page(statistics, trace.header, path.stem, command=command_text(), path=str(path))
+
+
+def profile_page_of(path: Path) -> Page:
+    """Return the page of a profile, as `kvsim profile show` writes it.
+
+    Raises
+    ------
+    ResultError
+        If the file is neither a profile nor a trace.
+    """
+    from kvsim.errors import ResultError
+    from kvsim.profile.profile import load_profile
+    from kvsim.report.html.profile_page import profile_page
+
+    if path.suffix != ".toml":
+        raise ResultError(f"{path}: no result; name the folder of one, a trace (*.kvtrace) or a profile (*.toml)")
+    return profile_page(load_profile(path), command=command_text(), path=str(path))
 
 
 def _page_and_tables(loaded: Mapping[Path, RunResult], *, csv: bool) -> tuple[Page, Mapping[str, bytes]]:

@@ -11,6 +11,7 @@ from kvsim.cli.choices import Device, DTypeName, Figures, Pictures
 from kvsim.cli.outputs import as_argument, draw, named, output_file, output_folder, write_or_print
 from kvsim.cli.terminal import bar, command_text, need_torch
 
+PAGE_TOKENS = 32
 PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a page.")]
 
 
@@ -78,7 +79,7 @@ def capture(
 
 def trace_info(
     file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
-    page_tokens: PageTokens = 32,
+    page_tokens: PageTokens = PAGE_TOKENS,
     output: Pictures = Path("results"),
     figures: Figures = True,
 ) -> None:
@@ -106,7 +107,7 @@ def trace_fit(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The parameters to write, *.toml.")
     ],
-    page_tokens: PageTokens = 32,
+    page_tokens: PageTokens = PAGE_TOKENS,
     channel: Annotated[
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")
     ] = "estimate:quest",

@@ -29,8 +29,8 @@ def card_list_text(cards: Iterable[Card], fitted: Collection[str]) -> str:
 
 def card_text(card: Card, fitted: Collection[str]) -> str:
     """Return every figure of one card with its source."""
-    own = {name: _figure(name, value) for name, value in card.figures().items()}
-    rows = [("figure", "value", "source"), *((name, text, _source(card, name)) for name, text in own.items())]
+    own = {name: (_figure(name, value), _source(card, name)) for name, value in card.figures().items()}
+    rows = [("figure", "value", "source"), *((name, *texts) for name, texts in own.items())]
     link = "one memory with the processor, no link" if card.unified_memory else (card.link or "link not named")
     parts = [
         f"{card.name}: {card.title} ({card.vendor}, {card.architecture}; {link})",
@@ -40,6 +40,11 @@ def card_text(card: Card, fitted: Collection[str]) -> str:
         f"Estimates rest on kernels of {_origin(card, fitted)}.",
     ]
     return "\n".join([*parts, *wrapped(card.notes)])
+
+
+def card_facts(card: Card) -> dict[str, str]:
+    """Return every figure with its source, by name."""
+    return {name: f"{_figure(name, value)}: {_source(card, name)}" for name, value in card.figures().items()}
 
 
 def _listed(card: Card, fitted: Collection[str]) -> tuple[str, ...]:

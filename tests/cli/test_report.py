@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 
 from kvsim.cli import run_command
 from kvsim.report.html.tables import value_text
+from kvsim.scenario.shipped import find_capture, find_profile
 from tests.report.html.reading import PageReader
 
 SMALL = [
@@ -109,6 +111,8 @@ def test_compare_takes_several_results(
         (["report", "{a}", "{a}", "-o", "x.html"], "named twice; name each result once"),
         (["report", "{a}", "{a}/../{a.name}", "-o", "x.html"], "named twice; name each result once"),
         (["report", "nowhere"], "nowhere: no such result folder"),
+        (["report", "{a}/rows.parquet"], "rows.parquet: no result; name the folder of one, a trace"),
+        (["report", "{a}/summary.json", "--csv"], "--csv and --timeline are for the folder of a result"),
         (["report", "{a}", "{b}", "-o", "x.html", "--timeline", "0"], "report: --timeline is for one result"),
         (["report", "{a}", "-o", "x.html", "--timeline", "99"], "99"),
         (["compare", "{a}"], "compare: name two results or more"),
@@ -139,3 +143,17 @@ def test_trace_info_and_profile_show_write_a_page(tmp_path: Path, monkeypatch: p
     assert len(trace.tables["rows-0"]) == 30 and len(trace.charts) == 4
     assert {"segments.attention", "link.to_device"} <= {row["cost"] for row in profile.tables["rows-0"]}
     assert all(view["traces"] for view in profile.charts[0]["views"])
+
+
+def test_report_of_a_trace_or_a_profile_is_the_page_that_their_commands_write(tmp_path: Path) -> None:
+    trace, profile = tmp_path / "mine.kvtrace", tmp_path / "mine.toml"
+    shutil.copy(find_capture("smollm2-docs"), trace)
+    shutil.copy(find_profile("h200-llama-3-8b-published"), profile)
+    assert run_command(["trace", "info", str(trace), "-o", str(tmp_path / "out")]) == 0
+    assert run_command(["profile", "show", str(profile), "-o", str(tmp_path / "out")]) == 0
+    for file, written in ((trace, "trace-mine.html"), (profile, "profile-h200-llama-3-8b-published.html")):
+        assert run_command(["report", str(file), "-o", str(tmp_path / "own.html")]) == 0
+        own, expected = (PageReader(page.read_bytes()) for page in (tmp_path / "own.html", tmp_path / "out" / written))
+        assert own.tables == expected.tables and own.charts == expected.charts
+    assert run_command(["report", str(profile)]) == 0
+    assert PageReader((tmp_path / "mine.html").read_bytes()).tables == own.tables

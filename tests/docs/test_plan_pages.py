@@ -48,6 +48,16 @@ def test_the_table_of_the_processor_is_that_of_its_script() -> None:
     assert shown[1] == bench.table(bench.load_profile(bench.PROFILE), bandwidth, rate)
 
 
+def test_the_readme_has_the_errors_of_the_table() -> None:
+    text = (DOCS / "estimates.md").read_text(encoding="utf-8")
+    row = re.search(r"^\| all of NVIDIA \|(.*)\|$", text, flags=re.MULTILINE)
+    assert row is not None
+    _, _, middle, worst, from_memory, *_ = (cell.strip(" +-") for cell in row[1].split("|"))
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    stated = re.search(r"off by (\S+) in the median and (\S+) at worst,\s+(\S+)\s+where keys", readme)
+    assert stated is not None and stated.groups() == (middle, worst, from_memory)
+
+
 def test_the_code_of_the_questions_gives_what_it_shows() -> None:
     text = (DOCS / "questions.md").read_text(encoding="utf-8")
     examples = doctest.DocTestParser().get_doctest(text, {}, "questions.md", "questions.md", 0)

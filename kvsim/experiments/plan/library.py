@@ -10,10 +10,12 @@ from typing import Any
 
 from kvsim.experiments.plan.plan import plan as make_plan
 from kvsim.experiments.plan.report.figure import plan_figure
+from kvsim.experiments.plan.report.page import plan_page
 from kvsim.experiments.plan.report.text import plan_json, plan_text
 from kvsim.experiments.plan.result import Plan
 from kvsim.experiments.plan.scenario import write_scenario
 from kvsim.report.frames import Frame, html_table, records_frame
+from kvsim.report.html.page import page_html
 from kvsim.report.style import png
 
 
@@ -51,6 +53,10 @@ class PlanResult:
     def figure(self) -> bytes:
         """Return the picture as PNG."""
         return png(plan_figure(self.plan))
+
+    def report(self) -> bytes:
+        """Return the page to send on, HTML in UTF-8."""
+        return page_html(plan_page(self.plan, command="kvsim.plan"))
 
     def save_scenario(self, path: Path | str) -> None:
         """Write the scenario that `kvsim.run` simulates to the same figures.

@@ -10,6 +10,7 @@ from kvsim.experiments.plan.request import Request
 from kvsim.scenario.decode import Scenario
 
 Basis = Literal["estimated", "roofline"]
+State = Literal["recommended", "Pareto front", "fits", "does not fit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +62,11 @@ class Plan:
     """What reproduces it, and what replaces estimates by measurements, where the card is."""
     scenario: Scenario | None
     """What reproduces the simulated options; None where decode cannot express the model at this context."""
+
+    def state(self, option: Option) -> State:
+        """Return what becomes of an option."""
+        if option.name == self.recommended:
+            return "recommended"
+        if option.name in self.front:
+            return "Pareto front"
+        return "fits" if option.fits else "does not fit"

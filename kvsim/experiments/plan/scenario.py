@@ -51,17 +51,22 @@ def write_scenario(scenario: Scenario | None, request: Request, path: Path, comm
             f"{path}: not written: kvsim does not simulate {request.spec.name} at {request.context_tokens:,} tokens in "
             "pages, and its plan has no scenario"
         )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(scenario_text(scenario, request, command), encoding="utf-8")
+    except OSError as problem:
+        raise ScenarioError(f"{path}: cannot be written: {problem.strerror}") from None
+
+
+def scenario_text(scenario: Scenario, request: Request, command: str) -> str:
+    """Return the scenario as TOML, with the command that made it."""
     tables = scenario.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     head = [
         f"# Written by: {command}",
         f"# {request.spec.name} on {request.card.title}: {request.batch} x {request.context_tokens:,} tokens.",
         "# `kvsim run` simulates it; docs/plan.md lists what is assumed.",
     ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*head, "", tomli_w.dumps(tables)]), encoding="utf-8")
-    except OSError as problem:
-        raise ScenarioError(f"{path}: cannot be written: {problem.strerror}") from None
+    return "\n".join([*head, "", tomli_w.dumps(tables)])
 
 
 def _tables(request: Request, shape: ModelShape, choices: Choices) -> dict[str, Any]:

@@ -128,6 +128,18 @@ def dots(name: str, x: Values, y: Values, look: Look, *, texts: Sequence[str] = 
     return trace
 
 
+def ranges_of(name: str, labels: Sequence[str], x: Values, ends: Sequence[tuple[float, float]], look: Look) -> Trace:
+    """Return a mark and a level line from end to end for each label."""
+    trace = _trace("scatter", name, x=numbers(x), y=list(map(escaped, labels)), mode="markers")
+    above = [high - at for (_, high), at in zip(ends, x, strict=True)]
+    below = [at - low for (low, _), at in zip(ends, x, strict=True)]
+    spread = {"type": "data", "symmetric": False, "array": numbers(above), "arrayminus": numbers(below)}
+    return trace | {
+        "marker": {"color": look.color, "size": 10},
+        "error_x": spread | {"thickness": look.width, "width": 0},
+    }
+
+
 def rows_of_bars(name: str, labels: Sequence[str], values: Sequence[float | None], color: str) -> Trace:
     """Return horizontal bars, one for each label."""
     marker = {"color": color}
@@ -144,6 +156,13 @@ def across(at: float, name: str, x: Values) -> Trace:
     ends = [min(x), max(x)]
     trace = _trace("scatter", name, x=numbers(ends), y=numbers([at, at]), mode="lines")
     return trace | {"line": {"color": "#555555", "dash": "dash", "width": 1.5}}
+
+
+def upright(x: float) -> dict[str, Any]:
+    """Return a part of a layout: a dashed line from bottom to top."""
+    line = {"color": "#8a929b", "dash": "dash", "width": 1.5}
+    shape = {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
+    return {"shapes": [shape]}
 
 
 def axis(title: str, *, values: Iterable[float] = (), from_zero: bool = False) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from kvsim.report.html.library import library_base64, library_name
 from kvsim.report.html.tables import Table, table_html
 
 _ASSETS = files("kvsim.report.html") / "assets"
+_DATA_CHARACTERS = 2_700_000
+"""Of figures and long tables, so that a page stays below 5 MB: the figure library takes 2."""
+_CHART_CHARACTERS = 1_600_000
+"""Of figures alone: a timeline of 12,000 spans takes a million."""
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -48,16 +52,23 @@ class Page:
 
 def page_html(page: Page) -> bytes:
     """Return the page as UTF-8."""
+    charts = _drawable(page.charts)
+    data = script_json([chart.data() for chart in charts])
+    tables = _tables(page.tables, _DATA_CHARACTERS - len(data))
+    undrawn = [f"Not drawn, because it has too many points: {one.title}." for one in page.charts if one not in charts]
     sections = [
         _section("verdict", "Verdict", "".join(f"<p>{_paragraph(text)}</p>" for text in page.verdict)),
-        *(_table_section(number, table) for number, table in enumerate(page.tables) if not table.is_folded),
-        _section("figures", "Figures", "\n".join(_figure(n, chart) for n, chart in enumerate(page.charts))),
-        _folded(page.tables),
-        _section("limitations", "Limitations", _list(page.limitations)),
+        *(
+            _section(f"table-{number}", table.title, text)
+            for number, (table, text) in enumerate(zip(page.tables, tables, strict=True))
+            if not table.is_folded
+        ),
+        _section("figures", "Figures", "\n".join(_figure(n, chart) for n, chart in enumerate(charts))),
+        _folded(page.tables, tables),
+        _section("limitations", "Limitations", _list([*page.limitations, *undrawn])),
         _section("provenance", "Provenance", "\n".join(map(_provenance, page.provenance))),
     ]
     shown = [section for section in sections if section]
-    data = [chart.data() for chart in page.charts]
     text = Template((_ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(page.title),
         kind=html.escape(page.kind),
@@ -67,7 +78,7 @@ def page_html(page: Page) -> bytes:
         sections="\n".join(shown),
         library_name=html.escape(library_name()),
         css=(_ASSETS / "page.css").read_text(encoding="utf-8"),
-        data=script_json(data),
+        data=data,
         library=library_base64(),
         script=(_ASSETS / "page.js").read_text(encoding="utf-8"),
     )
@@ -98,15 +109,34 @@ def _links(sections: Sequence[str]) -> list[str]:
     return [f"<a href='#{match[1]}'>{match[2]}</a>" for match in matches if match]
 
 
-def _table_section(number: int, table: Table) -> str:
-    return _section(f"table-{number}", table.title, table_html(table, f"rows-{number}")) if table.rows else ""
+def _drawable(charts: Sequence[Chart]) -> list[Chart]:
+    """Return the charts whose data fit into the page, in their order."""
+    left = _CHART_CHARACTERS
+    shown = []
+    for chart in charts:
+        size = len(script_json(chart.data()))
+        if size <= left:
+            shown.append(chart)
+            left -= size
+    return shown
 
 
-def _folded(tables: Sequence[Table]) -> str:
+def _tables(tables: Sequence[Table], max_packed: int) -> list[str]:
+    """Return the HTML of each table, empty where it has no rows; those in front have their rows first."""
+    left = max_packed
+    texts = []
+    for number, table in enumerate(tables):
+        text, used = table_html(table, f"rows-{number}", left) if table.rows else ("", 0)
+        texts.append(text)
+        left -= used
+    return texts
+
+
+def _folded(tables: Sequence[Table], texts: Sequence[str]) -> str:
     parts = [
-        f"<details><summary>{html.escape(table.title)}</summary>{table_html(table, f'rows-{number}')}</details>"
-        for number, table in enumerate(tables)
-        if table.is_folded and table.rows
+        f"<details><summary>{html.escape(table.title)}</summary>{text}</details>"
+        for table, text in zip(tables, texts, strict=True)
+        if table.is_folded and text
     ]
     return _section("more", "More tables", "\n".join(parts))
 

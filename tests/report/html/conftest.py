@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,17 @@ MANIFEST = {
     "inputs": [{"role": "profile", "name": "p", "digest": "feedc0de", "covers": "the whole file"}],
     "scenario": "# the scenario file\n",
 }
+
+
+def many_cells(result: RunResult, num_copies: int) -> RunResult:
+    """The cells of a result many times over, no two alike, with figures that compress as badly as measured ones."""
+    cells = [
+        dict(cell, budget_pages=number, tpot_p50_s=draw.random(), stall_frac=draw.random())
+        for draw in [random.Random(7)]
+        for number in range(num_copies)
+        for cell in result.summary["cells"]
+    ]
+    return RunResult(summary=result.summary | {"cells": cells}, rows={}, manifest=result.manifest)
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +62,16 @@ def page(result: RunResult) -> bytes:
 @pytest.fixture(scope="session")
 def hostile_page(hostile: RunResult) -> bytes:
     return report_file(hostile)["report.html"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips where there is none."""
+    pytest.importorskip("websocket", reason="websocket-client is not installed: it drives the browser")
+    from tests.report.html.browser import Browser, find_chromium  # noqa: PLC0415 - needs websocket-client
+
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium on the path: on Debian, apt-get install chromium")
+    with Browser(program) as found:
+        yield found

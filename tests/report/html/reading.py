@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from html.parser import HTMLParser
 from typing import Any
@@ -59,3 +61,12 @@ class PageReader(HTMLParser):
         """What the figures draw."""
         found: list[dict[str, Any]] = json.loads(self.scripts["charts"])
         return found
+
+    def all_rows(self, anchor: str) -> list[dict[str, str]]:
+        """The rows of a long table, unpacked as the page's script does."""
+        text = gzip.decompress(base64.b64decode(self.scripts[f"{anchor}-all"]))
+        columns = [
+            [shown if exact is None else exact for shown, exact in zip(part["texts"], part["values"], strict=True)]
+            for part in json.loads(text)
+        ]
+        return [dict(zip(self._heads[anchor], row, strict=True)) for row in zip(*columns, strict=True)]

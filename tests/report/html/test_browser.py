@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kvsim.experiments.pages import page_of
+from kvsim.report.html.page import page_html
 from kvsim.report.results import RunResult
-from tests.report.html.conftest import HOSTILE
+from tests.report.html.conftest import HOSTILE, many_cells
 
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed: it drives the browser")
 
-from tests.report.html.browser import Browser, find_chromium  # noqa: E402
+from tests.report.html.browser import Browser  # noqa: E402
 
 ENTER, TAB = ("Enter", 13, "\r"), ("Tab", 9, "")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium on the path: on Debian, apt-get install chromium")
-    with Browser(program) as found:
-        yield found
 
 
 @pytest.fixture
@@ -149,3 +141,36 @@ def test_names_that_look_like_markup_do_nothing(browser: Browser, hostile_page: 
     assert browser.evaluate("document.querySelector('h1').textContent") == HOSTILE
     assert HOSTILE in browser.evaluate("[...document.querySelectorAll('.legend button')].map((b) => b.textContent)")
     assert HOSTILE in browser.evaluate("[...document.querySelectorAll('.ytick text')].map((t) => t.textContent)")
+
+
+@pytest.fixture
+def long(browser: Browser, result: RunResult, tmp_path: Path) -> Browser:
+    """The browser with a page of 1,600 cells open."""
+    browser.errors.clear()
+    (tmp_path / "long.html").write_bytes(page_html(page_of(many_cells(result, 100))))
+    browser.open(tmp_path / "long.html")
+    return browser
+
+
+def test_a_long_table_is_turned_by_keyboard_and_sorted_and_filtered_as_a_whole(
+    long: Browser, result: RunResult
+) -> None:
+    values = [cell["tpot_p50_s"] for cell in many_cells(result, 100).summary["cells"]]
+    tools = "document.querySelector('input[data-filters=rows-0]').closest('.tools')"
+    says = f"{tools}.querySelector('output').textContent"
+    assert [float(text) for text in column(long, "tpot_p50_s")] == values[:100]
+    assert long.evaluate(says) == "1 to 100 of 1,600 rows"
+    long.evaluate(f"{tools}.querySelectorAll('button')[1].focus()")
+    for _ in range(16):  # one more than there are
+        long.press(*ENTER)
+    assert [float(text) for text in column(long, "tpot_p50_s")] == values[1500:]
+    assert long.evaluate(f"{tools}.querySelectorAll('button')[1].getAttribute('aria-disabled')") == "true"
+    assert long.evaluate(f"document.activeElement === {tools}.querySelectorAll('button')[1]")
+    long.evaluate("document.querySelector('#rows-0 th[data-name=tpot_p50_s] button').click()")
+    assert [float(text) for text in column(long, "tpot_p50_s")] == sorted(values)[1500:]
+    long.evaluate(f"{tools}.querySelectorAll('button')[0].click()")
+    assert [float(text) for text in column(long, "tpot_p50_s")] == sorted(values)[1400:1500]
+    field = "document.querySelector('input[data-filters=rows-0]')"
+    long.evaluate(f"{field}.value = 'lru 65536'; {field}.dispatchEvent(new Event('input'))")
+    assert long.evaluate(says) == "101 to 200 of 200 of 1,600 rows" and set(column(long, "policy")) == {"lru"}
+    assert long.errors == []

@@ -9,9 +9,9 @@ import pytest
 
 from kvsim.experiments.pages import page_of
 from kvsim.report.html.page import page_html
-from kvsim.report.html.tables import MAX_ROWS, value_text
+from kvsim.report.html.tables import PAGE_ROWS, Table, own_columns, table_html, value_text
 from kvsim.report.results import RunResult
-from tests.report.html.conftest import HOSTILE
+from tests.report.html.conftest import HOSTILE, many_cells
 from tests.report.html.reading import PageReader
 
 MAX_BYTES = 5_000_000
@@ -65,13 +65,42 @@ def test_a_page_is_small(page: bytes) -> None:
     assert len(page) < MAX_BYTES
 
 
-def test_a_page_of_very_many_cells_is_small_and_says_what_it_leaves_out(result: RunResult) -> None:
-    cells = [dict(cell, budget_pages=number) for number in range(800) for cell in result.summary["cells"]]
-    large = RunResult(summary=result.summary | {"cells": cells}, rows={}, manifest=result.manifest)
+def test_a_long_table_has_every_row_and_number(result: RunResult) -> None:
+    large = many_cells(result, 150)
+    cells = large.summary["cells"]
     text = page_html(page_of(large))
+    assert len(cells) == 2400 and len(text) < MAX_BYTES
+    page = PageReader(text)
+    for anchor in ("rows-0", "rows-1"):
+        rows = page.all_rows(anchor)
+        assert len(rows) == len(cells) and rows[:PAGE_ROWS] == page.tables[anchor]
+        for cell, row in zip(cells, rows, strict=True):
+            assert row["tpot_p50_s"] == value_text(cell["tpot_p50_s"])
+            assert row["budget_pages"] == value_text(cell["budget_pages"])
+    assert "writes all" not in text.decode()
+
+
+def test_a_page_of_very_many_cells_is_small_and_states_which_figure_it_leaves_out(result: RunResult) -> None:
+    large = many_cells(result, 1200)
+    page = page_of(large)
+    text = page_html(page)
     assert len(text) < MAX_BYTES
-    assert len(PageReader(text).tables["rows-0"]) == MAX_ROWS
-    assert f"The first {MAX_ROWS} of {len(cells):,} rows" in text.decode()
+    read = PageReader(text)
+    assert len(read.all_rows("rows-0")) == len(large.summary["cells"]) == 19_200
+    assert len(read.charts) == len(page.charts) - 1
+    assert text.decode().count("Not drawn, because it has too many points") == 1
+
+
+def test_rows_that_do_not_fit_are_left_out_and_the_page_says_so(result: RunResult) -> None:
+    cells = many_cells(result, 100).summary["cells"]
+    table = Table(title="Cells", rows=cells, columns=own_columns(cells))
+    for max_packed, least in ((30_000, PAGE_ROWS + 1), (10, PAGE_ROWS)):
+        text, used = table_html(table, "rows-0", max_packed)
+        read = PageReader(text.encode())
+        rows = read.all_rows("rows-0") if used else read.tables["rows-0"]
+        assert least <= len(rows) < len(cells) == 1600 and used <= max_packed
+        assert f"The first {len(rows):,} of 1,600 rows" in text
+        assert [row["tpot_p50_s"] for row in rows] == [value_text(cell["tpot_p50_s"]) for cell in cells[: len(rows)]]
 
 
 def test_names_that_look_like_markup_are_shown_as_text(hostile_page: bytes) -> None:

@@ -34,6 +34,7 @@ PUBLISHED = {
     "llama-3.1-8b": (8.03e9, "weights of meta-llama/Llama-3.1-8B: 8.03B"),
     "llama-3.2-1b": (1.23e9, "card of meta-llama/Llama-3.2-1B: 1.23B"),
     "llama-3.2-3b": (3.21e9, "card of meta-llama/Llama-3.2-3B: 3.21B"),
+    "llama-3.3-70b": (70.55e9, "weights of meta-llama/Llama-3.3-70B-Instruct: 141.1 GB in bf16 (oss.report)"),
     "llama-4-maverick": (400e9, "card of meta-llama/Llama-4-Maverick-17B-128E-Instruct: 400B"),
     "mixtral-8x22b": (141e9, "mistral.ai, 'Cheaper, better, faster, stronger': 141B"),
     "mixtral-8x7b": (46.7e9, "mistral.ai, 'Mixtral of experts': 46.7B"),

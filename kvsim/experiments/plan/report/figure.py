@@ -8,11 +8,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from kvsim.experiments.plan.result import Option, Plan
+from kvsim.experiments.plan.result import Option, Plan, State
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, title_panel
 from kvsim.units import format_bytes, format_seconds
 
-COLORS = {"recommended": PALETTE[2], "Pareto front": PALETTE[0], "fits": PALETTE[5], "does not fit": "#bbbbbb"}
+COLORS: dict[State, str] = {
+    "recommended": PALETTE[2],
+    "Pareto front": PALETTE[0],
+    "fits": PALETTE[1],
+    "does not fit": "#bbbbbb",
+}
 
 
 def plan_figure(plan: Plan) -> Figure:
@@ -24,7 +29,7 @@ def plan_figure(plan: Plan) -> Figure:
         "Estimated from the card's data sheet, not measured. Lines: interval of the TPOT.",
     )
     memory, times, recall = add_panels(figure, 1, 3, sharey=True)[0]
-    groups = [_group(plan, option) for option in options]
+    groups = [plan.state(option) for option in options]
     colors = [COLORS[group] for group in groups]
     places = range(len(options))
     memory.barh(places, [option.device_bytes / 2**30 for option in options], color=colors)
@@ -36,7 +41,9 @@ def plan_figure(plan: Plan) -> Figure:
     title_panel(recall, "attention recall, %")
     memory.set_yticks(places, [option.name for option in options], fontsize=9)
     memory.invert_yaxis()
-    bars = {group: memory.containers[0].patches[groups.index(group)] for group in COLORS if group in groups}
+    bars: dict[str, Any] = {
+        group: memory.containers[0].patches[groups.index(group)] for group in COLORS if group in groups
+    }
     legend_above(figure, bars)
     return figure
 
@@ -49,11 +56,3 @@ def _draw_times(axis: Any, options: Sequence[Option], colors: Sequence[str]) -> 
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
     axis.xaxis.set_minor_formatter(NullFormatter())
     title_panel(axis, "TPOT")
-
-
-def _group(plan: Plan, option: Option) -> str:
-    if option.name == plan.recommended:
-        return "recommended"
-    if option.name in plan.front:
-        return "Pareto front"
-    return "fits" if option.fits else "does not fit"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from kvsim.experiments.plan.memory import Memory
 from kvsim.experiments.plan.result import Option, Plan
 from kvsim.report.text import WIDTH, aligned, wrapped
 from kvsim.units import format_bytes, format_seconds
@@ -70,13 +69,14 @@ def _memory(plan: Plan) -> Iterator[str]:
     ]
     yield from aligned([("memory", verdict), *((name, format_bytes(size)) for name, size in rows)])
     yield ""
-    yield from wrapped(_largest(plan, memory))
+    yield from wrapped(largest_text(plan))
 
 
-def _largest(plan: Plan, memory: Memory) -> str:
+def largest_text(plan: Plan) -> str:
+    """Return the largest KV cache, context and batch that fit whole."""
+    request, memory = plan.request, plan.memory
     if not memory.max_kv_tokens:
         return "Nothing is left for the KV cache."
-    request = plan.request
     context = f"{memory.max_context_tokens:,} tokens" if memory.max_context_tokens else "none"
     sequences = "1 sequence" if request.batch == 1 else f"{request.batch:,} sequences"
     return (

@@ -14,44 +14,92 @@
   const shade = (color) => (isDark() && lighter[color]) || color;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  // --- tables: sorted by a button in each head, filtered by a field ---
-  const valueOf = (cell) => cell.dataset.value ?? cell.textContent;
-  function compare(a, b) {
-    const isEmptyA = a === "" || a === "-", isEmptyB = b === "" || b === "-";
-    if (isEmptyA || isEmptyB) return null; // last, whichever way it is sorted
-    const x = Number(a), y = Number(b);
-    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+  // --- tables: sorted by a button in each head, filtered by a field; of long ones a part at a time ---
+  const PART = 100;
+  const tables = new Map();
+  for (const table of document.querySelectorAll("table")) {
+    const rows = [...table.tBodies[0].rows].map((element, number) => ({
+      number, element, cells: [...element.cells].map((cell) => [cell.textContent, cell.dataset.value ?? cell.textContent]),
+    }));
+    const tools = table.closest(".scroll").previousElementSibling;
+    tables.set(table.id, { table, rows, shown: rows, first: 0, size: Infinity, tools: tools?.matches(".tools") ? tools : null });
   }
-  function sort(head) {
-    const table = head.closest("table"), body = table.tBodies[0];
-    const column = [...head.parentNode.children].indexOf(head);
-    const isDown = head.getAttribute("aria-sort") === "ascending";
-    for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
-    const isEmpty = (row) => ["", "-"].includes(valueOf(row.cells[column]));
-    const rows = [...body.rows].sort((a, b) => {
-      const order = compare(valueOf(a.cells[column]), valueOf(b.cells[column]));
-      if (order === null) return isEmpty(a) - isEmpty(b);
-      return (isDown ? -order : order) || a.dataset.row - b.dataset.row;
+  function elementOf(one, row) {
+    if (row.element) return row.element;
+    row.element = document.createElement("tr");
+    const heads = one.table.tHead.rows[0].cells;
+    row.element.append(...row.cells.map(([text, value], column) => {
+      const cell = document.createElement("td");
+      cell.textContent = text;
+      if (value !== text) cell.dataset.value = value;
+      if (heads[column].className === "text") cell.className = "text";
+      return cell;
+    }));
+    return row.element;
+  }
+  function show(one) {
+    one.first = Math.max(0, Math.min(one.first, Math.ceil(one.shown.length / one.size - 1) * one.size || 0));
+    const part = one.shown.slice(one.first, one.first + one.size);
+    one.table.tBodies[0].replaceChildren(...part.map((row) => elementOf(one, row)));
+    if (!one.tools) return;
+    const isFiltered = one.shown.length < one.rows.length;
+    const count = (number) => number.toLocaleString("en");
+    const ofAll = isFiltered ? `${count(one.shown.length)} of ${count(one.rows.length)} rows` : `${count(one.rows.length)} rows`;
+    const isPart = part.length < one.shown.length;
+    one.tools.querySelector("output").textContent =
+      isPart ? `${count(one.first + 1)} to ${count(one.first + part.length)} of ${ofAll}` : isFiltered ? ofAll : "";
+    for (const button of one.tools.querySelectorAll("[data-turns]")) {
+      const next = one.first + Number(button.dataset.by);
+      button.setAttribute("aria-disabled", String(next < 0 || next >= one.shown.length)); // keeps the focus
+    }
+  }
+  function arrange(one) {
+    const words = (one.tools?.querySelector("input").value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    one.shown = one.rows.filter((row) => {
+      const text = words.length ? row.cells.map(([shown]) => shown).join(" ").toLowerCase() : "";
+      return words.every((word) => text.includes(word));
     });
-    body.append(...rows);
+    const head = one.table.querySelector("th[aria-sort]");
+    if (head) one.shown.sort(orderBy(head.cellIndex, head.getAttribute("aria-sort") === "descending"));
+    show(one);
   }
+  const orderBy = (column, isDown) => (a, b) => {
+    const x = a.cells[column][1], y = b.cells[column][1];
+    const isEmpty = [x, y].map((value) => ["", "-"].includes(value)); // last, whichever way it is sorted
+    if (isEmpty[0] || isEmpty[1]) return isEmpty[0] - isEmpty[1] || a.number - b.number;
+    const order = Number.isNaN(Number(x)) || Number.isNaN(Number(y)) ? x.localeCompare(y) : x - y;
+    return (isDown ? -order : order) || a.number - b.number;
+  };
   for (const button of document.querySelectorAll("th button")) {
-    button.addEventListener("click", () => sort(button.parentNode));
+    button.addEventListener("click", () => {
+      const head = button.parentNode, isDown = head.getAttribute("aria-sort") === "ascending";
+      for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
+      arrange(tables.get(head.closest("table").id));
+    });
   }
   for (const field of document.querySelectorAll("input[data-filters]")) {
-    const table = document.getElementById(field.dataset.filters);
-    const output = field.closest(".tools").querySelector("output");
-    field.addEventListener("input", () => {
-      const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const rows = [...table.tBodies[0].rows];
-      for (const row of rows) {
-        const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-      }
-      const shown = rows.filter((row) => !row.hidden).length;
-      output.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+    field.addEventListener("input", () => arrange(tables.get(field.dataset.filters)));
+  }
+  for (const button of document.querySelectorAll("[data-turns]")) {
+    button.addEventListener("click", () => {
+      const one = tables.get(button.dataset.turns);
+      one.first += Number(button.dataset.by);
+      one.table.closest(".scroll").scrollTop = 0;
+      show(one);
     });
+  }
+  async function unpackRows() {
+    for (const one of tables.values()) {
+      const packed = document.getElementById(`${one.table.id}-all`);
+      if (!packed) continue;
+      const columns = JSON.parse(await unpacked(packed));
+      one.rows = columns[0].texts.map((_, number) => ({
+        number, cells: columns.map(({ texts, values }) => [texts[number], values[number] ?? texts[number]]),
+      }));
+      one.size = PART;
+      arrange(one);
+    }
   }
 
   // --- figures ---
@@ -137,11 +185,14 @@
     });
     place.addEventListener("blur", () => place.data && window.Plotly.Fx.unhover(place));
   }
+  async function unpacked(element) {
+    const packed = Uint8Array.from(atob(element.textContent.trim()), (c) => c.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
   async function unpack() {
-    const packed = Uint8Array.from(atob(document.getElementById("library").textContent.trim()), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    await unpackRows();
     const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
+    script.textContent = await unpacked(document.getElementById("library"));
     document.head.append(script);
     refresh();
     document.documentElement.dataset.ready = "yes";
