@@ -241,10 +241,10 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
         expected = written.get(name)
         try:
             check_regular(path / name)
-            found = file_digest(path / name)
+            digest = file_digest(path / name)
         except OSError as problem:
             raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
-        if found != expected:
+        if digest != expected:
             raise ResultError(f"{path / name}: damaged: it is not what was written; run it again")
 
 
