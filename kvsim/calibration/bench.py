@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +68,7 @@ class Bench:
         quota_pages: int = 4,
         is_filling: bool = False,
         predicts: bool = False,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Iterator[tuple[Decoder, Schedule, Stamps, PagePool]]:
         """Yield a stamped decoder whose context never grows: each step writes its token where the last one did.
 
@@ -79,6 +80,8 @@ class Bench:
             The token written is a page's last one, so that every step writes each open page back.
         predicts
             Every layer but the last scores the next one's pages too.
+        arguments
+            Of the policy.
         """
         each = context_tokens // num_sequences - (0 if is_filling else SHORT_TOKENS // num_sequences)
         pages = pages_of(each, page_tokens) + 1  # room to grow, as a run has
@@ -94,7 +97,7 @@ class Bench:
         given = DecodeInput(
             selector=schedule,
             channel="estimate:quest",
-            policy=make_policy(policy, setting, {}),
+            policy=make_policy(policy, setting, arguments or {}),
             setting=setting,
             page_tokens=page_tokens,
             pinned_first_pages=0,

@@ -16,7 +16,7 @@ from kvsim.calibration import cuda
 from kvsim.calibration.bench import WARMUP_STEPS, Advance, Bench
 from kvsim.calibration.fit import Sample, fit_table
 from kvsim.calibration.forward_costs import cache_tables
-from kvsim.calibration.host_costs import HostCosts, host_samples, num_host_steps
+from kvsim.calibration.host_costs import TIMED_POLICIES, HostCosts, Timed, host_samples, num_host_steps
 from kvsim.calibration.interference import compute_slowdown_frac
 from kvsim.calibration.links import link_samples, num_link_points
 from kvsim.calibration.machine import describe_machine, device_memory_bytes
@@ -32,6 +32,7 @@ from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.errors import CalibrationError
+from kvsim.policies import cost_name
 from kvsim.profile.profile import SCHEMA_VERSION, SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import DType, ModelShape, Quantisation, find_shape
@@ -80,6 +81,7 @@ def calibrate(
     command: str = "",
     progress: Progress | None = None,
     cost_tables: Sequence[CostTables] = (),
+    policies: Sequence[Timed] = (),
 ) -> Profile:
     """Return what this machine's decode steps and copies cost.
 
@@ -96,6 +98,8 @@ def calibrate(
     bandwidth_bytes_per_s
         What the emulated link of a machine without a GPU is held to, `DEFAULT_BANDWIDTH_BYTES_PER_S` where absent. A
         GPU's link is slowed to it: an emulated one, for a cross-check that must be able to stall.
+    policies
+        Whose decisions are timed besides `TIMED_POLICIES`: names and arguments.
 
     Raises
     ------
@@ -123,6 +127,7 @@ def calibrate(
         name=name or f"{device}-{_stem(model, shape)}",
         command=command,
         cost_tables=cost_tables,
+        policies=_without_doubles((*TIMED_POLICIES, *policies)),
     )
     with torch.inference_mode(), _one_thread(), cudnn_left_out():
         if device == "cuda":
@@ -142,6 +147,7 @@ class _Given:
     name: str
     command: str
     cost_tables: Sequence[CostTables]
+    policies: Sequence[Timed]
 
     @property
     def num_layers(self) -> int:
@@ -160,6 +166,10 @@ class _Given:
         return advance
 
 
+def _without_doubles(policies: Sequence[Timed]) -> list[Timed]:
+    return list({cost_name(name, arguments): (name, arguments) for name, arguments in policies}.values())
+
+
 def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     neighbours = Neighbours()
     plan = given.plan
@@ -175,8 +185,10 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     )
     instrument_s = _instrument_s()
     segments = _tables(_compute_samples(bench), instrument_s)
-    bench.advance = given.advance("decisions", num_host_steps(plan) + WARMUP_STEPS + plan.num_slowed_steps)
-    host = host_samples(bench)
+    bench.advance = given.advance(
+        "decisions", num_host_steps(plan, given.policies) + WARMUP_STEPS + plan.num_slowed_steps
+    )
+    host = host_samples(bench, given.policies)
     slowdown_frac = compute_slowdown_frac(bench)
     advance = given.advance("link", num_link_points(plan))
     link = link_samples(tokens, plan, bandwidth_bytes_per_s=bandwidth_bytes_per_s, advance=advance)
@@ -226,9 +238,9 @@ def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
     host_tables = _tables(_compute_samples(bench), instrument_s)
     device_tables = _tables(_compute_samples(on_device), 0.0)
     bench.advance = on_device.advance = given.advance(
-        "decisions", num_host_steps(plan) + WARMUP_STEPS + plan.num_slowed_steps
+        "decisions", num_host_steps(plan, given.policies) + WARMUP_STEPS + plan.num_slowed_steps
     )
-    host = host_samples(bench)
+    host = host_samples(bench, given.policies)
     tail_s = cuda.tail_s()
     slowed = ""
     if slowed_bytes_per_s is not None:

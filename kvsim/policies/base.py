@@ -115,5 +115,9 @@ def read_only(array: NDArray[AnyScalar]) -> NDArray[AnyScalar]:
 
 
 def reads_speculation(policy: Policy) -> bool:
-    """Return whether `policy` asks for `View.speculation`: its attribute of this name is true; absent, it is not."""
+    """Return whether `policy` asks for `View.speculation` in its next decision.
+
+    Its attribute of this name is true; absent, it is not. A policy that asks at all has it true when it is made, and
+    may change it when it starts and in any decision.
+    """
     return bool(getattr(policy, "reads_speculation", False))

@@ -64,6 +64,12 @@ POLICIES: dict[str, Entry] = {
         "ours; ArkVale (NeurIPS 2024), FreeKV",
         compiled="kvsim.policies.standalone.compiled_attention:CompiledAttention",
     ),
+    "predictive": Entry(
+        "kvsim.policies.standalone.predictive:Predictive",
+        "policy",
+        "ours, on InfiniGen's prediction",
+        compiled="kvsim.policies.standalone.compiled_predictive:CompiledPredictive",
+    ),
     "sink-window": Entry(
         "kvsim.policies.dropping.sink_window:SinkWindow", "dropping", "StreamingLLM, arXiv 2309.17453"
     ),

@@ -53,7 +53,6 @@ class Residency:
     def __init__(self, policy: Policy, setting: Setting, *, pinned_first_pages: int, pinned_last_pages: int) -> None:
         self.setting = setting
         self.policy = policy
-        self._shows_speculation = reads_speculation(policy)
         self._drops = policy.attends == "resident"
         self._pinned_first_pages = pinned_first_pages
         self._pinned_last_pages = pinned_last_pages
@@ -147,6 +146,7 @@ class Residency:
         held = self._evictable[selected]
         self._evictable[selected] = False
         self._prefetchable[misses] = False
+        is_shown = speculation is not None and reads_speculation(self.policy)
         plan = self.policy.decide(
             View(
                 step=step,
@@ -154,7 +154,7 @@ class Residency:
                 selected=read_only(selected),
                 misses=read_only(misses),
                 scores=read_only(scores),
-                speculation=read_only(speculation) if self._shows_speculation and speculation is not None else None,
+                speculation=read_only(speculation) if is_shown and speculation is not None else None,
                 resident=self._shown_resident,
                 evictable=self._shown_evictable,
                 prefetchable=self._shown_prefetchable,

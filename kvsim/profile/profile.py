@@ -226,8 +226,8 @@ class Profile(Strict):
         """Return the name in `policies` of the table that stands for decisions of `policy`.
 
         A policy that was never timed takes the table ``*``, which a profile may give for any other; else a built-in
-        evictor takes that of ``lru``, and what may cost more, an evictor with a prefetcher or an admission and somebody
-        else's policy, that of ``attention``, the most expensive that calibration times. `stands_in` returns it.
+        evictor takes that of ``lru``, and what may cost more, an evictor with a prefetcher or an admission,
+        ``predictive`` and somebody else's policy, that of ``attention``. `stands_in` returns it.
 
         Raises
         ------
@@ -235,8 +235,8 @@ class Profile(Strict):
             If the profile has none of these.
         """
         evictor, *parts = policy.split("+")
-        is_alone = not parts and ":" not in policy
-        for name in (policy, "*", *(["lru"] if is_alone else ["attention", evictor, "lru"])):
+        is_cheap = not parts and ":" not in policy and policy != "predictive"
+        for name in (policy, "*", *(["lru"] if is_cheap else ["attention", evictor, "lru"])):
             if name in self.policies:
                 return name
         raise CalibrationError(

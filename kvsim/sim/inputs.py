@@ -42,12 +42,12 @@ class SimulationInput:
 
     @property
     def shows_speculation(self) -> bool:
-        """Whether the policy sees the next layer's scores as predicted."""
+        """Whether the policy sees the next layer's scores as predicted; it may change its mind in any decision."""
         return not self.reads_all and reads_speculation(self.policy)
 
     @property
     def predicts(self) -> bool:
-        """Whether somebody needs the next layer's scores predicted: the policy, or the selector."""
+        """Whether somebody needs the next layer's scores predicted now: the policy, or the selector."""
         return self.shows_speculation or (not self.reads_all and self.replay.selects_by_speculation)
 
     def make_residency(self) -> Residency:

@@ -124,8 +124,6 @@ class _Host:
         self._writing_back: dict[int, simpy.Event] = {}
         self._last_attention: Work | None = None
         self._reads_all = run_input.reads_all
-        self._shows_speculation = run_input.shows_speculation
-        self._predicts = run_input.predicts
 
     def run(self) -> Process[None]:
         """Decode every step."""
@@ -153,7 +151,7 @@ class _Host:
         self._place = step, layer
         reading = run_input.replay.at(step, layer, everything=self._reads_all)
         yield from self._launch("attention_input", self._batch)
-        if self._predicts and layer + 1 < run_input.setting.grid.num_layers:
+        if run_input.predicts and layer + 1 < run_input.setting.grid.num_layers:
             yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
             scored = yield from self._launch("select", int(reading.num_pages.sum()))
@@ -166,7 +164,7 @@ class _Host:
             selected=reading.selected,
             scores=reading.scores,
             num_pages=reading.num_pages,
-            speculation=run_input.replay.speculation(step, layer) if self._shows_speculation else None,
+            speculation=run_input.replay.speculation(step, layer) if run_input.shows_speculation else None,
         )
         if run_input.drops:
             reading = Reading(

@@ -15,6 +15,7 @@ from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # no
 from kvsim.engine.model.families import weightings_of  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
+from kvsim.engine.paged.host_queries import host_queries  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.traces import open_trace  # noqa: E402
@@ -64,12 +65,13 @@ def test_live_speculation_is_what_a_capture_records(model, tiny_tokenizer, lette
     live = record(
         model, snapshot, tmp_path / "live.kvtrace", channel=channel, selector=EVERY_PAGE, forced=ids[:, PROMPT:]
     )
+    tolerance = 0.1 if host_queries(model) is not None else ONE_ROUNDING  # 8 bits of weights
     for step in range(STEPS):
         assert not live.scores(step, 0, NEXT_LAYER, PAGE_TOKENS).any()
         for layer in range(1, live.num_layers):
             found = live.scores(step, layer, NEXT_LAYER, PAGE_TOKENS)
             expected = captured.scores(step, layer, NEXT_LAYER, PAGE_TOKENS)
-            np.testing.assert_allclose(found, expected, rtol=ONE_ROUNDING, atol=1e-6)
+            np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-6)
             if (PROMPT + step) % PAGE_TOKENS == 0:
                 assert found[0, -1] == 0  # the page that this token will open
 

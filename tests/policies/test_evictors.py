@@ -90,6 +90,33 @@ def test_compiled_attention_decides_as_its_plain_twin(
 
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    frac=st.floats(0.45, 0.9),
+    batch=st.integers(1, 2),
+    quota=st.integers(0, 6),
+    reach=st.floats(0.3, 3.0),
+    pays_from=st.sampled_from([0.0, 0.5, 1.5]),
+)
+def test_compiled_predictive_decides_as_its_plain_twin(
+    partition: str, seed: int, frac: float, batch: int, quota: int, reach: float, pays_from: float
+) -> None:
+    replay = make_replay(DriftingSource(num_steps=24, start_tokens=250, seed=seed, num_sequences=batch))
+    setting = setting_of(replay, partition, frac, quota, seed)
+    arguments = {"reach_frac": reach, "pays_from_pages": pays_from}
+    twins: list[Any] = [
+        make_policy("predictive", setting, {**arguments, "compiled": choice}) for choice in (True, False)
+    ]
+    compiled, plain = (drive(twin, setting, replay) for twin in twins)
+    for left, right in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(left.victims, right.victims)
+        np.testing.assert_array_equal(left.prefetches, right.prefetches)
+    assert twins[0].confidence == twins[1].confidence
+    assert twins[0].reads_speculation == twins[1].reads_speculation
+
+
+@pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @pytest.mark.parametrize("name", EVICTORS)
 @settings(max_examples=25)
 @given(data=st.data())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies import POLICIES, Decision, Paged, Plan, Policy, Residency, Setting, View, find_policy, make_policy
+from kvsim.policies.base import reads_speculation
 from kvsim.policies.future import is_oracle
 from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
@@ -32,7 +33,12 @@ def drive(policy: Policy, setting: Setting, replay: Replay) -> list[Decision]:
             reading = replay.at(step, layer, everything=policy.attends == "everything")
             before = residency.resident.copy()
             decision = residency.decide(
-                step=step, layer=layer, selected=reading.selected, scores=reading.scores, num_pages=reading.num_pages
+                step=step,
+                layer=layer,
+                selected=reading.selected,
+                scores=reading.scores,
+                num_pages=reading.num_pages,
+                speculation=replay.speculation(step, layer) if reads_speculation(policy) else None,
             )
             after = residency.resident
             if policy.attends != "resident":
@@ -81,10 +87,15 @@ def test_pages_are_conserved_and_selected_pages_resident(
 def test_pools_of_a_layer_each_are_kept_apart(name: str) -> None:
     replay = make_replay(DriftingSource())
     setting = setting_for(name, replay, 0.4, partition="per_layer")
+    num_layers = replay.grid.num_layers
     for number, decision in enumerate(drive(make_policy(name, setting, {}), setting, replay)):
-        layer = number % replay.grid.num_layers
+        layer = number % num_layers
         moved = np.concatenate((decision.victims, decision.prefetches, decision.misses))
-        assert (replay.grid.layer_of(moved) == layer).all()
+        # a layer that predicts the next one prefetches for that, into slots of its pool
+        own = [layer, (layer + 1) % num_layers] if name == "predictive" else [layer]
+        assert np.isin(replay.grid.layer_of(moved), own).all()
+        came = replay.grid.layer_of(np.concatenate((decision.misses, decision.prefetches)))
+        assert (np.bincount(came, minlength=num_layers) <= setting.capacity_pages // num_layers).all()
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kvsim.policies.selectors import Full, Threshold, TopK
+from kvsim.kernels.pages.top_k import top_k
+from kvsim.policies.selectors import Full, Threshold, TopK, middle_of
 
 SCORES = hnp.arrays(np.float16, st.integers(1, 40), elements=st.sampled_from([0.0, 0.125, 0.25, 0.5, 1.0]))
 SMALL = st.integers(0, 5)
@@ -50,3 +51,19 @@ def test_threshold_never_takes_more_than_its_bound() -> None:
 def test_full_reads_every_page() -> None:
     assert Full().select(np.zeros(5), 4).tolist() == [0, 1, 2, 3]
     assert Full().max_pages(7) == 7
+
+
+@given(
+    scores=SCORES | hnp.arrays(np.float16, st.integers(1, 40), elements=st.floats(0, 1, width=16)),
+    k_pages=st.integers(0, 45),
+    sinks=SMALL,
+    recent=SMALL,
+)
+def test_the_compiled_choice_of_the_engine_is_that_of_top_k(
+    scores: np.ndarray, k_pages: int, sinks: int, recent: int
+) -> None:
+    scores = np.abs(scores)  # -0.0 is no score
+    selector = TopK(k_pages=k_pages, sink_pages=sinks, recent_pages=recent)
+    first, last = middle_of(scores.size, sinks, recent)
+    chosen = top_k(scores.view(np.uint16), first, last, k_pages, scores.size)
+    np.testing.assert_array_equal(chosen, selector.select(scores, scores.size))

@@ -40,6 +40,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "attention": ("attention", {}),
     "resident": ("resident", {}),
     "stream": ("stream", {}),
+    "predictive": ("predictive", {"pays_from_pages": 1.5}),
 }
 
 

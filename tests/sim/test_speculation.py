@@ -91,3 +91,37 @@ def test_where_everything_is_read_nothing_is_prediction() -> None:
     policy = Speculative(setting)
     simulate_decode(make_input(replay, policy, setting, without_cost()))
     assert not policy.seen
+
+
+@pytest.mark.parametrize(("pays_from_pages", "predicts"), [(0.0, True), (100.0, False)])
+def test_the_predictive_policy_pays_for_predictions_only_where_layers_need_pages(
+    pays_from_pages: float, predicts: bool
+) -> None:
+    """It learns what layers need in the first step, in which nothing is predicted."""
+    dear = make_profile()
+    segments = dear.segments | {SPECULATE: dear.segments[SPECULATE].model_copy(update={"device": constant(7e-4)})}
+    dear = dear.model_copy(update={"segments": segments})
+
+    def predictive(setting: Setting) -> Policy:
+        return make_policy("predictive", setting, {"pays_from_pages": pays_from_pages})
+
+    _, rows = run(make_replay(DriftingSource()), predictive, dear)
+    _, plain = run(make_replay(DriftingSource()), lru, dear)
+    predicted_s = rows["select_s"] - plain["select_s"]
+    np.testing.assert_allclose(predicted_s[2:], 2 * 7e-4 if predicts else 0.0, atol=1e-12)
+    np.testing.assert_allclose(predicted_s[0], 0.0, atol=1e-12)
+
+
+def test_predicted_pages_come_before_their_layer_and_push_out_what_is_needed_latest() -> None:
+    """With exact predictions most misses of the history's policy are prefetched in time."""
+    source = DriftingSource(num_steps=40)
+
+    def policy_of(name: str, **arguments: Any) -> Callable[[Setting], Policy]:
+        return lambda setting: make_policy(name, setting, arguments)
+
+    _, by_history = run(make_replay(source), policy_of("attention"), make_profile(), capacity_frac=0.35)
+    _, predictive = run(
+        make_replay(source), policy_of("predictive", pays_from_pages=0.0, reach_frac=1.0), make_profile(), 0.35
+    )
+    misses, fewer = (int(rows["misses"][4:].sum()) for rows in (by_history, predictive))
+    assert fewer < 0.6 * misses, (fewer, misses)

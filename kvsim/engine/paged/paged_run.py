@@ -16,7 +16,7 @@ from kvsim.engine.model.held import held_by
 from kvsim.engine.paged.attention import attend_pages
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.prefill import Snapshot
-from kvsim.engine.paged.scoring import Scoring, Seen
+from kvsim.engine.paged.scoring import Scoring, Seen, choose
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import Tally, check_agreement
@@ -61,7 +61,7 @@ class DecodeInput:
 
     @property
     def predicts(self) -> bool:
-        """Whether each layer predicts the scores of the next: for the policy, the selector or a recording."""
+        """Whether the next layer's scores are predicted now: for the policy, the selector or a recording."""
         wants = self.records_speculation or self.channel == NEXT_LAYER or reads_speculation(self.policy)
         return self.scores_pages and wants
 
@@ -247,7 +247,9 @@ class PagedRun:
         query = self._queries.inward(layer, query)
         context = self.context_tokens + 1
         num_pages = pages_of(context, self.given.page_tokens)
-        predicted = self._scoring.predict(layer, context) if self._scoring is not None else None
+        predicted = None
+        if self._scoring is not None and self.given.predicts:
+            predicted = self._scoring.predict(layer, context)
         self._mark()
         seen, selected = self._select(layer, query, num_pages, predicted)
         self._mark()
@@ -284,7 +286,7 @@ class PagedRun:
             self._mark()
             seen = self._scoring.read(on_device)
             self._mark()
-            chosen = [selector.select(row, num_pages) for row in seen.scores]
+            chosen = [choose(selector, row, num_pages) for row in seen.scores]
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
         return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from kvsim.engine.model.families import weightings_of
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.summaries import QuestSummaries, make_summaries
+from kvsim.kernels.pages.top_k import top_k
+from kvsim.policies.selectors import Selector, TopK, middle_of
 from kvsim.traces.access.base import NEXT_LAYER
-from kvsim.types import PageGrid, Scores, pages_of
+from kvsim.types import IntArray, PageGrid, Scores, pages_of
+
+
+def choose(selector: Selector, scores: Scores, num_pages: int) -> IntArray:
+    """Return what a selector chooses of one sequence's pages by scores in float16, compiled where it is `TopK`."""
+    if not isinstance(selector, TopK):
+        return selector.select(scores, num_pages)
+    first, last = middle_of(num_pages, selector.sink_pages, selector.recent_pages)
+    chosen: IntArray = top_k(scores.view(np.uint16), first, last, selector.k_pages, num_pages)
+    return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from kvsim.engine.model.families import Queries, Rotary, decoder_layers, weightings_of
+from kvsim.engine.paged.host_queries import HostQueries, host_queries
 from kvsim.engine.paged.summaries import QuestSummaries
 
 
@@ -22,7 +23,7 @@ class Speculation:
     """
 
     def __init__(self, model: Any, summaries: QuestSummaries) -> None:
-        self._queries = Queries(model)
+        self._queries: Queries | HostQueries = host_queries(model) or Queries(model)
         self._weightings = weightings_of(model)
         self._summaries = summaries
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None
@@ -41,7 +42,7 @@ class Speculation:
         self._heard = None
         query = self._queries.of(layer, hidden, rotary)
         known = self._summaries.scores(layer, query, known_pages, self._weightings[layer])
-        return torch.nn.functional.pad(known, (0, num_pages - known_pages))
+        return known if known_pages == num_pages else torch.nn.functional.pad(known, (0, num_pages - known_pages))
 
 
 def listen(model: Any, hear: Callable[[torch.Tensor, Rotary | None], None]) -> list[RemovableHandle]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from kvsim.calibration import calibrate
 from kvsim.calibration.measure import CostTables, Progress
 from kvsim.calibration.staleness import judge, reasons_here
 from kvsim.errors import ScenarioError
 from kvsim.experiments.types import Job
+from kvsim.policies import ADMISSIONS, POLICIES, PREFETCHERS
 from kvsim.profile.choose import profile_in_file
 from kvsim.profile.profile import Profile, load_profile, write_profile
 from kvsim.scenario.decode import Scenario
@@ -87,4 +89,21 @@ def _calibrated(
         command=command,
         progress=progress,
         cost_tables=cost_tables,
+        policies=_composed(scenario),
     )
+
+
+def _composed(scenario: Scenario) -> list[tuple[str, dict[str, Any]]]:
+    """Return the scenario's evictors with a built-in prefetcher or admission: what deciding costs there is their own.
+
+    Bounds are left out, which need the future.
+    """
+    chosen = []
+    for choice in scenario.run.policies:
+        parts: dict[str, Any] = {
+            part: choice.arguments[part] for part in ("prefetch", "admission") if part in choice.arguments
+        }
+        entries = [POLICIES.get(choice.name), *((PREFETCHERS | ADMISSIONS).get(str(name)) for name in parts.values())]
+        if parts and all(entry is not None and not entry.is_oracle for entry in entries):
+            chosen.append((choice.name, parts))
+    return chosen

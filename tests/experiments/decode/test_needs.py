@@ -106,9 +106,9 @@ print(status["VmHWM"].split()[0], file=sys.stderr)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's memory")
 def test_memory_is_what_was_worked_out(tmp_path):
-    """The difference of two sizes, so that Python and its libraries do not count."""
+    """The difference of two sizes, so that Python and its libraries do not count; the first run compiles kernels."""
     used_bytes = []
-    for context in (65_536, 524_288):
+    for context in (65_536, 65_536, 524_288):
         changes = ["sweep={}", "trace.num_steps=9", "page_tokens=32", "run.policies=lru"]
         changes += ["budget.context_frac=0.3", f"trace.extrapolate.context_tokens={context}"]
         command = [sys.executable, "-c", MEASURED, *changes]
@@ -116,7 +116,7 @@ def test_memory_is_what_was_worked_out(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
         used_bytes.append(int(done.stderr.splitlines()[-1]) * 1024)
     num_ids = 32 * (524_288 - 65_536) // 32
-    assert needs.PAGE_ID_BYTES / 4 < (used_bytes[1] - used_bytes[0]) / num_ids < needs.PAGE_ID_BYTES
+    assert needs.PAGE_ID_BYTES / 4 < (used_bytes[2] - used_bytes[1]) / num_ids < needs.PAGE_ID_BYTES
 
 
 @pytest.mark.parametrize(

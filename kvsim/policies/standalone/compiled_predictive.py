@@ -1,0 +1,73 @@
+"""The policy `predictive`, compiled: it decides as its plain twin does, in `kvsim.kernels.pages.speculated_use`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kvsim.kernels.pages import speculated_use
+from kvsim.policies.base import NOTHING, Plan, Setting, View
+from kvsim.policies.standalone.predictive import Predictive
+
+
+class CompiledPredictive(Predictive):
+    """`kvsim.policies.standalone.predictive.Predictive`, compiled."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        decay_frac: float = 0.7,
+        target_precision_frac: float = 0.5,
+        confidence: float = 0.5,
+        confidence_step: float = 0.01,
+        error_decay_frac: float = 0.8,
+        reach_frac: float = 1.5,
+        pays_from_pages: float = 1.0,
+        need_decay_frac: float = 0.8,
+    ) -> None:
+        super().__init__(
+            setting,
+            decay_frac=decay_frac,
+            target_precision_frac=target_precision_frac,
+            confidence=confidence,
+            confidence_step=confidence_step,
+            error_decay_frac=error_decay_frac,
+            reach_frac=reach_frac,
+            pays_from_pages=pays_from_pages,
+            need_decay_frac=need_decay_frac,
+        )
+        grid = setting.grid
+        self._tables = np.stack((self._recent, self._use))  # recent scores and predicted use, [2, num_page_ids]
+        self._use = self._tables[1]
+        self._logs = np.zeros((2, grid.num_pages))
+        self._by_layer = np.zeros((grid.num_layers, grid.num_sequences + 2), dtype=np.int64)
+        self._no_speculation = np.zeros((grid.num_sequences, 0))
+        decays = float(decay_frac), float(error_decay_frac), float(need_decay_frac)
+        self._arguments = float(confidence_step), float(target_precision_frac), *decays, float(reach_frac)
+        num_pools = 1 if self._is_shared else grid.num_layers
+        step = grid.num_layers * grid.pages_per_layer
+        self._pools = num_pools, setting.capacity_pages // num_pools, grid.pages_per_layer, step
+
+    def decide(self, view: View) -> Plan:
+        """Return the pages of least predicted use as victims, and the likely ones of the next layer, or of this one."""
+        speculation = self._no_speculation if view.speculation is None else view.speculation.astype(np.float64)
+        found: Any = speculated_use.decide(
+            self._tables,
+            self._logs,
+            self._by_layer,
+            self._needs,
+            self._is_unread,
+            view.scores.astype(np.float64),
+            speculation,
+            view.selected,
+            view.misses.size,
+            (view.resident, view.evictable, view.prefetchable),
+            (float(self.confidence), *self._arguments),
+            (view.layer, int(view.free_slots), view.prefetch_quota),
+            self._pools,
+        )
+        victims, prefetches, self.confidence = found
+        self._choose_prediction(view.layer)
+        return Plan(victims=victims, prefetches=prefetches) if victims.size or prefetches.size else NOTHING
