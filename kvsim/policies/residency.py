@@ -64,9 +64,16 @@ class Residency:
         self._pools = grid.num_layers if setting.partition == "per_layer" else 1
         self._pool_capacity = setting.capacity_pages // self._pools
         self._free: IntArray = np.full(self._pools, self._pool_capacity, dtype=np.int64)
+        self._may_return: BoolArray | None = None
         self._shown_resident = read_only(self.resident)
         self._shown_evictable = read_only(self._evictable)
         self._shown_prefetchable = read_only(self._prefetchable)
+
+    def end(self, ended: BoolArray) -> None:
+        """Keep policies from prefetching pages of the sequences that have ended, ``[num_sequences]``."""
+        grid = self.setting.grid
+        self._may_return = np.repeat(~ended, grid.num_layers * grid.pages_per_layer)
+        self._prefetchable &= self._may_return
 
     @property
     def page_table(self) -> PageTable:
@@ -124,7 +131,8 @@ class Residency:
             Pages that attention reads now, ascending, the open ones among them.
         num_pages
             Pages of this layer of each sequence now, the open one included, ``[num_sequences]``; a growth by one
-            since the last step opens a page, which takes a slot before anything is selected.
+            since the last step opens a page, which takes a slot before anything is selected. 0 for a sequence that has
+            ended: it selects nothing.
         speculation
             The next layer's scores as predicted here; the policy sees them if it asks for them.
 
@@ -136,7 +144,7 @@ class Residency:
         """
         opened = self._open_pages(layer, num_pages)
         if self._drops:
-            return self._drop(step=step, layer=layer, scores=scores, opened=opened)
+            return self._drop(step=step, layer=layer, scores=scores, num_pages=num_pages, opened=opened)
         was_resident = self.resident[selected]
         misses = selected[~was_resident]
         hits = selected[was_resident]
@@ -174,7 +182,7 @@ class Residency:
             selected=selected, hits=hits, misses=misses, victims=victims, prefetches=prefetches, opened=opened
         )
 
-    def _drop(self, *, step: int, layer: int, scores: Scores, opened: PageIds) -> Decision:
+    def _drop(self, *, step: int, layer: int, scores: Scores, num_pages: IntArray, opened: PageIds) -> Decision:
         """Let the policy drop pages of a layer for good; attention reads the others."""
         grid = self.setting.grid
         share = self.setting.capacity_pages // (grid.num_layers * grid.num_sequences)
@@ -207,6 +215,8 @@ class Residency:
                 f"{where}: keeps {int(num_held.max())} pages of a sequence, its share of the budget is {share}"
             )
         selected = np.setdiff1d(held, victims, assume_unique=True)
+        if not num_pages.all():
+            selected = selected[num_pages[selected // (grid.num_layers * grid.pages_per_layer)] > 0]
         return Decision(
             selected=selected, hits=selected, misses=NO_PAGES, victims=victims, prefetches=NO_PAGES, opened=opened
         )
@@ -264,7 +274,7 @@ class Residency:
     def _release(self, pages: PageIds) -> None:
         self.resident[pages] = False
         self._evictable[pages] = False
-        self._prefetchable[pages] = True
+        self._prefetchable[pages] = True if self._may_return is None else self._may_return[pages]
         self._take(pages, None, -1)
 
     def _take(self, pages: PageIds, layer: int | None, sign: int) -> None:

@@ -190,11 +190,32 @@ class Extrapolation(Strict):
     """Share of the recent window's mass that goes to the middle at each doubling of the context."""
     sequences: PositiveInt | None = None
     """Sequences to generate, repeated in turn up to the batch; one for each of the batch where absent."""
+    sequence_tokens: Annotated[Listed[PositiveInt], Field(min_length=1)] | None = None
+    """Context of each sequence at the first step, in turn, at most `context_tokens`; absent: all have that."""
+    sequence_steps: Annotated[Listed[PositiveInt], Field(min_length=1)] | None = None
+    """Steps that each sequence decodes before it ends, in turn; all steps where absent."""
+
+    @model_validator(mode="after")
+    def _is_within(self) -> Extrapolation:
+        longest = max(self.sequence_tokens or [0])
+        if longest > self.context_tokens:
+            raise ValueError(
+                f"sequence_tokens: {longest} is above context_tokens, {self.context_tokens}, which is the longest"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, dump: Callable[[Extrapolation], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out the newest field where it is absent: digests of older scenarios stay what they were."""
-        return {name: value for name, value in dump(self).items() if name != "sequences" or value is not None}
+        """Leave out the newest fields where they are absent: digests of older scenarios stay what they were."""
+        newest = ("sequences", "sequence_tokens", "sequence_steps")
+        return {name: value for name, value in dump(self).items() if name not in newest or value is not None}
+
+    def lengths(self, num_sequences: int, num_steps: int) -> list[tuple[int, int]]:
+        """Return the context at the first step and the steps of each of `num_sequences`."""
+        tokens, steps = self.sequence_tokens or [self.context_tokens], self.sequence_steps or [num_steps]
+        return [
+            (tokens[place % len(tokens)], min(steps[place % len(steps)], num_steps)) for place in range(num_sequences)
+        ]
 
 
 class TraceChoice(Strict):
@@ -288,13 +309,38 @@ class Measure(Strict):
     num_steps: PositiveInt = 40
     repeats: PositiveInt = 3
     """Uninstrumented runs of every cell; one instrumented run comes besides."""
+    sequence_steps: Annotated[Listed[PositiveInt], Field(min_length=1)] | None = None
+    """Steps that each sequence decodes before it ends, in turn, the largest `num_steps`; absent: all of them."""
+
+    @model_validator(mode="after")
+    def _has_a_longest(self) -> Measure:
+        if self.sequence_steps is not None and max(self.sequence_steps) != self.num_steps:
+            raise ValueError(
+                f"sequence_steps: the largest is {max(self.sequence_steps)}, should be num_steps, {self.num_steps}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: Callable[[Measure], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out the newest field where it is absent: digests of older scenarios stay what they were."""
+        return {name: value for name, value in dump(self).items() if name != "sequence_steps" or value is not None}
+
+    def steps_of(self, num_sequences: int) -> tuple[int, ...] | None:
+        """Return the steps of each of `num_sequences`; None where all decode all of them."""
+        steps = self.sequence_steps
+        if steps is None:
+            return None
+        return tuple(steps[place % len(steps)] for place in range(num_sequences))
 
 
 class Scenario(AnyScenario):
     """One experiment in decode: a model's pages on a device that cannot hold them all."""
 
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"), ONE_PROFILE)
-    lists: ClassVar = ("run.policies", "exclude")
+    lists: ClassVar = (
+        *("run.policies", "exclude"),
+        *("trace.extrapolate.sequence_tokens", "trace.extrapolate.sequence_steps", "measure.sequence_steps"),
+    )
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
     younger: ClassVar = (
         *("exclude", "kind", "trace.channel", "model.quantisation", "model.weights", "model.kv"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kvsim.policies.residency import Decision
 from kvsim.profile.profile import SEGMENTS
 from kvsim.sim.compute import Parts
+from kvsim.sim.replay import mean_frac
 from kvsim.types import FloatArray, PageGrid
 
 COUNTS = ("selected", "hits", "misses", "late", "prefetched", "used", "wasted", "evicted")
@@ -75,8 +76,8 @@ class Ledger:
         self._row["to_host_bytes"] += num_pages * self._page_bytes
 
     def mass(self, attended_frac: FloatArray) -> None:
-        """Add the share of the attention mass that one layer attended to, ``[num_sequences]``."""
-        self._mass.append(float(attended_frac.mean()))
+        """Add the share of the attention mass that one layer attended to, of each sequence that has not ended."""
+        self._mass.append(mean_frac(attended_frac))
 
     def host(self, name: str, time_s: float) -> None:
         """Add host time to one of `HOST_TIMES`."""

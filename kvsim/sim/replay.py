@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvsim.policies.base import NO_PAGES
 from kvsim.policies.selectors import Selector
 from kvsim.traces.access.base import NEXT_LAYER, AccessSource
 from kvsim.traces.access.repeated import Repeated
@@ -15,18 +16,23 @@ MAX_KEPT_BYTES = 512 * 2**20
 """Readings are kept for the next policy up to so many bytes; beyond, they are worked out again."""
 
 
+def mean_frac(shares: FloatArray) -> float:
+    """Return the mean of shares; NaN of none, as where all sequences have ended."""
+    return float(shares.mean()) if shares.size else float("nan")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What one layer reads at one step."""
 
     num_pages: IntArray
-    """Pages of each sequence now, the open one included, ``[num_sequences]``."""
+    """Pages of each sequence now, the open one included, ``[num_sequences]``; 0 for one that has ended."""
     selected: PageIds
     """Page ids that the selector chose, ascending."""
     scores: Scores
     """The selector's channel, ``[num_sequences, num_pages]``."""
     attended_frac: FloatArray
-    """Share of the attention mass in the selected pages, ``[num_sequences]``."""
+    """Share of the attention mass in the selected pages, of each sequence that has not ended."""
 
 
 BLOCK_STEPS = 64
@@ -46,7 +52,7 @@ class Block:
     offsets: IntArray
     """Where each layer's begin, and where the last one's end, ``[num_steps * num_layers + 1]``."""
     context: IntArray
-    """Tokens of each sequence, ``[num_steps, num_sequences]``."""
+    """Tokens of each sequence, ``[num_steps, num_sequences]``; 0 once it has ended."""
     scores: list[Scores]
     """Scores of each step and layer, ``[num_sequences, num_pages]`` each."""
     mass_recall_frac: FloatArray
@@ -74,6 +80,7 @@ class Replay:
         )
         self._readings: dict[tuple[int, int, bool], Reading] = {}
         self._kept_bytes = 0
+        self._contexts: dict[int, IntArray] = {}
 
     @property
     def scores_pages(self) -> bool:
@@ -81,8 +88,17 @@ class Replay:
         return self._selector is not None
 
     def context_tokens(self, step: int) -> IntArray:
-        """Return the tokens each sequence attends to, ``[num_sequences]``."""
-        return self.source.context_tokens(step)
+        """Return the tokens each sequence attends to, ``[num_sequences]``; 0 once it has ended.
+
+        A sequence has ended where its context in the source does not grow, and it has no attention mass.
+        """
+        if step not in self._contexts:
+            context = self.source.context_tokens(step)
+            stands_still = context == self.source.context_tokens(step - 1) if step else np.zeros(len(context), np.bool_)
+            if stands_still.any():
+                stands_still &= ~self.source.mass(step, 0, self.page_tokens).any(axis=1)
+            self._contexts[step] = np.where(stands_still, 0, context)
+        return self._contexts[step]
 
     def num_pages(self, tokens: IntArray) -> IntArray:
         """Return the pages that hold `tokens` of each sequence."""
@@ -112,7 +128,7 @@ class Replay:
             if size >= BLOCK_PAGES:
                 break
         flat = [reading for readings in steps for reading in readings]
-        attended = np.array([[reading.attended_frac for reading in readings] for readings in steps])
+        attended = np.array([[mean_frac(reading.attended_frac) for reading in readings] for readings in steps])
         return Block(
             first_step=first_step,
             num_steps=len(steps),
@@ -120,18 +136,18 @@ class Replay:
             offsets=np.cumsum([0, *(reading.selected.size for reading in flat)], dtype=np.int64),
             context=np.array([self.context_tokens(first_step + place) for place in range(len(steps))], dtype=np.int64),
             scores=[reading.scores for reading in flat],
-            mass_recall_frac=attended.mean(axis=2).mean(axis=1),
+            mass_recall_frac=attended.mean(axis=1),
         )
 
     def attended_frac(self, step: int, layer: int, pages: PageIds) -> FloatArray:
-        """Return the share of each sequence's attention mass in `pages` of one layer, ``[num_sequences]``."""
+        """Return the share of the attention mass in `pages` of one layer, of each sequence that has not ended."""
         mass = self.source.mass(step, layer, self.page_tokens).astype(np.float64)
         sequences, indices = np.divmod(pages, self.grid.num_layers * self.grid.pages_per_layer)
         inside = np.zeros(len(mass))
         np.add.at(inside, sequences, mass[sequences, indices % self.grid.pages_per_layer])
         total = mass.sum(axis=1)
         shares: FloatArray = np.divide(inside, total, out=np.full(len(mass), np.nan), where=total > 0)
-        return shares
+        return shares[self.context_tokens(step) > 0]
 
     @property
     def selects_by_speculation(self) -> bool:
@@ -151,24 +167,28 @@ class Replay:
         return self.source.scores(step, layer + 1, NEXT_LAYER, self.page_tokens)
 
     def _read_all(self, step: int, layer: int) -> Reading:
-        num_pages = self.num_pages(self.source.context_tokens(step))
+        num_pages = self.num_pages(self.context_tokens(step))
         ids = [self._first(sequence, layer) + np.arange(num_pages[sequence]) for sequence in range(num_pages.size)]
         return Reading(
             num_pages=num_pages,
             selected=np.concatenate(ids),
             scores=np.zeros((num_pages.size, int(num_pages.max())), dtype=np.float16),
-            attended_frac=np.ones(num_pages.size),
+            attended_frac=np.ones(np.count_nonzero(num_pages)),
         )
 
     def _read_chosen(self, step: int, layer: int) -> Reading:
         assert self._selector is not None  # the caller asked for a choice
-        num_pages = self.num_pages(self.source.context_tokens(step))
+        num_pages = self.num_pages(self.context_tokens(step))
         scores = self.source.scores(step, layer, self._channel, self.page_tokens)
         mass = self.source.mass(step, layer, self.page_tokens)
         recorded: BoolArray | None = self.source.selection(step, layer, self.page_tokens)
-        chosen, attended = [], np.ones(num_pages.size)
+        if not num_pages.all():
+            scores = np.where(num_pages[:, None] > 0, scores, scores.dtype.type(0))
+        chosen, attended = [], []
         done: dict[int, tuple[IntArray, float]] = {}
         for sequence, original in enumerate(self._originals):
+            if not num_pages[sequence]:
+                continue
             if original not in done:
                 count = int(num_pages[sequence])
                 if recorded is not None:
@@ -178,9 +198,15 @@ class Replay:
                 row = mass[sequence].astype(np.float64)
                 total = float(row.sum())
                 done[original] = indices, float(row[indices].sum()) / total if total > 0 else np.nan
-            indices, attended[sequence] = done[original]
+            indices, attended_frac = done[original]
+            attended.append(attended_frac)
             chosen.append(self._first(sequence, layer) + indices)
-        return Reading(num_pages=num_pages, selected=np.concatenate(chosen), scores=scores, attended_frac=attended)
+        return Reading(
+            num_pages=num_pages,
+            selected=np.concatenate([NO_PAGES, *chosen]),
+            scores=scores,
+            attended_frac=np.array(attended),
+        )
 
     def _first(self, sequence: int, layer: int) -> int:
         return self.grid.first_page(sequence=sequence, layer=layer)

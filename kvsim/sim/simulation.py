@@ -133,6 +133,8 @@ class _Host:
         for step in range(replay.num_steps):
             context = replay.context_tokens(step)
             self.ledger.begin(step, int(context.max()), is_warmup=step < run_input.warmup_steps)
+            if not context.all():
+                self._residency.end(context == 0)
             self._place = step, None
             yield from self._launch("embed", self._batch)
             for layer in range(run_input.setting.grid.num_layers):
@@ -267,7 +269,7 @@ class _Host:
     def _write_back(self, layer: int, context: IntArray) -> Process[None]:
         """Copy pages that this step filled to the host, once."""
         run_input = self._run_input
-        filled = np.flatnonzero(context % run_input.replay.page_tokens == 0)
+        filled = np.flatnonzero((context > 0) & (context % run_input.replay.page_tokens == 0))
         if not filled.size or run_input.policy.holds == "everything" or run_input.drops:
             return
         for sequence in filled.tolist():

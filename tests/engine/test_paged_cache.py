@@ -67,6 +67,7 @@ def link_threads():
 def assert_untouched(model):
     assert model.config._attn_implementation == "sdpa"
     assert not [name for part in model.modules() for name in vars(part) if "kvsim" in name]
+    assert "prepare_inputs_for_generation" not in vars(model)
     assert link_threads() == []
 
 
@@ -164,7 +165,7 @@ def test_a_selection_is_reported_with_the_share_of_its_scores(model, ids):
 
 def test_counts_are_those_of_kvsims_own_decode_loop(model, ids):
     cache = cache_for(model, "selector.k_pages=2", policy="attention", pages=7)
-    given = cache_setup.decode_input(*_concrete(model, "selector.k_pages=2"))
+    given = concrete_input(model, "selector.k_pages=2")
     with cache:
         generated = generate(model, ids, cache)
     snapshot = prefill(model, ids, room_tokens=NEW_TOKENS)
@@ -178,12 +179,12 @@ def test_counts_are_those_of_kvsims_own_decode_loop(model, ids):
         assert getattr(report, name) == result.counts[name].sum(), name
 
 
-def _concrete(model, *overrides):
+def concrete_input(model, *overrides, policy="attention", pages=7):
     scenario, _ = cache_setup.concrete_scenario(
-        "crosscheck_quick", ("page_tokens=16", "budget.pages_per_layer=7", "run.batch=2", *overrides)
+        "crosscheck_quick", ("page_tokens=16", f"budget.pages_per_layer={pages}", "run.batch=2", *overrides)
     )
-    shape = shape_of(model)
-    return scenario, shape, cache_setup.choice_of(scenario, "attention"), PROMPT_TOKENS + NEW_TOKENS
+    choice = cache_setup.choice_of(scenario, policy)
+    return cache_setup.decode_input(scenario, shape_of(model), choice, PROMPT_TOKENS + NEW_TOKENS)
 
 
 def test_a_prompt_may_come_in_chunks(model, ids):
@@ -269,7 +270,7 @@ def test_prompts_padded_on_the_right_are_refused(model, ids):
         ),
         (lambda model, ids, cache: generate(model, ids.repeat(1, 2), cache), "room for max_tokens=187"),
         (lambda model, ids, cache: generate(model, ids, cache, max_new_tokens=50), "full: max_tokens=187"),
-        (lambda model, ids, cache: generate(model, generate(model, ids, cache).repeat(1, 2), cache), "one prompt"),
+        (lambda model, ids, cache: generate(model, generate(model, ids, cache).repeat(1, 2), cache), "374 tokens with"),
         (lambda model, ids, cache: (cache.close(), generate(model, ids, cache)), "is closed"),
         (lambda model, ids, cache: cache.crop(-3), "cannot be cropped"),
         (lambda model, ids, cache: cache.batch_repeat_interleave(2), "cannot repeat its prompts"),

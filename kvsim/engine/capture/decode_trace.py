@@ -44,6 +44,7 @@ class DecodeRecorder:
         self._selection = np.zeros((*layers, grid.pages_per_layer), dtype=np.bool_)
         units = grid.pages_per_layer * given.page_tokens // UNIT_TOKENS
         self._mass: NDArray[np.float32] = np.zeros((*layers, units), dtype=np.float32)
+        self._first_tokens = grid.pages_per_layer * given.page_tokens  # of the first step, once it has come
 
     def layer(
         self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
@@ -59,6 +60,8 @@ class DecodeRecorder:
             first = grid.first_page(sequence=sequence, layer=layer)
             mine = slice(*np.searchsorted(selected, (first, first + grid.pages_per_layer)))
             indices = selected[mine] - first
+            if not indices.size:  # the sequence has ended
+                continue
             self._selection[sequence, layer, indices] = True
             tokens = self._token_mass(layer, query[sequence, :, 0], slots[mine], unfilled_tokens)
             by_unit = tokens.reshape(indices.size, page_tokens // UNIT_TOKENS, UNIT_TOKENS).sum(axis=-1)
@@ -76,7 +79,14 @@ class DecodeRecorder:
             values[f"{self._given.channel}@{self._given.page_tokens}"] = self._scores[:, :, :num_pages]
         if _records_speculation(self._given):
             values[f"{NEXT_LAYER}@{self._given.page_tokens}"] = self._speculation[:, :, :num_pages]
-        self._writer.append([context_tokens] * self._given.setting.grid.num_sequences, values)
+        self._writer.append(self._contexts(context_tokens), values)
+
+    def _contexts(self, context_tokens: int) -> list[int]:
+        """Return the tokens of each sequence: one that has ended keeps those of its last step."""
+        given = self._given
+        first = self._first_tokens = min(self._first_tokens, context_tokens)
+        steps = given.sequence_steps or [given.num_steps] * given.setting.grid.num_sequences
+        return [min(context_tokens, first + own - 1) for own in steps]
 
     def _token_mass(
         self, layer: int, query: torch.Tensor, slots: IntArray, unfilled_tokens: int

@@ -154,6 +154,13 @@ class PagePool:
                 self.slots[int(slots[start]) : int(slots[end - 1]) + 1].copy_(run, non_blocking=True)
         self.tag_of[slots] = pages
 
+    def flush(self) -> None:
+        """Copy to the host what only slots hold, without the link; no transfer may be under way."""
+        pages = np.flatnonzero((self.slot_of != NOWHERE) & ~self.is_on_host)
+        rows, columns = np.divmod(pages, self.grid.pages_per_layer)
+        slots = torch.from_numpy(self.slot_of[pages]).to(self.slots.device)
+        self.host_pages[torch.from_numpy(rows), torch.from_numpy(columns)] = self.slots[slots].cpu()
+
     def check(self, pages: PageIds, slots: IntArray) -> None:
         """Raise an `EngineError` unless every slot about to be read holds the page that is meant."""
         tags = self.tag_of[slots]

@@ -24,6 +24,7 @@ from kvsim.engine.paged.cuda_stamps import EventStamps
 from kvsim.engine.paged.paged_run import DecodeInput, Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.stamps import Stamps, stamped
+from kvsim.engine.paged.visible import Visible
 from kvsim.engine.paged.windows import cache_layers
 from kvsim.errors import CapacityError
 
@@ -97,6 +98,7 @@ def decode(
         if observer is not None:
             decoder.run.observer = observer(pool)
         for step in range(given.num_steps):
+            decoder.run.show(visible_at(step, given, snapshot.prompt_tokens))
             outcome = decoder.step(fed if forced_tokens is None else forced_tokens[:, step : step + 1])
             decoder.run.end()
             fed = outcome.chosen
@@ -117,6 +119,15 @@ def decode(
         transfers=transfers,
         stamps=stamps,
     )
+
+
+def visible_at(step: int, given: DecodeInput, prompt_tokens: int) -> Visible | None:
+    """Return what attention may read at `step`: nothing of the sequences that have ended; None where none has."""
+    if given.sequence_steps is None or step < min(given.sequence_steps):
+        return None
+    goes_on = step < np.array(given.sequence_steps)
+    tokens = np.broadcast_to(goes_on[:, None], (goes_on.size, prompt_tokens + step + 1))
+    return Visible(tokens, given.page_tokens)
 
 
 def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:

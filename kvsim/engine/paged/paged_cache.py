@@ -15,11 +15,13 @@ from transformers.cache_utils import Cache
 
 from kvsim.engine.model.families import shape_of
 from kvsim.engine.paged.cache_setup import choice_of, concrete_scenario, decode_input, link_maker, max_tokens_of
+from kvsim.engine.paged.continuation import Continuation
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.session import Session
 from kvsim.engine.paged.summaries import check_channel
 from kvsim.engine.paged.windows import cache_layers, copied_windows
 from kvsim.errors import KvsimError
+from kvsim.policies import make_policy
 from kvsim.policies.budget import check_budget
 from kvsim.scenario.decode import Scenario
 from kvsim.types import IntArray, PageGrid, PageIds
@@ -31,6 +33,7 @@ class CacheReport:
 
     policy: str
     prompt_tokens: int
+    """Tokens computed densely: the prompts of all turns."""
     num_steps: int
     """Tokens decoded through pages: one less than the new tokens of a `generate`."""
     selected: int
@@ -62,16 +65,17 @@ class PagedCache(Cache):
     """A cache for ``past_key_values`` that holds a budget of pages on the device and the others on the host.
 
     Make one with `from_scenario`, for one prompt (or a batch, the shorter ones padded on the left) and what is
-    generated after it. The prompt is computed densely, each token after it with attention over pages. With selector
-    ``full`` the output is that of transformers' default cache. While a cache is open the model has another attention
-    function, which leaves other caches alone; `close`, the end of a ``with`` block, or the end of the cache puts the
-    model's own back.
+    generated after it, turn by turn where a conversation goes on. A turn's prompt is computed densely, each token after
+    it with attention over pages. With selector ``full`` the output is that of transformers' default cache. While a
+    cache is open the model has another attention function, which leaves other caches alone; `close`, the end of a
+    ``with`` block, or the end of the cache puts the model's own back.
     """
 
     def __init__(self, session: Session, policy: str, *, scores: _ScoreShare | None = None) -> None:
         super().__init__(layers=cache_layers(session.model, session))
         self._policy = policy
-        self._session = session
+        self.session = session
+        """What keeps the tokens and answers the model's attention."""
         self._scores = scores
         self._report: CacheReport | None = None
         if session.given.scores_pages and scores is None:
@@ -88,6 +92,7 @@ class PagedCache(Cache):
         max_tokens: int | None = None,
         policy: str | None = None,
         overrides: Sequence[str] = (),
+        end_token_ids: Sequence[int] = (),
         bandwidth_bytes_per_s: float | None = None,
     ) -> PagedCache:
         """Return a fresh cache for `model` with the policy, budget, selector and link of a scenario.
@@ -108,6 +113,9 @@ class PagedCache(Cache):
             Which of ``run.policies``, by the name that tables show; needed where there are several.
         overrides
             ``KEY=VALUE`` as with ``--set``; for a scenario given by file or name.
+        end_token_ids
+            The `eos_token_id` of `generate`, one or several: once a sequence has decoded one, it reads no more pages
+            in that turn. Without them a sequence that has ended goes on reading until the last one has.
         bandwidth_bytes_per_s
             Of the emulated link between host and device; the profile's stated bandwidth where absent. A CUDA device has
             a link of its own, and copies by the mechanism that its profile found faster.
@@ -131,7 +139,15 @@ class PagedCache(Cache):
         if given.scores_pages:
             check_channel(given.channel)
         make_link = link_maker(concrete, model, bandwidth_bytes_per_s, beside)
-        return cls(Session(model, given, max_tokens=limit, make_link=make_link), choice.shown)
+        session = Session(
+            model,
+            given,
+            max_tokens=limit,
+            make_link=make_link,
+            make_policy=lambda: make_policy(choice.name, given.setting, choice.arguments),
+            continuation=Continuation(concrete.run.batch, end_token_ids),
+        )
+        return cls(session, choice.shown)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PagedCache:
         """Return a second cache for the same model, with pools, policy and link of its own and the same pages.
@@ -143,7 +159,7 @@ class PagedCache(Cache):
         KvsimError
             If the cache is closed, or a decode step was cut short.
         """
-        session: Session = copy.deepcopy(self._session, memo)
+        session: Session = copy.deepcopy(self.session, memo)
         copied = type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
         for place, window in copied_windows(self.layers).items():
             copied.layers[place] = window
@@ -159,20 +175,19 @@ class PagedCache(Cache):
         """
         if self._report is not None:
             return self._report
-        session = self._session
-        tally = session.tally()
-        counts = {} if tally is None else {name: int(column.sum()) for name, column in tally.columns.items()}
+        session = self.session
+        counts = session.counts()
         return CacheReport(
             policy=self._policy,
             prompt_tokens=session.prompt_tokens,
             num_steps=session.num_steps,
             score_recall_frac=None if self._scores is None else self._scores.mean_frac,
-            **{name: counts.get(name, 0) for name in _COUNTS},
+            **{name: counts[name] for name in _COUNTS},
         )
 
     def close(self) -> None:
         """Put the model's own attention back and end the link; the report stays. A second call does nothing."""
-        if not self._session.is_closed:
+        if not self.session.is_closed:
             try:
                 self._report = self.report()
             except KvsimError:  # a step was cut short: that error is on its way already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import Tally, check_agreement
 from kvsim.engine.paged.traffic import Traffic
+from kvsim.engine.paged.visible import Visible
 from kvsim.errors import CapacityError
 from kvsim.policies.base import NO_PAGES, Policy, Setting, reads_speculation
 from kvsim.policies.residency import Decision, Residency
@@ -45,6 +47,8 @@ class DecodeInput:
     warmup_steps: int
     chunk_pages: int
     window_transfers: int
+    sequence_steps: tuple[int, ...] | None = None
+    """Steps that each sequence decodes before it ends; all of them where absent."""
     records_speculation: bool = False
     """Predict each layer's scores even if nobody decides by them: to record them, or to time it."""
 
@@ -108,8 +112,8 @@ class PagedRun:
         self.context_tokens = snapshot.prompt_tokens
         self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
-        self.padding_tokens: IntArray | None = None
-        """First tokens of each sequence that are padding, ``[num_sequences]``: held in pages, but not attended to."""
+        self._visible: Visible | None = None
+        self._going_on: IntArray = np.arange(given.setting.grid.num_sequences)  # sequences that have not ended
         self._grid = given.setting.grid
         self._weightings = weightings_of(model)
         self._queries = Queries(model)
@@ -153,6 +157,10 @@ class PagedRun:
         copied.__dict__.update(copy_whole(self.__dict__, memo))
         return copied
 
+    def flush(self) -> None:
+        """Bring to host memory what only the device holds; no transfer may be under way."""
+        self._pool.flush()
+
     @property
     def host_tokens(self) -> torch.Tensor:
         """Keys and values in host memory, ``[num_sequences, num_layers, tokens, 2, num_kv_heads, head_dim]``."""
@@ -193,6 +201,14 @@ class PagedRun:
         if whole < num_pages and (self._open_slots == NOWHERE).any():
             raise CapacityError("the budget does not hold the open pages; give each layer of each sequence one or more")
 
+    def show(self, visible: Visible | None) -> None:
+        """Let attention read what is `visible` in the step under way; everything where it is None."""
+        self._visible = visible
+        if visible is not None and visible.ended.any():
+            self._going_on = np.flatnonzero(~visible.ended)
+            self._open_indices = [None] * self._grid.num_layers
+            self._residency.end(visible.ended)
+
     def begin(self, step: int) -> None:
         """Start a step: the new token is not yet counted in `context_tokens`."""
         self._step = step
@@ -200,7 +216,7 @@ class PagedRun:
         self.tally.begin(step)
 
     def end(self) -> None:
-        """End a step: every sequence is one token longer."""
+        """End a step: every sequence that has not ended is one token longer."""
         self.context_tokens += 1
         if self.observer is not None:
             self.observer.end_step(self.context_tokens)
@@ -216,28 +232,31 @@ class PagedRun:
         if place == 0:
             self._open(layer, index)
         slots = self._pool.slots
+        going_on: slice | torch.Tensor = slice(None)
+        if len(self._going_on) < self._grid.num_sequences:
+            going_on = torch.from_numpy(self._going_on).to(slots.device)
         if self._held.latent_numbers is not None:
-            slots[self._open_index(layer), place] = self._held.planes(key, value)[:, 0]
+            slots[self._open_index(layer), place] = self._held.planes(key, value)[going_on, 0]
         elif self._grid.num_sequences == 1:
             slot = int(self._open_slots[layer, 0])
             slots[slot, place, 0] = key[0, :, 0]
             slots[slot, place, 1] = value[0, :, 0]
         else:
-            slots[self._open_index(layer), place] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1)
+            slots[self._open_index(layer), place] = torch.stack((key[going_on, :, 0], value[going_on, :, 0]), dim=1)
         self._key = self._held.key(key, value)
 
     def _open_index(self, layer: int) -> torch.Tensor:
-        """Return the slots of a layer's open pages on the device, brought there once a page."""
+        """Return the slots of the open pages that tokens still come to, on the device, brought there once a page."""
         index = self._open_indices[layer]
         if index is None:
-            index = torch.from_numpy(self._open_slots[layer].copy()).to(self._pool.slots.device, non_blocking=True)
+            open_slots = self._open_slots[layer, self._going_on]
+            index = torch.from_numpy(open_slots).to(self._pool.slots.device, non_blocking=True)
             self._open_indices[layer] = index
         return index
 
     def _open(self, layer: int, index: int) -> None:
-        first = [self._grid.first_page(sequence=s, layer=layer) for s in range(self._grid.num_sequences)]
-        self._opened = np.array(first, dtype=np.int64) + index
-        for sequence, page in enumerate(self._opened.tolist()):
+        self._opened = self._first_pages(layer)[self._going_on] + index
+        for sequence, page in zip(self._going_on.tolist(), self._opened.tolist(), strict=True):
             self._open_slots[layer, sequence] = self._traffic.open_page(page)
         self._open_indices[layer] = None
 
@@ -285,8 +304,12 @@ class PagedRun:
             on_device = self._scoring.score(layer, self._key, query, num_pages, predicted)
             self._mark()
             seen = self._scoring.read(on_device)
+            if self._visible is not None:
+                seen = dataclasses.replace(seen, scores=self._visible.scores(seen.scores))
             self._mark()
             chosen = [choose(selector, row, num_pages) for row in seen.scores]
+        if self._visible is not None:
+            chosen = self._visible.readable(chosen)
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
         return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
 
@@ -301,13 +324,15 @@ class PagedRun:
                 prefetches=NO_PAGES,
                 opened=self._opened,
             )
+        own_pages = np.zeros(self._grid.num_sequences, dtype=np.int64)
+        own_pages[self._going_on] = num_pages
         return self._residency.decide(
             step=self._step,
             layer=layer,
             selected=selected,
             scores=seen.scores,
             speculation=seen.speculation,
-            num_pages=np.full(self._grid.num_sequences, num_pages),
+            num_pages=own_pages,
         )
 
     def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
@@ -320,7 +345,7 @@ class PagedRun:
             waits_for.append(demand)
         writes_back = self.given.policy.holds == "budget" and not self.given.drops
         if writes_back and context % self.given.page_tokens == 0:
-            traffic.write_back(decision.selected, self._open_slots[layer])
+            traffic.write_back(self._first_pages(layer)[self._going_on] + context // self.given.page_tokens - 1)
         return waits_for, demand
 
     def _read(
@@ -345,39 +370,26 @@ class PagedRun:
         counts = np.diff(bounds)
         if (counts == counts[0]).all():
             num_tokens = int(counts[0]) * given.page_tokens - unfilled
-            shown = self._shown(decision.selected, num_tokens)
+            shown = self._shown(decision.selected, num_tokens, None)
             return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting, shown)
-        parts = [
-            attend_pages(
-                query[sequence : sequence + 1],
-                pool.slots,
-                indices[None, bounds[sequence] : bounds[sequence + 1]],
-                int(count) * given.page_tokens - unfilled,
-                weighting,
-                self._shown(
-                    decision.selected[bounds[sequence] : bounds[sequence + 1]],
-                    int(count) * given.page_tokens - unfilled,
-                    sequence,
-                ),
-            )
-            for sequence, count in enumerate(counts)
-        ]
+        parts = []
+        for sequence, count in enumerate(counts.tolist()):
+            own, part = query[sequence : sequence + 1], slice(bounds[sequence], bounds[sequence + 1])
+            if count == 0:  # it has ended: nobody reads what comes of it
+                parts.append(torch.zeros_like(own).transpose(1, 2))
+                continue
+            num_tokens = count * given.page_tokens - unfilled
+            shown = self._shown(decision.selected[part], num_tokens, sequence)
+            parts.append(attend_pages(own, pool.slots, indices[None, part], num_tokens, weighting, shown))
         return torch.cat(parts)
 
-    def _shown(self, selected: PageIds, num_tokens: int, sequence: int | None = None) -> torch.Tensor | None:
-        """Return which tokens of the selected pages are no padding, ``[num_sequences, num_tokens]``; None for all.
-
-        Parameters
-        ----------
-        sequence
-            Whose pages these are; all sequences' where absent, as many of each.
-        """
-        if self.padding_tokens is None:
+    def _shown(self, selected: PageIds, num_tokens: int, sequence: int | None) -> torch.Tensor | None:
+        """Return which tokens of the selected pages are visible, as many pages of each sequence; None for all."""
+        if self._visible is None:
             return None
-        padding = self.padding_tokens if sequence is None else self.padding_tokens[sequence : sequence + 1]
-        first_tokens = (selected % self._grid.pages_per_layer * self.given.page_tokens).reshape(len(padding), -1)
-        tokens = (first_tokens[:, :, None] + np.arange(self.given.page_tokens)).reshape(len(padding), -1)
-        return torch.from_numpy((tokens >= padding[:, None])[:, :num_tokens]).to(self._pool.slots.device)
+        num_rows = self._grid.num_sequences if sequence is None else 1
+        indices = (selected % self._grid.pages_per_layer).reshape(num_rows, -1)
+        return self._visible.mask(indices, num_tokens, sequence).to(self._pool.slots.device)
 
     def _first_pages(self, layer: int) -> IntArray:
         grid = self._grid

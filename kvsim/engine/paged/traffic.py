@@ -68,9 +68,9 @@ class Traffic:
         self._link.advance()
         return demand
 
-    def write_back(self, selected: PageIds, open_slots: IntArray) -> None:
-        """Copy the selected pages in `open_slots`, which are full now, to the host, one transfer a page."""
-        for page in selected[np.isin(self._pool.slot_of[selected], open_slots)]:
+    def write_back(self, pages: PageIds) -> None:
+        """Copy `pages`, which are full now, to the host, one transfer a page."""
+        for page in pages:
             single = np.array([page])
             transfer = self._new("write-back", single, self._pool.slot_of[single], after=())
             self._writing_back[int(page)] = transfer

@@ -24,7 +24,9 @@ def trace_name(scenario: Scenario) -> str:
     measure = measure_of(scenario)
     selector = content_digest(scenario.selector.model_dump_json(), num_bytes=3)
     packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
-    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}.kvtrace"
+    steps = measure.steps_of(scenario.run.batch)
+    ends = f"-ends{content_digest(repr(steps), num_bytes=3)}" if steps is not None else ""
+    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}{ends}.kvtrace"
 
 
 def replay_of(cell: Cell, trace: bytes, num_steps: int) -> Replay:

@@ -17,6 +17,7 @@ from kvsim.scenario.shipped import find_capture, find_generator
 from kvsim.sim.replay import Replay
 from kvsim.traces.access.arrays import NAME, Trace
 from kvsim.traces.access.base import MASS, NEXT_LAYER, AccessSource, RecordedAccesses
+from kvsim.traces.access.ragged import Ragged
 from kvsim.traces.access.registry import open_accesses
 from kvsim.traces.access.repeated import Repeated
 from kvsim.traces.generator.fit import fit_generator
@@ -66,7 +67,15 @@ class Sources:
         file = self._open(scenario)
         if trace.extrapolate is not None:
             num_steps = num_steps_of(scenario, EXTRAPOLATED_STEPS)
-            return Extent(context_tokens=trace.extrapolate.context_tokens + num_steps - 1, num_steps=num_steps)
+            lengths = trace.extrapolate.lengths(_num_generated(scenario), num_steps)
+            last = max(steps for _, steps in lengths)
+            if last < num_steps:
+                raise ScenarioError(
+                    f"{scenario.name}: trace.extrapolate.sequence_steps ends the last sequence after {last} of "
+                    f"{num_steps} steps; set trace.num_steps to {last}"
+                )
+            longest = max(tokens + steps - 1 for tokens, steps in lengths)
+            return Extent(context_tokens=longest, num_steps=num_steps)
         num_steps = num_steps_of(scenario, file.num_steps)
         _check_layers(scenario, shape, file)
         return Extent(context_tokens=int(file.context_tokens(num_steps - 1).max()), num_steps=num_steps)
@@ -165,17 +174,30 @@ class Sources:
         scenario, extrapolate = cell.scenario, cell.scenario.trace.extrapolate
         source: AccessSource = self._open(scenario)
         if extrapolate is not None:
-            source = SyntheticSource(
-                self.fit(scenario),
-                context_tokens=extrapolate.context_tokens,
-                num_steps=cell.extent.num_steps,
-                num_layers=cell.shape.paged_layers,
-                num_sequences=min(extrapolate.sequences or scenario.run.batch, scenario.run.batch),
-                page_tokens=scenario.page_tokens,
-                seed=seed,
-                middle_growth=extrapolate.middle_growth,
-            )
+            lengths = extrapolate.lengths(_num_generated(scenario), cell.extent.num_steps)
+            generated = {
+                tokens: SyntheticSource(
+                    self.fit(scenario),
+                    context_tokens=tokens,
+                    num_steps=cell.extent.num_steps,
+                    num_layers=cell.shape.paged_layers,
+                    num_sequences=len(lengths),
+                    page_tokens=scenario.page_tokens,
+                    seed=seed,
+                    middle_growth=extrapolate.middle_growth,
+                )
+                for tokens, _ in lengths
+            }
+            source = generated[lengths[0][0]]
+            if len(set(lengths)) > 1 or lengths[0][1] < cell.extent.num_steps:
+                source = Ragged([generated[tokens] for tokens, _ in lengths], [steps for _, steps in lengths])
         return source if scenario.run.batch == source.num_sequences else Repeated(source, scenario.run.batch)
+
+
+def _num_generated(scenario: Scenario) -> int:
+    """Return how many sequences an extrapolating scenario generates."""
+    batch, extrapolate = scenario.run.batch, scenario.trace.extrapolate
+    return min(extrapolate.sequences or batch, batch) if extrapolate is not None else batch
 
 
 def _shipped_fit(path: Path, page_tokens: int, channel: str) -> GeneratorParameters | None:

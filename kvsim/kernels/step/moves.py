@@ -220,7 +220,8 @@ def _write_back(run):
     counts, clock, context = ints(run, COUNTS), floats(run, CLOCK), int_rows(run, CONTEXT)
     pages, rows, now = int_rows(run, PAGES), int_rows(run, ROWS), ints(run, PAGES_NOW)
     for sequence in range(counts[NUM_SEQUENCES]):
-        if now[sequence] * counts[PAGE_TOKENS] != context[counts[STEP] - counts[BLOCK_START], sequence]:
+        tokens = context[counts[STEP] - counts[BLOCK_START], sequence]
+        if tokens == 0 or now[sequence] * counts[PAGE_TOKENS] != tokens:
             continue
         first = (sequence * counts[NUM_LAYERS] + counts[LAYER]) * counts[PAGES_PER_LAYER]
         number = make_transfer(run, 1, counts[NEXT_AFTER], 0, -1, np.nan)

@@ -114,6 +114,15 @@ def open_pages(run):
 
 
 @compiled
+def end_sequence(run, sequence):
+    """Let no policy prefetch pages of a sequence that has ended."""
+    counts, flags = ints(run, COUNTS), masks(run, FLAGS)
+    sequence_pages = counts[NUM_LAYERS] * counts[PAGES_PER_LAYER]
+    for page in range(sequence * sequence_pages, (sequence + 1) * sequence_pages):
+        flags[PREFETCHABLE, page] = False
+
+
+@compiled
 def select(run, selected):
     """Find the misses and take what is selected out of what a policy may name, but keep what was evictable."""
     counts, flags, free, rows = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE), int_rows(run, ROWS)
@@ -163,12 +172,13 @@ def is_sound(run, victims, prefetches):
 def carry_out(run, selected, misses, victims, prefetches):
     """Enter a sound plan in the page table; return whether every page has a slot."""
     counts, flags, free = ints(run, COUNTS), masks(run, FLAGS), ints(run, FREE)
-    was_evictable = masks(run, WAS_EVICTABLE)[0]
+    was_evictable, now = masks(run, WAS_EVICTABLE)[0], ints(run, PAGES_NOW)
     shares, layer = free.size == 1, counts[LAYER]
+    sequence_pages = counts[NUM_LAYERS] * counts[PAGES_PER_LAYER]
     for victim in victims:
         page = np.uint64(victim)
         flags[RESIDENT, page] = flags[EVICTABLE, page] = False
-        flags[PREFETCHABLE, page] = True
+        flags[PREFETCHABLE, page] = now[victim // sequence_pages] > 0
         free[0 if shares else (victim // counts[PAGES_PER_LAYER]) % counts[NUM_LAYERS]] += 1
     for place in range(np.uint64(selected.size)):
         flags[EVICTABLE, np.uint64(selected[place])] = was_evictable[place]

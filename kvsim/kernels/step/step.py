@@ -88,7 +88,7 @@ from kvsim.kernels.step.layout import (
 )
 from kvsim.kernels.step.link import advance
 from kvsim.kernels.step.moves import move
-from kvsim.kernels.step.page_table import carry_out, count, is_sound, open_pages, select
+from kvsim.kernels.step.page_table import carry_out, count, end_sequence, is_sound, open_pages, select
 
 
 @compiled
@@ -197,6 +197,11 @@ def _begin_step(run):
     counts[ALL_PAGES] = counts[UNFILLED_TOKENS] = counts[NUM_FILLED] = counts[IS_OPENING] = 0
     for sequence in range(counts[NUM_SEQUENCES]):
         tokens = context[counts[STEP] - counts[BLOCK_START], sequence]
+        if tokens == 0:
+            if now[sequence] > 0:
+                end_sequence(run, sequence)
+            now[sequence] = 0
+            continue
         pages = -(-tokens // page_tokens)
         now[sequence] = pages
         counts[ALL_PAGES] += pages

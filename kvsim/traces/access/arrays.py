@@ -49,7 +49,8 @@ class Trace:
         ----------
         mass
             Share of the attention that each page gets, ``[num_steps, num_layers, num_pages]``, or with a batch
-            ``[num_steps, num_sequences, num_layers, num_pages]``. The pages of a layer sum to 1.
+            ``[num_steps, num_sequences, num_layers, num_pages]``. The pages of a layer sum to 1, or are 0 once their
+            sequence has ended.
         scores
             What a selector may see of the pages, of the same shape as `mass`, by name: ``quest`` is the channel
             ``estimate:quest`` of a scenario.
@@ -57,7 +58,8 @@ class Trace:
             Tokens of a page, a multiple of 16.
         context_tokens
             Tokens attended to at each step, ``[num_steps]`` or ``[num_steps, num_sequences]``. Where absent, the last
-            step fills the last page and each step before has a token less.
+            step fills the last page and each step before has a token less. They may differ between sequences; those
+            of one that has ended stay what they were.
 
         Raises
         ------
@@ -78,7 +80,9 @@ class Trace:
         page_scores = {_channel(name): _array(name, values) for name, values in (scores or {}).items()}
         for name, values in {MASS: page_mass, **page_scores}.items():
             _check(name, values, page_mass.shape, context, page_tokens)
-        worst = float(np.abs(page_mass.sum(axis=-1, dtype=np.float64) - 1).max())
+        has_ended = np.diff(context, axis=0, prepend=0) == 0
+        has_ended &= ~page_mass.any(axis=(2, 3))
+        worst = float(np.abs(page_mass.sum(axis=-1, dtype=np.float64)[~has_ended] - 1).max())
         if worst > _SUM_TOLERANCE:
             raise TraceError(NAME, f"the masses of a layer sum to 1, found {worst:.3g} off; divide each row by its sum")
         return cls(page_mass=page_mass, page_scores=page_scores, page_tokens=page_tokens, context=context, text=text)

@@ -37,7 +37,11 @@ class AccessSource(Protocol):
         """Names that `scores` knows: ``mass``, ``estimate:<summary>``, ``speculate:next-layer``."""
 
     def context_tokens(self, step: int) -> IntArray:
-        """Return the tokens each sequence attends to at `step`, the new one included, ``[num_sequences]``."""
+        """Return the tokens each sequence attends to at `step`, the new one included, ``[num_sequences]``.
+
+        They differ where prompts are of unequal length. A sequence whose context is that of the step before and whose
+        mass is 0 has ended: it reads nothing.
+        """
 
     def scores(self, step: int, layer: int, channel: str, page_tokens: int) -> Scores:
         """Return one channel by page, ``[num_sequences, num_pages]``, in the dtype it was recorded in.

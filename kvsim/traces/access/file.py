@@ -97,7 +97,7 @@ class TraceWriter:
         for channel in () if problem else self.header.channels:
             rows = record_rows(record, self._layout, self.header, channel)
             problem = fill_rows(rows, channel, self.header, np.asarray(values[channel.name]))
-            problem = problem or value_problem(channel, rows) or row_problem(channel, rows, context)
+            problem = problem or value_problem(channel, rows) or row_problem(channel, rows, context, self._last_context)
             if problem:
                 problem = f"channel {channel.name} {problem}"
                 break
@@ -278,12 +278,12 @@ class TraceFile:
         return None
 
     def _content_problem(self) -> str | None:
+        contexts = self._context.astype(np.int64)
+        lasts = np.concatenate((np.zeros_like(contexts[:1]), contexts[:-1]))
         for channel in self.header.channels:
             for step in range(self.num_steps):
                 rows = self._rows[channel.name][step]
-                problem = value_problem(channel, rows) or row_problem(
-                    channel, rows, self._context[step].astype(np.int64)
-                )
+                problem = value_problem(channel, rows) or row_problem(channel, rows, contexts[step], lasts[step])
                 if problem:
                     return f"step {step}, channel {channel.name} {problem}"
         return None

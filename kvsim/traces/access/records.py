@@ -36,8 +36,11 @@ def value_problem(channel: Channel, rows: NDArray[Any]) -> str | None:
     return "holds a negative number or one that is not finite" if rows.view(bits).max() >= bound else None
 
 
-def row_problem(channel: Channel, rows: NDArray[Any], context: IntArray) -> str | None:
-    """Return what is wrong with `rows`, ``[num_sequences, num_layers, width]``: past its sequence, or in its sum."""
+def row_problem(channel: Channel, rows: NDArray[Any], context: IntArray, last: IntArray) -> str | None:
+    """Return what is wrong with `rows`, ``[num_sequences, num_layers, width]``: past its sequence, or in its sum.
+
+    A sequence whose context is the `last` one may have ended, and has no mass then.
+    """
     for sequence, tokens in enumerate(context.tolist()):
         pages = pages_of(tokens, channel.page_tokens)
         if channel.dtype != "bits":
@@ -46,8 +49,9 @@ def row_problem(channel: Channel, rows: NDArray[Any], context: IntArray) -> str 
             tail = np.unpackbits(rows[sequence], axis=-1, bitorder="little")[:, pages:]
         if tail.any():
             return f"holds something past the {tokens} tokens of sequence {sequence}"
-    if channel.name == MASS:
-        total = rows.sum(axis=-1, dtype=np.float32).ravel()
+    goes_on = (context > last) | rows.any(axis=(1, 2)) if channel.name == MASS else np.zeros(0, np.bool_)
+    if goes_on.any():
+        total = rows[goes_on].sum(axis=-1, dtype=np.float32).ravel()
         worst = total[np.abs(total - 1).argmax()]
         if abs(worst - 1) > _SUM_TOLERANCE:
             return f"has masses that sum to {worst:.4g} where 1 is wanted"

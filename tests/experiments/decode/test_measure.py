@@ -382,3 +382,24 @@ def test_dropping_by_scores_is_not_measured_and_the_line_says_why(scenario_file:
     scenario = load_scenario(scenario_file, ["run.policies=h2o"])
     with pytest.raises(ScenarioError, match="'h2o' drops pages by scores"):
         measure(scenario, scenario_file)
+
+
+def test_sequences_that_end_at_different_steps_count_alike_in_simulator_and_engine(
+    scenario_file: Path, tmp_path: Path
+) -> None:
+    overrides = ["run.batch=3", "measure.sequence_steps=[14, 5, 11]", "budget.context_frac=[0.35, 0.6]"]
+    overrides += ["measure.prompt_tokens=120", "measure.repeats=1"]
+    with pytest.raises(ScenarioError, match="sequence_steps: the largest is 14, should be num_steps, 20"):
+        load_scenario(scenario_file, [*overrides, "measure.num_steps=20"])
+    full = ['selector.name="full"', "budget.context_frac=0.8", 'run.policies=["lru", "stream", "sink-window"]']
+    for place, others in enumerate((['run.policies=["resident", "lru", "attention", "sieve"]'], full)):
+        scenario = load_scenario(scenario_file, [*overrides, *others])
+        found = measure(scenario, scenario_file)
+        folder = write_result(found.result, tmp_path / str(place), found.traces)
+        check = simulated(scenario, found.result, folder, scenario_file.parent)
+        assert check.comparison.divergence is None
+        rows = found.result.rows
+        lru = (rows["policy"] == "lru") & (rows["cell"] == rows["cell"][rows["policy"] == "lru"].min())
+        selected = rows["selected"][lru & rows["is_stamped"]]
+        assert selected[4] > selected[5] > 0 and selected[10] > selected[11] > 0
+        assert rows["to_device_bytes"].sum() > 0 and rows["to_host_bytes"].sum() > 0

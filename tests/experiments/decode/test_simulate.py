@@ -14,6 +14,8 @@ from kvsim.experiments.types import Job
 from kvsim.report.results import summary_json
 from kvsim.scenario.decode import Scenario, load_scenario
 from kvsim.scenario.shipped import find_scenario
+from kvsim.types import pages_of
+from tests.experiments.decode.small import made
 
 SMALL = ["trace.num_steps=10", "run.warmup_steps=2", "budget.context_frac=[0.2, 0.5]"]
 
@@ -114,3 +116,18 @@ def test_more_steps_than_the_trace_has_are_refused() -> None:
     scenario, base_dir = shipped("trace.num_steps=1000")
     with pytest.raises(ScenarioError, match="has 128"):
         check(scenario, base_dir)
+
+
+def test_generated_sequences_have_lengths_and_ends_of_their_own() -> None:
+    lengths = ["trace.extrapolate.sequence_tokens=[1024, 700]", "trace.extrapolate.sequence_steps=[12, 6]"]
+    small = ["trace.num_steps=12", "run.warmup_steps=2", "run.batch=3", "run.policies=lru", "budget.context_frac=0.5"]
+    result = made(*small, *lengths, "trace.extrapolate.context_tokens=1024", 'selector.name="full"')
+    page_tokens = load_scenario(find_scenario("smollm2_cpu"), small).page_tokens
+    pages = [
+        2 * pages_of(1024 + step, page_tokens) + (step < 6) * pages_of(700 + step, page_tokens) for step in range(12)
+    ]
+    assert result.rows["selected"].tolist() == [30 * count for count in pages]
+    with pytest.raises(ScenarioError, match="sequence_tokens: 1024 is above context_tokens, 900, which is the longest"):
+        made(*small, *lengths, "trace.extrapolate.context_tokens=900")
+    with pytest.raises(ScenarioError, match=r"ends the last sequence after 8 of 12 steps; set trace.num_steps to 8"):
+        made(*small, "trace.extrapolate.context_tokens=1024", "trace.extrapolate.sequence_steps=[8, 6]")

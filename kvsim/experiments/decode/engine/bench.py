@@ -141,12 +141,13 @@ class Bench:
             sparse = self._record_run(chosen, prompt_tokens, sparse_path)
             merged = Path(folder) / "merged.kvtrace"
             _merge(open_trace(dense_path), open_trace(sparse_path), merged)
-            recall = _mass_recall(open_trace(merged), chosen.page_tokens)
+            recall = _mass_recall(open_trace(merged), chosen)
             trace = merged.read_bytes()
         assert dense.logits is not None and sparse.logits is not None
         expected, found = dense.logits.log_softmax(-1), sparse.logits.log_softmax(-1)
-        kl = (expected.exp() * (expected - found)).sum(-1)
-        agree = expected.argmax(-1) == found.argmax(-1)
+        goes_on = torch.from_numpy(_goes_on(chosen))
+        kl = (expected.exp() * (expected - found)).sum(-1)[goes_on]
+        agree = (expected.argmax(-1) == found.argmax(-1))[goes_on]
         return Recording(
             trace=trace,
             mass_recall_frac=recall,
@@ -167,6 +168,13 @@ class Bench:
             )
 
 
+def _goes_on(given: DecodeInput) -> NDArray[np.bool_]:
+    """Return whether each sequence still decodes at each step, ``[num_sequences, num_steps]``."""
+    steps = given.sequence_steps or (given.num_steps,) * given.setting.grid.num_sequences
+    goes_on: NDArray[np.bool_] = np.arange(given.num_steps) < np.array(steps)[:, None]
+    return goes_on
+
+
 def _merge(dense: TraceFile, sparse: TraceFile, path: Path) -> None:
     """Write `sparse` with the mass of `dense`: the mass of full attention shows what a selection loses."""
     with TraceWriter(path, sparse.header) as writer:
@@ -176,12 +184,13 @@ def _merge(dense: TraceFile, sparse: TraceFile, path: Path) -> None:
             writer.append(sparse.context_tokens(step).tolist(), values)
 
 
-def _mass_recall(trace: TraceFile, page_tokens: int) -> NDArray[np.float64]:
-    recalls = np.zeros((trace.num_steps, trace.num_layers))
+def _mass_recall(trace: TraceFile, given: DecodeInput) -> NDArray[np.float64]:
+    recalls, goes_on = np.zeros((trace.num_steps, trace.num_layers)), _goes_on(given)
     for step, layer in np.ndindex(recalls.shape):
-        mass = trace.mass(step, layer, page_tokens).astype(np.float64)
-        chosen = trace.selection(step, layer, page_tokens)
+        mass = trace.mass(step, layer, given.page_tokens).astype(np.float64)[goes_on[:, step]]
+        chosen = trace.selection(step, layer, given.page_tokens)
         assert chosen is not None  # the engine recorded it
+        chosen = chosen[goes_on[:, step]]
         recalls[step, layer] = ((mass * chosen).sum(axis=1) / mass.sum(axis=1)).mean()
     means: NDArray[np.float64] = recalls.mean(axis=1)
     return means

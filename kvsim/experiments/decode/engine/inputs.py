@@ -46,6 +46,7 @@ def decode_input(cell: Cell, *, reads_all: bool = False) -> DecodeInput:
         warmup_steps=scenario.run.warmup_steps,
         chunk_pages=scenario.prefetch.chunk_pages,
         window_transfers=scenario.prefetch.window_transfers,
+        sequence_steps=None if scenario.measure is None else scenario.measure.steps_of(scenario.run.batch),
     )
 
 
