@@ -6,116 +6,91 @@ DIR has the public traces as they come: ``azure-2023/AzureLLMInferenceTrace_conv
 have at most 4,096 tokens, prompt and output together) and ``mooncake/conversation_trace.jsonl.gz`` (all requests; an id
 of 512 tokens becomes 32 blocks of 16). A step takes STEP_S and TOKEN_S for each token: enough to decide who arrives
 when, not a calibrated cost. The compiled core is timed on both traces; the plain one, which takes any scheduler, on the
-first. Medians over rounds, after one that compiles.
+first. The last row is the whole process of ``kvsim run`` on the first trace, on an estimated profile. Medians over
+rounds, after one that compiles.
+
+Where sched-sim is installed (``pip install "kvsim[bench]"``, ``locks/bench.txt``), it serves the first trace in the
+same rounds, with the same pool, token budget and clock. Its steps are its own: it is no twin of vLLM's scheduler.
+Other peers could not be timed (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
+import importlib.util
 import json
 import platform
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from serving_parts.command import run_command
+from serving_parts.traffic import (
+    AZURE,
+    BLOCK_TOKENS,
+    BUDGET_TOKENS,
+    MOONCAKE,
+    SEQUENCES,
+    STEP_S,
+    TOKEN_S,
+    Traffic,
+    read_azure,
+    read_mooncake,
+)
 
-from kvsim.caches.blocks import BlockPool, BlockTables, ChainTable
-from kvsim.policies.schedulers import Core, PlainCore, RequestTable, StepBudget
+from kvsim.caches.blocks import BlockPool, BlockTables
+from kvsim.policies.schedulers import Core, PlainCore, StepBudget
 from kvsim.policies.schedulers.compiled import CompiledCore
 from kvsim.policies.schedulers.vllm import Vllm
 
-BLOCK_TOKENS, HASH_TOKENS = 16, 512
-STEP_S, TOKEN_S = 0.008, 1e-5
-SEQUENCES, BUDGET_TOKENS = 256, 8192
-MOST_TOKENS = 4096
-TARGET_S = {"azure-conversation": 0.25, "mooncake-conversation": 10.0}
-"""Processor seconds that the event loop may take."""
+TARGET_S = {("azure-conversation", "compiled"): 0.25, ("mooncake-conversation", "compiled"): 10.0}
+TARGET_S |= {("azure-conversation", "kvsim run"): 1.5}
+"""Processor seconds that an event loop, and a whole process, may take."""
+
+Serve = Callable[[], tuple[int, int, float]]
+"""Serves all requests of a trace, and returns steps, tokens computed and simulated seconds."""
+Make = Callable[[Traffic], Serve]
+"""Returns what serves a trace once, ready to begin."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """The requests of one trace."""
-
-    name: str
-    num_blocks: int
-    arrival_s: list[float]
-    requests: RequestTable
-    chains: ChainTable
-
-
-def read_azure(path: Path, num_requests: int) -> Traffic:
-    """Return the first requests of the Azure trace that are short enough; no two share a prefix."""
-    rows = []
-    with gzip.open(path, "rt") as file:
-        for row in csv.DictReader(file):
-            prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
-            if output and prompt + output <= MOST_TOKENS:
-                rows.append((datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(), prompt, output))
-            if len(rows) == num_requests:
-                break
-    times, prompts, outputs = (np.array(column) for column in zip(*rows, strict=True))
-    ends = np.cumsum((prompts + outputs) // BLOCK_TOKENS)
-    chains = ChainTable(np.arange(ends[-1]), np.r_[0, ends])
-    return traffic_of("azure-conversation", 7001, times - times[0], prompts, outputs, chains)
-
-
-def read_mooncake(path: Path, num_requests: int | None) -> Traffic:
-    """Return the requests of a Mooncake trace; outputs are new blocks."""
-    with gzip.open(path, "rt") as file:
-        rows = [json.loads(line) for line in file][:num_requests]
-    prompts, outputs = (np.array([row[name] for row in rows]) for name in ("input_length", "output_length"))
-    per_id = HASH_TOKENS // BLOCK_TOKENS
-    next_key = per_id * (1 + max(max(row["hash_ids"]) for row in rows))
-    chains = []
-    for row, prompt, output in zip(rows, prompts, outputs, strict=True):
-        known = (np.array(row["hash_ids"])[:, None] * per_id + np.arange(per_id)).ravel()[: prompt // BLOCK_TOKENS]
-        num_new = (prompt + output) // BLOCK_TOKENS - known.size
-        chains.append(np.r_[known, np.arange(next_key, next_key + num_new)])
-        next_key += num_new
-    table = ChainTable(np.concatenate(chains), np.r_[0, np.cumsum([chain.size for chain in chains])])
-    times = np.array([row["timestamp"] * 1e-3 for row in rows])
-    return traffic_of("mooncake-conversation", 30_001, times, prompts, outputs, table)
-
-
-def traffic_of(name: str, num_blocks: int, times: Any, prompts: Any, outputs: Any, chains: ChainTable) -> Traffic:
-    """Return the traffic with these columns."""
-    places = np.arange(prompts.size)
-    requests = RequestTable(
-        prompt_tokens=prompts,
-        max_tokens=outputs,
-        stop_tokens=prompts + outputs,
-        priority=np.zeros_like(places),
-        arrival=places,
-        rank=places,
-    )
-    return Traffic(name=name, num_blocks=num_blocks, arrival_s=times.tolist(), requests=requests, chains=chains)
-
-
-def make_compiled(traffic: Traffic, budget: StepBudget) -> Core:
-    """Return the compiled core."""
-    return CompiledCore(
+def make_compiled(traffic: Traffic) -> Serve:
+    """Return a run of the compiled core."""
+    core = CompiledCore(
         Vllm(),
-        budget,
+        budget_of(traffic),
         traffic.requests,
         num_blocks=traffic.num_blocks,
         block_tokens=BLOCK_TOKENS,
         keys=traffic.chains.keys,
         key_starts=traffic.chains.starts,
     )
+    return lambda: serve(core, traffic.arrival_s)
 
 
-def make_plain(traffic: Traffic, budget: StepBudget) -> Core:
-    """Return the plain core."""
+def make_plain(traffic: Traffic) -> Serve:
+    """Return a run of the plain core."""
     blocks = BlockTables(BlockPool(traffic.num_blocks), BLOCK_TOKENS, traffic.chains.lists())
-    return PlainCore(Vllm(), budget, blocks, traffic.requests.requests())
+    core = PlainCore(Vllm(), budget_of(traffic), blocks, traffic.requests.requests())
+    return lambda: serve(core, traffic.arrival_s)
+
+
+def make_peers() -> dict[str, Make]:
+    """Return the peers that are installed."""
+    if importlib.util.find_spec("sched_sim") is None:
+        return {}
+    from serving_parts.sched_sim_peer import NAME, SchedSim  # noqa: PLC0415 - optional
+
+    return {NAME: lambda traffic: SchedSim(traffic).serve}
+
+
+def budget_of(traffic: Traffic) -> StepBudget:
+    """Return the limits of a step."""
+    longest = int(traffic.requests.stop_tokens.max())
+    return StepBudget(tokens=BUDGET_TOKENS, sequences=SEQUENCES, model_tokens=longest)
 
 
 def serve(core: Core, arrival_s: list[float]) -> tuple[int, int, float]:
@@ -134,45 +109,56 @@ def serve(core: Core, arrival_s: list[float]) -> tuple[int, int, float]:
     return steps, tokens, now_s
 
 
-def bench_core(name: str, make: Callable[[Traffic, StepBudget], Core], traffic: Traffic, rounds: int) -> dict[str, Any]:
-    """Return one row of the table."""
-    longest = int(traffic.requests.stop_tokens.max())
-    budget = StepBudget(tokens=BUDGET_TOKENS, sequences=SEQUENCES, model_tokens=longest)
-    took_s = []
-    for _ in range(rounds + 1):
-        core = make(traffic, budget)
-        start_s = time.process_time()
-        steps, tokens, simulated_s = serve(core, traffic.arrival_s)
-        took_s.append(time.process_time() - start_s)
-    median_s = float(np.median(took_s[1:]))
+def bench_trace(traffic: Traffic, makes: dict[str, Make], rounds: int) -> list[dict[str, Any]]:
+    """Return a row for each that serves the trace, taking turns."""
+    took_s: dict[str, list[float]] = {name: [] for name in makes}
+    served = {}
+    for number in range(rounds + 1):
+        for name, make in makes.items():
+            run_once = make(traffic)
+            start_s = time.process_time()
+            served[name] = run_once()
+            if number:
+                took_s[name].append(time.process_time() - start_s)
+    return [
+        row_of(traffic, name, len(traffic.requests), took_s[name])
+        | {"steps": steps, "tokens": tokens, "simulated_s": simulated_s}
+        for name, (steps, tokens, simulated_s) in served.items()
+    ]
+
+
+def bench_command(traces: Path, traffic: Traffic, rounds: int) -> dict[str, Any]:
+    """Return the row of the whole process."""
+    runs = [run_command(traces, traffic) for _ in range(rounds + 1)]
+    row = row_of(traffic, "kvsim run", runs[0]["requests"], [run["cpu_s"] for run in runs[1:]])
+    return row | {"steps": runs[0]["steps"], "files": runs[0]["files"]}
+
+
+def row_of(traffic: Traffic, name: str, num_requests: int, took_s: list[float]) -> dict[str, Any]:
+    """Return what all rows of the table have."""
     return {
         "trace": traffic.name,
-        "core": name,
-        "requests": len(traffic.requests),
+        "what": name,
+        "requests": num_requests,
         "blocks": traffic.num_blocks,
-        "steps": steps,
-        "tokens": tokens,
-        "simulated_s": simulated_s,
-        "cpu_s": median_s,
-        "cpu_s_rounds": took_s[1:],
-        "us_per_step": 1e6 * median_s / steps,
-        "target_s": TARGET_S[traffic.name] if name == "compiled" else None,
+        "cpu_s": float(np.median(took_s)),
+        "cpu_s_rounds": took_s,
+        "target_s": TARGET_S.get((traffic.name, name)),
     }
 
 
 def run(traces: Path, rounds: int, num_requests: int | None = None) -> dict[str, Any]:
     """Return all rows and what they were measured on."""
-    azure = read_azure(traces / "azure-2023" / "AzureLLMInferenceTrace_conv.csv.gz", num_requests or 1000)
-    mooncake = read_mooncake(traces / "mooncake" / "conversation_trace.jsonl.gz", num_requests)
+    azure = read_azure(traces / AZURE, num_requests or 1000)
+    mooncake = read_mooncake(traces / MOONCAKE, num_requests)
     rows = [
-        bench_core("compiled", make_compiled, azure, rounds),
-        bench_core("plain", make_plain, azure, rounds),
-        bench_core("compiled", make_compiled, mooncake, rounds),
+        *bench_trace(azure, {"compiled": make_compiled, "plain": make_plain, **make_peers()}, rounds),
+        bench_command(traces, azure, rounds),
+        *bench_trace(mooncake, {"compiled": make_compiled}, rounds),
     ]
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "rows": rows,
-        "peak_bytes": peak_bytes,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "machine": platform.processor(),
         "python": platform.python_version(),
     }
@@ -180,12 +166,12 @@ def run(traces: Path, rounds: int, num_requests: int | None = None) -> dict[str,
 
 def table_text(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table for people."""
-    lines = ["trace                  core      requests  blocks    steps  CPU s   us/step  target s"]
+    lines = ["trace                  what              requests  blocks    steps  CPU s  target s"]
     for row in rows:
         target = "-" if row["target_s"] is None else f"{row['target_s']:g}"
         lines.append(
-            f"{row['trace']:<22} {row['core']:<9} {row['requests']:>8} {row['blocks']:>7} {row['steps']:>8} "
-            f"{row['cpu_s']:>6.3f} {row['us_per_step']:>9.2f}  {target:>8}"
+            f"{row['trace']:<22} {row['what']:<17} {row['requests']:>8} {row['blocks']:>7} {row['steps']:>8} "
+            f"{row['cpu_s']:>6.3f}  {target:>8}"
         )
     return "\n".join(lines)
 

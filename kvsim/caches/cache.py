@@ -78,24 +78,24 @@ class Cache:
         seed: int = 0,
         future: ArrayLike | None = None,
     ) -> None:
-        found = check_cache(policy, capacity)
+        entry = check_cache(policy, capacity)
         if num_keys is not None and not 1 <= num_keys <= MAX_IDS:
             raise CapacityError(f"num_keys is {num_keys:,}: from 1 to {MAX_IDS:,} can be distinguished")
-        if (found.kind == "oracle") != (future is not None):
+        if (entry.kind == "oracle") != (future is not None):
             need = "needs the whole trace as `future`" if future is None else "is no oracle and may not see the future"
             raise ScenarioError(f"cache policy {policy!r} {need}")
         self.policy = policy
         self.capacity = capacity
         self._num_keys = num_keys
         self._keys = None if num_keys is not None else KeyTable()
-        known: dict[str, Any] = {"seed": seed} if found.takes_seed else {}
+        known: dict[str, Any] = {"seed": seed} if entry.takes_seed else {}
         self._future: NDArray[np.uint32] | None = None
         self._done = 0
         if future is not None:
             self._future = self._ids_of(as_keys(future))
             known = {"future": self._future, "num_ids": max(1, self._num_ids)}
-        self._state = found.make_state(capacity, **known)
-        self._access = found.access
+        self._state = entry.make_state(capacity, **known)
+        self._access = entry.access
         self._where = np.full(0, NONE)
         self._slot_of = np.zeros(0, dtype=np.int64)
         self._used = np.zeros(1, dtype=np.int64)
@@ -163,10 +163,10 @@ def check_cache(policy: str, capacity: int) -> Any:
     """Return the policy called `policy`, if it and `capacity` are such as a cache can be made of."""
     if not isinstance(policy, str) or not isinstance(capacity, Integral):
         raise ScenarioError(f"a cache needs a policy's name and a whole number of keys, found {policy!r}, {capacity!r}")
-    found = find_cache_policy(policy)
+    entry = find_cache_policy(policy)
     if not 1 <= capacity <= MAX_IDS // 2:
         raise CapacityError(f"a cache of {capacity:,} keys: from 1 to {MAX_IDS // 2:,} are possible")
-    return found
+    return entry
 
 
 def as_keys(keys: ArrayLike) -> IntArray:
@@ -177,10 +177,10 @@ def as_keys(keys: ArrayLike) -> IntArray:
     ScenarioError
         If they are no flat list of integers.
     """
-    given = np.asarray(keys)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise ScenarioError(f"keys must be a flat array of integers, not {given.dtype} of shape {given.shape}")
-    return np.ascontiguousarray(given.astype(np.int64))
+    key_array = np.asarray(keys)
+    if key_array.ndim != 1 or (key_array.size and key_array.dtype.kind not in "iu"):
+        raise ScenarioError(f"keys must be a flat array of integers, not {key_array.dtype} of shape {key_array.shape}")
+    return np.ascontiguousarray(key_array.astype(np.int64))
 
 
 def _extended(array: NDArray[Any], size: int, fill: Any) -> NDArray[Any]:

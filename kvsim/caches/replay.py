@@ -49,10 +49,10 @@ def replay(keys: ArrayLike, capacity: int, policy: str, *, seed: int = 0) -> Rep
 
 def replay_ids(ids: NDArray[np.uint32], num_ids: int, capacity: int, policy: str, *, seed: int = 0) -> ReplayResult:
     """Replay dense ids below `num_ids`, as `KeyTable` makes them: for many replays of one trace."""
-    found = check_cache(policy, capacity)
-    known: dict[str, Any] = {"seed": seed} if found.takes_seed else {}
-    if found.kind == "oracle":
+    entry = check_cache(policy, capacity)
+    known: dict[str, Any] = {"seed": seed} if entry.takes_seed else {}
+    if entry.kind == "oracle":
         known = {"future": ids, "num_ids": max(1, num_ids)}
-    state = found.make_state(capacity, **known)
-    hits = int(found.access(np.full(num_ids, NONE), state, ids, None, None))
+    state = entry.make_state(capacity, **known)
+    hits = int(entry.access(np.full(num_ids, NONE), state, ids, None, None))
     return ReplayResult(policy=policy, capacity=capacity, hits=hits, misses=ids.size - hits)

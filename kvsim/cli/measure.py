@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.outputs import named, output_folder, write_or_print
 from kvsim.cli.report import load_each
 from kvsim.cli.terminal import Bar, bar, command_text, need_torch, printable
 
@@ -57,7 +57,7 @@ def measure(
     result, files = _measure(loaded, output)
     files |= _page(loaded, result)
     text = summary_json(result.summary) if as_json else load_experiment(loaded.experiment).show(result.summary)
-    written = kept(lambda: write_result(result, output or Path(loaded.scenario.output.folder), files), text)
+    written = write_or_print(lambda: write_result(result, output or Path(loaded.scenario.output.folder), files), text)
     typer.echo(text if as_json else f"{text}\n\nmeasured: {written}", nl=not as_json)
 
 
@@ -94,7 +94,7 @@ def compare(
             raise ResultError("compare: --out-of-sample is for a simulated and a measured result")
         simulated, measured = loaded.values()
         compared = (compare_out_of_sample if outside else compare_results)(simulated, measured)
-        _tell([_with_page(simulated, measured, compared) if output else compared], [output], as_json=as_json)
+        _print_and_write([_with_page(simulated, measured, compared) if output else compared], [output], as_json=as_json)
         return
     _side_by_side(loaded, output, as_json=as_json)
 
@@ -108,12 +108,12 @@ def _side_by_side(loaded: dict[Path, RunResult], output: Path | None, *, as_json
     from kvsim.report.results import summary_json, write_picture
 
     with reading(", ".join(map(str, loaded))):
-        found = side_by_side(loaded)
-        tables = {} if output is None else table_files({"compare": found.rows}, {})
-        page = {} if output is None else {"compare.html": page_html(side_by_side_page(found))}
-    folders = {label: str(folder) for label, folder in found.folders.items()}
-    contents = summary_json({"results": folders, "keys": found.keys, "cells": found.rows})
-    typer.echo(contents if as_json else found.text, nl=not as_json)
+        sides = side_by_side(loaded)
+        tables = {} if output is None else table_files({"compare": sides.rows}, {})
+        page = {} if output is None else {"compare.html": page_html(side_by_side_page(sides))}
+    folders = {label: str(folder) for label, folder in sides.folders.items()}
+    contents = summary_json({"results": folders, "keys": sides.keys, "cells": sides.rows})
+    typer.echo(contents if as_json else sides.text, nl=not as_json)
     if output is None:
         return
     for name, content in {**page, "compare.json": contents.encode(), **tables}.items():
@@ -161,7 +161,7 @@ def crosscheck(
             loaded = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
         result, files = _measure(loaded, output)
         files |= _page(loaded, result)
-        measured = kept(lambda: write_result(result, folder, files), experiment.show(result.summary))
+        measured = write_or_print(lambda: write_result(result, folder, files), experiment.show(result.summary))
     real = load_result(measured)
     result, simulated = _simulate(loaded, measured, folder)
     compared, folders = [_with_page(result, real, compare_results(result, real))], [simulated]
@@ -169,7 +169,7 @@ def crosscheck(
         outside, simulated_outside = _simulate(loaded, trace_from, folder)
         compared.append(_with_page(outside, real, compare_out_of_sample(outside, real, compared[0].contents)))
         folders.append(simulated_outside)
-    _tell(compared, folders, as_json=as_json)
+    _print_and_write(compared, folders, as_json=as_json)
     if not as_json:
         typer.echo(f"\nmeasured:  {measured}")
         for written in folders:
@@ -248,7 +248,7 @@ def _simulate(loaded: LoadedScenario, accesses: Path, folder: Path) -> tuple[Run
     with bar(f"simulating {loaded.scenario.name}") as shown:
         result = experiment.simulate(loaded.scenario, _job(loaded, shown, accesses))
     page = _page(loaded, result)
-    return result, kept(lambda: write_result(result, folder, page), experiment.show(result.summary))
+    return result, write_or_print(lambda: write_result(result, folder, page), experiment.show(result.summary))
 
 
 def _page(loaded: LoadedScenario, result: RunResult) -> dict[str, bytes]:
@@ -264,20 +264,20 @@ def _with_page(simulated: RunResult, measured: RunResult, compared: Compared) ->
     return with_page(simulated, measured, compared)
 
 
-def _tell(found: Sequence[Compared], folders: Sequence[Path | None], *, as_json: bool) -> None:
+def _print_and_write(comparisons: Sequence[Compared], folders: Sequence[Path | None], *, as_json: bool) -> None:
     """Print comparisons, or what programs read of them in one object, and write the files of each into its folder."""
     from kvsim.report.results import summary_json, write_picture
 
     contents: dict[str, Any] = {}
-    for compared in found:
+    for compared in comparisons:
         contents |= compared.contents
-    text = summary_json(contents) if as_json else "\n\n".join(compared.text for compared in found)
+    text = summary_json(contents) if as_json else "\n\n".join(compared.text for compared in comparisons)
 
     def write() -> None:
-        for compared, folder in zip(found, folders, strict=True):
+        for compared, folder in zip(comparisons, folders, strict=True):
             if folder is not None:
                 for file, content in compared.files.items():
                     write_picture(content, folder, file)
 
-    kept(write, text)
+    write_or_print(write, text)
     typer.echo(text, nl=not as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.outputs import named, output_folder, write_or_print
 
 
 def add_caches(app: typer.Typer) -> None:
@@ -60,6 +60,6 @@ def mrc(
 
         name = path.name.partition(".")[0]
         drawn = png(mrc_figure(curve, path.name, keys))
-        picture = kept(lambda: write_picture(drawn, output, f"mrc-{name}.png"), text)
+        picture = write_or_print(lambda: write_picture(drawn, output, f"mrc-{name}.png"), text)
         text += f"\n\npicture: {picture}"
     typer.echo(text)

@@ -73,7 +73,7 @@ def output_file(path: Path, suffix: str) -> Path:
     return path
 
 
-def kept(write: Callable[[], T], shown: str) -> T:
+def write_or_print(write: Callable[[], T], shown: str) -> T:
     """Return what `write` returns; where it fails, print what was worked out first, so that it is not lost."""
     try:
         return write()

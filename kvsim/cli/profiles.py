@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kvsim.cli.choices import Device, DTypeName, Figures, Pictures
-from kvsim.cli.outputs import as_argument, draw, kept, named, output_file, output_folder
+from kvsim.cli.outputs import as_argument, draw, named, output_file, output_folder, write_or_print
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 
@@ -88,7 +88,7 @@ def calibrate(
 
             serving = calibrate_serving(str(model), quick=quick, progress=shown.stage)
             profile = profile.model_copy(update={"serving": serving})
-    kept(lambda: write_profile(profile, output), profile_text(profile))
+    write_or_print(lambda: write_profile(profile, output), profile_text(profile))
     typer.echo(f"{output}: written; see `kvsim profile show {as_argument(output, '.toml')}`")
 
 

@@ -116,8 +116,8 @@ def _page_and_tables(loaded: Mapping[Path, RunResult], *, csv: bool) -> tuple[Pa
     from kvsim.report.frames import table_files
 
     if len(loaded) > 1:
-        found = side_by_side(loaded)
-        return side_by_side_page(found), table_files({"side-by-side": found.rows}, {}) if csv else {}
+        sides = side_by_side(loaded)
+        return side_by_side_page(sides), table_files({"side-by-side": sides.rows}, {}) if csv else {}
     (result,) = loaded.values()
     return page_of(result), table_files(_tables(result), result.rows) if csv else {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.outputs import kept, named, output_folder
+from kvsim.cli.outputs import named, output_folder, write_or_print
 from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ def sweep(
     try:
         with bar(f"sweeping {experiment.name}") as shown:
             job = loaded.job(command=command_text(), progress=shown.advance)
-            found = run_sweep(experiment, folder, job, num_workers=workers, scheduler=dask, fresh=not resume)
+            swept = run_sweep(experiment, folder, job, num_workers=workers, scheduler=dask, fresh=not resume)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cells are kept, the same command goes on from them", err=True)
         raise typer.Exit(INTERRUPTED) from None
     fields = [field.strip() for field in heat.split(",")] if heat else []
-    _tell(found, folder, fields, figures=figures and experiment.output.figures, as_json=as_json)
-    if found.failed:
+    _print_and_write(swept, folder, fields, figures=figures and experiment.output.figures, as_json=as_json)
+    if swept.failed:
         raise typer.Exit(2)
 
 
@@ -132,11 +132,11 @@ def whatif(
     name = str(base.summary["scenario"])
     folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
-        found = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
-    rows = _rows(found.pairs)
-    contents = summary_json(whatif_contents(found.changes, rows))
-    text = contents if as_json else whatif_text(found.changes, rows, found.result.summary)
-    written = kept(lambda: write_result(found.result, folder, report_file(found.result)), text)
+        simulated = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
+    rows = _rows(simulated.pairs)
+    contents = summary_json(whatif_contents(simulated.changes, rows))
+    text = contents if as_json else whatif_text(simulated.changes, rows, simulated.result.summary)
+    written = write_or_print(lambda: write_result(simulated.result, folder, report_file(simulated.result)), text)
     typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
 
 
@@ -170,39 +170,40 @@ def _reach(base: RunResult, reach: str, over: str, changes: list[str], *, as_jso
             f"whatif: --reach {reach!r} --over {over!r}: write --reach 'tpot_p50_s<=0.05' --over KEY=LOW:HIGH"
         )
     with bar(f"searching {key}"):
-        found = search(base, figure, limits[0], key, limits[1], limits[2], changes=changes)
+        reached = search(base, figure, limits[0], key, limits[1], limits[2], changes=changes)
     if as_json:
-        typer.echo(summary_json({"figure": figure, "most": limits[0], "key": key, "found": [*map(asdict, found)]}))
+        typer.echo(summary_json({"figure": figure, "most": limits[0], "key": key, "found": [*map(asdict, reached)]}))
         return
-    typer.echo(reach_text(figure, limits[0], key, (limits[1], limits[2]), found))
+    typer.echo(reach_text(figure, limits[0], key, (limits[1], limits[2]), reached))
 
 
-def _tell(found: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
+def _print_and_write(swept: Sweep, folder: Path, fields: list[str], *, figures: bool, as_json: bool) -> None:
     """Write the result, and print what it comes to."""
     from kvsim.errors import ResultError
     from kvsim.experiments.decode.report.sweep_figures import sweep_figures
-    from kvsim.experiments.decode.report.sweep_tables import front_of, sweep_text
+    from kvsim.experiments.decode.report.sweep_front import front_of
+    from kvsim.experiments.decode.report.sweep_tables import sweep_text
     from kvsim.experiments.pages import report_file
     from kvsim.report.results import records_parquet, summary_json, write_result
 
-    summary = found.result.summary
+    summary = swept.result.summary
     on_front = set(front_of(summary))
     cells = [cell | {"on_front": number in on_front} for number, cell in enumerate(summary["cells"])]
     files = {"cells.parquet": records_parquet(cells)}
     if figures:
-        files |= sweep_figures(summary, fields) | report_file(found.result)
-    tracebacks = [f"{cell}\n{cell.traceback}" for cell in found.failed if cell.traceback]
+        files |= sweep_figures(summary, fields) | report_file(swept.result)
+    tracebacks = [f"{cell}\n{cell.traceback}" for cell in swept.failed if cell.traceback]
     if tracebacks:
         files["failed.txt"] = "\n".join(tracebacks).encode()
     text = summary_json(summary) if as_json else sweep_text(summary)
     try:
-        written = kept(lambda: write_result(found.result, folder, files), text)
+        written = write_or_print(lambda: write_result(swept.result, folder, files), text)
     except ResultError as problem:
-        raise ResultError(f"{problem}; the finished cells are kept in {found.folder}") from None
+        raise ResultError(f"{problem}; the finished cells are kept in {swept.folder}") from None
     typer.echo(text, nl=not as_json)
     if as_json:
         return
-    typer.echo(f"\n{found.num_simulated} cells simulated, {found.num_found} found finished in {found.folder}")
+    typer.echo(f"\n{swept.num_simulated} cells simulated, {swept.num_found} found finished in {swept.folder}")
     typer.echo(f"result: {written}")
     for name in sorted(files):
         typer.echo(f"  {written / name}")

@@ -82,14 +82,14 @@ def capacity(
     from kvsim.report.style import png
 
     with bar(f"searching {chosen.name}") as shown:
-        found = find_capacity(
+        highest = find_capacity(
             chosen, loaded.base_dir, num_seeds=seeds, tolerance_frac=tolerance, progress=shown.advance
         )
     met_frac = chosen.slo.met_frac if chosen.slo else 1.0
-    contents = summary_json(capacity_contents(found, met_frac))
-    typer.echo(contents if as_json else capacity_text(found, met_frac), nl=not as_json)
+    contents = summary_json(capacity_contents(highest, met_frac))
+    typer.echo(contents if as_json else capacity_text(highest, met_frac), nl=not as_json)
     if output is not None:
         write_picture(contents.encode(), output, "capacity.json")
-        picture = write_picture(png(capacity_figure(found, chosen.name, met_frac)), output, "capacity.png")
+        picture = write_picture(png(capacity_figure(highest, chosen.name, met_frac)), output, "capacity.png")
         if not as_json:
             typer.echo(f"\npicture: {picture}")

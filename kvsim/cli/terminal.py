@@ -33,7 +33,7 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2Jb")
     'a\\u001b[2Jb'
     """
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @contextmanager
@@ -93,16 +93,16 @@ def _own_standard_output() -> Iterator[None]:
         yield
         return
     stream.flush()
-    kept = os.dup(_STDOUT)
-    own = os.fdopen(os.dup(kept), "w", encoding=stream.encoding, errors=stream.errors)
+    saved = os.dup(_STDOUT)
+    own = os.fdopen(os.dup(saved), "w", encoding=stream.encoding, errors=stream.errors)
     try:
         sys.stdout = own
         os.dup2(sys.stderr.fileno(), _STDOUT)
         yield
     finally:
         sys.stdout = stream
-        os.dup2(kept, _STDOUT)
-        os.close(kept)
+        os.dup2(saved, _STDOUT)
+        os.close(saved)
         with suppress(OSError):  # what could not be written was reported
             own.close()
 
@@ -159,38 +159,52 @@ def install_line(extra: str) -> str:
         asked = importlib.metadata.requires("kvsim") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
         asked = []
-    wanted = f'extra=="{extra}"'
-    packages = [text.partition(";")[0].strip() for text in asked if wanted in text.replace(" ", "").replace("'", '"')]
+    marker = f'extra=="{extra}"'
+    packages = [text.partition(";")[0].strip() for text in asked if marker in text.replace(" ", "").replace("'", '"')]
     return shlex.join(["pip", "install", *(packages or [extra, "transformers"])])
 
 
 class Bar:
-    """A progress bar on standard error where that is a terminal; nothing in a pipe."""
-
-    def __init__(self, progress: Any, task: Any) -> None:
-        self._progress, self._task = progress, task
+    """What shows how far a command has come: nothing, where standard error is a pipe."""
 
     def advance(self, share: float) -> None:
         """Move on by a share of the whole."""
-        self._progress.update(self._task, advance=share)
 
     def stage(self, name: str, done: float, total: float) -> None:
-        """Say how much of a stage is done."""
-        self._progress.update(self._task, description=printable(name), completed=done, total=total)
+        """Show how much of a stage is done."""
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
+        typer.echo(printable(text), err=True)
+
+
+class _TerminalBar(Bar):
+    """A progress bar on a terminal."""
+
+    def __init__(self, progress: Any, label: str) -> None:
+        self._progress, self._task = progress, progress.add_task(printable(label), total=1.0)
+
+    def advance(self, share: float) -> None:
+        self._progress.update(self._task, advance=share)
+
+    def stage(self, name: str, done: float, total: float) -> None:
+        self._progress.update(self._task, description=printable(name), completed=done, total=total)
+
+    def say(self, text: str) -> None:
         self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def bar(label: str) -> Iterator[Bar]:
     """Show a bar while the block runs."""
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress, progress.add_task(printable(label), total=1.0))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        yield _TerminalBar(progress, label)
 
 
 def _usage_line(problem: Any) -> str:

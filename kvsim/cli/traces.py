@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kvsim.cli.choices import Device, DTypeName, Figures, Pictures
-from kvsim.cli.outputs import as_argument, draw, kept, named, output_file, output_folder
+from kvsim.cli.outputs import as_argument, draw, named, output_file, output_folder, write_or_print
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 PAGE_TOKENS = 32
@@ -124,5 +124,5 @@ def trace_fit(
     output_file(output, ".toml")
     parameters = fit_generator(trace, page_tokens, channel, name=path.stem)
     text = fit_text(trace, parameters)
-    kept(lambda: write_parameters(parameters, output), text)
+    write_or_print(lambda: write_parameters(parameters, output), text)
     typer.echo(f"{text}\n\n{output}: written")

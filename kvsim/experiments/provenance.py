@@ -62,7 +62,7 @@ def manifest_of(
 
 def inputs_of(scenario: AnyScenario, job: Job, *, is_measured: bool) -> list[Input]:
     """Return the files that a scenario's fields name, each once, as the cells of a run read them."""
-    found: dict[tuple[str, str], Input] = {}
+    by_name: dict[tuple[str, str], Input] = {}
     for dotted, role in type(scenario).inputs.items():
         if role in MEASURED_ROLES and not is_measured:
             continue
@@ -71,9 +71,9 @@ def inputs_of(scenario: AnyScenario, job: Job, *, is_measured: bool) -> list[Inp
         for cell in scenario.cells:
             name = cell.value_at(dotted)
             is_file = isinstance(name, str) and (role != "config" or name not in known_models())
-            if name and is_file and (role, name) not in found:
-                found[role, name] = input_named(role, name, job.base_dir)
-    return list(found.values())
+            if name and is_file and (role, name) not in by_name:
+                by_name[role, name] = input_named(role, name, job.base_dir)
+    return list(by_name.values())
 
 
 def input_named(role: Role | Literal["policy"], name: str, base_dir: Path | None) -> Input:

@@ -160,11 +160,11 @@ def all_cost_tables() -> tuple[CostTables, ...]:
     return tuple(table for table in tables if table is not None)
 
 
-def _constant(name: str, module: str, constant: str, wanted: type[_T]) -> _T:
+def _constant(name: str, module: str, constant: str, kind: type[_T]) -> _T:
     package = EXPERIMENTS[name].partition(":")[0].rpartition(".")[0]
     value = getattr(importlib.import_module(f"{package}.{module}"), constant)
-    if not isinstance(value, wanted):
-        raise TypeError(f"{package}.{module}.{constant} is {type(value).__name__}, not {wanted.__name__}")
+    if not isinstance(value, kind):
+        raise TypeError(f"{package}.{module}.{constant} is {type(value).__name__}, not {kind.__name__}")
     return value
 
 

@@ -43,8 +43,8 @@ class Result:
     @property
     def cells(self) -> Frame:
         """A row for each cell, units in the names of the columns; a figure that does not apply is None or NaN."""
-        own_frame = load_experiment(self.experiment).cells_frame or cells_frame
-        return own_frame(self.summary)
+        first = load_experiment(self.experiment).first_columns
+        return cells_frame(self.summary, first(self.summary) if first else None)
 
     @property
     def steps(self) -> Frame:

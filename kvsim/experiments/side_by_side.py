@@ -73,35 +73,35 @@ def side_by_side(results: Mapping[Path, RunResult]) -> SideBySide:
     )
 
 
-def side_by_side_page(found: SideBySide) -> Page:
+def side_by_side_page(table: SideBySide) -> Page:
     """Return the page of several results."""
-    scenarios = list(dict.fromkeys(str(result.summary["scenario"]) for result in found.results.values()))
-    verdict = _changes(found)
-    for label, result in found.results.items():
+    scenarios = list(dict.fromkeys(str(result.summary["scenario"]) for result in table.results.values()))
+    verdict = _changes(table)
+    for label, result in table.results.items():
         first, *others = [*map(str, result.summary.get("verdict", ())), ""]
         verdict += [line for line in (f"{label}: {first}", *others) if line]
-    limits = dict.fromkeys(line for result in found.results.values() for line in limitations_of(result.summary))
+    limits = dict.fromkeys(line for result in table.results.values() for line in limitations_of(result.summary))
     return Page(
         title=", ".join(scenarios),
-        kind=f"kvsim compare: {kind_of(next(iter(found.results.values())))}, {len(found.results)} results",
-        facts={label: _description(result) for label, result in found.results.items()},
+        kind=f"kvsim compare: {kind_of(next(iter(table.results.values())))}, {len(table.results)} results",
+        facts={label: _description(result) for label, result in table.results.items()},
         verdict=verdict,
-        tables=[Table(title="Side by side", rows=found.rows, columns=found.columns, legend=_LEGEND)],
-        charts=[_chart(found, name, title) for name, title in found.figures.items()],
+        tables=[Table(title="Side by side", rows=table.rows, columns=table.columns, legend=_LEGEND)],
+        charts=[_chart(table, name, title) for name, title in table.figures.items()],
         limitations=list(limits),
         provenance=[
-            provenance_of(result.summary, result.manifest, title=label) for label, result in found.results.items()
+            provenance_of(result.summary, result.manifest, title=label) for label, result in table.results.items()
         ],
     )
 
 
-def _changes(found: SideBySide) -> list[str]:
+def _changes(table: SideBySide) -> list[str]:
     """Return a line for each figure of each further result: how it changes relative to the first."""
-    first, *others = found.results
+    first, *others = table.results
     lines = []
     for label in others:
-        for name, title in found.figures.items():
-            changes = [row.get(f"{label}.{stem(name)}_change_frac") for row in found.rows]
+        for name, title in table.figures.items():
+            changes = [row.get(f"{label}.{stem(name)}_change_frac") for row in table.rows]
             known = [change for change in changes if change is not None]
             if known:
                 middle = signed_percent(median(known))
@@ -152,21 +152,21 @@ def _columns(
     return shown
 
 
-def _chart(found: SideBySide, name: str, title: str) -> Chart:
+def _chart(table: SideBySide, name: str, title: str) -> Chart:
     """Return a figure as bars: a group for each value of the first key, a bar a result, a view for the other keys."""
     factor, unit = scale_of(
         name,
         [
             row[f"{label}.{name}"]
-            for label in found.results
-            for row in found.rows
+            for label in table.results
+            for row in table.rows
             if not is_missing(row.get(f"{label}.{name}"))
         ],
     )
-    looks = palette_looks(found.results)
+    looks = palette_looks(table.results)
     views = []
-    for view_name, rows in groups_of(found.rows, found.keys[1:]).items():
-        labels = [_label(found.keys[0], row) for row in rows[:_MAX_BARS]]
+    for view_name, rows in groups_of(table.rows, table.keys[1:]).items():
+        labels = [_label(table.keys[0], row) for row in rows[:_MAX_BARS]]
         traces = [
             rows_of_bars(
                 label,
@@ -174,7 +174,7 @@ def _chart(found: SideBySide, name: str, title: str) -> Chart:
                 [_scaled(row.get(f"{label}.{name}"), factor) for row in rows[:_MAX_BARS]],
                 looks[label].color,
             )
-            for label in found.results
+            for label in table.results
         ]
         views.append(View(name=view_name, traces=traces, layout=bars_layout(with_unit(title, unit))))
     most = max(len(view.traces) * len(view.traces[0]["y"]) for view in views)

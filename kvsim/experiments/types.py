@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kvsim.calibration.measure import CostTables
     from kvsim.calibration.measure import Progress as StageProgress
     from kvsim.report.comparison import Compared
-    from kvsim.report.frames import Frame
     from kvsim.report.html.parts import Parts
 
 ScenarioT_contra = TypeVar("ScenarioT_contra", bound=AnyScenario, contravariant=True)
@@ -75,8 +74,8 @@ class Experiment(Generic[ScenarioT]):
     """Return the pictures of a result by file name, as PNG."""
     compare: Callable[[RunResult, RunResult], Compared]
     """Compare a simulated result with a measured one of the same scenario."""
-    cells_frame: Callable[[Mapping[str, Any]], Frame] | None = None
-    """Return a data frame with a row for each cell of a summary; `kvsim.report.frames.cells_frame` where None."""
+    first_columns: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    """Return the columns that come first in a data frame of a summary's cells; what is swept where None."""
     parts: Callable[[RunResult], Parts] | None = None
     """Return what the page of a result shows, interactive figures among it.
 

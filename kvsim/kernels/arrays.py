@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
-compiled: Any = numba.njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]
+from kvsim.kernels.cached import njit
+
+compiled: Any = njit(error_model="numpy", _nrt=False)
 """Compile without reference counting: what is compiled so makes no array and keeps none. It divides by no zero."""
 
 ADDRESS, NUM_ROWS, NUM_COLUMNS = range(3)
@@ -36,6 +36,8 @@ def _fetch(item: Any, num_axes: int) -> Callable[..., Any]:
         array_type = types.Array(item, num_axes, "C")
 
         def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            from numba.np.arrayobj import populate_array  # noqa: PLC0415  # half of numba: for who compiles only
+
             table = builder.inttoptr(arguments[0], _WORD.as_pointer())
             first = builder.mul(arguments[1], _WORD(3))
             line = [builder.load(builder.gep(table, [builder.add(first, _WORD(place))])) for place in range(3)]

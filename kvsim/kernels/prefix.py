@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
 
 LRU, FIFO, LFU, BELADY, SIEVE, S3_FIFO, ARC = range(7)
@@ -26,7 +26,7 @@ _NUM_QUEUES = 5
 _LFU_SHIFT = 40
 
 
-@numba.njit(cache=True)
+@njit
 def replay_prefix(
     policy: int,
     blocks: NDArray[np.int64],
@@ -59,14 +59,14 @@ def replay_prefix(
     state[_BUDGET], state[_POLICY], state[_HAND] = budget, policy, -1
     target = np.zeros(1)
     coming = _next_uses(blocks, starts, most_hits, num_blocks) if policy == BELADY else np.zeros(1, dtype=np.int64)
-    kept = np.zeros(num_requests, dtype=np.int64)
+    num_held = np.zeros(num_requests, dtype=np.int64)
     hits = np.zeros(num_requests, dtype=np.int64)
     evictions = np.zeros(num_requests, dtype=np.int64)
     oldest = 0
     for request in range(num_requests):
         start, stop = starts[request], starts[request + 1]
         while request - oldest >= in_flight:
-            _finish(oldest, kept, blocks, starts, node, links, heap, state)
+            _finish(oldest, num_held, blocks, starts, node, links, heap, state)
             oldest += 1
         place = start
         while place < stop and node[blocks[place], _CACHED] == 1:
@@ -80,7 +80,7 @@ def replay_prefix(
             if state[_SIZE] == budget:
                 victim = _victim(node, links, heap, state, target)
                 while victim < 0 and oldest < request:
-                    _finish(oldest, kept, blocks, starts, node, links, heap, state)
+                    _finish(oldest, num_held, blocks, starts, node, links, heap, state)
                     oldest += 1
                     victim = _victim(node, links, heap, state, target)
                 if victim < 0 or (policy == BELADY and -node[victim, _RANK] <= coming[place]):
@@ -89,29 +89,29 @@ def replay_prefix(
                 evictions[request] += 1
             _enter(block, coming[place] if policy == BELADY else 0, parents, node, links, state, target)
             place += 1
-        kept[request] = place - start
+        num_held[request] = place - start
         if second_touch:
             for place in range(start, stop):
                 node[blocks[place], _SEEN] = 1
     return hits, evictions
 
 
-@numba.njit(cache=True)
+@njit
 def _next_uses(
     blocks: NDArray[np.int64], starts: NDArray[np.int64], most_hits: NDArray[np.int64], num_blocks: int
 ) -> NDArray[np.int64]:
     never = blocks.size
     coming = np.full(num_blocks, never, dtype=np.int64)
-    found = np.empty(blocks.size, dtype=np.int64)
+    next_uses = np.empty(blocks.size, dtype=np.int64)
     for request in range(starts.size - 2, -1, -1):
         for place in range(starts[request + 1] - 1, starts[request] - 1, -1):
-            found[place] = coming[blocks[place]]
+            next_uses[place] = coming[blocks[place]]
             if place - starts[request] < most_hits[request]:
                 coming[blocks[place]] = place
-    return found
+    return next_uses
 
 
-@numba.njit(cache=True)
+@njit
 def _hit(block: int, next_use: int, node: Any, heap: Any, state: Any) -> None:
     policy = state[_POLICY]
     node[block, _HOLDERS] += 1
@@ -130,7 +130,7 @@ def _hit(block: int, next_use: int, node: Any, heap: Any, state: Any) -> None:
         node[block, _FLAG] = 1
 
 
-@numba.njit(cache=True)
+@njit
 def _enter(block: int, next_use: int, parents: Any, node: Any, links: Any, state: Any, target: Any) -> None:
     policy = state[_POLICY]
     state[_SIZE] += 1
@@ -154,7 +154,7 @@ def _enter(block: int, next_use: int, parents: Any, node: Any, links: Any, state
         _adapt(block, node, links, state, target)
 
 
-@numba.njit(cache=True)
+@njit
 def _adapt(block: int, node: Any, links: Any, state: Any, target: Any) -> None:
     once, again = state[_LENGTHS + _GHOSTS_A], state[_LENGTHS + _GHOSTS_B]
     node[block, _FLAG] = 0
@@ -168,17 +168,19 @@ def _adapt(block: int, node: Any, links: Any, state: Any, target: Any) -> None:
         node[block, _FLAG] = 1
 
 
-@numba.njit(cache=True)
-def _finish(request: int, kept: Any, blocks: Any, starts: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
+@njit
+def _finish(
+    request: int, num_held: Any, blocks: Any, starts: Any, node: Any, links: Any, heap: Any, state: Any
+) -> None:
     first = starts[request]
-    for place in range(first + kept[request] - 1, first - 1, -1):
+    for place in range(first + num_held[request] - 1, first - 1, -1):
         block = blocks[place]
         node[block, _HOLDERS] -= 1
         if node[block, _HOLDERS] == 0:
             _release(block, node, links, heap, state)
 
 
-@numba.njit(cache=True)
+@njit
 def _release(block: int, node: Any, links: Any, heap: Any, state: Any) -> None:
     policy = state[_POLICY]
     if policy <= BELADY:
@@ -205,7 +207,7 @@ def _release(block: int, node: Any, links: Any, heap: Any, state: Any) -> None:
         _append(block, _B if is_again else _A, node, links, state)
 
 
-@numba.njit(cache=True)
+@njit
 def _victim(node: Any, links: Any, heap: Any, state: Any, target: Any) -> Any:
     policy = state[_POLICY]
     if policy <= BELADY:
@@ -213,25 +215,25 @@ def _victim(node: Any, links: Any, heap: Any, state: Any, target: Any) -> Any:
     if policy == SIEVE:
         return _sieve_victim(node, links, state)
     if policy == S3_FIFO:
-        found = -1
+        victim = -1
         if state[_LENGTHS + _A] >= max(1, state[_BUDGET] // 10):
-            found = _small_victim(node, links, state)
-        if found < 0:
-            found = _main_victim(node, links, state)
-        return _small_victim(node, links, state) if found < 0 else found
+            victim = _small_victim(node, links, state)
+        if victim < 0:
+            victim = _main_victim(node, links, state)
+        return _small_victim(node, links, state) if victim < 0 else victim
     first, second = _A, _B
     if state[_LENGTHS + _A] == 0 or state[_LENGTHS + _A] <= target[0]:
         first, second = _B, _A
-    found = _oldest_free(first, node, links)
-    return _oldest_free(second, node, links) if found < 0 else found
+    victim = _oldest_free(first, node, links)
+    return _oldest_free(second, node, links) if victim < 0 else victim
 
 
-@numba.njit(cache=True)
+@njit
 def _is_free(block: int, node: Any) -> Any:
     return node[block, _HOLDERS] == 0 and node[block, _CHILDREN] == 0
 
 
-@numba.njit(cache=True)
+@njit
 def _oldest_free(name: int, node: Any, links: Any) -> Any:
     block = _oldest(name, node, links)
     while block >= 0 and not _is_free(block, node):
@@ -239,7 +241,7 @@ def _oldest_free(name: int, node: Any, links: Any) -> Any:
     return block
 
 
-@numba.njit(cache=True)
+@njit
 def _sieve_victim(node: Any, links: Any, state: Any) -> Any:
     block = state[_HAND] if state[_HAND] >= 0 else _oldest(_A, node, links)
     for _ in range(2 * state[_LENGTHS + _A]):
@@ -253,7 +255,7 @@ def _sieve_victim(node: Any, links: Any, state: Any) -> Any:
     return -1
 
 
-@numba.njit(cache=True)
+@njit
 def _small_victim(node: Any, links: Any, state: Any) -> Any:
     while state[_LENGTHS + _A] > 0:
         block = _oldest(_A, node, links)
@@ -267,7 +269,7 @@ def _small_victim(node: Any, links: Any, state: Any) -> Any:
     return -1
 
 
-@numba.njit(cache=True)
+@njit
 def _main_victim(node: Any, links: Any, state: Any) -> Any:
     for _ in range(4 * state[_LENGTHS + _B]):
         block = _oldest(_B, node, links)
@@ -280,7 +282,7 @@ def _main_victim(node: Any, links: Any, state: Any) -> Any:
     return -1
 
 
-@numba.njit(cache=True)
+@njit
 def _evict(block: int, parents: Any, node: Any, links: Any, heap: Any, state: Any) -> None:
     policy, budget = state[_POLICY], state[_BUDGET]
     state[_SIZE] -= 1
@@ -308,48 +310,48 @@ def _evict(block: int, parents: Any, node: Any, links: Any, heap: Any, state: An
             _unlink(_oldest(_GHOSTS_B, node, links), node, links, state)
 
 
-@numba.njit(cache=True)
+@njit
 def _append(block: int, name: int, node: Any, links: Any, state: Any) -> None:
     join_last(links, np.uint64(node.shape[0] + name), np.uint64(block))
     node[block, _QUEUE] = name
     state[_LENGTHS + name] += 1
 
 
-@numba.njit(cache=True)
+@njit
 def _unlink(block: int, node: Any, links: Any, state: Any) -> None:
     leave(links, np.uint64(block))
     state[_LENGTHS + node[block, _QUEUE]] -= 1
     node[block, _QUEUE] = _NONE
 
 
-@numba.njit(cache=True)
+@njit
 def _oldest(name: int, node: Any, links: Any) -> Any:
     """Return the oldest block of a queue; that of an empty one is no block."""
     return _younger(node.shape[0] + name, node, links)
 
 
-@numba.njit(cache=True)
+@njit
 def _younger(block: int, node: Any, links: Any) -> Any:
     """Return the block after one in its queue, -1 after the youngest."""
     following = np.int64(first_of(links, np.uint64(block)))
     return following if following < node.shape[0] else -1
 
 
-@numba.njit(cache=True)
+@njit
 def _is_worse(left: int, right: int, node: Any) -> Any:
     if node[left, _RANK] != node[right, _RANK]:
         return node[left, _RANK] < node[right, _RANK]
     return left < right
 
 
-@numba.njit(cache=True)
+@njit
 def _heap_push(block: int, node: Any, heap: Any, state: Any) -> None:
     place = state[_HEAP_SIZE]
     state[_HEAP_SIZE] += 1
     _heap_rise(place, block, node, heap)
 
 
-@numba.njit(cache=True)
+@njit
 def _heap_rise(place: int, block: int, node: Any, heap: Any) -> None:
     while place > 0:
         above = (place - 1) >> 1
@@ -362,7 +364,7 @@ def _heap_rise(place: int, block: int, node: Any, heap: Any) -> None:
     node[block, _HEAP] = place
 
 
-@numba.njit(cache=True)
+@njit
 def _heap_remove(block: int, node: Any, heap: Any, state: Any) -> None:
     place = node[block, _HEAP]
     node[block, _HEAP] = -1

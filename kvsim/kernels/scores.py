@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from kvsim.kernels.cached import njit
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -14,7 +15,7 @@ _REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be taken in any order, so that they are vectorised; NaN stays NaN, which shows pages that never came."""
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REORDERED)
+@njit(nogil=True, error_model="numpy", fastmath=_REORDERED)
 def box_scores(query: Floats, bounds: Floats, scaling: float, softcap: float, scores: Floats) -> None:
     """Write the mean over query heads of the softmax over pages of the most that a key within a box could score.
 
@@ -63,7 +64,7 @@ def box_scores(query: Floats, bounds: Floats, scaling: float, softcap: float, sc
                 row[page] += logits[page] * share
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REORDERED)
+@njit(nogil=True, error_model="numpy", fastmath=_REORDERED)
 def speculated_query(
     hidden: Floats, weights: NDArray[np.int8], row_scales: Floats, epsilon: float, rotary: Floats
 ) -> Floats:

@@ -61,17 +61,19 @@ def find_policy(name: str, plug_ins: PlugIns = NO_PLUG_INS) -> type[Policy]:
     if entry is not None and entry.kind == "eviction":
         return Paged
     made_of = plug_ins[name] if name in plug_ins else load_class(entry.path if entry else name, f"policy {name!r}")
-    found = made_of if isinstance(made_of, type) else type(made_of)
+    loaded = made_of if isinstance(made_of, type) else type(made_of)
     if name in PEERS:
-        return found
-    if _is_evictor(found):
+        return loaded
+    if _is_evictor(loaded):
         return Paged
-    _check_shape(found, WHOLE, f"policy {name!r}: not a policy class")
+    _check_shape(loaded, WHOLE, f"policy {name!r}: not a policy class")
     for stated, values in STATED_VALUES.items():
-        if getattr(found, stated) not in values:
+        if getattr(loaded, stated) not in values:
             known = ", ".join(map(repr, values))
-            raise ScenarioError(f"policy {name!r}: {stated} is {getattr(found, stated)!r}; it should be one of {known}")
-    return found
+            raise ScenarioError(
+                f"policy {name!r}: {stated} is {getattr(loaded, stated)!r}; it should be one of {known}"
+            )
+    return loaded
 
 
 def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any], plug_ins: PlugIns = NO_PLUG_INS) -> Policy:
@@ -92,22 +94,22 @@ def make_policy(name: str, setting: Setting, arguments: Mapping[str, Any], plug_
         raise ScenarioError(f"{what}: a peer to measure, not a policy: `kvsim measure` runs it, nothing simulates it")
     chosen = dict(arguments)
     is_compiled = _taken(chosen, "compiled", True, what) if entry is not None and entry.compiled else True
-    found = _load(entry, name, what, plug_ins, is_compiled=is_compiled)
-    if not _is_evictor(found):
-        _check_shape(found, WHOLE, f"{what}: not a policy class")
-        _check_known(chosen, _arguments_of(found), what)
-        policy: Policy = _make(found, setting, chosen, what)
+    loaded = _load(entry, name, what, plug_ins, is_compiled=is_compiled)
+    if not _is_evictor(loaded):
+        _check_shape(loaded, WHOLE, f"{what}: not a policy class")
+        _check_known(chosen, _arguments_of(loaded), what)
+        policy: Policy = _make(loaded, setting, chosen, what)
         return policy
     prefetch = _taken(chosen, "prefetch", NONE, what)
     admission = _taken(chosen, "admission", ALWAYS, what)
     parts = {
-        "evict": found,
+        "evict": loaded,
         "prefetch": _part(PREFETCHERS, prefetch, "prefetcher", plug_ins, is_compiled=is_compiled),
         "admission": _part(ADMISSIONS, admission, "admission", plug_ins, is_compiled=is_compiled),
     }
-    given = _share_out(chosen, parts, what)
+    shares = _share_out(chosen, parts, what)
     names = {"evict": what, "prefetch": f"prefetcher {prefetch!r}", "admission": f"admission {admission!r}"}
-    made = {role: _make(part, setting, given[role], names[role]) for role, part in parts.items()}
+    made = {role: _make(part, setting, shares[role], names[role]) for role, part in parts.items()}
     return Paged(setting, made["evict"], made["prefetch"], made["admission"])
 
 
@@ -126,12 +128,12 @@ def cost_name(name: str, arguments: Mapping[str, Any]) -> str:
     return "+".join([*parts, "plain"] if arguments.get("compiled") is False else parts)
 
 
-def part_arguments(found: type[Any]) -> dict[str, Any]:
+def part_arguments(loaded: type[Any]) -> dict[str, Any]:
     """Return the arguments that a class takes beside the setting, with their defaults; None where there is none."""
-    parameters = inspect.signature(found).parameters
+    parameters = inspect.signature(loaded).parameters
     return {
         name: None if parameters[name].default is inspect.Parameter.empty else parameters[name].default
-        for name in _arguments_of(found)
+        for name in _arguments_of(loaded)
     }
 
 
@@ -146,25 +148,25 @@ def _load(entry: Entry | None, name: str, what: str, plug_ins: PlugIns, *, is_co
 
 def _part(table: Mapping[str, Entry], name: str, role: str, plug_ins: PlugIns, *, is_compiled: bool) -> Any:
     what = f"{role} {name!r}"
-    found = _load(find_entry(table, name, role), name, what, plug_ins, is_compiled=is_compiled)
-    _check_shape(found, PARTS[role], f"{what}: not a class of this kind")
-    return found
+    loaded = _load(find_entry(table, name, role), name, what, plug_ins, is_compiled=is_compiled)
+    _check_shape(loaded, PARTS[role], f"{what}: not a class of this kind")
+    return loaded
 
 
-def _is_evictor(found: Any) -> bool:
-    return hasattr(found, "victims") and not hasattr(found, "decide")
+def _is_evictor(loaded: Any) -> bool:
+    return hasattr(loaded, "victims") and not hasattr(loaded, "decide")
 
 
-def _check_shape(found: Any, wanted: tuple[str, ...], complaint: str) -> None:
-    missing = [part for part in wanted if not hasattr(found, part)]
+def _check_shape(loaded: Any, names: tuple[str, ...], complaint: str) -> None:
+    missing = [part for part in names if not hasattr(loaded, part)]
     if missing:
         raise ScenarioError(f"{complaint}; it lacks {', '.join(missing)}")
 
 
-def _arguments_of(found: Any) -> list[str]:
-    if not isinstance(found, type):
+def _arguments_of(loaded: Any) -> list[str]:
+    if not isinstance(loaded, type):
         return []  # an instance has its arguments
-    parameters = list(inspect.signature(found).parameters.values())[1:]
+    parameters = list(inspect.signature(loaded).parameters.values())[1:]
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return [parameter.name for parameter in parameters if parameter.kind not in kinds]
 
@@ -172,8 +174,8 @@ def _arguments_of(found: Any) -> list[str]:
 def _taken(arguments: dict[str, Any], key: str, default: Any, what: str) -> Any:
     value = arguments.pop(key, default)
     if type(value) is not type(default):
-        wanted = "true or false" if isinstance(default, bool) else "a name in quotes"
-        raise ScenarioError(f"{what}: {key} should be {wanted}, found {value!r}")
+        expected = "true or false" if isinstance(default, bool) else "a name in quotes"
+        raise ScenarioError(f"{what}: {key} should be {expected}, found {value!r}")
     return value
 
 
@@ -203,13 +205,13 @@ def _check_known(arguments: Any, known: list[str], what: str) -> None:
             raise ScenarioError(f"{what}: unknown argument {argument!r}{nearest(argument, known)}")
 
 
-def _make(found: Any, setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
-    if not isinstance(found, type):
-        return _prepared(found, setting, what)
-    if not is_own(found):
-        return PlugIn(construct(what, found, setting, **arguments), what, setting)
+def _make(loaded: Any, setting: Setting, arguments: Mapping[str, Any], what: str) -> Any:
+    if not isinstance(loaded, type):
+        return _prepared(loaded, setting, what)
+    if not is_own(loaded):
+        return PlugIn(construct(what, loaded, setting, **arguments), what, setting)
     try:
-        return found(setting, **arguments)
+        return loaded(setting, **arguments)
     except (TypeError, ValueError) as problem:
         raise ScenarioError(f"{what}: {problem}") from None
 

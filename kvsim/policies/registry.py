@@ -127,12 +127,12 @@ def load_class(path: str, what: str) -> type[Any]:
         raise ScenarioError(f"{what}: names no class; write package.module:Class")
     with careful_import(what, module_name):
         module = importlib.import_module(module_name)
-    found = getattr(module, class_name, None)
-    if found is None:
+    loaded = getattr(module, class_name, None)
+    if loaded is None:
         raise ScenarioError(f"{what}: {module_name!r} has no {class_name!r}{nearest(class_name, _classes(module))}")
-    if not isinstance(found, type):
+    if not isinstance(loaded, type):
         raise ScenarioError(f"{what}: not a class")
-    return found
+    return loaded
 
 
 def _classes(module: ModuleType) -> list[str]:

@@ -209,10 +209,10 @@ class Residency:
         if plan.prefetches.size or (grid.layer_of(victims) != layer).any():
             raise PolicyError(f"{where}: a policy that drops may only drop pages of this layer, and fetch none")
         self._release(victims)
-        kept = np.count_nonzero(rows, axis=1)
-        if (kept > share).any():
+        num_held = np.count_nonzero(rows, axis=1)
+        if (num_held > share).any():
             raise PolicyError(
-                f"{where}: keeps {int(kept.max())} pages of a sequence, its share of the budget is {share}"
+                f"{where}: keeps {int(num_held.max())} pages of a sequence, its share of the budget is {share}"
             )
         selected = np.setdiff1d(held, victims, assume_unique=True)
         if not num_pages.all():

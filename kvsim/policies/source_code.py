@@ -40,18 +40,18 @@ def own_sources(file: Path, module_name: str) -> tuple[list[Path], Path]:
     home = file.parents[module_name.count(".") + is_package]
     first = home / module_name.partition(".")[0]
     waiting = sorted(first.rglob("*.py")) if first.is_dir() else [file]
-    found: dict[Path, None] = {}
+    sources: dict[Path, None] = {}
     names = {first.name}
     while waiting:
         path = waiting.pop()
-        if path in found:
+        if path in sources:
             continue
-        found[path] = None
+        sources[path] = None
         if home not in _INSTALLED:
             new = set(_imports_of(path)) - names
             names |= new
             waiting += [other for name in sorted(new) for other in _files_of(home, name)]
-    return sorted(found), home
+    return sorted(sources), home
 
 
 def _files_of(home: Path, name: str) -> list[Path]:

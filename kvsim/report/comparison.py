@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from kvsim.errors import ResultError
@@ -19,7 +18,7 @@ from kvsim.report.diagonal import Panel, diagonal_figure
 from kvsim.report.results import RunResult, records_parquet, summary_json
 from kvsim.report.sides import SIDES, side, stem
 from kvsim.report.style import png
-from kvsim.report.tables import Column, is_missing, percent, signed_percent, table_text
+from kvsim.report.tables import Column, is_missing, percent, records_csv, signed_percent, table_text
 from kvsim.types import FloatArray
 
 _MOST_LINES = 5
@@ -199,7 +198,7 @@ def compared(
     """Return a comparison as a command shows and keeps it: as text and as files ``<name>.png``, ``.csv`` ..."""
     files = {
         "png": png(figure),
-        "csv": str(pd.DataFrame(cells).to_csv(index=False)).encode(),
+        "csv": records_csv(cells),
         "parquet": records_parquet(cells),
         "json": summary_json(contents).encode(),
     }

@@ -9,12 +9,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kvsim.report.results import records_parquet, rows_parquet
+from kvsim.report.tables import records_csv
 
 Frame: TypeAlias = pd.DataFrame
 
 
-def cells_frame(summary: Mapping[str, Any]) -> Frame:
+def cells_frame(summary: Mapping[str, Any], first: Sequence[str] | None = None) -> Frame:
     """Return a row for each cell of a summary, what varies first; a figure that does not apply is None or NaN.
+
+    Parameters
+    ----------
+    first
+        The columns that come first, in place of what is swept; those that no cell has are left out.
 
     Examples
     --------
@@ -22,8 +28,8 @@ def cells_frame(summary: Mapping[str, Any]) -> Frame:
     ['cache.policy', 'hits']
     """
     frame = records_frame(summary["cells"])
-    first = [name for name in summary.get("swept", ()) if name in frame]
-    return frame[[*first, *sorted(str(name) for name in frame if name not in first)]]
+    leading = [name for name in dict.fromkeys(summary.get("swept", ()) if first is None else first) if name in frame]
+    return frame[[*leading, *sorted(str(name) for name in frame if name not in leading)]]
 
 
 def records_frame(records: Sequence[Mapping[str, Any]]) -> Frame:
@@ -43,15 +49,11 @@ def table_files(
     """Return tables by name as CSV and as Parquet, and the rows of a run as ``rows``; units stand in the names."""
     files = {}
     for name, records in tables.items():
-        files[f"{name}.csv"] = _csv(records_frame(records))
+        files[f"{name}.csv"] = records_csv(records)
         files[f"{name}.parquet"] = records_parquet(records)
     if rows:
-        files |= {"rows.csv": _csv(rows_frame(rows)), "rows.parquet": rows_parquet(rows)}
+        files |= {"rows.csv": str(rows_frame(rows).to_csv(index=False)).encode(), "rows.parquet": rows_parquet(rows)}
     return files
-
-
-def _csv(frame: Frame) -> bytes:
-    return str(frame.to_csv(index=False)).encode()
 
 
 def html_table(frame: Frame) -> str:

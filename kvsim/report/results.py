@@ -98,8 +98,8 @@ def load_result(path: Path) -> RunResult:
         raise ResultError(f"{path}: no {MANIFEST}, so no result{_nearest_run(path)}")
     manifest = _read_json(path / MANIFEST)
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        found = manifest.get("schema_version")
-        raise ResultError(f"{path}: schema_version {found!r}, this kvsim reads {SCHEMA_VERSION}; run it again")
+        version = manifest.get("schema_version")
+        raise ResultError(f"{path}: schema_version {version!r}, this kvsim reads {SCHEMA_VERSION}; run it again")
     _check_digests(path, manifest)
     summary = _read_json(path / SUMMARY)
     cells = summary.get("cells")
@@ -156,8 +156,24 @@ def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
 def rows_parquet(rows: Rows) -> bytes:
     """Return a Parquet file of columns of equal length."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({name: pa.array(column) for name, column in rows.items()}), sink)
+    pq.write_table(pa.table({name: _arrow(column) for name, column in rows.items()}), sink)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _arrow(column: NDArray[Any]) -> pa.Array:
+    """Return what ``pa.array`` does, which loads pandas even where it has nothing to do."""
+    column = np.ascontiguousarray(column)
+    if column.dtype.kind in "iuf":
+        return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), column.size, [None, pa.py_buffer(column)])
+    if column.dtype.kind == "b":
+        bits = np.packbits(column, bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), column.size, [None, pa.py_buffer(bits)])
+    if column.dtype.kind == "U" or (column.dtype == object and all(type(value) is str for value in column)):
+        texts = [text.encode() for text in column.tolist()]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+        return pa.Array.from_buffers(pa.string(), column.size, buffers)
+    return pa.array(column)
 
 
 def summary_json(summary: Mapping[str, Any]) -> str:
@@ -225,10 +241,10 @@ def _check_digests(path: Path, manifest: dict[str, Any]) -> None:
         expected = written.get(name)
         try:
             check_regular(path / name)
-            found = file_digest(path / name)
+            digest = file_digest(path / name)
         except OSError as problem:
             raise ResultError(f"{path / name}: {problem.strerror}; the result is incomplete, run it again") from None
-        if found != expected:
+        if digest != expected:
             raise ResultError(f"{path / name}: damaged: it is not what was written; run it again")
 
 
@@ -244,14 +260,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_rows(path: Path, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _read_rows(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     try:
         table = pq.read_table(path)
         rows = {name: table[name].to_numpy() for name in table.column_names}
     except (OSError, ValueError, pa.ArrowException) as problem:
         first = (str(problem).splitlines() or ["not Parquet"])[0]
         raise ResultError(f"{path}: damaged: {first}") from None
-    missing = [name for name in wanted if name not in rows]
+    missing = [name for name in required if name not in rows]
     if missing:
         raise ResultError(f"{path}: damaged: no column {', '.join(missing)}")
     return rows

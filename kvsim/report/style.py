@@ -132,5 +132,6 @@ def png(figure: Figure) -> bytes:
     """Return the picture as PNG."""
     stream = io.BytesIO()
     with rc_context(STYLE):
-        figure.savefig(stream, format="png")
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.print_png(stream)  # `savefig` draws twice, the first time for the layout alone
     return stream.getvalue()

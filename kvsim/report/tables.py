@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +93,24 @@ def shown_as(column: Column, value: Any) -> str:
 def is_missing(value: Any) -> bool:
     """Return whether a figure does not apply: None or not a number."""
     return value is None or bool(value != value)  # true of nan alone
+
+
+def records_csv(records: Sequence[Mapping[str, Any]]) -> bytes:
+    r"""Return records as CSV, a column for each name, empty where a figure does not apply.
+
+    Examples
+    --------
+    >>> records_csv([{"policy": "lru", "hits": 3}, {"policy": "fifo", "hits": None, "note": "a, b"}])
+    b'policy,hits,note\nlru,3,\nfifo,,"a, b"\n'
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(names)
+    for record in records:
+        values = (record.get(name) for name in names)
+        rows.writerow("" if not isinstance(value, list | tuple) and is_missing(value) else value for value in values)
+    return text.getvalue().encode()
 
 
 KIND_WORDS = {"published": "published figures", "estimated": "estimated from a data sheet"}

@@ -54,11 +54,11 @@ def trace_text(statistics: TraceStatistics, header: TraceHeader) -> str:
 
 def statistics_text(real: TraceStatistics, made: TraceStatistics) -> str:
     """Return the means of a trace beside those of what the generator fitted to it makes."""
-    found, wanted = made.averages(), real.averages()
+    generated, recorded = made.averages(), real.averages()
     rows = [["statistic", "trace", "generator"]]
     for name, title in {**_PERCENT, **_COUNTS}.items():
         rows.append(
-            [f"{title}, %" if name in _PERCENT else title, _shown(name, wanted[name]), _shown(name, found[name])]
+            [f"{title}, %" if name in _PERCENT else title, _shown(name, recorded[name]), _shown(name, generated[name])]
         )
     return "\n".join([*aligned(rows), "", _LEGEND])
 

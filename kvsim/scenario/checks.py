@@ -6,7 +6,7 @@ from kvsim.errors import ScenarioError
 from kvsim.scenario.shapes import ModelShape
 
 
-def differing_fields(found: ModelShape, expected: ModelShape) -> str:
+def differing_fields(shape: ModelShape, expected: ModelShape) -> str:
     """Return the fields in which two shapes differ with both values; empty where they are equal.
 
     Examples
@@ -15,11 +15,11 @@ def differing_fields(found: ModelShape, expected: ModelShape) -> str:
     >>> differing_fields(SHAPES["llama-3-8b"], SHAPES["mistral-7b"])
     'vocab_size (128256, not 32768)'
     """
-    pairs = ((name, value, getattr(expected, name)) for name, value in found)
+    pairs = ((name, value, getattr(expected, name)) for name, value in shape)
     return ", ".join(f"{name} ({value}, not {other})" for name, value, other in pairs if value != other)
 
 
-def check_shape(found: ModelShape, expected: ModelShape, *, where: str) -> None:
+def check_shape(shape: ModelShape, expected: ModelShape, *, where: str) -> None:
     """Refuse a model of other sizes than the scenario's.
 
     Raises
@@ -27,9 +27,9 @@ def check_shape(found: ModelShape, expected: ModelShape, *, where: str) -> None:
     ScenarioError
         Naming every field that differs.
     """
-    if found != expected:
+    if shape != expected:
         raise ScenarioError(
-            f"{where} has another shape than model.shape, in these fields: {differing_fields(found, expected)}"
+            f"{where} has another shape than model.shape, in these fields: {differing_fields(shape, expected)}"
         )
 
 

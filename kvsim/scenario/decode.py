@@ -240,10 +240,10 @@ class Budget(Strict):
 
     @model_validator(mode="after")
     def _is_one(self) -> Budget:
-        given = [name for name in ("pages_per_layer", "bytes", "context_frac") if getattr(self, name) is not None]
-        if len(given) != 1:
+        stated = [name for name in ("pages_per_layer", "bytes", "context_frac") if getattr(self, name) is not None]
+        if len(stated) != 1:
             raise ValueError(
-                f"give exactly one of pages_per_layer, bytes and context_frac, found {' and '.join(given) or 'none'}"
+                f"give exactly one of pages_per_layer, bytes and context_frac, found {' and '.join(stated) or 'none'}"
             )
         return self
 

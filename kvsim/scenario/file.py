@@ -224,7 +224,7 @@ def _cells(
         cell["sweep"], cell["exclude"] = {}, ()
         for key, value in zip(sweep, values, strict=True):
             _set(tree, cell, key, value)
-        if not any(all(value_at(cell, key) in wanted for key, wanted in rule.items()) for rule in exclude):
+        if not any(all(value_at(cell, key) in excluded for key, excluded in rule.items()) for rule in exclude):
             yield cell
 
 
@@ -251,18 +251,18 @@ def _swept(tree: type[ScenarioT], tables: dict[str, Any], known: list[str]) -> t
     if errors or any(line.startswith("exclude") for line in known):
         return (), errors
     cells: list[ScenarioT] = []
-    found: dict[str, None] = {}
+    problems: dict[str, None] = {}
     num_kept = 0
     try:
         for cell_tables in _cells(tree, tables, sweep, exclude):
             num_kept += 1
             cell, own_errors = parsed(tree, cell_tables)
             cells += [] if cell is None else [cell]
-            found |= dict.fromkeys(line for line in own_errors if line not in known)
+            problems |= dict.fromkeys(line for line in own_errors if line not in known)
     except ScenarioError as problem:
-        found[str(problem)] = None
-    none_left = [] if num_kept or found else ["exclude: leaves no combination of [sweep]"]
-    return tuple(cells), [f"sweep: {line}" for line in found] + none_left
+        problems[str(problem)] = None
+    none_left = [] if num_kept or problems else ["exclude: leaves no combination of [sweep]"]
+    return tuple(cells), [f"sweep: {line}" for line in problems] + none_left
 
 
 def _key_errors(tree: type[AnyScenario], sweep: Mapping[str, Any]) -> list[str]:

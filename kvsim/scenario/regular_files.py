@@ -30,10 +30,10 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
     OSError
         Whose `strerror` says what it is instead, in words that go behind the name.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, not a file")
-    if max_bytes is not None and found.st_size > max_bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
+    if max_bytes is not None and status.st_size > max_bytes:
         raise _too_large(max_bytes)
 
 

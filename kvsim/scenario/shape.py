@@ -130,8 +130,8 @@ class ModelShape(BaseModel):
         """
         own = dtype or self.dtype
         formats = {"weights": weights or self.weights, "kv": kv or self.kv}
-        given = {name: None if form == own else form for name, form in formats.items()}
-        return self.model_copy(update={"dtype": own, **given})
+        chosen = {name: None if form == own else form for name, form in formats.items()}
+        return self.model_copy(update={"dtype": own, **chosen})
 
     @property
     def dtype_bytes(self) -> int:

@@ -255,10 +255,10 @@ def _explained(details: list[Any]) -> str:
     """Return what is wrong with one key, of which each detail is about one alternative."""
     precise = [detail for detail in details if detail["type"] not in _WANTED]
     if not precise:
-        wanted = list(dict.fromkeys(_WANTED[detail["type"]] for detail in details))
-        if "a number" in wanted and "a whole number" in wanted:
-            wanted.remove("a whole number")
-        return f"should be {' or '.join(wanted)}, found {_shown(details[0]['input'])}"
+        expected = list(dict.fromkeys(_WANTED[detail["type"]] for detail in details))
+        if "a number" in expected and "a whole number" in expected:
+            expected.remove("a whole number")
+        return f"should be {' or '.join(expected)}, found {_shown(details[0]['input'])}"
     detail = precise[0]
     if detail["type"] == "missing":
         return "missing; it has no default"

@@ -98,7 +98,7 @@ class Copies:
     def force(self, transfers: list[Transfer]) -> int:
         """Issue held-back prefetches that attention now waits for, in their order; return how many."""
         waited = {id(transfer) for transfer in transfers}
-        kept: deque[Transfer] = deque()
+        waiting: deque[Transfer] = deque()
         count = 0
         while self._held_back:
             transfer = self._held_back.popleft()
@@ -107,6 +107,6 @@ class Copies:
                 self.to_device.submit(transfer)
                 count += 1
             else:
-                kept.append(transfer)
-        self._held_back = kept
+                waiting.append(transfer)
+        self._held_back = waiting
         return count

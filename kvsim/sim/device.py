@@ -21,37 +21,37 @@ from kvsim.types import IntArray, PageIds
 class Device:
     """What a device does with the decisions about its layers; the host's time that it takes is `spend`'s.
 
-    `given` is the run as this device sees it: of its own layers only.
+    `run_input` is the run as this device sees it: of its own layers only.
     """
 
     def __init__(
         self,
         env: simpy.Environment,
-        given: SimulationInput,
+        run_input: SimulationInput,
         compute: ComputeStream,
         spend: Callable[[str, float], Process[None]],
         timeline: Timeline | None,
     ) -> None:
-        self.given = given
+        self.run_input = run_input
         self.step = 0
         self.last_attention: Work | None = None
         self.copies = Copies(
             env,
-            given.profile.link,
-            given.page_bytes,
-            chunk_pages=given.chunk_pages,
-            window_transfers=given.window_transfers,
+            run_input.profile.link,
+            run_input.page_bytes,
+            chunk_pages=run_input.chunk_pages,
+            window_transfers=run_input.window_transfers,
             timeline=timeline,
         )
-        self.residency = given.make_residency()
-        self.ledger = Ledger(given.setting.grid, given.page_bytes)
-        self._link = given.profile.link
+        self.residency = run_input.make_residency()
+        self.ledger = Ledger(run_input.setting.grid, run_input.page_bytes)
+        self._link = run_input.profile.link
         self._compute = compute
         self._spend = spend
         self._timeline = timeline
         self._transfers: dict[int, Transfer] = {}
         self._num_transfers = 0
-        self._carried_by: IntArray = np.full(given.setting.grid.num_pages, -1, dtype=np.int64)
+        self._carried_by: IntArray = np.full(run_input.setting.grid.num_pages, -1, dtype=np.int64)
         """Number of the transfer that carries each page, -1 once it is known to have arrived."""
         self._writing_back: dict[int, simpy.Event] = {}
 
@@ -84,13 +84,13 @@ class Device:
 
     def write_back(self, layer: int, context: IntArray) -> Process[None]:
         """Copy pages that this step filled to the host, once."""
-        given = self.given
-        filled = np.flatnonzero((context > 0) & (context % given.replay.page_tokens == 0))
-        if not filled.size or given.policy.holds == "everything" or given.drops:
+        run_input = self.run_input
+        filled = np.flatnonzero((context > 0) & (context % run_input.replay.page_tokens == 0))
+        if not filled.size or run_input.policy.holds == "everything" or run_input.drops:
             return
         for sequence in filled.tolist():
-            index = int(context[sequence]) // given.replay.page_tokens - 1
-            page = given.setting.grid.first_page(sequence=sequence, layer=layer) + index
+            index = int(context[sequence]) // run_input.replay.page_tokens - 1
+            page = run_input.setting.grid.first_page(sequence=sequence, layer=layer) + index
             transfer = self._transfer(np.array([page]), is_demand=True, after=())
             self._writing_back[page] = transfer.done
             yield from self._spend("submit_s", self._link.to_host.submit_s)
@@ -100,12 +100,12 @@ class Device:
     def _transfer(self, pages: PageIds, *, is_demand: bool, after: tuple[simpy.Event, ...]) -> Transfer:
         transfer = self.copies.transfer(pages.size, is_demand=is_demand, after=after)
         if self._timeline is not None:
-            transfer.place = self.step, int(self.given.setting.grid.layer_of(pages[:1])[0])
+            transfer.place = self.step, int(self.run_input.setting.grid.layer_of(pages[:1])[0])
         return transfer
 
     def _chunks(self, num_pages: int) -> list[int]:
         """Return the pages of each transfer: whole layers travel as one where everything is read."""
-        if self.given.policy.attends == "everything":
+        if self.run_input.policy.attends == "everything":
             return [num_pages] if num_pages else []
         return self.copies.chunks(num_pages)
 

@@ -45,23 +45,23 @@ class FastPath:
     """A decode run as one process, whose steps are worked out in compiled code."""
 
     def __init__(
-        self, env: simpy.Environment, given: SimulationInput, progress: Callable[[int], None], chunk_steps: int
+        self, env: simpy.Environment, run_input: SimulationInput, progress: Callable[[int], None], chunk_steps: int
     ) -> None:
         self._env = env
-        self._given = given
+        self._run_input = run_input
         self._progress = progress
         self.chunk = env.event()
         """Fires when a chunk of rows can be taken."""
         self._taken = env.event()
-        self._residency = given.make_residency()
+        self._residency = run_input.make_residency()
         # a policy may change its mind when it starts, and later
-        self._may_predict, shows_speculation = given.predicts, given.shows_speculation
-        resident = given.start(self._residency)
+        self._may_predict, shows_speculation = run_input.predicts, run_input.shows_speculation
+        resident = run_input.start(self._residency)
         table = self._residency.page_table
-        grid = given.setting.grid
+        grid = run_input.setting.grid
         num_ids = grid.num_pages
-        self._counts = _counts(given)
-        clock, tables = _costs(given, self._counts, may_predict=self._may_predict)
+        self._counts = _counts(run_input)
+        clock, tables = _costs(run_input, self._counts, may_predict=self._may_predict)
         self._times: FloatArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_TIMES))
         self._rows: IntArray = np.zeros((chunk_steps + 1, layout.NUM_ROW_COUNTS), dtype=np.int64)
         self._contexts: IntArray = np.zeros(chunk_steps, dtype=np.int64)
@@ -69,7 +69,7 @@ class FastPath:
         self._flags = np.zeros((4, num_ids), dtype=np.bool_)
         self._flags[:3] = table.flags
         self._first_step = 0  # of the rows
-        self._rules = make_rules(given.policy, given.setting, resident)
+        self._rules = make_rules(run_input.policy, run_input.setting, resident)
         num_works = 1 << (2 * (5 * grid.num_layers + 2)).bit_length()
         self._arrays = arrays = RunArrays()
         for name, array in {
@@ -98,17 +98,17 @@ class FastPath:
         }.items():
             arrays[name] = array
         self._misses, self._victims, self._prefetches = arrays[layout.PLAN]
-        self._shown = _Shown(given, self._flags, self._misses, shows_speculation=shows_speculation)
-        self._block: Block = given.replay.block(0, everything=given.reads_all)
+        self._shown = _Shown(run_input, self._flags, self._misses, shows_speculation=shows_speculation)
+        self._block: Block = run_input.replay.block(0, everything=run_input.reads_all)
 
     def run(self) -> Process[None]:
         """Decode every step, passing the time of each at once."""
-        env, num_steps, chunk_steps = self._env, self._given.replay.num_steps, self._contexts.size
+        env, num_steps, chunk_steps = self._env, self._run_input.replay.num_steps, self._contexts.size
         step = 0
         while step < num_steps:
             block = self._block
             if step == block.first_step + block.num_steps:
-                block = self._block = self._given.replay.block(step, everything=self._given.reads_all)
+                block = self._block = self._run_input.replay.block(step, everything=self._run_input.reads_all)
             end = min(block.first_step + block.num_steps, self._first_step + chunk_steps)
             self._decode(block, end)
             rows = slice(step - self._first_step, end - self._first_step)
@@ -132,7 +132,7 @@ class FastPath:
         columns: dict[str, NDArray[Any]] = {
             "step": steps,
             "context_tokens": self._contexts[:size].copy(),
-            "is_warmup": steps < self._given.warmup_steps,
+            "is_warmup": steps < self._run_input.warmup_steps,
             "step_s": self._times[:size, layout.ROW_STEP].copy(),
             "mass_recall_frac": self._mass[:size].copy(),
             "digest": self._rows[:size, layout.ROW_DIGEST].copy(),
@@ -171,13 +171,13 @@ class FastPath:
 
     def _ask(self, block: Block, num_misses: int, free_slots: int, num_opened: int) -> tuple[int, int]:
         """Let the policy decide one layer; write its plan where the kernel reads it and return the plan's sizes."""
-        policy = self._given.policy
+        policy = self._run_input.policy
         step, layer = int(self._counts[layout.STEP]), int(self._counts[layout.LAYER])
         for page in self._arrays[layout.OPENED][:num_opened].tolist():
             policy.page_opened(page)
         plan = policy.decide(self._shown.view(block, step, layer, num_misses, free_slots))
         if self._may_predict:
-            self._counts[layout.SPECULATES] = self._given.predicts
+            self._counts[layout.SPECULATES] = self._run_input.predicts
         victims, prefetches = plan.victims, plan.prefetches
         if len(victims):
             self._victims[: len(victims)] = victims
@@ -224,16 +224,16 @@ class _Shown:
     """What a policy sees of a run: the page table, read only, and one view a decision."""
 
     def __init__(
-        self, given: SimulationInput, flags: NDArray[np.bool_], misses: PageIds, *, shows_speculation: bool
+        self, run_input: SimulationInput, flags: NDArray[np.bool_], misses: PageIds, *, shows_speculation: bool
     ) -> None:
         shown = flags.view()
         shown.flags.writeable = False
         self._resident, self._evictable, self._prefetchable = shown[: layout.UNREAD]
         self._misses = misses.view()
         self._misses.flags.writeable = False
-        self._given = given if shows_speculation else None
-        self._num_layers = given.setting.grid.num_layers
-        self._quota = given.setting.prefetch_quota_pages
+        self._run_input = run_input if shows_speculation else None
+        self._num_layers = run_input.setting.grid.num_layers
+        self._quota = run_input.setting.prefetch_quota_pages
         self._block: Block | None = None
 
     def view(self, block: Block, step: int, layer: int, num_misses: int, free_slots: int) -> View:
@@ -259,33 +259,35 @@ class _Shown:
 
     def _predicted(self, step: int, layer: int) -> Scores | None:
         """Return the next layer's scores as predicted, if the policy asks for them now."""
-        given = self._given
-        return given.replay.speculation(step, layer) if given is not None and given.shows_speculation else None
+        run_input = self._run_input
+        return (
+            run_input.replay.speculation(step, layer) if run_input is not None and run_input.shows_speculation else None
+        )
 
 
-def _counts(given: SimulationInput) -> IntArray:
+def _counts(run_input: SimulationInput) -> IntArray:
     """Return the whole numbers of a run that has not begun."""
     counts: IntArray = np.zeros(layout.NUM_COUNTS, dtype=np.int64)
-    grid, profile = given.setting.grid, given.profile
+    grid, profile = run_input.setting.grid, run_input.profile
     for place, value in {
         layout.NUM_LAYERS: grid.num_layers,
         layout.NUM_SEQUENCES: grid.num_sequences,
         layout.PAGES_PER_LAYER: grid.pages_per_layer,
-        layout.PAGE_TOKENS: given.replay.page_tokens,
-        layout.PINNED_FIRST: given.pinned_first_pages,
-        layout.PINNED_LAST: given.pinned_last_pages,
-        layout.QUOTA: given.setting.prefetch_quota_pages,
-        layout.CHUNK: given.chunk_pages,
-        layout.WINDOW: given.window_transfers,
+        layout.PAGE_TOKENS: run_input.replay.page_tokens,
+        layout.PINNED_FIRST: run_input.pinned_first_pages,
+        layout.PINNED_LAST: run_input.pinned_last_pages,
+        layout.QUOTA: run_input.setting.prefetch_quota_pages,
+        layout.CHUNK: run_input.chunk_pages,
+        layout.WINDOW: run_input.window_transfers,
         layout.IS_SYNCHRONOUS: profile.synchronous,
         layout.KEEPS_ORDER: profile.link.issue == "stream",
-        layout.READS_ALL: given.reads_all,
-        layout.WAITS_FOR_SCORES: given.policy.reads_selection,
-        layout.SPECULATES: given.predicts,
-        layout.HOLDS_ALL: given.policy.holds == "everything",
-        layout.ATTENDS_ALL: given.policy.attends == "everything",
-        layout.PAGE_BYTES: given.page_bytes,
-        layout.MOST_PER_STEP: grid.num_layers * (2 + grid.num_sequences + given.setting.prefetch_quota_pages),
+        layout.READS_ALL: run_input.reads_all,
+        layout.WAITS_FOR_SCORES: run_input.policy.reads_selection,
+        layout.SPECULATES: run_input.predicts,
+        layout.HOLDS_ALL: run_input.policy.holds == "everything",
+        layout.ATTENDS_ALL: run_input.policy.attends == "everything",
+        layout.PAGE_BYTES: run_input.page_bytes,
+        layout.MOST_PER_STEP: grid.num_layers * (2 + grid.num_sequences + run_input.setting.prefetch_quota_pages),
         layout.LAST_ATTENTION: -1,
         layout.RUNNING: -1,
         layout.RUNNING + 1: -1,
@@ -294,10 +296,10 @@ def _counts(given: SimulationInput) -> IntArray:
     return counts
 
 
-def _costs(given: SimulationInput, counts: IntArray, *, may_predict: bool) -> tuple[FloatArray, FloatArray]:
+def _costs(run_input: SimulationInput, counts: IntArray, *, may_predict: bool) -> tuple[FloatArray, FloatArray]:
     """Return the clock at 0 and the cost tables at the run's batch, whose places it enters in `counts`."""
-    profile, link = given.profile, given.profile.link
-    batch = float(given.setting.grid.num_sequences)
+    profile, link = run_input.profile, run_input.profile.link
+    batch = float(run_input.setting.grid.num_sequences)
     clock: FloatArray = np.zeros(layout.NUM_CLOCK)
     clock[layout.COMPUTE_SLOWDOWN] = link.compute_slowdown_frac
     clock[layout.SYNC_S] = profile.sync_s
@@ -308,7 +310,7 @@ def _costs(given: SimulationInput, counts: IntArray, *, may_predict: bool) -> tu
         clock[base + layout.LOOK_S] = np.inf
         clock[base + layout.SINCE_S] = np.nan
         clock[base + layout.SLOWDOWN] = link.both_ways_slowdown_frac
-    sequences, piece = At(sequences=batch), At(piece_bytes=given.page_bytes)
+    sequences, piece = At(sequences=batch), At(piece_bytes=run_input.page_bytes)
     tables: dict[int, tuple[CostTable | None, At]] = {}
     for place, name in enumerate((*SEGMENTS, SPECULATE)):
         if name == SPECULATE and not may_predict:
@@ -317,9 +319,9 @@ def _costs(given: SimulationInput, counts: IntArray, *, may_predict: bool) -> tu
         tables[place] = cost.device, sequences
         tables[layout.HOST_TABLE + place] = cost.host, sequences
         clock[layout.MEMO + 4 * place + 3] = cost.tail_s if cost.host else 0.0
-    if given.policy.holds == "budget":
-        decision = profile.policies[profile.decision_cost(given.policy_name)]
-        tables[layout.DECIDE] = decision, At(grid_pages=given.setting.grid.num_pages)
+    if run_input.policy.holds == "budget":
+        decision = profile.policies[profile.decision_cost(run_input.policy_name)]
+        tables[layout.DECIDE] = decision, At(grid_pages=run_input.setting.grid.num_pages)
     tables[layout.TO_DEVICE_TABLE] = link.to_device.transfer, piece
     tables[layout.TO_DEVICE_TABLE + 1] = link.to_host.transfer, piece
     clock[layout.MEMO :: 4] = np.nan

@@ -79,7 +79,7 @@ class Replay:
             num_layers=source.num_layers,
             pages_per_layer=pages_of(last, page_tokens),
         )
-        self._kept: dict[tuple[int, int, bool], Reading] = {}
+        self._readings: dict[tuple[int, int, bool], Reading] = {}
         self._kept_bytes = 0
         self._contexts: dict[int, IntArray] = {}
 
@@ -121,13 +121,13 @@ class Replay:
         """Return the reading of one layer; `everything`: of all pages, whatever the selector says."""
         everything = everything or self._selector is None
         key = (step, layer, everything)
-        reading = self._kept.get(key)
+        reading = self._readings.get(key)
         if reading is None:
             reading = self._read_all(step, layer) if everything else self._read_chosen(step, layer)
             size = 0 if everything else reading.selected.nbytes + reading.scores.nbytes
             if not everything and self._kept_bytes + size <= MAX_KEPT_BYTES:
                 self._kept_bytes += size
-                self._kept[key] = reading
+                self._readings[key] = reading
         return reading
 
     def block(self, first_step: int, *, everything: bool) -> Block:

@@ -30,9 +30,9 @@ class RunArrays:
         self.address = int(self._table.ctypes.data)
 
     def __setitem__(self, name: int, array: NDArray[Any]) -> None:
-        wanted = _DTYPES.get(name, np.int64)
-        if array.dtype != wanted or array.ndim > 2 or not array.flags.c_contiguous:
-            raise TypeError(f"array {name} of a run: {wanted.__name__} in one piece, found {array.dtype}")
+        expected = _DTYPES.get(name, np.int64)
+        if array.dtype != expected or array.ndim > 2 or not array.flags.c_contiguous:
+            raise TypeError(f"array {name} of a run: {expected.__name__} in one piece, found {array.dtype}")
         self._arrays[name] = array
         line = self._table[name]
         line[ADDRESS], line[NUM_COLUMNS] = array.ctypes.data, array.shape[-1]

@@ -36,7 +36,7 @@ ROWS_IN_CHUNK = 4096
 
 
 def simulate_decode(
-    given: SimulationInput,
+    run_input: SimulationInput,
     progress: Callable[[int], None] | None = None,
     timeline: Timeline | None = None,
     *,
@@ -49,17 +49,17 @@ def simulate_decode(
     all layers lie on one device, events otherwise; the rows are the same.
     """
     env = simpy.Environment()
-    if _takes_fast_path(given, timeline, path):
-        steps = FastPath(env, given, progress or _ignore, given.replay.num_steps)
+    if _takes_fast_path(run_input, timeline, path):
+        steps = FastPath(env, run_input, progress or _ignore, run_input.replay.num_steps)
         env.run(until=env.process(steps.run()))
         return steps.take()
-    host = _Host(env, given, progress or _ignore, timeline)
+    host = _Host(env, run_input, progress or _ignore, timeline)
     env.run(until=env.process(host.run()))
     return host.columns()
 
 
 def decode_in_chunks(
-    given: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK, path: Path = "auto"
+    run_input: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK, path: Path = "auto"
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
     """Yield the rows of a decode run in chunks, so that memory does not grow with the number of steps.
 
@@ -68,19 +68,19 @@ def decode_in_chunks(
     KvsimError
         If the run can only be simulated event by event, which keeps its rows.
     """
-    if not _takes_fast_path(given, None, path):
+    if not _takes_fast_path(run_input, None, path):
         raise KvsimError("rows come in chunks from the fast path only; this run is simulated event by event")
     env = simpy.Environment()
-    steps = FastPath(env, given, _ignore, chunk_steps)
+    steps = FastPath(env, run_input, _ignore, chunk_steps)
     process = env.process(steps.run())
     while process.is_alive:
         env.run(until=env.any_of([process, steps.chunk]))
         yield steps.take()
 
 
-def _takes_fast_path(given: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
-    is_alone = len(given.devices) < 2
-    return path != "events" and timeline is None and can_run(given.profile) and not given.drops and is_alone
+def _takes_fast_path(run_input: SimulationInput, timeline: Timeline | None, path: Path) -> bool:
+    is_alone = len(run_input.devices) < 2
+    return path != "events" and timeline is None and can_run(run_input.profile) and not run_input.drops and is_alone
 
 
 def _ignore(num_steps: int) -> None:
@@ -94,36 +94,36 @@ class _Host:
     def __init__(
         self,
         env: simpy.Environment,
-        given: SimulationInput,
+        run_input: SimulationInput,
         progress: Callable[[int], None],
         timeline: Timeline | None,
     ) -> None:
         self._env = env
         self._timeline = timeline
         self._place: Place = (0, None)
-        self._given = given
+        self._run_input = run_input
         self._progress = progress
-        self._profile = given.profile
-        self._compute = ComputeStream(env, given.profile.link.compute_slowdown_frac, timeline)
-        self._parts = given.parts()
+        self._profile = run_input.profile
+        self._compute = ComputeStream(env, run_input.profile.link.compute_slowdown_frac, timeline)
+        self._parts = run_input.parts()
         self._devices = [Device(env, part, self._compute, self._spend, timeline) for _, part in self._parts]
         self._device = self._devices[0]
-        self._hop = hop_of(given.profile, given.hidden_bytes) if len(self._parts) > 1 else None
-        self._batch = given.setting.grid.num_sequences
+        self._hop = hop_of(run_input.profile, run_input.hidden_bytes) if len(self._parts) > 1 else None
+        self._batch = run_input.setting.grid.num_sequences
         self._costs: dict[tuple[str, float], tuple[float, float, float]] = {}
-        self._reads_all = given.reads_all
+        self._reads_all = run_input.reads_all
 
     def run(self) -> Process[None]:
         """Decode every step."""
-        given, env, replay, devices = self._given, self._env, self._given.replay, self._devices
+        run_input, env, replay, devices = self._run_input, self._env, self._run_input.replay, self._devices
         for device in devices:
-            device.given.start(device.residency)
+            device.run_input.start(device.residency)
         ended_s = env.now
         for step in range(replay.num_steps):
             context = replay.context_tokens(step)
             for device in devices:
                 device.step = step
-                device.ledger.begin(step, int(context.max()), is_warmup=step < given.warmup_steps)
+                device.ledger.begin(step, int(context.max()), is_warmup=step < run_input.warmup_steps)
                 if not context.all():
                     device.residency.end(context == 0)
             self._place, self._device = (step, None), devices[0]
@@ -158,16 +158,16 @@ class _Host:
 
     def _layer(self, step: int, layer: int, context: IntArray, hop: Hop | None) -> Process[None]:
         device, profile = self._device, self._profile
-        given, ledger = device.given, device.ledger
-        reading = given.replay.at(step, layer, everything=self._reads_all)
+        run_input, ledger = device.run_input, device.ledger
+        reading = run_input.replay.at(step, layer, everything=self._reads_all)
         if hop is not None:
             yield from self._spend("submit_s", hop.submit_s)
         yield from self._launch("attention_input", self._batch, more_s=hop.transfer_s if hop is not None else 0.0)
-        if given.predicts and layer + 1 < given.setting.grid.num_layers:
+        if run_input.predicts and layer + 1 < run_input.setting.grid.num_layers:
             yield from self._launch(SPECULATE, int(reading.num_pages.sum()))
         if not self._reads_all:
             scored = yield from self._launch("select", int(reading.num_pages.sum()))
-            if given.policy.reads_selection:
+            if run_input.policy.reads_selection:
                 yield from self._wait(scored)
                 yield from self._spend("sync_s", profile.sync_s)
         decision = device.residency.decide(
@@ -176,18 +176,18 @@ class _Host:
             selected=reading.selected,
             scores=reading.scores,
             num_pages=reading.num_pages,
-            speculation=given.replay.speculation(step, layer) if given.shows_speculation else None,
+            speculation=run_input.replay.speculation(step, layer) if run_input.shows_speculation else None,
         )
-        if given.drops:
+        if run_input.drops:
             reading = Reading(
                 num_pages=reading.num_pages,
                 selected=decision.selected,
                 scores=reading.scores,
-                attended_frac=given.replay.attended_frac(step, layer, decision.selected),
+                attended_frac=run_input.replay.attended_frac(step, layer, decision.selected),
             )
         ledger.count(decision)
-        if given.policy.holds == "budget":
-            decide_s = profile.decide_s(given.policy_name, reading.selected.size, given.setting.grid.num_pages)
+        if run_input.policy.holds == "budget":
+            decide_s = profile.decide_s(run_input.policy_name, reading.selected.size, run_input.setting.grid.num_pages)
             yield from self._spend("decide_s", decide_s)
         waits_for = yield from device.copy(decision)
         yield from device.write_back(layer, context)
@@ -250,6 +250,6 @@ class _Host:
 
     def _attended_tokens(self, reading: Reading, context: IntArray) -> int:
         """Return the tokens in the selected pages: an open page is not full."""
-        page_tokens = self._given.replay.page_tokens
+        page_tokens = self._run_input.replay.page_tokens
         unfilled = reading.num_pages * page_tokens - context
         return int(reading.selected.size * page_tokens - unfilled.sum())

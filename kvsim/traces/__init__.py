@@ -6,14 +6,24 @@ another context and another number of layers; `compare_statistics` checks it. A 
 `AccessSource`.
 """
 
+import importlib
+from typing import Any
+
 from kvsim.traces.access.base import MASS, AccessSource
 from kvsim.traces.access.compare import ComparedStatistic, compare_statistics
 from kvsim.traces.access.file import TraceFile, TraceWriter, open_trace
 from kvsim.traces.access.header import Channel, TraceHeader, channel_of
 from kvsim.traces.access.statistics import TraceStatistics, measure_statistics
-from kvsim.traces.generator.fit import fit_generator
-from kvsim.traces.generator.generate import SyntheticSource
-from kvsim.traces.generator.parameters import GeneratorParameters, LayerParameters, load_parameters, write_parameters
+
+_GENERATOR = {
+    "GeneratorParameters": "kvsim.traces.generator.parameters",
+    "LayerParameters": "kvsim.traces.generator.parameters",
+    "SyntheticSource": "kvsim.traces.generator.generate",
+    "fit_generator": "kvsim.traces.generator.fit",
+    "load_parameters": "kvsim.traces.generator.parameters",
+    "write_parameters": "kvsim.traces.generator.parameters",
+}
+"""Names that load when they are asked for: they need scipy, which takes longer than all other modules of traces."""
 
 __all__ = [
     "MASS",
@@ -37,3 +47,9 @@ __all__ = [
 ]
 
 __path__ = [*__path__, f"{__path__[0]}/../_moved/traces"]  # modules under the names that they had before 0.2
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _GENERATOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_GENERATOR[name]), name)

@@ -139,9 +139,9 @@ def object_of(text: str, source: Path | str, line: int) -> dict[str, Any]:
         If it is none.
     """
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise TraceError(source, f"not valid JSON: {problem}", line=line) from None
-    if not isinstance(found, dict):
-        raise TraceError(source, f"should be a JSON object, found {type(found).__name__}", line=line)
-    return found
+    if not isinstance(parsed, dict):
+        raise TraceError(source, f"should be a JSON object, found {type(parsed).__name__}", line=line)
+    return parsed

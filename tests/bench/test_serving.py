@@ -45,14 +45,25 @@ def test_both_cores_take_the_same_steps_and_shared_prefixes_are_not_computed_aga
     bench: ModuleType, traces: Path
 ) -> None:
     rows = bench.run(traces, 1)["rows"]
-    assert [(row["trace"], row["core"]) for row in rows] == [
+    assert [(row["trace"], row["what"]) for row in rows if "sched-sim" not in row["what"]] == [
         ("azure-conversation", "compiled"),
         ("azure-conversation", "plain"),
+        ("azure-conversation", "kvsim run"),
         ("mooncake-conversation", "compiled"),
     ]
     same = ("requests", "steps", "tokens", "simulated_s")
     assert [rows[0][name] for name in same] == [rows[1][name] for name in same]
-    assert rows[0]["requests"] == 40
+    assert {row["requests"] for row in rows[:-1]} == {40}
     assert rows[0]["tokens"] == sum(100 + 37 * second + second for second in range(40))
-    assert rows[2]["tokens"] == sum(700 + turn + 19 for turn in range(30)) - 29 * 512
-    assert len(bench.table_text(rows).splitlines()) == 4
+    assert rows[-1]["tokens"] == sum(700 + turn + 19 for turn in range(30)) - 29 * 512
+    assert {"report.html", "rows.parquet", "serving_cdf.png", "summary.json"} <= set(rows[-2]["files"])
+    assert len(bench.table_text(rows).splitlines()) == 1 + len(rows)
+
+
+def test_the_peer_serves_the_same_requests(bench: ModuleType, traces: Path) -> None:
+    pytest.importorskip("sched_sim")
+    traffic = bench.read_azure(traces / bench.AZURE, 1000)
+    ((_, make),) = bench.make_peers().items()
+    steps, tokens, simulated_s = make(traffic)()
+    assert tokens == int(traffic.requests.stop_tokens.sum())  # it computes the last token, too
+    assert 0 < steps <= tokens and simulated_s > traffic.arrival_s[-1]

@@ -50,6 +50,25 @@ def test_help_loads_no_heavy_library(arguments: str) -> None:
     assert done.stdout
 
 
+def test_serving_loads_what_it_uses(tmp_path: Path) -> None:
+    """Each of these takes a tenth of a second and more."""
+    arguments = ["run", "serving", "--set", "trace.num_requests=20", "--set", "sweep={}", "-o", str(tmp_path)]
+    done = python(
+        "import sys; from kvsim.cli import run_command\n"
+        f"code = run_command({arguments!r})\n"
+        "others = ('pandas', 'seaborn', 'scipy.special', 'plotly.offline', 'rich.progress', 'numba.np.arrayobj')\n"
+        "print(code, sorted(set(others) & set(sys.modules)), file=sys.stderr)"
+    )
+    compiled = ["numba.np.arrayobj"] if "numba.np.arrayobj" in done.stderr else []  # where nothing was cached yet
+    assert done.stderr == f"0 {compiled}\n"
+    (folder,) = (tmp_path / "serving").iterdir()
+    files = {path.name for path in folder.iterdir()}
+    assert files == {
+        *("manifest.json", "summary.json", "report.html", "serving_cdf.png", "serving_timeline.png"),
+        *("rows.parquet", "itl.parquet", "timeline.parquet"),
+    }
+
+
 def test_python_m_kvsim_is_the_same_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kvsim", "--version"],

@@ -5,61 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from joblib.externals.loky import get_reusable_executor
 
-from kvsim.cli import run_command
 from kvsim.errors import PolicyError, ScenarioError
-from kvsim.policies import Plan, Setting, View, find_policy, make_policy
+from kvsim.policies import Setting, find_policy, make_policy
 from kvsim.policies.registry import load_class
 from kvsim.policies.testing.driving import MadeAccesses, digest_of, drive, setting_for
+from tests.policies.plug_ins import ANYTHING, Good, run
 
 HERE = __name__
-
-
-def run(name: str, arguments: dict[str, Any] | None = None, *, partition: str = "shared") -> str:
-    """Run a policy over made-up accesses and return a digest of what it decided."""
-    accesses = MadeAccesses(
-        num_steps=8, num_layers=3, num_sequences=1, pages_per_layer=20, k_pages=6, everything=False, seed=1
-    )
-    shared = "per_layer" if partition == "per_layer" else "shared"
-    setting = setting_for(accesses, capacity_pages=30, partition=shared, quota_pages=4, seed=7)
-    return digest_of(drive(make_policy(name, setting, arguments or {}), setting, accesses))
-
-
-class Good:
-    """An evictor that lets the smallest ids go; what others below spoil."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-
-    def arrived(self, pages):
-        pass
-
-    def touch(self, view):
-        pass
-
-    def left(self, pages):
-        pass
-
-    def pages(self, view: View, pool: int, spared: Any) -> Any:
-        found = np.flatnonzero(view.evictable if spared is None else view.evictable & ~spared)
-        return found if self.setting.partition == "shared" else found[self.setting.grid.layer_of(found) == pool]
-
-    def victims(self, view, pool, count, spared):
-        return self.pages(view, pool, spared)[:count]
 
 
 class Returning(Good):
@@ -212,19 +173,6 @@ def test_a_page_of_another_pool_is_refused() -> None:
         run(f"{HERE}:OfAnotherLayer", partition="per_layer")
 
 
-ANYTHING = st.one_of(
-    st.none(),
-    st.text(),
-    st.integers(),
-    st.lists(st.integers(-5, 70), max_size=4),
-    arrays.arrays(
-        st.sampled_from([np.int64, np.uint8, np.float64, np.bool_, np.dtype("U3"), np.dtype(object)]),
-        arrays.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=4),
-    ),
-    arrays.arrays(np.int64, st.integers(0, 4), elements=st.integers(-3, 70)),
-)
-
-
 @given(ANYTHING)
 def test_whatever_an_evictor_returns_is_used_or_refused_under_its_name(value: Any) -> None:
     Returning.value = value
@@ -232,158 +180,6 @@ def test_whatever_an_evictor_returns_is_used_or_refused_under_its_name(value: An
         run(f"{HERE}:Returning")
     assert str(caught.value).startswith(f"policy '{HERE}:Returning': step ")
     assert "\n" not in str(caught.value)
-
-
-class Ahead:
-    """A prefetcher that wants and spares what a test puts here."""
-
-    reads_speculation: ClassVar[bool] = False
-    wants: ClassVar[Any] = None
-    spares: ClassVar[Any] = None
-
-    def __init__(self, setting: Setting) -> None:
-        pass
-
-    def start(self, resident):
-        pass
-
-    def opened(self, page):
-        pass
-
-    def wanted(self, view):
-        return np.flatnonzero(view.prefetchable)[:2] if self.wants is None else self.wants
-
-    def spared(self, view):
-        return self.spares
-
-    def left(self, victims):
-        pass
-
-
-class UnreadableMethod(Good):
-    @property
-    def victims(self):
-        raise RuntimeError("not yet")
-
-
-class UnreadableStatement(Ahead):
-    @property
-    def reads_speculation(self):
-        raise RuntimeError("not yet")
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "start"),
-    [
-        ("UnreadableMethod", {}, rf"policy '{HERE}:UnreadableMethod': victims"),
-        (
-            "lru",
-            {"prefetch": f"{HERE}:UnreadableStatement"},
-            rf"prefetcher '{HERE}:UnreadableStatement': reads_speculation",
-        ),
-    ],
-)
-def test_a_property_that_raises_is_reported_as_a_method_that_does(name: str, arguments: Any, start: str) -> None:
-    with pytest.raises(PolicyError, match=rf"\A{start} raised RuntimeError: not yet \(test_plug_ins.py, line"):
-        run(name if arguments else f"{HERE}:{name}", arguments)
-
-
-class OnTrial:
-    """An admission that names what a test puts here."""
-
-    first: ClassVar[Any] = None
-
-    def __init__(self, setting: Setting) -> None:
-        pass
-
-    def touch(self, view):
-        pass
-
-    def first_out(self, view, pool, count, spared):
-        return self.first
-
-    def left(self, victims):
-        pass
-
-
-@given(ANYTHING)
-def test_whatever_a_prefetcher_wants_is_used_or_refused_under_its_name(value: Any) -> None:
-    Ahead.wants, Ahead.spares = value, None
-    outcome = outcome_of("lru", {"prefetch": f"{HERE}:Ahead"})
-    assert outcome is None or outcome.startswith(f"prefetcher '{HERE}:Ahead': step 0, layer ")
-
-
-@given(ANYTHING)
-def test_whatever_a_prefetcher_spares_is_used_or_refused_under_its_name(value: Any) -> None:
-    Ahead.wants, Ahead.spares = np.empty(0, dtype=np.int64), value
-    outcome = outcome_of("lru", {"prefetch": f"{HERE}:Ahead"})
-    assert outcome is None or outcome.startswith(f"prefetcher '{HERE}:Ahead': step 0, layer 0: spared returns ")
-
-
-@given(ANYTHING)
-def test_whatever_an_admission_names_is_used_or_refused_under_its_name(value: Any) -> None:
-    OnTrial.first = value
-    outcome = outcome_of("lru", {"admission": f"{HERE}:OnTrial"})
-    assert outcome is None or outcome.startswith(f"admission '{HERE}:OnTrial': step ")
-
-
-def outcome_of(name: str, arguments: dict[str, Any]) -> str | None:
-    """Return the error that a run ends in, None where it ends well; any other exception is a failure."""
-    try:
-        run(name, arguments)
-    except PolicyError as problem:
-        return str(problem)
-    return None
-
-
-class Whole:
-    """A whole policy that plans what a test puts here."""
-
-    attends: ClassVar[Any] = "selection"
-    holds: ClassVar[Any] = "budget"
-    reads_selection: ClassVar[bool] = True
-    plan: ClassVar[Any] = None
-
-    def __init__(self, setting: Setting, *, raises: str = "") -> None:
-        self._raises = raises
-        self._fail("__init__")
-
-    def _fail(self, name: str) -> None:
-        if self._raises == name:
-            raise LookupError("no such luck")
-
-    def start(self, resident):
-        self._fail("start")
-
-    def page_opened(self, page):
-        self._fail("page_opened")
-
-    def decide(self, view):
-        self._fail("decide")
-        return Plan(victims=np.flatnonzero(view.evictable)[: max(0, -view.free_slots)])
-
-
-class Planning(Whole):
-    def decide(self, view):
-        return self.plan
-
-
-@given(st.one_of(ANYTHING, st.builds(Plan, victims=ANYTHING, prefetches=ANYTHING)))
-def test_whatever_a_whole_policy_plans_is_used_or_refused_under_its_name(plan: Any) -> None:
-    Planning.plan = plan
-    outcome = outcome_of(f"{HERE}:Planning", {})
-    assert outcome is not None
-    assert outcome.startswith(f"policy '{HERE}:Planning': step ")
-
-
-@pytest.mark.parametrize("method", ["__init__", "start", "page_opened", "decide"])
-def test_an_error_in_any_call_is_attributed(method: str) -> None:
-    with pytest.raises(PolicyError) as caught:
-        run(f"{HERE}:Whole", {"raises": method})
-    first, *frames = str(caught.value).splitlines()
-    assert first.startswith(f"policy '{HERE}:Whole': ")
-    assert f"{method} raised LookupError: no such luck (test_plug_ins.py, line " in first
-    assert [line.split(", in ")[1] for line in frames[::2]] == [method, "_fail"]
 
 
 @pytest.mark.parametrize(
@@ -417,16 +213,6 @@ def test_a_misspelt_class_is_told_the_nearest() -> None:
         load_class(f"{HERE}:Godo", "policy")
 
 
-def test_a_refusal_in_the_constructor_is_its_message_alone() -> None:
-    class Refusing(Whole):
-        def __init__(self, setting: Setting) -> None:
-            raise ValueError("needs an even number of pages")
-
-    globals()["Refusing"] = Refusing
-    with pytest.raises(ScenarioError, match=rf"\Apolicy '{HERE}:Refusing': needs an even number of pages\Z"):
-        run(f"{HERE}:Refusing")
-
-
 class Printing(Good):
     def __init__(self, setting: Setting) -> None:
         sys.stdout.write("made\n")
@@ -443,97 +229,6 @@ def test_what_a_plug_in_prints_goes_to_standard_error() -> None:
         sys.stdout.write("ours\n")
     assert out.getvalue() == "ours\n"
     assert err.getvalue().startswith("made\ntouched\n")
-
-
-PRINTING = """
-import numpy as np
-
-print("imported")
-
-class Mine:
-    def __init__(self, setting):
-        print("made")
-    def arrived(self, pages):
-        print("arrived")
-    def touch(self, view):
-        {touch}
-    def left(self, pages):
-        pass
-    def victims(self, view, pool, count, spared):
-        return np.flatnonzero(view.evictable if spared is None else view.evictable & ~spared)[:count]
-"""
-
-
-@pytest.fixture
-def plug_in(tmp_path: Path, monkeypatch) -> Iterator[Any]:
-    """Return a function that writes the module of a plug-in and returns its name."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")  # for processes that are started
-    monkeypatch.chdir(tmp_path)
-    get_reusable_executor().shutdown(wait=True)  # processes of an earlier test know another path
-    number = len(list(Path(tmp_path).parent.iterdir()))
-
-    def write(touch: str) -> str:
-        module = f"plug_in_{number}_{abs(hash(touch))}"
-        (tmp_path / f"{module}.py").write_text(PRINTING.format(touch=touch))
-        return f"{module}:Mine"
-
-    yield write
-    get_reusable_executor().shutdown(wait=True)
-
-
-SMALL = ["smollm2_cpu", "--set", "budget.pages_per_layer=[24, 32]", "--set", "trace.num_steps=12", "--no-figures"]
-
-
-@pytest.mark.parametrize("command", [["run"], ["sweep", "--workers", "1"], ["sweep", "--workers", "2"]])
-def test_json_is_json_whatever_a_plug_in_prints(capfd, plug_in, command: list[str]) -> None:
-    name = plug_in("print('touched')")
-    options = ["--set", f'run.policies=["lru", "{name}"]', "--json", "-o", "out"]
-    assert run_command([*command, *SMALL, *options]) == 0
-    printed = capfd.readouterr().out
-    assert [cell["policy"] for cell in json.loads(printed)["cells"]] == ["lru", name] * 2
-
-
-def test_json_is_json_whatever_a_subprocess_of_a_plug_in_prints(plug_in) -> None:
-    name = plug_in("import os, subprocess; subprocess.run(['echo', 'touched']); os.write(1, b'raw')")
-    options = ["--set", f'run.policies=["lru", "{name}"]', "--json", "-o", "out"]
-    command = [sys.executable, "-m", "kvsim", "run", *SMALL, *options]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0
-    assert len(json.loads(ended.stdout)["cells"]) == 4
-    assert "touched\n" in ended.stderr and "raw" in ended.stderr
-
-
-def test_json_is_json_in_processes_of_a_long_run(capfd, plug_in, monkeypatch) -> None:
-    monkeypatch.setattr("kvsim.experiments.decode.simulate.MIN_DECISIONS_FOR_PROCESSES", 1)
-    name = plug_in("print('touched')")
-    assert run_command(["run", *SMALL, "--set", f'run.policies=["lru", "{name}"]', "--json", "-o", "out"]) == 0
-    assert len(json.loads(capfd.readouterr().out)["cells"]) == 4
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_command_reports_a_plug_ins_error_in_a_line_and_its_frames(capfd, plug_in, workers: int) -> None:
-    name = plug_in("view.scores[0] = 1.0")
-    options = ["--set", f'run.policies=["lru", "{name}"]', "-o", "out"]
-    assert run_command(["run", *SMALL, *options]) == 2
-    lines = [line for line in capfd.readouterr().err.splitlines() if line not in ("imported", "made", "arrived")]
-    assert lines[0].startswith(f"policy '{name}': step 0, layer 0: touch raised ValueError: assignment destination")
-    assert len(lines) == 3
-    assert run_command(["sweep", *SMALL, *options, "--workers", str(workers)]) == 2
-    captured = capfd.readouterr()
-    assert f"policy '{name}': step 0, layer 0: touch raised ValueError: " in captured.out
-    (failed,) = Path("out").rglob("failed.txt")
-    assert "view.scores[0] = 1.0" in failed.read_text()
-
-
-@pytest.mark.parametrize("touch", ["view.misses[:] = 0", "raise KeyError(1)", "1 / 0", "raise SystemExit"])
-def test_policy_test_finds_it(capfd, plug_in, touch: str) -> None:
-    name = plug_in(touch)
-    assert run_command(["policy", "test", name]) == 2
-    captured = capfd.readouterr()
-    assert "FAILED  runs in a pool that all layers share" in captured.out
-    lines = [line for line in captured.err.splitlines() if line not in ("imported", "made", "arrived")]
-    assert all(line.startswith(f"policy {name}: ") for line in lines)
 
 
 def test_a_copy_of_a_plug_in_decides_on_its_own() -> None:

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -16,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from kvsim.experiments.decode.report.figures import PARTS, figures_of, hit_figure, latency_figure, parts_figure
 from kvsim.report.results import RunResult
-from kvsim.report.style import png, policy_looks
+from kvsim.report.style import STYLE, png, policy_looks
 
 
 def texts_of(figure):
@@ -35,6 +36,14 @@ def test_three_pictures_of_1200_pixels_come_out_of_a_run(run):
         height, width, _ = imread(io.BytesIO(content)).shape
         assert width == 1200
         assert 300 < height <= 1000
+
+
+def test_a_picture_is_what_savefig_draws(run):
+    figures = [latency_figure(*run) for _ in range(2)]
+    saved = io.BytesIO()
+    with rc_context(STYLE):
+        figures[0].savefig(saved, format="png")
+    assert (imread(io.BytesIO(saved.getvalue())) == imread(io.BytesIO(png(figures[1])))).all()
 
 
 def title_of(axis):

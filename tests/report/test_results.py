@@ -6,13 +6,24 @@ import json
 import resource
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.errors import ResultError
 from kvsim.profile.provenance import make_manifest
-from kvsim.report.results import MANIFEST, ROWS, SUMMARY, RunResult, load_result, summary_json, write_result
+from kvsim.report.results import (
+    MANIFEST,
+    ROWS,
+    SUMMARY,
+    RunResult,
+    load_result,
+    rows_parquet,
+    summary_json,
+    write_result,
+)
 
 
 def make_result(steps: int = 40) -> RunResult:
@@ -50,6 +61,26 @@ def test_a_result_comes_back_as_it_was_written(written):
         assert (back.rows[name] == column).all()
     assert back.manifest["scenario"] == "name = 'trial'"
     assert (written / "latency.png").read_bytes() == b"picture"
+
+
+COLUMNS = {
+    "whole": np.arange(-2, 3),
+    "every other": np.arange(10, dtype=np.int32)[::2],
+    "unsigned": np.array([0, 2**32 - 1], dtype=np.uint32),
+    "float": np.array([0.1, np.nan, np.inf]),
+    "truth": np.array([True, False, True] * 5),
+    "names": np.array(["lru", "", "é"]),
+    "objects": np.array(["lru", "fifo"], dtype=object),
+    "none": np.array(["lru", None], dtype=object),
+    "empty": np.array([], dtype=np.float64),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_is_written_as_pyarrow_would(name):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({name: pa.array(COLUMNS[name])}), sink)
+    assert rows_parquet({name: COLUMNS[name]}) == sink.getvalue().to_pybytes()
 
 
 def test_it_lies_under_the_scenarios_name_and_the_run_id(written, tmp_path):

@@ -19,14 +19,8 @@ from kvsim.experiments.decode.report.sweep_figures import (
     sweep_figures,
     weights_figure,
 )
-from kvsim.experiments.decode.report.sweep_tables import (
-    conditions_of,
-    field_name,
-    front_of,
-    sweep_text,
-    varied_fields,
-    weights_of,
-)
+from kvsim.experiments.decode.report.sweep_front import conditions_of, field_name, front_of, varied_fields
+from kvsim.experiments.decode.report.sweep_tables import sweep_text, weights_of
 from kvsim.experiments.decode.report.whatif_tables import reach_text, whatif_text
 from kvsim.experiments.decode.sweep.reach import Reached
 

@@ -7,7 +7,15 @@ import re
 import pandas as pd
 import pytest
 
-from kvsim.experiments.decode.report.table import COLUMNS, LEGEND, cells_frame, shown_columns, text_table, verdict_text
+from kvsim.experiments.decode.report.table import (
+    COLUMNS,
+    LEGEND,
+    first_columns,
+    shown_columns,
+    text_table,
+    verdict_text,
+)
+from kvsim.report.frames import cells_frame
 from kvsim.report.tables import Column, aligned, header_text, percent, shown_as, signed_percent, table_text
 
 
@@ -66,7 +74,7 @@ def test_what_does_not_apply_is_a_dash_and_what_does_not_fit_stands_out(run):
 
 def test_the_frame_keeps_every_figure_and_puts_what_varies_first(run):
     summary, _ = run
-    frame = cells_frame(summary)
+    frame = cells_frame(summary, first_columns(summary))
     assert list(frame.columns[:3]) == ["policy", *summary["swept"]]
     assert set(frame.columns) == set(summary["cells"][0])
     assert len(frame) == 36

@@ -144,8 +144,8 @@ def test_memory_does_not_grow_with_steps(monkeypatch):
     for step in range(48):
         scores_of(small, step)
         scores_of(large, step)
-    assert len(small._kept) == 48, "all of its steps are small"
-    assert len(large._kept) == 2
+    assert len(small._cached) == 48, "all of its steps are small"
+    assert len(large._cached) == 2
 
 
 def test_another_number_of_layers_takes_parameters_at_the_same_relative_depth():

@@ -126,18 +126,18 @@ class PrefixCache:
             num_kept += 1
         if self._seen is not None:
             self._seen.update(chain)
-        kept = tuple(chain[:num_kept])
-        self._held.append(kept)
-        slots = tuple(self._blocks[block].slot for block in kept)
+        held = tuple(chain[:num_kept])
+        self._held.append(held)
+        slots = tuple(self._blocks[block].slot for block in held)
         num_hits = num_found if most_hits is None else min(num_found, most_hits)
         return Admitted(num_hits=num_hits, num_kept=num_kept, slots=slots, evicted=tuple(evicted))
 
     def finish_oldest(self) -> None:
         """Let the oldest request in flight go: what nobody else holds is free, its last block first."""
         for block in reversed(self._held.popleft()):
-            found = self._blocks[block]
-            found.holders -= 1
-            if found.holders == 0:
+            entry = self._blocks[block]
+            entry.holders -= 1
+            if entry.holders == 0:
                 self._eviction.released(block)
 
     def finish(self) -> None:
@@ -146,8 +146,8 @@ class PrefixCache:
             self.finish_oldest()
 
     def _is_free(self, block: int) -> bool:
-        found = self._blocks[block]
-        return found.holders == 0 and found.children == 0
+        entry = self._blocks[block]
+        return entry.holders == 0 and entry.children == 0
 
     def _make_room(self, next_use: int) -> tuple[bool, int | None]:
         """Return whether there is a slot now for a block next used at `next_use`, and which block left for it."""
@@ -164,10 +164,10 @@ class PrefixCache:
 
     def _evict(self, block: int) -> None:
         assert self._is_free(block), f"block {block} is in use and was to leave"
-        found = self._blocks.pop(block)
-        self._free_slots.append(found.slot)
-        if found.parent is not None:
-            self._blocks[found.parent].children -= 1
+        entry = self._blocks.pop(block)
+        self._free_slots.append(entry.slot)
+        if entry.parent is not None:
+            self._blocks[entry.parent].children -= 1
         self._eviction.evicted(block)
 
     def _insert(self, block: int, parent: int | None) -> None:

@@ -241,12 +241,12 @@ class S3Fifo:
 
     def victim(self, is_free: IsFree) -> int | None:
         """Return the first free block of the small queue that was not used, else one of the main queue."""
-        found = None
+        chosen = None
         if len(self._small) >= self._small_blocks:
-            found = self._from_small(is_free)
-        if found is None:
-            found = self._from_main(is_free)
-        return self._from_small(is_free) if found is None else found
+            chosen = self._from_small(is_free)
+        if chosen is None:
+            chosen = self._from_main(is_free)
+        return self._from_small(is_free) if chosen is None else chosen
 
     def outlives(self, block: int, next_use: int) -> bool:
         """Let every block in."""

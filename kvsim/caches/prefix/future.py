@@ -20,15 +20,15 @@ def next_uses(chains: Sequence[Sequence[int]], most_hits: Sequence[int] | None =
     """
     never = sum(map(len, chains))
     coming: dict[int, int] = {}
-    found: list[list[int]] = [[] for _ in chains]
+    uses: list[list[int]] = [[] for _ in chains]
     place = never
     for request in range(len(chains) - 1, -1, -1):
         chain = chains[request]
         most = len(chain) if most_hits is None else most_hits[request]
         for number in range(len(chain) - 1, -1, -1):
             place -= 1
-            found[request].append(coming.get(chain[number], never))
+            uses[request].append(coming.get(chain[number], never))
             if number < most:
                 coming[chain[number]] = place
-        found[request].reverse()
-    return found
+        uses[request].reverse()
+    return uses

@@ -82,12 +82,12 @@ class RadixCache:
 
     def runs(self) -> list[tuple[int, ...]]:
         """Return the runs of all nodes, a parent's before its children's."""
-        found, waiting = [], list(self._root.children.values())
+        every_run, waiting = [], list(self._root.children.values())
         while waiting:
             node = waiting.pop(0)
-            found.append(node.run)
+            every_run.append(node.run)
             waiting.extend(node.children.values())
-        return found
+        return every_run
 
     def _match(self, chain: tuple[int, ...]) -> tuple[_Node, int]:
         """Return the deepest node on the path and its blocks, all touched; a run that parts inside is split."""
@@ -147,21 +147,21 @@ class RadixCache:
 
     def _evict(self, num_blocks: int) -> int:
         """Give up `num_blocks` blocks, more where whole leaves go; return how many went."""
-        evicted, kept = 0, []
+        evicted, locked = 0, []
         while evicted < num_blocks and self._worst:
             entry = heapq.heappop(self._worst)
             rank, _, leaf = entry
             if leaf not in self._leaves or rank != self._rank(leaf):
                 continue
             if leaf.locks:
-                kept.append(entry)
+                locked.append(entry)
                 continue
-            wanted = len(leaf.run) if self._evicts_nodes else min(len(leaf.run), num_blocks - evicted)
-            evicted += wanted
-            self.size -= wanted
-            if wanted < len(leaf.run):
-                leaf.run = leaf.run[:-wanted]
-                kept.append(entry)
+            num_taken = len(leaf.run) if self._evicts_nodes else min(len(leaf.run), num_blocks - evicted)
+            evicted += num_taken
+            self.size -= num_taken
+            if num_taken < len(leaf.run):
+                leaf.run = leaf.run[:-num_taken]
+                locked.append(entry)
                 continue
             parent = leaf.parent
             assert parent is not None
@@ -170,7 +170,7 @@ class RadixCache:
             if not parent.children and parent is not self._root:
                 self._leaves.add(parent)
                 self._offer(parent)
-        for entry in kept:
+        for entry in locked:
             heapq.heappush(self._worst, entry)
         return evicted
 

@@ -86,12 +86,12 @@ def replay_radix(
 ) -> Replayed:
     """Return what a radix tree does with a trace, one request at a time; see `RadixCache`."""
     cache = RadixCache(budget_blocks, policy, evicts=evicts)
-    found, evictions = [], []
+    matches, evictions = [], []
     for chain in chains(blocks, starts):
         matched, left = cache.request(tuple(chain))
-        found.append(matched)
+        matches.append(matched)
         evictions.append(left)
-    hits = np.array(found, dtype=np.int64)
+    hits = np.array(matches, dtype=np.int64)
     if most_hits is not None:
         hits = np.minimum(hits, most_hits)
     return Replayed(hits=hits, evictions=np.array(evictions, dtype=np.int64))
@@ -99,5 +99,5 @@ def replay_radix(
 
 def chains(blocks: IntArray, starts: IntArray) -> list[Sequence[int]]:
     """Return the blocks of each request."""
-    given = blocks.tolist()
-    return [given[start:stop] for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
+    ids = blocks.tolist()
+    return [ids[start:stop] for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]

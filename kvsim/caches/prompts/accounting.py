@@ -117,8 +117,8 @@ class PromptCacheState:
 
     def request(self, tokens: IntArray) -> tuple[Reuse, Keeping]:
         """Find what a prompt may reuse, then keep it."""
-        found = self.find(tokens)
-        return found, self.keep(tokens, found)
+        reuse = self.find(tokens)
+        return reuse, self.keep(tokens, reuse)
 
     def find(self, tokens: IntArray) -> Reuse:
         """Return what of the kept prompts a new one reuses, and let the policy know."""
@@ -133,10 +133,10 @@ class PromptCacheState:
         shelf.touch(entry)
         return Reuse(tokens=reused, shared_tokens=best, entry=entry, tier=shelf.tier)
 
-    def keep(self, tokens: IntArray, found: Reuse) -> Keeping:
+    def keep(self, tokens: IntArray, reuse: Reuse) -> Keeping:
         """Keep a prompt of which `found` was just found, and make room for it."""
         place = self._first_that_holds(0, tokens.size)
-        if place is None or found.shared_tokens == tokens.size:
+        if place is None or reuse.shared_tokens == tokens.size:
             return Keeping(entry=None, tier=None, moves=())
         moves = self._replace(tokens)
         moves += self._make_room(place, tokens.size)
@@ -180,20 +180,20 @@ class PromptCacheState:
 class _Shelf:
     """One tier: the tree of its prompts, its policy, and the bytes in use."""
 
-    def __init__(self, given: TierBudget, token_bytes: int) -> None:
-        if given.policy not in PROMPT_POLICIES:
-            known = f"{nearest(given.policy, PROMPT_POLICIES)}; known are {', '.join(PROMPT_POLICIES)}"
-            raise PolicyError(f"no eviction policy of prompts is called {given.policy!r}{known}")
-        if given.budget_bytes is not None and given.budget_bytes < token_bytes:
+    def __init__(self, budget: TierBudget, token_bytes: int) -> None:
+        if budget.policy not in PROMPT_POLICIES:
+            known = f"{nearest(budget.policy, PROMPT_POLICIES)}; known are {', '.join(PROMPT_POLICIES)}"
+            raise PolicyError(f"no eviction policy of prompts is called {budget.policy!r}{known}")
+        if budget.budget_bytes is not None and budget.budget_bytes < token_bytes:
             raise CapacityError(
-                f"tier {given.tier}: {given.budget_bytes:,} bytes hold no token, which takes {token_bytes:,}"
+                f"tier {budget.tier}: {budget.budget_bytes:,} bytes hold no token, which takes {token_bytes:,}"
             )
-        self.tier: Tier = given.tier
+        self.tier: Tier = budget.tier
         self.tree = TokenTree()
         self.used_bytes = 0
-        self._budget_bytes = given.budget_bytes
+        self._budget_bytes = budget.budget_bytes
         self._token_bytes = token_bytes
-        self._eviction = make_eviction(given.policy, 1)  # none of these policies asks how many places there are
+        self._eviction = make_eviction(budget.policy, 1)  # none of these policies asks how many places there are
 
     def can_hold(self, num_tokens: int) -> bool:
         return self._budget_bytes is None or num_tokens * self._token_bytes <= self._budget_bytes

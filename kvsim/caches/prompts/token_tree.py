@@ -45,12 +45,12 @@ class TokenTree:
     @property
     def num_nodes(self) -> int:
         """Runs that the tree has."""
-        waiting, found = [self._root], 0
+        waiting, num_seen = [self._root], 0
         while waiting:
             node = waiting.pop()
             waiting.extend(node.children.values())
-            found += 1
-        return found - 1
+            num_seen += 1
+        return num_seen - 1
 
     def longest(self, tokens: IntArray) -> tuple[int, int | None]:
         """Return how many of `tokens` the closest prompt begins with, and which that is: of several, the latest."""

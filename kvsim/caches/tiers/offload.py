@@ -59,7 +59,6 @@ class _Progress:
     """What the tiers know of one request."""
 
     access: Access = field(default_factory=Access)
-    disk_access: Access = field(default_factory=Access)
     next_chunk: int = 0
     """The first chunk of its prompt that was not offered yet."""
     transfers: set[Transfer] = field(default_factory=set)

@@ -133,11 +133,11 @@ class ArcOrder:
 
 
 def _first(keys: OrderedDict[Key, None], count: int, may_leave: MayLeave) -> list[Key]:
-    found: list[Key] = []
+    oldest: list[Key] = []
     candidates: Iterator[Key] = filter(may_leave, keys)
-    while len(found) < count and (key := next(candidates, None)) is not None:
-        found.append(key)
-    return found
+    while len(oldest) < count and (key := next(candidates, None)) is not None:
+        oldest.append(key)
+    return oldest
 
 
 CHUNK_ORDERS: dict[str, Callable[[int], ChunkOrder]] = {"lru": LruOrder, "arc": ArcOrder}

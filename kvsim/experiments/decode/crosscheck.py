@@ -59,9 +59,9 @@ def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | No
     if trace.num_steps < measure.num_steps:
         return f"has {trace.num_steps} steps, measured are {measure.num_steps}"
     channel = scenario.selector.channel
-    wanted = channel if channel == MASS else f"{channel}@{scenario.page_tokens}"
-    if scenario.selector.name != "full" and trace.header.channel(wanted) is None:
-        return f"has no {wanted}"
+    channel_name = channel if channel == MASS else f"{channel}@{scenario.page_tokens}"
+    if scenario.selector.name != "full" and trace.header.channel(channel_name) is None:
+        return f"has no {channel_name}"
     if trace.num_sequences != num_sequences:
         return f"has {trace.num_sequences} sequences"
     return None

@@ -13,7 +13,7 @@ from kvsim.experiments.decode.report.compare import compare_out_of_sample as com
 from kvsim.experiments.decode.report.compare_tables import compared_in_sample, compared_out_of_sample
 from kvsim.experiments.decode.report.figures import figures_of
 from kvsim.experiments.decode.report.page import parts
-from kvsim.experiments.decode.report.table import cells_frame, text_table, verdict_text
+from kvsim.experiments.decode.report.table import first_columns, text_table, verdict_text
 from kvsim.experiments.decode.simulate import check, simulate, warnings
 from kvsim.experiments.types import Experiment
 from kvsim.policies.baselines import PEERS
@@ -69,7 +69,7 @@ EXPERIMENT: Experiment[Scenario] = Experiment(
     warnings=warnings,
     simulate=simulate,
     show=show,
-    cells_frame=cells_frame,
+    first_columns=first_columns,
     figures=figures_of,
     parts=parts,
     compare=compare,

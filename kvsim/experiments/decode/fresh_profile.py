@@ -57,9 +57,9 @@ def fresh_profile(
     file = (folder / f"profile-{scenario.name}.toml").resolve()
     if recalibrate is None:
         asked = load_profile(file) if file.is_file() else own
-        found = judge(asked, shape, model)
-        say(f"{found.line}; calibrating" if found.is_stale else found.line)
-        if not found.is_stale:
+        verdict = judge(asked, shape, model)
+        say(f"{verdict.line}; calibrating" if verdict.is_stale else verdict.line)
+        if not verdict.is_stale:
             return file if asked is not own else None
     write_profile(_calibrated(scenario, shape, model, own, job.command, progress, cost_tables), file)
     return file

@@ -12,10 +12,11 @@ from kvsim.experiments.decode.cells import Cell
 from kvsim.experiments.decode.miss_curve import page_accesses
 from kvsim.report.trace_table import statistics_text
 from kvsim.scenario.decode import SelectorChoice
-from kvsim.traces import GeneratorParameters, SyntheticSource
 from kvsim.traces.access.base import AccessSource
 from kvsim.traces.access.compare import ComparedStatistic, compare_statistics
 from kvsim.traces.access.statistics import measure_statistics
+from kvsim.traces.generator.generate import SyntheticSource
+from kvsim.traces.generator.parameters import GeneratorParameters
 from kvsim.traces.generator.recall import recall_at
 from kvsim.types import pages_of
 

@@ -66,10 +66,10 @@ def _host(cell: Cell, means_s: Mapping[str, float]) -> list[Error]:
 def _others(cell: Cell, means_s: Mapping[str, float]) -> list[Error]:
     """Return the errors of copies that are waited for, and of decisions."""
     profile = cell.profile
-    found = [_error(profile.link.to_device.transfer, means_s["stall_s"])]
+    own_errors = [_error(profile.link.to_device.transfer, means_s["stall_s"])]
     if not cell.holds_everything:
-        found.append(_error(profile.policies[profile.decision_cost(cell.cost_name)], means_s["decide_s"]))
-    return found
+        own_errors.append(_error(profile.policies[profile.decision_cost(cell.cost_name)], means_s["decide_s"]))
+    return own_errors
 
 
 def _error(table: CostTable, time_s: float) -> Error:

@@ -79,13 +79,13 @@ def find_longest(
         why = ran_out(high)
     while high - low > max(grain, close_frac * low):
         middle = (low + high) // 2 // grain * grain
-        found = ran_out(middle)
-        if found is None:
+        reason = ran_out(middle)
+        if reason is None:
             low = best = middle
-        elif too_short(found):
+        elif too_short(reason):
             low = middle
         else:
-            high, why = middle, found
+            high, why = middle, reason
     return Longest(tokens=best, ran_out=why)
 
 
@@ -129,11 +129,11 @@ def longest_contexts(scenario: Scenario, job: Job) -> list[Record]:
 
 def _distinct(cells: list[Cell]) -> list[Cell]:
     """Return the cells without those that differ from an earlier one in their context alone."""
-    kept: dict[str, Cell] = {}
+    distinct: dict[str, Cell] = {}
     for cell in cells:
         swept = {key: value for key, value in cell.swept.items() if key not in _CONTEXT_FIELDS}
-        kept.setdefault(json.dumps([cell.choice.model_dump(mode="json"), swept], default=str, sort_keys=True), cell)
-    return list(kept.values())
+        distinct.setdefault(json.dumps([cell.choice.model_dump(mode="json"), swept], default=str, sort_keys=True), cell)
+    return list(distinct.values())
 
 
 def _check(cell: Cell) -> None:
@@ -182,7 +182,7 @@ class _Trials:
             grain=scenario.page_tokens,
             close_frac=CLOSE_FRAC if is_cuda else 0.0,
             # A share of the context holds what must be held from some length on.
-            too_short=lambda found: found == "budget" and scenario.budget.context_frac is not None,
+            too_short=lambda reason: reason == "budget" and scenario.budget.context_frac is not None,
         )
         tokens = longest.tokens
         record = {

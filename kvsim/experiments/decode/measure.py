@@ -105,12 +105,12 @@ def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRu
     bench = _bench(cell, job.base_dir)
     recording = _record(bench, [cell])
     job.progress(0.4)
-    given = decode_input(cell)
-    _hand_over(given, cell, recording)
-    run = bench.run(given, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
+    run_input = decode_input(cell)
+    _hand_over(run_input, cell, recording)
+    run = bench.run(run_input, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
     job.progress(0.4)
-    rows = run.counts | {"step": np.arange(given.num_steps)}
-    measured = TimedRun(name="measured", spans=spans_of(run, given.setting.grid), rows=rows)
+    rows = run.counts | {"step": np.arange(run_input.num_steps)}
+    measured = TimedRun(name="measured", spans=spans_of(run, run_input.setting.grid), rows=rows)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / trace_name(cell.scenario)).write_bytes(recording.trace)
         again = dataclasses.replace(job, recorded=Path(folder), progress=lambda share: job.progress(0.2 * share))
@@ -176,17 +176,17 @@ def _run(bench: Bench, cell: Cell, recording: Recording, *, is_stamped: bool) ->
             page_tokens=cell.scenario.page_tokens,
             counts_copies=is_stamped,
         )
-    given = decode_input(cell)
-    _hand_over(given, cell, recording)
-    return bench.run(given, measure.prompt_tokens, is_stamped=is_stamped)
+    run_input = decode_input(cell)
+    _hand_over(run_input, cell, recording)
+    return bench.run(run_input, measure.prompt_tokens, is_stamped=is_stamped)
 
 
-def _hand_over(given: DecodeInput, cell: Cell, recording: Recording) -> None:
+def _hand_over(run_input: DecodeInput, cell: Cell, recording: Recording) -> None:
     """Hand the oracles among a run's policies what it will read."""
-    for share in given.devices:
-        hand_over(share.policy, cell, recording.trace, given.num_steps, share.layers)
-    if not given.devices:
-        hand_over(given.policy, cell, recording.trace, given.num_steps)
+    for share in run_input.devices:
+        hand_over(share.policy, cell, recording.trace, run_input.num_steps, share.layers)
+    if not run_input.devices:
+        hand_over(run_input.policy, cell, recording.trace, run_input.num_steps)
 
 
 def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
@@ -221,12 +221,14 @@ def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:
     num_steps = measure_of(cell.scenario).num_steps
     if cell.policy.attends == "everything":
         return np.ones(num_steps)
-    given = decode_input(cell)
+    run_input = decode_input(cell)
     replay = replay_of(cell, recording.trace, num_steps)
-    if not given.devices:
-        return mass_recall_frac(cell, given.policy, given.setting, replay)
-    shares = [mass_recall_frac(cell, own.policy, own.setting, replay.of_layers(own.layers)) for own in given.devices]
-    means: NDArray[np.float64] = np.average(shares, axis=0, weights=[len(own.layers) for own in given.devices])
+    if not run_input.devices:
+        return mass_recall_frac(cell, run_input.policy, run_input.setting, replay)
+    shares = [
+        mass_recall_frac(cell, own.policy, own.setting, replay.of_layers(own.layers)) for own in run_input.devices
+    ]
+    means: NDArray[np.float64] = np.average(shares, axis=0, weights=[len(own.layers) for own in run_input.devices])
     return means
 
 

@@ -86,13 +86,13 @@ def beyond_profile(cells: Sequence[Cell]) -> list[Beyond]:
         If the model has not the context (`check_context`).
     """
     _check_cells(cells)
-    found: dict[tuple[str, str], Beyond] = {}
+    beyond_by: dict[tuple[str, str], Beyond] = {}
     for cell in cells:
         for cost, counts, grid, value in _asked(cell, cell.extent.context_tokens):
             if grid[0] / SLACK <= value <= grid[-1] * SLACK:
                 continue
-            known = found.get((cost, counts))
-            found[cost, counts] = Beyond(
+            known = beyond_by.get((cost, counts))
+            beyond_by[cost, counts] = Beyond(
                 cost=cost,
                 counts=counts,
                 measured_low=grid[0],
@@ -100,7 +100,7 @@ def beyond_profile(cells: Sequence[Cell]) -> list[Beyond]:
                 asked_low=min(value, known.asked_low if known else value),
                 asked_high=max(value, known.asked_high if known else value),
             )
-    return [found[key] for key in sorted(found)]
+    return [beyond_by[key] for key in sorted(beyond_by)]
 
 
 def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond], cells: Sequence[Cell]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def with_extrapolated(summary: Mapping[str, Any], beyond: Sequence[Beyond], cell
         if note is not None:
             notes[note] = times_of(cell.profile)
     lines = [*summary["verdict"], *map(str, beyond)]
-    complete = {**summary, "beyond_profile": [asdict(found) for found in beyond], "verdict": lines}
+    complete = {**summary, "beyond_profile": [asdict(one) for one in beyond], "verdict": lines}
     return with_times_of(complete, notes)
 
 

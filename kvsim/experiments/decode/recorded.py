@@ -14,8 +14,7 @@ from kvsim.policies.base import Policy, Setting
 from kvsim.policies.future import is_oracle
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.digest import content_digest
-from kvsim.sim import Replay
-from kvsim.sim.replay import ReplayFuture
+from kvsim.sim.replay import Replay, ReplayFuture
 from kvsim.traces import open_trace
 from kvsim.types import FloatArray
 

@@ -24,8 +24,11 @@ from kvsim.profile.profile import Profile
 from kvsim.report.results import RunResult, joined
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.decode import Scenario
-from kvsim.sim import Replay, SimulationInput, Timeline, simulate_decode
+from kvsim.sim.inputs import SimulationInput
+from kvsim.sim.replay import Replay
 from kvsim.sim.simulation import Path as StepPath
+from kvsim.sim.simulation import simulate_decode
+from kvsim.sim.timeline import Timeline
 
 MIN_DECISIONS_FOR_PROCESSES = 20_000
 """Below, starting processes takes longer than they save."""

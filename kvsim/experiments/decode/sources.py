@@ -14,13 +14,15 @@ from kvsim.scenario.decode import Scenario
 from kvsim.scenario.digest import file_digest
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import find_capture, find_generator
-from kvsim.sim import Replay
-from kvsim.traces import GeneratorParameters, SyntheticSource, fit_generator, load_parameters
+from kvsim.sim.replay import Replay
 from kvsim.traces.access.arrays import NAME, Trace
 from kvsim.traces.access.base import MASS, NEXT_LAYER, AccessSource, RecordedAccesses
 from kvsim.traces.access.ragged import Ragged
 from kvsim.traces.access.registry import open_accesses
 from kvsim.traces.access.repeated import Repeated
+from kvsim.traces.generator.fit import fit_generator
+from kvsim.traces.generator.generate import SyntheticSource
+from kvsim.traces.generator.parameters import GeneratorParameters, load_parameters
 
 EXTRAPOLATED_STEPS = 64
 """Steps generated where an extrapolating scenario does not say how many."""

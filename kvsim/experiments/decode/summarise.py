@@ -17,7 +17,7 @@ from kvsim.experiments.decode.report.verdict import verdict
 from kvsim.policies.future import is_oracle
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION
 from kvsim.scenario.decode import Scenario
-from kvsim.traces import GeneratorParameters
+from kvsim.traces.generator.parameters import GeneratorParameters
 
 
 def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -23,11 +23,11 @@ class Bigrams:
 
     def recall_frac(self, tokens: IntArray) -> float:
         """Return how often the next token of a stream was among those expected; nan of a stream of one."""
-        found = [
+        shares = [
             following in self.nexts[self.starts[token] : self.starts[token + 1]]
             for token, following in zip(tokens[:-1].tolist(), tokens[1:].tolist(), strict=True)
         ]
-        return float(np.mean(found)) if found else float("nan")
+        return float(np.mean(shares)) if shares else float("nan")
 
 
 def fit_bigrams(tokens: IntArray, *, vocab_size: int, most: int) -> Bigrams:
@@ -45,5 +45,5 @@ def fit_bigrams(tokens: IntArray, *, vocab_size: int, most: int) -> Bigrams:
     firsts, seconds = firsts[order], seconds[order]
     begins = np.searchsorted(firsts, np.arange(vocab_size + 1))
     is_kept = np.arange(firsts.size) - begins[firsts] < most
-    kept = np.bincount(firsts[is_kept], minlength=vocab_size)
-    return Bigrams(starts=np.concatenate(([0], np.cumsum(kept))), nexts=seconds[is_kept])
+    num_kept = np.bincount(firsts[is_kept], minlength=vocab_size)
+    return Bigrams(starts=np.concatenate(([0], np.cumsum(num_kept))), nexts=seconds[is_kept])

@@ -57,7 +57,7 @@ def row_tables(
                 for name, time_s in tested.times(count, plan.row_cap_s):
                     samples.setdefault(name, []).append((count, row_bytes, time_s))
                 advance(1)
-    return {f"rows.{name}": fit_table(found, "rows", "row_bytes") for name, found in samples.items()}
+    return {f"rows.{name}": fit_table(rows, "rows", "row_bytes") for name, rows in samples.items()}
 
 
 @contextmanager
@@ -93,9 +93,9 @@ class _TestedRows:
         for number in range(_MAX_ROUNDS):
             if number > _MIN_ROUNDS and time.perf_counter() > until_s:
                 return
-            found = {"plain": self._plain_s(self._draw(count))} | self._call_s(count) | self._ahead_s(count)
+            rows = {"plain": self._plain_s(self._draw(count))} | self._call_s(count) | self._ahead_s(count)
             if number:
-                yield from found.items()
+                yield from rows.items()
 
     def _plain_s(self, rows: IntArray) -> float:
         ids = torch.from_numpy(rows).to(self._cache.device)

@@ -100,9 +100,9 @@ def requests_of(scenario: EmbeddingRows, served: Served, most: int | None = None
     run = scenario.run
     each = run.prompt_tokens + run.new_tokens
     there = served.tokens.size // each
-    wanted = most or run.requests or there // run.batch * run.batch
-    num_batches = -(-wanted // run.batch)
-    if num_batches * run.batch > there or not wanted:
+    num_requests = most or run.requests or there // run.batch * run.batch
+    num_batches = -(-num_requests // run.batch)
+    if num_batches * run.batch > there or not num_requests:
         raise ScenarioError(
             f"{scenario.name}: stream.path {scenario.stream.path!r} leaves {served.tokens.size} tokens to serve; "
             f"{max(1, num_batches) * run.batch} requests of {each} need {max(1, num_batches) * run.batch * each}"

@@ -131,16 +131,16 @@ class _Host:
 
     def _call(self, call: EmbedCall) -> Process[None]:
         started_s = self._env.now
-        found = self._state.look_up(call.tokens)
-        num_missed = int(found.rows.size - found.hits.sum())
-        wait_s = yield from self._settle(found.rows)
+        lookup = self._state.look_up(call.tokens)
+        num_missed = int(lookup.rows.size - lookup.hits.sum())
+        wait_s = yield from self._settle(lookup.rows)
         if num_missed:
             yield self._spend(ACCOUNTING, call.tokens.size)
             decided_s = self._env.now
             yield self._spend(GATHER, num_missed)
             yield self._link.send(num_missed, is_demand=True).done
             wait_s += self._env.now - decided_s
-            yield self._spend(MERGE, found.rows.size)
+            yield self._spend(MERGE, lookup.rows.size)
         else:
             yield self._spend(LOOK_UP, call.tokens.size)
         embed_s = self._env.now - started_s
@@ -151,8 +151,8 @@ class _Host:
             request=call.request,
             step=call.step,
             tokens=call.tokens.size,
-            distinct_rows=found.rows.size,
-            hit_rows=found.rows.size - num_missed,
+            distinct_rows=lookup.rows.size,
+            hit_rows=lookup.rows.size - num_missed,
             prefetched_rows=num_ahead,
             embed_s=embed_s,
             wait_s=wait_s,
@@ -163,8 +163,8 @@ class _Host:
 
     def _settle(self, rows: IntArray) -> Process[float]:
         """Wait for those of `rows` that are on their way and put all that has arrived into slots; return the wait."""
-        started_s, wanted = self._env.now, set(rows.tolist())
-        needed = [transfer for transfer, chunk in self._on_the_way if not wanted.isdisjoint(chunk.tolist())]
+        started_s, needed_rows = self._env.now, set(rows.tolist())
+        needed = [transfer for transfer, chunk in self._on_the_way if not needed_rows.isdisjoint(chunk.tolist())]
         if needed:
             yield needed[-1].done  # chunks travel in their order
         wait_s = self._env.now - started_s

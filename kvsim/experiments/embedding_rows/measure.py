@@ -89,10 +89,10 @@ def _run(model: Any, cell: EmbeddingRows, calls: list[EmbedCall], bandwidth_byte
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         chunk_rows=cell.prefetch.chunk_rows,
     )
-    found = run.tally.read_rows, run.tally.demanded_rows, run.tally.early_rows
+    read = run.tally.read_rows, run.tally.demanded_rows, run.tally.early_rows
     counted = run.counts.hit_rows, run.counts.missed_rows, run.counts.prefetched_rows
-    if found != counted:
-        raise EngineError(f"{cell.name}: rows read, demanded and early are {found}; the cache state has {counted}")
+    if read != counted:
+        raise EngineError(f"{cell.name}: rows read, demanded and early are {read}; the cache state has {counted}")
     return run
 
 

@@ -164,11 +164,11 @@ COMPARED = Fields(
 
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare rows hit, missed, fetched ahead and evicted, which must be equal, and times; and whether bits are."""
-    found = Comparison(simulated, measured, COMPARED)
-    found.rows_equal("calls_equal", "hits of every call", "hit_rows")
+    comparison = Comparison(simulated, measured, COMPARED)
+    comparison.rows_equal("calls_equal", "hits of every call", "hit_rows")
     same_frac = min(cell["same_logits_frac"] for cell in measured.summary["cells"])
-    found.contents["same_logits_frac"] = same_frac
-    found.lines.append(
+    comparison.contents["same_logits_frac"] = same_frac
+    comparison.lines.append(
         f"against the whole table on the device: logits equal to the last bit in {percent(same_frac, 0)} of the calls"
     )
-    return found.compared(by="mode")
+    return comparison.compared(by="mode")

@@ -62,8 +62,8 @@ class RowBudget(Strict):
 
     @model_validator(mode="after")
     def _is_one(self) -> RowBudget:
-        given = [name for name in ("budget_rows", "budget_bytes", "budget_frac") if getattr(self, name) is not None]
-        if len(given) != 1:
+        stated = [name for name in ("budget_rows", "budget_bytes", "budget_frac") if getattr(self, name) is not None]
+        if len(stated) != 1:
             raise ValueError("give one of budget_rows, budget_bytes and budget_frac")
         return self
 

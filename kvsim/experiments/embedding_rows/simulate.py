@@ -54,10 +54,10 @@ def check(scenario: EmbeddingRows, base_dir: Path | None) -> int:
 
 def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
     """Simulate every cell, over the whole stream or over what a measured result recorded."""
-    found = cells_of(scenario)
+    swept_cells = cells_of(scenario)
     entries, tables, digests = [], [], set()
-    profile = profile_of(found[0][0], job.base_dir)
-    for number, (cell, swept) in enumerate(found):
+    profile = profile_of(swept_cells[0][0], job.base_dir)
+    for number, (cell, swept) in enumerate(swept_cells):
         profile = profile_of(cell, job.base_dir)
         served, requests, bigrams = inputs_of(cell, job)
         calls = calls_of(cell, requests, bigrams)
@@ -70,7 +70,7 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
         entries.append(entry | swept)
         tables.append(rows_of(number, timed.columns()))
         digests.add(digest_of(requests))
-        job.progress(1 / len(found))
+        job.progress(1 / len(swept_cells))
     return make_result(
         scenario,
         job,

@@ -66,7 +66,7 @@ def exponent(amounts: ArrayLike, values: ArrayLike) -> float | None:
 
 def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """Return the exponent of everything that grows, in ``summary["growth"]``; batch 1 but where the batch grows."""
-    found = []
+    entries = []
     for use_cache in (False, True):
         of_cache = [cell for cell in cells if cell["use_cache"] is use_cache]
         if not of_cache:
@@ -86,7 +86,7 @@ def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any
             exponents["KV cache over context"] = exponent(contexts, [cell["kv_bytes"] for cell in alone])
         for name, value in exponents.items():
             low, high, reason = _THEORY[name, use_cache]
-            found.append(
+            entries.append(
                 {
                     "growth": name,
                     "use_cache": use_cache,
@@ -96,7 +96,7 @@ def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any
                     "theory": reason,
                 }
             )
-    return found
+    return entries
 
 
 def growth_text(growth: Sequence[Mapping[str, Any]]) -> str:

@@ -42,14 +42,14 @@ def _table_of(cell: KvOnOff, profile: Profile) -> CostTable:
 def simulate(scenario: KvOnOff, job: Job) -> RunResult:
     """Return what each cell takes: its calls of the model one after the other, at the profile's cost of each."""
     cells, tables = [], []
-    found = cells_of(scenario)
-    profile = profile_of(found[0][0], job.base_dir)
-    for number, (cell, _) in enumerate(found):
+    swept_cells = cells_of(scenario)
+    profile = profile_of(swept_cells[0][0], job.base_dir)
+    for number, (cell, _) in enumerate(swept_cells):
         profile = profile_of(cell, job.base_dir)
         step_s = step_times_s(cell, profile)
         cells.append(cell_of(cell, step_s, peak_bytes=peak_bytes(cell, shape_of(cell))))
         tables.append(rows_of(number, cell, step_s))
-        job.progress(1 / len(found))
+        job.progress(1 / len(swept_cells))
     add_speeds(cells)
     rows = joined(tables)
     return make_result(

@@ -13,7 +13,7 @@ from kvsim.experiments.plan.scenario import TRACE
 from kvsim.profile.estimate.coefficients import load_coefficients
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import find_capture, find_generator
-from kvsim.traces import load_parameters
+from kvsim.traces.generator.parameters import load_parameters
 
 
 def warnings_of(request: Request) -> tuple[str, ...]:

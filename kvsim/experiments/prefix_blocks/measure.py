@@ -133,7 +133,7 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
     for number, (cell, swept) in enumerate(cells_of(scenario)):
         own = runs[number][0]
         done = Replayed(
-            hits=np.array([found.num_hits for found in own]), evictions=np.array([found.num_evicted for found in own])
+            hits=np.array([one.num_hits for one in own]), evictions=np.array([one.num_evicted for one in own])
         )
         ttft_s = medians(runs[number], "ttft_s")
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)

@@ -166,10 +166,10 @@ COMPARED = Fields(
 
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare hits and evictions, which must be equal, and the time to first token, cell by cell and by request."""
-    found = Comparison(simulated, measured, COMPARED)
-    found.rows_equal("requests_equal", "hits of every request", "hit_blocks")
-    found.errors("request_ttft", found.row_errors("ttft_s"), "time to first token of a request")
-    errors = found.row_errors("ttft_s", "processor_s")
-    found.errors("request_processor", errors, "  against its processor time", PROCESSOR_NOTE)
-    found.answers("requests")
-    return found.compared(by="policy")
+    comparison = Comparison(simulated, measured, COMPARED)
+    comparison.rows_equal("requests_equal", "hits of every request", "hit_blocks")
+    comparison.errors("request_ttft", comparison.row_errors("ttft_s"), "time to first token of a request")
+    errors = comparison.row_errors("ttft_s", "processor_s")
+    comparison.errors("request_processor", errors, "  against its processor time", PROCESSOR_NOTE)
+    comparison.answers("requests")
+    return comparison.compared(by="policy")

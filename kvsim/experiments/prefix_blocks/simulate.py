@@ -49,11 +49,11 @@ def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
 
 def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     """Replay the trace through the cache of every cell, or what a measured result recorded."""
-    found = cells_of(scenario)
+    swept_cells = cells_of(scenario)
     entries, tables, traces, cases = [], [], {}, _Cases()
     notes: list[str | None] = []
-    profile = profile_of(found[0][0], job.base_dir)
-    for number, (cell, swept) in enumerate(found):
+    profile = profile_of(swept_cells[0][0], job.base_dir)
+    for number, (cell, swept) in enumerate(swept_cells):
         profile = profile_of(cell, job.base_dir)
         if cell.trace not in traces:
             traces[cell.trace] = _requests(cell, job)
@@ -79,7 +79,7 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         entry["ttft_outside_frac"] = outside_frac
         entries.append(entry | swept)
         tables.append(rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s))
-        job.progress(1 / len(found))
+        job.progress(1 / len(swept_cells))
     return make_result(
         scenario,
         job,
@@ -153,8 +153,8 @@ def hit_tokens(requests: RequestBlocks, hits: IntArray) -> IntArray:
 def prefill_of(cell: PrefixBlocks, profile: Profile, requests: RequestBlocks) -> PrefillCost | str:
     """Return the cost of a cell's prefill, or a line on why times are not known. Hits follow without them."""
     longest = int(requests.input_tokens.max())
-    found = prefill_or_reason(cell, profile, chunk_tokens=cell.prefill_chunk_tokens, longest_tokens=longest)
-    return f"Times are not known: {found}." if isinstance(found, str) else found
+    cost = prefill_or_reason(cell, profile, chunk_tokens=cell.prefill_chunk_tokens, longest_tokens=longest)
+    return f"Times are not known: {cost}." if isinstance(cost, str) else cost
 
 
 def backward_of(requests: RequestBlocks) -> str | None:

@@ -54,15 +54,15 @@ def restore_tables(
         whole = _states(shape, num_tokens + num_tokens // _TAIL_PARTS + 1, device)
         cache = restore([whole.tokens(0, num_tokens)], link)
         for tier in tiers:
-            kept = move(whole, tier, link)
+            moved = move(whole, tier, link)
             for what, time_s in (
-                (f"restore.{tier}", _restore_s(kept.tokens(0, num_tokens), link, device)),
+                (f"restore.{tier}", _restore_s(moved.tokens(0, num_tokens), link, device)),
                 (f"store.{tier}", _store_s(cache, tier, link, device)),
             ):
                 samples[what] += [(num_tokens, 1, value_s) for value_s in time_s.tolist()]
             advance(1)
     link.close()
-    return {name: fit_table(found, "tokens") for name, found in samples.items()}
+    return {name: fit_table(rows, "tokens") for name, rows in samples.items()}
 
 
 def _states(shape: ModelShape, num_tokens: int, device: str) -> KVStates:
@@ -80,14 +80,14 @@ def _restore_s(states: KVStates, link: StateLink, device: str) -> FloatArray:
 
 def _store_s(cache: DynamicCache, tier: Tier, link: StateLink, device: str) -> FloatArray:
     """Return the seconds of keeping a prompt, each in memory of its own: kept ones are not given back at once."""
-    kept: list[KVStates] = []
+    held: list[KVStates] = []
 
     def once() -> None:
-        kept.append(keep(cache, tier=tier, link=link))
+        held.append(keep(cache, tier=tier, link=link))
         _wait(device)
 
     once()
-    return repeat_s(once, cap_s=_CAP_S, warmups=0, max_repeats=max(4, _HELD_BYTES // kept[0].nbytes))
+    return repeat_s(once, cap_s=_CAP_S, warmups=0, max_repeats=max(4, _HELD_BYTES // held[0].nbytes))
 
 
 def _wait(device: str) -> None:

@@ -66,12 +66,12 @@ class PromptCosts:
         table = self._restore[reuse.tier]
         return self._link_s(table, reuse.tokens) if reuse.tier == "host" else table.at_s(reuse.tokens)
 
-    def keep_s(self, kept: Keeping, num_tokens: int) -> float:
+    def keep_s(self, keeping: Keeping, num_tokens: int) -> float:
         """Return the time to keep a prompt and to move what leaves the device for the host."""
-        moved = [move.tokens for move in kept.moves if move.to == "host"]
-        if kept.tier == "host":
+        moved = [move.tokens for move in keeping.moves if move.to == "host"]
+        if keeping.tier == "host":
             moved.append(num_tokens)
-        time_s = self._store["device"].at_s(num_tokens) if kept.tier == "device" else 0.0
+        time_s = self._store["device"].at_s(num_tokens) if keeping.tier == "device" else 0.0
         return time_s + sum(self._link_s(self._store["host"], tokens) for tokens in moved)
 
     def is_restored_outside(self, reuse: Reuse) -> bool:

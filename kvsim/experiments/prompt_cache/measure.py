@@ -62,12 +62,12 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
             answered, reports[number] = _through_cache(model, cell, prompts, profile)
             runs[number].append(answered)
             job.progress(share)
-    found = [
+    measured = [
         _cell(number, cell, streams.of(cell), runs[number], full[cell.prompts], report)
         for number, (cell, report) in enumerate(zip(cells, reports, strict=True))
         if report is not None
     ]
-    entries, tables = [entry for entry, _ in found], [table for _, table in found]
+    entries, tables = [entry for entry, _ in measured], [table for _, table in measured]
     return result_of(scenario, job, entries, tables, streams, profile=profile, is_measured=True), {}
 
 
@@ -107,8 +107,8 @@ def _cell(
     """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
     own = runs[0]
     sent = Sent(
-        reuses=[found.reuse for found in own if found.reuse is not None],
-        keepings=[found.keeping for found in own if found.keeping is not None],
+        reuses=[one.reuse for one in own if one.reuse is not None],
+        keepings=[one.keeping for one in own if one.keeping is not None],
         ttft_s=medians(runs, "ttft_s"),
         full_s=medians(full, "ttft_s"),
         restore_s=medians(runs, "restore_s"),
@@ -116,7 +116,7 @@ def _cell(
         kept_bytes=report.device_bytes + report.host_bytes,
     )
     entry = cell_of(cell, prompts, sent)
-    held = [found.held_tokens for found in own]
+    held = [one.held_tokens for one in own]
     is_hit = np.array(held) > 0
     if is_hit.any():
         gains_s = [

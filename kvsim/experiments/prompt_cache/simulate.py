@@ -74,10 +74,10 @@ def longest_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
 
 def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
     """Send every cell's prompts through its cache state."""
-    found = cells_of(scenario)
+    swept_cells = cells_of(scenario)
     entries, tables, streams, unknown = [], [], Streams(job.base_dir), []
-    profile = profile_of(found[0][0], job.base_dir)
-    for number, (cell, _) in enumerate(found):
+    profile = profile_of(swept_cells[0][0], job.base_dir)
+    for number, (cell, _) in enumerate(swept_cells):
         profile = profile_of(cell, job.base_dir)
         prompts = streams.of(cell)
         costs = PromptCosts(profile, cell, longest_of(cell, prompts))
@@ -86,7 +86,7 @@ def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
         outside_frac = None if costs.unknown else float(is_outside.mean())
         entries.append(cell_of(cell, prompts, sent) | {"ttft_outside_frac": outside_frac})
         tables.append(rows_of(number, prompts, sent))
-        job.progress(1 / len(found))
+        job.progress(1 / len(swept_cells))
     return result_of(scenario, job, entries, tables, streams, profile=profile, unknown=unknown)
 
 
@@ -104,7 +104,9 @@ def _send(cell: PromptCacheScenario, prompts: Sequence[IntArray], costs: PromptC
         ttft_s=restore_s + computed_s,
         full_s=costs.compute_s(sizes, 0)[0],
         restore_s=restore_s,
-        keep_s=np.array([costs.keep_s(kept, prompt.size) for prompt, kept in zip(prompts, keepings, strict=True)]),
+        keep_s=np.array(
+            [costs.keep_s(keeping, prompt.size) for prompt, keeping in zip(prompts, keepings, strict=True)]
+        ),
         kept_bytes=state.used_bytes("device") + state.used_bytes("host"),
     )
     return sent, is_outside | np.array([costs.is_restored_outside(reuse) for reuse in reuses])
@@ -155,8 +157,8 @@ def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) 
     """Return the cell's entry of the summary."""
     reused = np.array([reuse.tokens for reuse in sent.reuses])
     is_hit = reused > 0
-    moves = [move for kept in sent.keepings for move in kept.moves]
-    found: dict[str, Any] = {
+    moves = [move for keeping in sent.keepings for move in keeping.moves]
+    figures: dict[str, Any] = {
         "tier": cell.cache.tier,
         "policy": cell.cache.policy,
         "shared_tokens": cell.prompts.shared_tokens,
@@ -177,7 +179,7 @@ def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) 
         "ttft_full_mean_s": mean(sent.full_s),
         "keep_mean_s": mean(sent.keep_s),
     }
-    return found | _of_hits(sent, is_hit, int(reused.sum()) * token_bytes(cell))
+    return figures | _of_hits(sent, is_hit, int(reused.sum()) * token_bytes(cell))
 
 
 def _of_hits(sent: Sent, is_hit: NDArray[np.bool_], hit_bytes: int) -> dict[str, Any]:
@@ -204,7 +206,7 @@ def rows_of(number: int, prompts: Sequence[IntArray], sent: Sent) -> dict[str, N
         "prompt_tokens": np.array([prompt.size for prompt in prompts]),
         "reused_tokens": np.array([reuse.tokens for reuse in sent.reuses]),
         "from_host": np.array([reuse.tier == "host" for reuse in sent.reuses]),
-        "left": np.array([len(kept.moves) for kept in sent.keepings]),
+        "left": np.array([len(keeping.moves) for keeping in sent.keepings]),
         "ttft_s": sent.ttft_s,
         "ttft_full_s": sent.full_s,
         "restore_s": sent.restore_s,

@@ -111,7 +111,7 @@ def case_of(cell: PromptModules, source: Source, length_of: LengthOf) -> Case:
     token_bytes = shape.num_layers * shape.page_bytes(1)
     for assembly in assemblies:
         check_context(shape, assembly.end + cell.measure.answer_tokens, f"{cell.name}: prompt {assembly.name!r}")
-    units = [layout.units[unit] for unit in sorted({unit for found in assemblies for unit in found.units})]
+    units = [layout.units[unit] for unit in sorted({unit for one in assemblies for unit in one.units})]
     largest_bytes = token_bytes * max((unit.num_tokens for unit in units), default=1)
     return Case(
         layout=layout,

@@ -51,13 +51,13 @@ def lengths_of(scenario: PromptModules, source: Source, beside: Path | None) -> 
         )
     texts = texts_of(scenario, source)
     try:
-        found = tokens_of(texts, folder)
+        encoded = tokens_of(texts, folder)
     except TraceError as problem:
         raise ScenarioError(
             f"{problem}; `make model` writes one to .cache/models, or give the tokens of every text in "
             "prompts.lengths_file"
         ) from None
-    return {text: len(ids) for text, ids in zip(texts, found, strict=True)}.__getitem__
+    return {text: len(ids) for text, ids in zip(texts, encoded, strict=True)}.__getitem__
 
 
 def lengths_json(lengths: Mapping[str, int], tokenizer: str) -> bytes:

@@ -48,7 +48,7 @@ class _Bench:
 
     def runner(self, cell: PromptModules, case: Case) -> ModuleRunner:
         token = next(
-            (found for found in (self.tokenizer.unk_token_id, self.tokenizer.eos_token_id) if found is not None), 0
+            (token for token in (self.tokenizer.unk_token_id, self.tokenizer.eos_token_id) if token is not None), 0
         )
         return ModuleRunner(
             self.model,
@@ -103,8 +103,8 @@ def _bench(scenario: PromptModules, job: Job, source: Source, profile: Profile) 
     model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
     texts = texts_of(scenario, source)
     encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    ids = {text: list(found) for text, found in zip(texts, encoded, strict=True)}
-    check_lengths(scenario, {text: len(found) for text, found in ids.items()}, job.base_dir)
+    ids = {text: list(ids_of) for text, ids_of in zip(texts, encoded, strict=True)}
+    check_lengths(scenario, {text: len(ids_of) for text, ids_of in ids.items()}, job.base_dir)
     link = make_link(model.device, profile.link.stated_bandwidth_bytes_per_s or math.inf)
     return _Bench(model, tokenizer, ids, link)
 
@@ -128,7 +128,7 @@ def _time_prompts(
     """Time every prompt under full attention and, in turn, with all modules stored, by tier and encoding; medians."""
     chosen = {_key(cell): (cell, case) for cell, case in zip(cells, cases, strict=True)}
     stocked = {key: _stocked(bench, cell, case) for key, (cell, case) in chosen.items()}
-    found: dict[tuple[Any, ...], list[_Timed]] = {key: [] for key in chosen}
+    timed: dict[tuple[Any, ...], list[_Timed]] = {key: [] for key in chosen}
     num_prompts = len(cases[0].assemblies)
     for prompt in range(num_prompts):
         full: list[Answered] = []
@@ -138,7 +138,7 @@ def _time_prompts(
             for key, (runner, state, store) in stocked.items():
                 stored[key].append(runner.answer(chosen[key][1].assemblies[prompt], state, store))
         for key, done in stored.items():
-            found[key].append(
+            timed[key].append(
                 _Timed(
                     stored_s=float(np.median([answered.ttft_s for answered in done])),
                     full_s=float(np.median([answered.ttft_s for answered in full])),
@@ -146,7 +146,7 @@ def _time_prompts(
                 )
             )
         job.progress(0.3 / num_prompts)
-    return found
+    return timed
 
 
 def _stocked(bench: _Bench, cell: PromptModules, case: Case) -> tuple[ModuleRunner, ModuleStoreState, ModuleStore]:
@@ -167,26 +167,26 @@ def _judge(
 ) -> tuple[dict[tuple[Any, ...], list[Divergence]], list[str]]:
     """Return what every prompt loses against full attention, by encoding, and both answers in words."""
     chosen = {_key(cell)[1:]: (cell, case) for cell, case in zip(cells, cases, strict=True)}
-    found: dict[tuple[Any, ...], list[Divergence]] = {}
+    divergences: dict[tuple[Any, ...], list[Divergence]] = {}
     answers: list[str] = []
     for key, (cell, case) in chosen.items():
         runner = bench.runner(cell, case)
         states = {unit: runner.encode(case.layout.units[unit]) for unit in case.read_units}
-        found[key] = []
+        divergences[key] = []
         for assembly in case.assemblies:
             steps = cell.measure.answer_tokens
             alone, cache = runner.full(assembly)
             expected, fed = runner.follow(cache, alone.logits, assembly.num_tokens, steps, None)
             first, own_cache = runner.first(assembly, states)
-            given, _ = runner.follow(own_cache, first, assembly.end, steps, fed)
-            found[key].append(divergence_of(expected, given))
-            answers += _shown_answers(bench, cell, assembly, expected, given)
+            actual, _ = runner.follow(own_cache, first, assembly.end, steps, fed)
+            divergences[key].append(divergence_of(expected, actual))
+            answers += _shown_answers(bench, cell, assembly, expected, actual)
             job.progress(0.2 / len(chosen) / len(case.assemblies))
-    return found, answers
+    return divergences, answers
 
 
-def _shown_answers(bench: _Bench, cell: PromptModules, assembly: Assembly, expected: Any, given: Any) -> list[str]:
-    words = [bench.tokenizer.decode(logits.argmax(-1).tolist()) for logits in (expected, given)]
+def _shown_answers(bench: _Bench, cell: PromptModules, assembly: Assembly, expected: Any, actual: Any) -> list[str]:
+    words = [bench.tokenizer.decode(logits.argmax(-1).tolist()) for logits in (expected, actual)]
     encoding = f"scaffolds {cell.encoding.scaffolds}, seen {cell.encoding.seen}"
     return [
         f"{assembly.name} ({encoding})",

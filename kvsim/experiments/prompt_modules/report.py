@@ -212,29 +212,31 @@ COMPARED = Fields(
 
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare counts, which must be equal request by request, and times; report the measured price of each prompt."""
-    found = Comparison(simulated, measured, COMPARED)
-    found.rows_equal("requests_equal", "counts of every request", *COUNTED)
+    comparison = Comparison(simulated, measured, COMPARED)
+    comparison.rows_equal("requests_equal", "counts of every request", *COUNTED)
     is_device = np.array([cell["tier"] == "device" for cell in measured.summary["cells"]])[measured.rows["cell"]]
-    errors = found.row_errors("ttft_s", "processor_s")[is_device]  # the others wait for the link
-    found.errors("request_processor", errors, "a request on the device tier against its processor time", PROCESSOR_NOTE)
+    errors = comparison.row_errors("ttft_s", "processor_s")[is_device]  # the others wait for the link
+    comparison.errors(
+        "request_processor", errors, "a request on the device tier against its processor time", PROCESSOR_NOTE
+    )
     prompts = _prompt_pairs(simulated, measured)
-    found.contents["prompts"] = prompts
-    found.lines += ["", _table(prompts, PROMPT_COLUMNS), ""]
+    comparison.contents["prompts"] = prompts
+    comparison.lines += ["", _table(prompts, PROMPT_COLUMNS), ""]
     for name, what in _PROMPT_ERRORS.items():
-        found.errors(f"prompt_{name}", [prompt[f"{name}_error_frac"] for prompt in prompts], what)
+        comparison.errors(f"prompt_{name}", [prompt[f"{name}_error_frac"] for prompt in prompts], what)
     means = {name: float(np.mean([prompt[name] for prompt in prompts])) for name in PRICE}
-    found.contents |= {f"{name.rpartition('_')[0]}_mean": mean for name, mean in means.items()}
-    found.lines.append(
+    comparison.contents |= {f"{name.rpartition('_')[0]}_mean": mean for name, mean in means.items()}
+    comparison.lines.append(
         f"against full attention on the same text: KL divergence {means['kl_first_nats']:.3f} nats at the first token, "
         f"{means['kl_mean_nats']:.3f} over the answer; same likeliest token in "
         f"{percent(means['greedy_agreement_frac'], 0)} of the steps"
     )
-    return found.compared(by="tier")
+    return comparison.compared(by="tier")
 
 
 def _prompt_pairs(simulated: RunResult, measured: RunResult) -> list[dict[str, Any]]:
     left = {tuple(prompt[key] for key in PROMPT_KEYS): prompt for prompt in simulated.summary["prompts"]}
-    found = []
+    pairs = []
     for real in measured.summary["prompts"]:
         sim = left.get(tuple(real[key] for key in PROMPT_KEYS))
         if sim is None or sim["reused_tokens"] != real["reused_tokens"]:
@@ -243,5 +245,5 @@ def _prompt_pairs(simulated: RunResult, measured: RunResult) -> list[dict[str, A
         for name in ("ttft_s", "ttft_full_s"):
             pair |= side_by_side(name, sim[name], real[name])
         pair["speed_error_frac"] = sim["speed_vs_full"] / real["speed_vs_full"] - 1
-        found.append(pair)
-    return found
+        pairs.append(pair)
+    return pairs

@@ -41,13 +41,13 @@ def check(scenario: PromptModules, base_dir: Path | None) -> int:
 
 def simulate(scenario: PromptModules, job: Job) -> RunResult:
     """Serve the stream out of every cell's store, at the profile's costs."""
-    found = cells_of(scenario)
+    swept_cells = cells_of(scenario)
     source = source_of(scenario, job.base_dir)
     length_of = lengths_of(scenario, source, job.base_dir)
     entries, tables = [], []
     prompts: dict[tuple[Any, ...], dict[str, Any]] = {}
     profile = profile_of(scenario, job.base_dir)
-    for number, (cell, swept) in enumerate(found):
+    for number, (cell, swept) in enumerate(swept_cells):
         case = case_of(cell, source, length_of)
         profile = profile_of(cell, job.base_dir)
         costs = costs_of(cell, case, profile)
@@ -73,7 +73,7 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
             warm_s = costs.ttft_s(case, assembly, all_stored(assembly), cell.cache.tier)
             one = prompt_of(cell, assembly, ttft_s=warm_s, full_s=costs.full_s(assembly))
             prompts[tuple(one[key] for key in PROMPT_KEYS)] = one
-        job.progress(1 / len(found))
+        job.progress(1 / len(swept_cells))
     return make_result(
         scenario,
         job,

@@ -47,21 +47,26 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare requests and schedules, which must be equal, and the figures of every cell."""
     keys = tuple(simulated.summary["swept"])
     columns = COLUMNS | {key: Column(title=f"/{key.rpartition('.')[2]}", text=text_of(key)) for key in keys}
-    found = Comparison(simulated, measured, Fields(keys=keys, figures=tuple(TARGETS), counts=_COUNTS, columns=columns))
+    comparison = Comparison(
+        simulated, measured, Fields(keys=keys, figures=tuple(TARGETS), counts=_COUNTS, columns=columns)
+    )
     cells = list(zip(simulated.summary["cells"], measured.summary["cells"], strict=True))
     rows = [row for number, (sim, real) in enumerate(cells) for row in _rows(number, sim, real)]
-    found.contents |= {
+    comparison.contents |= {
         "figures": rows,
         "targets_met": sum(row["is_met"] for row in rows),
         "interval_coverage_frac": _coverage(cells),
         "null_factor": _null_factors(cells),
         "schedules": simulated.summary.get("schedules", []),
     }
-    found.lines = [compare_text(found.contents, cells, keys=keys, coverage=COVERAGE, null_factor=NULL_FACTOR)]
+    comparison.lines = [compare_text(comparison.contents, cells, keys=keys, coverage=COVERAGE, null_factor=NULL_FACTOR)]
     title = f"{measured.summary['scenario']}: simulated against measured"
-    panels = [Panel(title=text, name=name, cells=found.cells) for name, text in _PANELS.items()]
+    panels = [Panel(title=text, name=name, cells=comparison.cells) for name, text in _PANELS.items()]
     figure = diagonal_figure(title, panels, color_by=keys[0] if keys else "cell")
-    return replace(compared(found.contents, found.lines, found.cells, figure), missed=tuple(_missed(found.contents)))
+    return replace(
+        compared(comparison.contents, comparison.lines, comparison.cells, figure),
+        missed=tuple(_missed(comparison.contents)),
+    )
 
 
 def _missed(contents: Mapping[str, Any]) -> Iterator[str]:

@@ -26,11 +26,11 @@ def check_schedules(folder: Path) -> list[dict[str, Any]]:
     files = sorted(folder.glob(PATTERN))
     if not files:
         raise ResultError(f"{folder}: no {PATTERN}; give a folder that `kvsim measure` wrote of such a scenario")
-    found = []
+    entries = []
     for file in files:
         workload = read_workload(file)
         steps = workload.steps or ()
-        found.append(
+        entries.append(
             {"file": file.name, "steps": len(steps), "difference": first_difference(workload, replay(workload))}
         )
-    return found
+    return entries

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from kvsim.kernels.cached import njit
 
 Ints: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -41,13 +42,13 @@ def empty_links(num_pages: int, num_lists: int) -> Ints:
     return links
 
 
-@numba.njit(cache=True)
+@njit
 def sentinel(links: Ints, queue: int) -> Any:
     """Return the column of a list."""
     return links.shape[1] - 1 - queue
 
 
-@numba.njit(cache=True)
+@njit
 def append(links: Ints, queue: int, page: int, mark: int) -> None:
     """Put a page at the young end of a list."""
     end = sentinel(links, queue)
@@ -61,7 +62,7 @@ def append(links: Ints, queue: int, page: int, mark: int) -> None:
     links[MARK, end] += 1
 
 
-@numba.njit(cache=True)
+@njit
 def unlink(links: Ints, page: int) -> None:
     """Take a page out of its list."""
     younger, older = links[YOUNGER, page], links[OLDER, page]
@@ -71,26 +72,26 @@ def unlink(links: Ints, page: int) -> None:
     links[PLACE, page] = NOWHERE
 
 
-@numba.njit(cache=True)
+@njit
 def may_leave(page: int, evictable: Mask, spared: Mask) -> bool:
     """Return whether a page may leave and is not spared; an empty `spared` spares none."""
     return evictable[page] and (spared.size == 0 or not spared[page])
 
 
-@numba.njit(cache=True)
+@njit
 def pool_of(page: int, pages_per_layer: int, num_pools: int) -> int:
     """Return the pool of a page."""
     return (page // pages_per_layer) % num_pools
 
 
-@numba.njit(cache=True)
+@njit
 def sieve_arrived(links: Ints, pages: Ints, pages_per_layer: int, num_pools: int) -> None:
     """SIEVE: queue arrivals, not read yet."""
     for page in pages:
         append(links, pool_of(page, pages_per_layer, num_pools), page, UNREAD)
 
 
-@numba.njit(cache=True)
+@njit
 def sieve_touch(links: Ints, pool: int, selected: Ints) -> None:
     """SIEVE: queue the misses, and mark what is read again."""
     for page in selected:
@@ -100,7 +101,7 @@ def sieve_touch(links: Ints, pool: int, selected: Ints) -> None:
             links[MARK, page] = 0 if links[MARK, page] == UNREAD else 1
 
 
-@numba.njit(cache=True)
+@njit
 def _sieve_remove(links: Ints, pool: int, page: int) -> None:
     end = sentinel(links, pool)
     if links[PLACE, end] == page:
@@ -109,7 +110,7 @@ def _sieve_remove(links: Ints, pool: int, page: int) -> None:
     unlink(links, page)
 
 
-@numba.njit(cache=True)
+@njit
 def sieve_left(links: Ints, pages: Ints) -> None:
     """SIEVE: take pages out of the queue, and the hand off them."""
     for page in pages:
@@ -117,14 +118,14 @@ def sieve_left(links: Ints, pages: Ints) -> None:
             _sieve_remove(links, links[PLACE, page], page)
 
 
-@numba.njit(cache=True)
+@njit
 def sieve_victims(links: Ints, pool: int, count: int, evictable: Mask, spared: Mask) -> Ints:
     """SIEVE: let go what the hand takes."""
     victims = np.empty(count, dtype=np.int64)
-    found = 0
+    num_victims = 0
     end = sentinel(links, pool)
     passed = 0
-    while found < count and passed < 2 * links[MARK, end]:
+    while num_victims < count and passed < 2 * links[MARK, end]:
         page = links[PLACE, end]
         if page == NOWHERE:
             page = links[YOUNGER, end]
@@ -132,18 +133,18 @@ def sieve_victims(links: Ints, pool: int, count: int, evictable: Mask, spared: M
         if may_leave(page, evictable, spared):
             if links[MARK, page] != 1:
                 _sieve_remove(links, pool, page)
-                victims[found] = page
-                found += 1
+                victims[num_victims] = page
+                num_victims += 1
                 passed = 0
                 continue
             links[MARK, page] = 0
         younger = links[YOUNGER, page]
         links[PLACE, end] = NOWHERE if younger == end else younger
         passed += 1
-    return victims[:found]
+    return victims[:num_victims]
 
 
-@numba.njit(cache=True)
+@njit
 def arc_arrived(links: Ints, pages: Ints, pages_per_layer: int, num_pools: int) -> None:
     """ARC: put arrivals at the young end of T1, not read yet."""
     for page in pages:
@@ -152,7 +153,7 @@ def arc_arrived(links: Ints, pages: Ints, pages_per_layer: int, num_pools: int) 
         append(links, ARC_LISTS * pool_of(page, pages_per_layer, num_pools) + ONCE, page, UNREAD)
 
 
-@numba.njit(cache=True)
+@njit
 def arc_touch(links: Ints, targets: Floats, pool: int, capacity: int, selected: Ints) -> None:
     """ARC: move what is read to where a reading brings it; `targets` are the lengths that T1 should have, by pool."""
     first = ARC_LISTS * pool
@@ -175,7 +176,7 @@ def arc_touch(links: Ints, targets: Floats, pool: int, capacity: int, selected: 
     _arc_cut(links, first, capacity)
 
 
-@numba.njit(cache=True)
+@njit
 def _arc_cut(links: Ints, first: int, capacity: int) -> None:
     once, again = sentinel(links, first + ONCE), sentinel(links, first + AGAIN)
     once_ghosts, again_ghosts = sentinel(links, first + ONCE_GHOSTS), sentinel(links, first + AGAIN_GHOSTS)
@@ -186,7 +187,7 @@ def _arc_cut(links: Ints, first: int, capacity: int) -> None:
         unlink(links, links[YOUNGER, again_ghosts])
 
 
-@numba.njit(cache=True)
+@njit
 def _oldest(links: Ints, queue: int, evictable: Mask, spared: Mask) -> Any:
     """Return the oldest page of a list that may leave, or `NOWHERE`."""
     end = sentinel(links, queue)
@@ -198,15 +199,15 @@ def _oldest(links: Ints, queue: int, evictable: Mask, spared: Mask) -> Any:
     return NOWHERE
 
 
-@numba.njit(cache=True)
+@njit
 def arc_victims(
     links: Ints, targets: Floats, pool: int, capacity: int, count: int, evictable: Mask, spared: Mask
 ) -> Ints:
     """ARC: let the oldest pages of the list go that is longer than its target."""
     victims = np.empty(count, dtype=np.int64)
-    found = 0
+    num_victims = 0
     first = ARC_LISTS * pool
-    while found < count:
+    while num_victims < count:
         gives = ONCE if links[MARK, sentinel(links, first + ONCE)] > targets[pool] else AGAIN
         page = _oldest(links, first + gives, evictable, spared)
         if page == NOWHERE:
@@ -216,13 +217,13 @@ def arc_victims(
             break
         unlink(links, page)
         append(links, first + (ONCE_GHOSTS if gives == ONCE else AGAIN_GHOSTS), page, 0)
-        victims[found] = page
-        found += 1
+        victims[num_victims] = page
+        num_victims += 1
     _arc_cut(links, first, capacity)
-    return victims[:found]
+    return victims[:num_victims]
 
 
-@numba.njit(cache=True)
+@njit
 def live_left(links: Ints, pages: Ints, num_lists: int, num_live: int) -> None:
     """ARC and S3-FIFO: forget pages; ghosts, which are in the lists from `num_live` on, stay."""
     for page in pages:
@@ -231,7 +232,7 @@ def live_left(links: Ints, pages: Ints, num_lists: int, num_live: int) -> None:
             unlink(links, page)
 
 
-@numba.njit(cache=True)
+@njit
 def s3_arrived(links: Ints, pages: Ints, pages_per_layer: int, num_pools: int) -> None:
     """S3-FIFO: put arrivals in the small queue, not read yet."""
     for page in pages:
@@ -240,7 +241,7 @@ def s3_arrived(links: Ints, pages: Ints, pages_per_layer: int, num_pools: int) -
         append(links, S3_LISTS * pool_of(page, pages_per_layer, num_pools) + SMALL, page, -1)
 
 
-@numba.njit(cache=True)
+@njit
 def s3_touch(links: Ints, pool: int, selected: Ints) -> None:
     """S3-FIFO: count readings, and queue the misses."""
     first = S3_LISTS * pool
@@ -255,7 +256,7 @@ def s3_touch(links: Ints, pool: int, selected: Ints) -> None:
             links[MARK, page] = min(links[MARK, page] + 1, MAX_COUNT)
 
 
-@numba.njit(cache=True)
+@njit
 def _s3_small(links: Ints, first: int, max_ghosts: int, evictable: Mask, spared: Mask) -> Any:
     end = sentinel(links, first + SMALL)
     page = links[YOUNGER, end]
@@ -275,7 +276,7 @@ def _s3_small(links: Ints, first: int, max_ghosts: int, evictable: Mask, spared:
     return NOWHERE
 
 
-@numba.njit(cache=True)
+@njit
 def _s3_main(links: Ints, first: int, evictable: Mask, spared: Mask) -> Any:
     end = sentinel(links, first + MAIN)
     page = links[YOUNGER, end]
@@ -293,15 +294,15 @@ def _s3_main(links: Ints, first: int, evictable: Mask, spared: Mask) -> Any:
     return NOWHERE
 
 
-@numba.njit(cache=True)
+@njit
 def s3_victims(
     links: Ints, pool: int, small_pages: int, max_ghosts: int, count: int, evictable: Mask, spared: Mask
 ) -> Ints:
     """S3-FIFO: let go what the queues give."""
     victims = np.empty(count, dtype=np.int64)
-    found = 0
+    num_victims = 0
     first = S3_LISTS * pool
-    while found < count:
+    while num_victims < count:
         page = NOWHERE
         if links[MARK, sentinel(links, first + SMALL)] < small_pages:
             page = _s3_main(links, first, evictable, spared)
@@ -311,6 +312,6 @@ def s3_victims(
             page = _s3_main(links, first, evictable, spared)
         if page == NOWHERE:
             break
-        victims[found] = page
-        found += 1
-    return victims[:found]
+        victims[num_victims] = page
+        num_victims += 1
+    return victims[:num_victims]

@@ -60,15 +60,15 @@ def take_oldest(links, sentinel, count, evictable, spared, victims):
 
     An empty `spared` spares none.
     """
-    found, page = 0, links[sentinel, NEWER]
-    while found < count and page != sentinel:
+    num_victims, page = 0, links[sentinel, NEWER]
+    while num_victims < count and page != sentinel:
         newer = links[page, NEWER]
         if evictable[page] and (spared.size == 0 or not spared[page]):
             unlink(links, page)
-            victims[found] = page
-            found += 1
+            victims[num_victims] = page
+            num_victims += 1
         page = newer
-    return found
+    return num_victims
 
 
 @compiled

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.pages.rank import least
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -15,7 +15,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 
 
-@numba.njit(cache=True)
+@njit
 def learn(
     tables: Floats, is_unread: Mask, scores: Floats, selected: Ints, first: int, step: int, decay_frac: float
 ) -> int:
@@ -49,30 +49,30 @@ def learn(
     return used
 
 
-@numba.njit(cache=True)
-def wanted_pages(
+@njit
+def likely_pages(
     use: Floats, prefetchable: Mask, confidence: float, quota: int, first: int, step: int, sizes: tuple[int, int]
 ) -> Ints:
     """Return the layer's pages whose use passes `confidence`, the likeliest first; `sizes`: sequences, their pages."""
-    wanted = np.empty(quota, dtype=np.int64)
-    found = 0
+    best = np.empty(quota, dtype=np.int64)
+    num_best = 0
     for sequence in range(sizes[0]):
         begin = first + sequence * step
         for page in range(begin, begin + sizes[1]):
             if not prefetchable[page] or not use[page] > confidence:
                 continue
-            if found == quota and not use[page] > use[wanted[found - 1]]:
+            if num_best == quota and not use[page] > use[best[num_best - 1]]:
                 continue
-            found = min(found + 1, quota)
-            at = found - 1
-            while at > 0 and use[page] > use[wanted[at - 1]]:
-                wanted[at] = wanted[at - 1]
+            num_best = min(num_best + 1, quota)
+            at = num_best - 1
+            while at > 0 and use[page] > use[best[at - 1]]:
+                best[at] = best[at - 1]
                 at -= 1
-            wanted[at] = page
-    return wanted[:found]
+            best[at] = page
+    return best[:num_best]
 
 
-@numba.njit(cache=True)
+@njit
 def decide(
     tables: Floats,
     is_unread: Mask,
@@ -96,10 +96,10 @@ def decide(
     use = tables[1]
     used = learn(tables, is_unread, scores, selected, first, step, decay_frac)
     confidence = adapted(confidence, confidence_step, target_frac, used, 0)
-    wanted = np.empty(0, dtype=np.int64)
+    coming = np.empty(0, dtype=np.int64)
     if quota:
-        wanted = wanted_pages(use, prefetchable, confidence, quota, first, step, scores.shape)
-    count = max(0, wanted.size - free_slots)
+        coming = likely_pages(use, prefetchable, confidence, quota, first, step, scores.shape)
+    count = max(0, coming.size - free_slots)
     victims = np.empty(0, dtype=np.int64)
     if count:
         pool = layer if num_pools > 1 else 0
@@ -107,11 +107,11 @@ def decide(
     must_leave, num_free = max(0, -free_slots), max(0, free_slots)
     num_worth = 0
     while must_leave + num_worth < victims.size:
-        if not use[wanted[num_free + num_worth]] > use[victims[must_leave + num_worth]]:
+        if not use[coming[num_free + num_worth]] > use[victims[must_leave + num_worth]]:
             break
         num_worth += 1
     victims = victims[: must_leave + num_worth]
-    prefetches = wanted[: min(num_free, wanted.size) + num_worth]
+    prefetches = coming[: min(num_free, coming.size) + num_worth]
     wasted = 0
     for page in victims:
         wasted += is_unread[page]
@@ -121,7 +121,7 @@ def decide(
     return victims, prefetches, adapted(confidence, confidence_step, target_frac, 0, wasted)
 
 
-@numba.njit(cache=True)
+@njit
 def adapted(confidence: float, step: float, target_frac: float, used: int, wasted: int) -> float:
     """Return the confidence after so many prefetched pages were read, and so many left unread."""
     change = wasted * target_frac - used * (1 - target_frac)

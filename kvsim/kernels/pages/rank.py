@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from kvsim.kernels.cached import njit
 
 Ints: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -15,7 +16,7 @@ Hashes: TypeAlias = NDArray[np.uint64]
 Keys: TypeAlias = NDArray[Any]
 
 
-@numba.njit(cache=True)
+@njit
 def _sink(keys: Keys, heap: Ints, size: int, at: int) -> None:
     """Restore the heap below `at`: on top the greatest key, of equal ones the greatest id."""
     page = heap[at]
@@ -32,12 +33,12 @@ def _sink(keys: Keys, heap: Ints, size: int, at: int) -> None:
     heap[at] = page
 
 
-@numba.njit(cache=True)
+@njit
 def _is_behind(keys: Keys, page: int, other: int) -> bool:
     return keys[page] > keys[other] or (keys[page] == keys[other] and page > other)
 
 
-@numba.njit(cache=True)
+@njit
 def least(
     keys: Keys, pool: int, num_pools: int, pages_per_layer: int, count: int, evictable: Mask, spared: Mask
 ) -> Ints:
@@ -72,7 +73,7 @@ def least(
     return heap[:size]
 
 
-@numba.njit(cache=True)
+@njit
 def lfu_touch(readings: Ints, selected: Ints, misses: Ints) -> None:
     """LFU: count readings; those of misses begin with this one."""
     for page in misses:
@@ -81,7 +82,7 @@ def lfu_touch(readings: Ints, selected: Ints, misses: Ints) -> None:
         readings[page] += 1
 
 
-@numba.njit(cache=True)
+@njit
 def rank_layer(keys: Keys, scores: Floats, first: int, step: int) -> None:
     """Give the pages of a layer their importance: 0 for the best, the worse the less; `step` leads a sequence on."""
     for sequence in range(scores.shape[0]):
@@ -91,7 +92,7 @@ def rank_layer(keys: Keys, scores: Floats, first: int, step: int) -> None:
         first += step
 
 
-@numba.njit(cache=True)
+@njit
 def recency_touch(
     sums: Floats,
     scores: Floats,
@@ -114,7 +115,7 @@ def recency_touch(
         sums[page] += scores[page // step, page % pages_per_layer]
 
 
-@numba.njit(cache=True)
+@njit
 def mix(value: np.uint64) -> np.uint64:
     """Return the hash of `kvsim.policies.evictors.random_pages.mix`."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
@@ -123,7 +124,7 @@ def mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True)
+@njit
 def draw_lots(
     lots: Hashes, seed: np.uint64, draw: int, pool: int, num_pools: int, pages_per_layer: int, evictable: Mask
 ) -> None:

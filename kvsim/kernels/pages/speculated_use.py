@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import exp, log
 from typing import TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.kernels.pages.predicted_use import adapted, learn, wanted_pages
+from kvsim.kernels.cached import njit
+from kvsim.kernels.pages.predicted_use import adapted, learn, likely_pages
 from kvsim.kernels.pages.rank import least
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -23,7 +23,7 @@ SCORE_FLOOR = 1e-6
 WAS_PREDICTED, IS_CORRECTED = -2, -1
 
 
-@numba.njit(cache=True)
+@njit
 def learn_errors(logs: Floats, row: Ints, scores: Floats, first: int, step: int, decay_frac: float) -> None:
     """Take in by how much a layer's predicted scores were wrong; `logs`: predicted and correction, ``[2, ids]``."""
     if not row[WAS_PREDICTED]:
@@ -38,7 +38,7 @@ def learn_errors(logs: Floats, row: Ints, scores: Floats, first: int, step: int,
     row[IS_CORRECTED] = 1
 
 
-@numba.njit(cache=True)
+@njit
 def expect(
     use: Floats,
     logs: Floats,
@@ -79,7 +79,7 @@ def expect(
     row[WAS_PREDICTED] = 1
 
 
-@numba.njit(cache=True)
+@njit
 def count_read(rows: Ints, layer: int, selected: Ints, first: int, step: int) -> None:
     """Take down how many pages a layer reads of each sequence."""
     num_sequences = rows.shape[1] + WAS_PREDICTED
@@ -88,13 +88,13 @@ def count_read(rows: Ints, layer: int, selected: Ints, first: int, step: int) ->
         rows[layer, (page - first) // step] += 1
 
 
-@numba.njit(cache=True)
+@njit
 def worth(use: float, ahead: int, num_layers: int) -> float:
     """Return what keeping a page is worth, by its predicted use and the layers until its own is computed next."""
     return use if use < 1.0 else 2.0 + num_layers - ahead - 1.0 / use
 
 
-@numba.njit(cache=True)
+@njit
 def _least(
     use: Floats, layer: int, pool: int, pools: tuple[int, int, int, int], count: int, evictable: Mask
 ) -> tuple[Ints, Floats]:
@@ -113,7 +113,7 @@ def _least(
     return leaving, keys[leaving]
 
 
-@numba.njit(cache=True)
+@njit
 def decide(
     tables: Floats,
     logs: Floats,
@@ -172,7 +172,7 @@ def decide(
     wanted = np.empty(0, dtype=np.int64)
     if quota:
         sizes = (scores.shape[0], pages_per_layer)
-        wanted = wanted_pages(use, prefetchable, confidence, quota, coming * pages_per_layer, step, sizes)
+        wanted = likely_pages(use, prefetchable, confidence, quota, coming * pages_per_layer, step, sizes)
 
     due = max(0, -free_slots)
     if num_pools > 1 and coming != layer:

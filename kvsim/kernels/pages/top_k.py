@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from kvsim.kernels.cached import njit
 
 Ints: TypeAlias = NDArray[np.int64]
 Bits: TypeAlias = NDArray[np.uint16]
 
 
-@numba.njit(cache=True)
+@njit
 def top_k(bits: Bits, first: int, last: int, k_pages: int, num_pages: int) -> Ints:
     """Return all pages before `first` and from `last` on, and the `k_pages` best between, ascending.
 

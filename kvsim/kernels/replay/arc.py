@@ -5,10 +5,10 @@ The target of the first queue is a real number, as libCacheSim has it; the paper
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
 
@@ -29,7 +29,7 @@ def make_state(capacity: int) -> State:
     return np.full(places, NONE), np.zeros(places, dtype=np.uint8), links, lengths, np.zeros(1)
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _replace(
     keys: NDArray[np.uint32],
     queues: NDArray[np.uint8],
@@ -55,7 +55,7 @@ def _replace(
     return place
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _drop(
     where: NDArray[np.uint32],
     keys: NDArray[np.uint32],
@@ -71,7 +71,7 @@ def _drop(
     return place
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _let_in(
     where: NDArray[np.uint32],
     keys: NDArray[np.uint32],
@@ -98,7 +98,7 @@ def _let_in(
     return place, keys[_replace(keys, queues, links, lengths, target, False)]
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _revive(
     keys: NDArray[np.uint32],
     queues: NDArray[np.uint8],
@@ -120,7 +120,7 @@ def _revive(
     return keys[_replace(keys, queues, links, lengths, target, queue == _AGAIN_GHOST)]
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

@@ -8,11 +8,11 @@ key in, and not of those that refuse some. What is never needed again leaves fir
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.kernels.bits import highest_bit
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 _ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)
@@ -53,7 +53,7 @@ def make_state(capacity: int, *, future: NDArray[np.uint32], num_ids: int) -> St
     )
 
 
-@numba.njit(cache=True)
+@njit
 def next_uses(ids: NDArray[np.uint32], num_ids: int) -> NDArray[np.uint32]:
     """Return when each access's id is accessed next, or `NONE`."""
     coming = np.full(num_ids, NONE, dtype=np.uint32)
@@ -67,7 +67,7 @@ def next_uses(ids: NDArray[np.uint32], num_ids: int) -> NDArray[np.uint32]:
     return uses
 
 
-@numba.njit(cache=True)
+@njit
 def _farthest(
     times: NDArray[np.uint64], low: NDArray[np.uint64], mid: NDArray[np.uint64], top: NDArray[np.uint64]
 ) -> Word:
@@ -91,7 +91,7 @@ def _farthest(
     return time
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

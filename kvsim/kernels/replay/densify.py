@@ -5,17 +5,17 @@ Ids in that order keep what is accessed often close together: keys that come ear
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import Word
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
 
 
-@numba.njit(cache=True)
+@njit
 def densify(
     keys: NDArray[np.int64],
     start: Word,
@@ -46,7 +46,7 @@ def densify(
     while reach < places:
         reach <<= _ONE
         shift -= _ONE
-    given = np.uint64(count[0])
+    num_ids = np.uint64(count[0])
     end: Word = np.uint64(keys.size)
     for at in range(np.uint64(start), end):
         key = keys[at]
@@ -54,13 +54,13 @@ def densify(
         while names[place] != 0 and table[place] != key:
             place = (place + _ONE) & (places - _ONE)
         if names[place] == 0:
-            if given + given >= places:
+            if num_ids + num_ids >= places:
                 end = at
                 break
             table[place] = key
-            key_of[given] = key
-            given += _ONE
-            names[place] = given
+            key_of[num_ids] = key
+            num_ids += _ONE
+            names[place] = num_ids
         ids[at] = names[place] - np.uint32(1)
-    count[0] = given
+    count[0] = num_ids
     return end

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE
 
 State = tuple[NDArray[np.uint32], NDArray[np.int64]]
@@ -16,7 +16,7 @@ def make_state(capacity: int) -> State:
     return np.full(capacity, NONE), np.zeros(1, dtype=np.int64)
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

@@ -6,10 +6,10 @@ scheme" (2010): a ring of counts in use, and a ring of slots for each.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 from kvsim.kernels.replay.rings import first_of, join_last, leave, make_empty
 
@@ -41,7 +41,7 @@ def make_state(capacity: int) -> State:
     )
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _join(
     keys: NDArray[np.uint32],
     count_of: NDArray[np.uint32],
@@ -65,7 +65,7 @@ def _join(
     count_of[slot] = count
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _leave(
     keys: NDArray[np.uint32],
     count_of: NDArray[np.uint32],
@@ -84,7 +84,7 @@ def _leave(
         registers[_NUM_SPARE] += 1
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

@@ -7,11 +7,11 @@ resident. A linked list measured three quarters of its speed on page accesses.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.kernels.bits import lowest_bit
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, NOT_ADMITTED, Word
 
 _SEEN = np.uint32(NONE - 1)
@@ -44,7 +44,7 @@ def make_state(capacity: int, *, admits_all: bool = True, log_entries: int | Non
     return np.zeros(entries, dtype=np.uint32), fresh, np.array([0, 0, capacity, admits_all], dtype=np.int64)
 
 
-@numba.njit(cache=True)
+@njit
 def _fresh_bits(fresh: NDArray[np.uint64], word: Word) -> Word:
     """Return which of 32 entries are not stale, the first of them in bit 0."""
     bits = (fresh[word] * _GATHER) >> np.uint64(56)
@@ -53,7 +53,7 @@ def _fresh_bits(fresh: NDArray[np.uint64], word: Word) -> Word:
     return bits
 
 
-@numba.njit(cache=True)
+@njit
 def _next_fresh(fresh: NDArray[np.uint64], tail: Word) -> Word:
     word = tail >> _THREE
     bits = _fresh_bits(fresh, word) & (_ALL << (tail & _SEVEN))
@@ -63,7 +63,7 @@ def _next_fresh(fresh: NDArray[np.uint64], tail: Word) -> Word:
     return (word << _THREE) + lowest_bit(bits)
 
 
-@numba.njit(cache=True)
+@njit
 def _compact(where: NDArray[np.uint32], log: NDArray[np.uint32], fresh: NDArray[np.uint64], tail: Word) -> Word:
     """Move the entries that are not stale to the front, in order; return how many."""
     end = np.uint64(0)
@@ -81,7 +81,7 @@ def _compact(where: NDArray[np.uint32], log: NDArray[np.uint32], fresh: NDArray[
     return end
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE
 
 _STEP, _MIX, _REMIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -18,7 +18,7 @@ def make_state(capacity: int, *, seed: int = 0) -> State:
     return np.full(capacity, NONE), np.array([0, seed], dtype=np.uint64)
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

@@ -6,23 +6,23 @@ its own that holds nothing; an empty ring is that place linked to itself.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import Word
 
 _ONE = np.uint64(1)
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def make_empty(links: NDArray[np.uint32], ring: Word) -> None:
     """Link `ring` to itself."""
     links[ring << _ONE] = ring
     links[(ring << _ONE) + _ONE] = ring
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def leave(links: NDArray[np.uint32], place: Word) -> None:
     """Take `place` out of whatever ring it is in."""
     after = np.uint64(links[place << _ONE])
@@ -31,7 +31,7 @@ def leave(links: NDArray[np.uint32], place: Word) -> None:
     links[(after << _ONE) + _ONE] = before
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def join_last(links: NDArray[np.uint32], ring: Word, place: Word) -> None:
     """Put `place` at the end of `ring`."""
     last = np.uint64(links[(ring << _ONE) + _ONE])
@@ -41,7 +41,7 @@ def join_last(links: NDArray[np.uint32], ring: Word, place: Word) -> None:
     links[(ring << _ONE) + _ONE] = place
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def first_of(links: NDArray[np.uint32], ring: Word) -> Word:
     """Return the place after the ring's own: the one longest in it, or the ring itself where it is empty."""
     return np.uint64(links[ring << _ONE])

@@ -9,10 +9,10 @@ tenth, and a ghost met again makes room for another.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 _GHOST = np.uint32(2**31)
@@ -39,7 +39,7 @@ def make_state(capacity: int) -> State:
     )
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _append(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word, slot: Word) -> None:
     at = registers[first] + registers[first + 1]
     if at >= ring.size:
@@ -48,7 +48,7 @@ def _append(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word,
     registers[first + 1] += 1
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _take(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word) -> Word:
     slot = np.uint64(ring[np.uint64(registers[first])])
     registers[first] += 1
@@ -58,7 +58,7 @@ def _take(ring: NDArray[np.uint32], registers: NDArray[np.int64], first: Word) -
     return slot
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _make_ghost(where: NDArray[np.uint32], ghosts: NDArray[np.uint32], registers: NDArray[np.int64], key: Word) -> None:
     turn = np.uint64(registers[_TURN])
     old = ghosts[turn]
@@ -71,7 +71,7 @@ def _make_ghost(where: NDArray[np.uint32], ghosts: NDArray[np.uint32], registers
         registers[_TURN] = 0
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _evict(
     where: NDArray[np.uint32],
     keys: NDArray[np.uint32],
@@ -99,7 +99,7 @@ def _evict(
             _append(main, registers, _MAIN_FIRST, slot)
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

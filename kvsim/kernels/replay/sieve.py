@@ -8,10 +8,10 @@ cost a tenth where most accesses hit.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 _GONE, _IDLE, _VISITED = np.uint8(0), np.uint8(1), np.uint8(2)
@@ -33,7 +33,7 @@ def make_state(capacity: int, *, log_entries: int | None = None) -> State:
     )
 
 
-@numba.njit(cache=True)
+@njit
 def _next_idle(marks: NDArray[np.uint8], eight: NDArray[np.uint64], hand: Word, end: Word) -> Word:
     """Return the entry that leaves, from `hand` on and round again; those visited on the way become idle."""
     while marks[hand] != _IDLE:
@@ -49,7 +49,7 @@ def _next_idle(marks: NDArray[np.uint8], eight: NDArray[np.uint64], hand: Word, 
     return hand
 
 
-@numba.njit(cache=True)
+@njit
 def _compact(
     where: NDArray[np.uint32], log: NDArray[np.uint32], marks: NDArray[np.uint8], eight: NDArray[np.uint64], hand: Word
 ) -> tuple[Word, Word]:
@@ -72,7 +72,7 @@ def _compact(
     return moved, end
 
 
-@numba.njit(cache=True)
+@njit
 def _make_room(
     where: NDArray[np.uint32], log: NDArray[np.uint32], marks: NDArray[np.uint8], eight: NDArray[np.uint64],
     hand: Word, end: Word,
@@ -86,7 +86,7 @@ def _make_room(
     return np.uint64(0) if hand == end else hand, victim
 
 
-@numba.njit(cache=True)
+@njit
 def access(
     where: NDArray[np.uint32],
     state: State,

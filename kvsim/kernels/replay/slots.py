@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, NOT_ADMITTED
 
 
-@numba.njit(cache=True)
+@njit
 def assign_slots(
     slot_of: NDArray[np.int64],
     used: NDArray[np.int64],

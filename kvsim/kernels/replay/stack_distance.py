@@ -7,14 +7,14 @@ size follows the number of ids and not the trace's length.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.kernels.cached import njit
 from kvsim.kernels.replay.contract import NONE, Word
 
 
-@numba.njit(cache=True)
+@njit
 def _renumber(last: NDArray[np.uint32], owner: NDArray[np.uint32], tree: NDArray[np.int32]) -> Word:
     """Move the last accesses to the beginning of time, in order; return the next time."""
     now = np.uint64(0)
@@ -31,7 +31,7 @@ def _renumber(last: NDArray[np.uint32], owner: NDArray[np.uint32], tree: NDArray
     return now
 
 
-@numba.njit(cache=True)
+@njit
 def count_distances(ids: NDArray[np.uint32], num_ids: int, entries: int) -> NDArray[np.int64]:
     """Return how many accesses have each stack distance, ``[num_ids + 1]``; distance 0 counts the first of each id.
 

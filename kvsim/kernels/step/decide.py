@@ -126,20 +126,20 @@ def _lost(run, first_page, first_line, line, word):
 def _latest(run, now):
     """Write the lost pages up to the quota, latest first, and of a step in order of their ids; return how many."""
     counts, bits, lost = ints(run, COUNTS), word_rows(run, READ_BITS), word_rows(run, LOST_BITS)
-    wanted, window_steps = int_rows(run, PLAN)[COMING], ints(run, RULES)[WINDOW_STEPS]
+    coming, window_steps = int_rows(run, PLAN)[COMING], ints(run, RULES)[WINDOW_STEPS]
     num_wanted, slot = 0, now
     for _ in range(window_steps - 1):
         slot = slot - 1 if slot else window_steps - 1
         layer = counts[LAYER]
         for sequence in range(counts[NUM_SEQUENCES]):
             for word in range(bits.shape[1]):
-                found = bits[layer * window_steps + slot, word] & lost[sequence, word]
-                if found == 0:
+                lost_bits = bits[layer * window_steps + slot, word] & lost[sequence, word]
+                if lost_bits == 0:
                     continue
-                lost[sequence, word] ^= found
-                while found != 0:
-                    wanted[num_wanted] = layer * counts[PAGES_PER_LAYER] + (word << 6) + np.int64(lowest_bit(found))
-                    found &= found - _ONE
+                lost[sequence, word] ^= lost_bits
+                while lost_bits != 0:
+                    coming[num_wanted] = layer * counts[PAGES_PER_LAYER] + (word << 6) + np.int64(lowest_bit(lost_bits))
+                    lost_bits &= lost_bits - _ONE
                     num_wanted += 1
                     if num_wanted == counts[QUOTA]:
                         return num_wanted

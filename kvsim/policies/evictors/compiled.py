@@ -33,9 +33,9 @@ class _InOrder:
         lists.arrived(self._links, pages, *self._sizes)
 
     def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
-        found: PageIds = np.empty(count, dtype=np.int64)
-        size = lists.take_oldest(self._links, self._first_list + pool, count, view.evictable, _mask(spared), found)
-        return found[:size]
+        victims: PageIds = np.empty(count, dtype=np.int64)
+        size = lists.take_oldest(self._links, self._first_list + pool, count, view.evictable, _mask(spared), victims)
+        return victims[:size]
 
     def left(self, pages: PageIds) -> None:
         lists.forget(self._links, pages)
@@ -109,8 +109,8 @@ class CompiledArc(_Linked):
     def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         """Return the oldest pages of the list that is too long."""
         capacity_pages, mask = self._pools.capacity_pages, _mask(spared)
-        found = evict.arc_victims(self._links, self._targets, pool, capacity_pages, count, view.evictable, mask)
-        return _ids(found)
+        victims = evict.arc_victims(self._links, self._targets, pool, capacity_pages, count, view.evictable, mask)
+        return _ids(victims)
 
     def left(self, pages: PageIds) -> None:
         """Forget the pages, with no ghost."""
@@ -266,6 +266,6 @@ def _mask(spared: BoolArray | None) -> BoolArray:
     return _SPARES_NONE if spared is None else spared
 
 
-def _ids(found: Any) -> PageIds:
-    pages: PageIds = found
+def _ids(victims: Any) -> PageIds:
+    pages: PageIds = victims
     return pages

@@ -64,13 +64,13 @@ def make_scheduler(name: str, arguments: Mapping[str, Any] | None = None) -> Sch
     PolicyError
         If the constructor of a plug-in raises anything else.
     """
-    found, what = find_scheduler(name), f"scheduler {name!r}"
-    if not is_own(found):
-        made = construct(what, found, **(arguments or {}))
+    scheduler_class, what = find_scheduler(name), f"scheduler {name!r}"
+    if not is_own(scheduler_class):
+        made = construct(what, scheduler_class, **(arguments or {}))
         methods = {"queue": None, "schedule": partial(_checked_plan, what)}
         return cast("Scheduler", CalledWithCare(made, what, methods))
     try:
-        return found(**(arguments or {}))
+        return scheduler_class(**(arguments or {}))
     except (TypeError, ValueError) as problem:
         raise ScenarioError(f"scheduler {name!r}: {problem}") from None
 

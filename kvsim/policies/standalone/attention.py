@@ -74,16 +74,16 @@ class Attention:
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and this layer's likely ones for the next step."""
         self._learn(view)
-        wanted = self._wanted(view)
-        victims = self._least_used(view, max(0, wanted.size - view.free_slots))
+        coming = self._coming(view)
+        victims = self._least_used(view, max(0, coming.size - view.free_slots))
         must_leave = max(0, -view.free_slots)
         num_free = max(0, view.free_slots)
         # A prefetch beyond the free slots is worth it only against a victim of lower predicted use.
         pushed_out = self._use[victims[must_leave:]]
-        rivals = self._use[wanted[num_free : num_free + pushed_out.size]]
+        rivals = self._use[coming[num_free : num_free + pushed_out.size]]
         num_worth = int(np.argmin(rivals > pushed_out)) if not (rivals > pushed_out).all() else rivals.size
         victims = victims[: must_leave + num_worth]
-        prefetches = wanted[: min(num_free, wanted.size) + num_worth]
+        prefetches = coming[: min(num_free, coming.size) + num_worth]
         self._adapt(used=0, wasted=int(np.count_nonzero(self._is_unread[victims])))
         self._is_unread[victims] = False
         self._is_unread[prefetches] = True
@@ -106,19 +106,19 @@ class Attention:
         self._adapt(used=int(np.count_nonzero(self._is_unread[view.selected])), wasted=0)
         self._is_unread[view.selected] = False
 
-    def _wanted(self, view: View) -> PageIds:
+    def _coming(self, view: View) -> PageIds:
         if view.prefetch_quota == 0:
             return NO_PAGES
         grid = self._grid
-        found = []
+        parts = []
         for sequence in range(grid.num_sequences):
             first = grid.first_page(sequence=sequence, layer=view.layer)
             pages = slice(first, first + view.scores.shape[1])
             likely = view.prefetchable[pages] & (self._use[pages] > self.confidence)
-            found.append(first + np.flatnonzero(likely))
-        wanted = np.concatenate(found)
-        best_first = np.argsort(-self._use[wanted], kind="stable")
-        return wanted[best_first[: view.prefetch_quota]]
+            parts.append(first + np.flatnonzero(likely))
+        coming = np.concatenate(parts)
+        best_first = np.argsort(-self._use[coming], kind="stable")
+        return coming[best_first[: view.prefetch_quota]]
 
     def _least_used(self, view: View, count: int) -> PageIds:
         """Return up to `count` evictable pages, least predicted use first, ties to the smallest id."""
@@ -135,13 +135,13 @@ class Attention:
                 ]
             )
         use = self._use[candidates]
-        kept = use <= self._low_use
-        if np.count_nonzero(kept) < min(count, use.size):
+        is_low = use <= self._low_use
+        if np.count_nonzero(is_low) < min(count, use.size):
             # The bound of an earlier decision is too low by now: take one with a few times as many below it.
             place = min(_LOW_FACTOR * count, use.size) - 1
             self._low_use = float(np.partition(use, place)[place])
-            kept = use <= self._low_use
-        candidates, use = candidates[kept], use[kept]
+            is_low = use <= self._low_use
+        candidates, use = candidates[is_low], use[is_low]
         return candidates[np.argsort(use, kind="stable")[:count]]
 
     def _adapt(self, *, used: int, wasted: int) -> None:

@@ -39,7 +39,7 @@ class CompiledAttention(Attention):
 
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and this layer's likely ones for the next step."""
-        found: Any = predicted_use.decide(
+        decided: Any = predicted_use.decide(
             self._tables,
             self._is_unread,
             view.scores.astype(np.float64),
@@ -50,5 +50,5 @@ class CompiledAttention(Attention):
             (view.layer, int(view.free_slots), view.prefetch_quota),
             self._pools,
         )
-        victims, prefetches, self.confidence = found
+        victims, prefetches, self.confidence = decided
         return Plan(victims=victims, prefetches=prefetches) if victims.size or prefetches.size else NOTHING

@@ -37,29 +37,29 @@ class Stream:
     def decide(self, view: View) -> Plan:
         """Return the next layer's missing pages, and the pages used furthest in the future to make room."""
         num_layers = self._grid.num_layers
-        wanted = self._pages(view.prefetchable, (view.layer + 1) % num_layers) if num_layers > 1 else NO_PAGES
-        short = max(0, wanted.size - view.free_slots)
+        coming = self._pages(view.prefetchable, (view.layer + 1) % num_layers) if num_layers > 1 else NO_PAGES
+        short = max(0, coming.size - view.free_slots)
         victims = self._furthest(view, short)
         room = view.free_slots + victims.size
-        return Plan(victims=victims, prefetches=wanted[: max(room, 0)])
+        return Plan(victims=victims, prefetches=coming[: max(room, 0)])
 
     def _furthest(self, view: View, count: int) -> PageIds:
-        found: list[PageIds] = []
+        parts: list[PageIds] = []
         num_layers = self._grid.num_layers
         for distance in range(num_layers - 1, 1, -1):
             if count <= 0:
                 break
             pages = self._pages(view.evictable, (view.layer + distance) % num_layers)[:count]
-            found.append(pages)
+            parts.append(pages)
             count -= pages.size
-        short_of_misses = -view.free_slots - sum(pages.size for pages in found)
+        short_of_misses = -view.free_slots - sum(pages.size for pages in parts)
         if short_of_misses > 0:
-            found.append(self._pages(view.evictable, (view.layer + 1) % num_layers)[:short_of_misses])
-        return np.concatenate(found) if found else NO_PAGES
+            parts.append(self._pages(view.evictable, (view.layer + 1) % num_layers)[:short_of_misses])
+        return np.concatenate(parts) if parts else NO_PAGES
 
     def _pages(self, mask: np.ndarray[tuple[int], np.dtype[np.bool_]], layer: int) -> PageIds:
-        found = []
+        parts = []
         for sequence in range(self._grid.num_sequences):
             first = self._grid.first_page(sequence=sequence, layer=layer)
-            found.append(first + np.flatnonzero(mask[first : first + self._grid.pages_per_layer]))
-        return np.concatenate(found)
+            parts.append(first + np.flatnonzero(mask[first : first + self._grid.pages_per_layer]))
+        return np.concatenate(parts)

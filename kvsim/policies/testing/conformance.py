@@ -41,10 +41,10 @@ def policy_for(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, 
         If there is no such class.
     """
     if ":" in name:
-        found = load_class(name, f"policy {name!r}")
-        if not hasattr(found, "decide") and not hasattr(found, "victims"):
+        loaded = load_class(name, f"policy {name!r}")
+        if not hasattr(loaded, "decide") and not hasattr(loaded, "victims"):
             for role, argument in (("prefetcher", "prefetch"), ("admission", "admission")):
-                if hasattr(found, PARTS[role][-2]) and hasattr(found, PARTS[role][1]):
+                if hasattr(loaded, PARTS[role][-2]) and hasattr(loaded, PARTS[role][1]):
                     return "lru", {**arguments, argument: name}
     find_policy(name)
     return name, dict(arguments)
@@ -152,8 +152,8 @@ class _Bench:
         return f"time.{read[0]} is read: a decision depends on no clock" if read else None
 
     def keeps_nothing(self) -> str | None:
-        kept, scribbled = (digest_of(self.start(self.accesses(2), scribbles=choice)) for choice in (False, True))
-        return None if kept == scribbled else "decisions change with arrays of an earlier view: copy what you keep"
+        plain, scribbled = (digest_of(self.start(self.accesses(2), scribbles=choice)) for choice in (False, True))
+        return None if plain == scribbled else "decisions change with arrays of an earlier view: copy what you keep"
 
     def shares_nothing(self) -> str | None:
         alone = [digest_of(self.start(self.accesses(seed=seed))) for seed in (1, 2)]

@@ -76,14 +76,14 @@ class MadeAccesses:
     def selected(self, step: int, layer: int) -> PageIds:
         """Return the pages that one layer reads, ascending."""
         total = int(self.num_pages(step)[0])
-        found = []
+        selected = []
         for sequence, scores in enumerate(self._scores(step, layer)):
             likely = scores[:total].astype(np.float64)
             likely[:PINNED_PAGES] = likely[total - 1 - PINNED_PAGES :] = np.inf  # sinks, recent window, open page
             count = total if self._everything else min(self._k_pages, total)
             chosen = np.sort(np.argsort(-likely, kind="stable")[:count])
-            found.append(self.grid.first_page(sequence=sequence, layer=layer) + chosen)
-        return np.concatenate(found)
+            selected.append(self.grid.first_page(sequence=sequence, layer=layer) + chosen)
+        return np.concatenate(selected)
 
     def _scores(self, step: int, layer: int) -> Scores:
         while len(self._steps) <= step:

@@ -105,8 +105,8 @@ def _section(anchor: str, title: str, inner: str) -> str:
 
 
 def _links(sections: Sequence[str]) -> list[str]:
-    found = [re.search(r"<section id='([^']+)'.*?<h2[^>]*>(.*?)</h2>", section, re.DOTALL) for section in sections]
-    return [f"<a href='#{match[1]}'>{match[2]}</a>" for match in found if match]
+    matches = [re.search(r"<section id='([^']+)'.*?<h2[^>]*>(.*?)</h2>", section, re.DOTALL) for section in sections]
+    return [f"<a href='#{match[1]}'>{match[2]}</a>" for match in matches if match]
 
 
 def _drawable(charts: Sequence[Chart]) -> list[Chart]:

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kvsim.errors import ScenarioError
 from kvsim.scenario.models.attention import Attention
 from kvsim.scenario.models.blocks import Layer
 from kvsim.scenario.models.spec import ModelSpec
-
-
-def uniform_attention(spec: ModelSpec) -> Attention:
-    """Return the attention that every layer has.
-
-    Raises
-    ------
-    ScenarioError
-        If a layer remembers in another way, or layers have different heads; what differs is named.
-    """
-    others = differences(spec)
-    if others:
-        raise ScenarioError(
-            f"{spec.name}: pages of layers that attend to the whole context and are alike only; {'; '.join(others)}"
-        )
-    return _attentions(spec)[0]
 
 
 def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]:

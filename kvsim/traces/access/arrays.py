@@ -172,12 +172,12 @@ def _channel(name: str) -> str:
     return name if ":" in name else f"estimate:{name}"
 
 
-def _context(given: ArrayLike | None, mass: NDArray[Any], page_tokens: int) -> IntArray:
+def _context(lengths: ArrayLike | None, mass: NDArray[Any], page_tokens: int) -> IntArray:
     """Return the context of each step and sequence."""
     num_steps, num_sequences, _, num_pages = mass.shape
-    if given is None:
-        given = num_pages * page_tokens - np.arange(num_steps)[::-1]
-    context = np.asarray(given)
+    if lengths is None:
+        lengths = num_pages * page_tokens - np.arange(num_steps)[::-1]
+    context = np.asarray(lengths)
     context = context[:, None] if context.ndim == 1 else context
     if context.dtype.kind not in "iu" or context.shape[0] != num_steps or context.shape[1] not in (1, num_sequences):
         raise TraceError(NAME, f"context_tokens should be a whole number for each of {num_steps} steps")

@@ -198,10 +198,6 @@ class TraceFile:
         names = [channel.score for channel in self.header.channels if channel.score != SELECTION]
         return tuple(dict.fromkeys([MASS, *names]))
 
-    def page_tokens_of(self, channel: str) -> tuple[int, ...]:
-        """Return the page sizes `channel` was recorded at; ``mass`` serves every multiple of the one returned."""
-        return tuple(sorted(found.page_tokens for found in self.header.channels if found.score == channel))
-
     def context_tokens(self, step: int) -> IntArray:
         """Return the tokens each sequence attends to at `step`, ``[num_sequences]``."""
         self._check(step, 0)

@@ -54,8 +54,8 @@ class Channel(Strict):
 
     @model_validator(mode="after")
     def _is_known(self) -> Channel:
-        wanted = _SELECTION if self.dtype == "bits" else _SCORED
-        match = wanted.match(self.name)
+        allowed = _SELECTION if self.dtype == "bits" else _SCORED
+        match = allowed.match(self.name)
         if match is None and (self.name != MASS or self.dtype == "bits"):
             raise ValueError(
                 "a channel is 'mass', 'estimate:NAME@TOKENS' or 'speculate:NAME@TOKENS' in f16 or f32, "

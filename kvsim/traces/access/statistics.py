@@ -195,8 +195,8 @@ class _Totals:
         for k in TOP_PAGES:
             self._add(f"top_{k}", reached[..., min(k, mass.shape[-1]) - 1])
         for frac in MASS_FRACS:
-            wanted = frac * reached[..., -1:]
-            self._add(f"pages_for_{frac}", 1.0 + (reached < wanted * (1 - 1e-9)).sum(axis=-1))
+            target = frac * reached[..., -1:]
+            self._add(f"pages_for_{frac}", 1.0 + (reached < target * (1 - 1e-9)).sum(axis=-1))
         column = np.arange(mass.shape[-1])
         recent_pages = max(1, RECENT_TOKENS // self.page_tokens)
         is_recent = column >= (own_pages - recent_pages)[:, None, None]

@@ -51,11 +51,11 @@ class _Settings:
     """Of the estimate with the log-weight."""
     estimate_step: FloatArray
 
-    def turned(self, wanted: _Settings, found: _Settings) -> _Settings:
+    def turned(self, target: _Settings, measured: _Settings) -> _Settings:
         """Return these moved by what `found` lacks of `wanted`."""
 
         def turn(name: str, most: float) -> FloatArray:
-            moved = getattr(self, name) + _GAIN * (getattr(wanted, name) - getattr(found, name))
+            moved = getattr(self, name) + _GAIN * (getattr(target, name) - getattr(measured, name))
             turned: FloatArray = np.clip(moved, 0, most)
             return turned
 
@@ -102,8 +102,8 @@ def fit_generator(
     profile = measure_profile(source, page_tokens, num_steps)
     curves = rank_curves(real.middle_pages)
     context_tokens = int(source.context_tokens(0).max())
-    wanted = _knobs_seen(real, curves, channel)
-    settings = replace(wanted, near=moments.near_exponent)
+    target = _settings_of(real, curves, channel)
+    settings = replace(target, near=moments.near_exponent)
     for _ in range(_ROUNDS):
         trial = SyntheticSource(
             GeneratorParameters(
@@ -117,8 +117,8 @@ def fit_generator(
             num_sequences=_SEQUENCES,
             seed=_SEED,
         )
-        found = _knobs_seen(measure_statistics(trial, page_tokens), curves, channel)
-        settings = settings.turned(wanted, found)
+        measured = _settings_of(measure_statistics(trial, page_tokens), curves, channel)
+        settings = settings.turned(target, measured)
     fitted = GeneratorParameters(
         fitted_to=name,
         page_tokens=page_tokens,
@@ -140,7 +140,7 @@ def _check(real: TraceStatistics, name: str) -> None:
         )
 
 
-def _knobs_seen(seen: TraceStatistics, curves: RankCurves, channel: str | None) -> _Settings:
+def _settings_of(seen: TraceStatistics, curves: RankCurves, channel: str | None) -> _Settings:
     nothing = np.full(seen.num_layers, np.nan)
     name = channel or ""
     near = np.maximum(1 - seen.sink_frac - seen.recent_frac - seen.middle_frac, _LEAST_SHARE)
@@ -166,7 +166,7 @@ def _layers(
     per_step = np.clip(fades, 0, _MAX_PERSISTENCE)
     dynamic = np.clip((step - lasting) / np.maximum(per_step, 1e-6), 0, 1 - lasting)
     jitter = np.maximum(1 - lasting - dynamic, 0)
-    persistence, kept = _with_shifts((step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments)
+    persistence, shift_kept = _with_shifts((step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments)
     total = real.sink_frac + real.recent_frac
     scale = np.where(total > 1, 1 / total, 1.0) * (1 - 1e-9)
     spreads = spread_of(profile)
@@ -185,7 +185,7 @@ def _layers(
                 jitter_spread_nats=spread * float(jitter[layer]) ** 0.5,
                 persistence_per_step=float(persistence[layer]),
                 shift_rate_per_step=float(moments.shift_rate_per_step[layer]),
-                shift_redraw_frac=float(1 - kept[layer] ** 2),
+                shift_redraw_frac=float(1 - shift_kept[layer] ** 2),
                 burst_rate_per_step=float(moments.burst_rate_per_step[layer]),
                 burst_size_nats=float(moments.burst_size_nats[layer]),
                 burst_duration_steps=int(moments.burst_duration_steps[layer]),
@@ -209,8 +209,8 @@ def _with_shifts(
     part = jitter / np.maximum(dynamic, 1e-6)
     average = np.clip(average, 0, _MAX_PERSISTENCE)
     persistence = np.clip((average + rate * more * (1 + part)) / (1 + rate * more), average, _MAX_PERSISTENCE)
-    kept = 1 - (1 - average / np.maximum(persistence, 1e-9)) / np.where(rate > 0, rate, 1)
-    return persistence, np.clip(np.where(persistence > 0, kept, 1), 0, 1)
+    shift_kept = 1 - (1 - average / np.maximum(persistence, 1e-9)) / np.where(rate > 0, rate, 1)
+    return persistence, np.clip(np.where(persistence > 0, shift_kept, 1), 0, 1)
 
 
 def _estimate(settings: _Settings, layer: int, step_corr: float, mass_spread: float) -> EstimateParameters | None:

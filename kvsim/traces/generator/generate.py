@@ -63,16 +63,16 @@ class SyntheticSource:
         self._check()
         self._columns = columns_of([parameters.layer_for(layer, self.num_layers) for layer in range(self.num_layers)])
         self._process = Process(self._columns, num_sequences, seed)
-        self._kept: dict[int, dict[str, NDArray[np.float16]]] = {}
+        self._cached: dict[int, dict[str, NDArray[np.float16]]] = {}
         self._most_kept = self._steps_to_keep()
         self._next_step = 0
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], SyntheticSource], tuple[dict[str, Any]]]:
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("parameters", "num_steps", "num_layers", "num_sequences", "page_tokens", "seed")
         }
-        return _make, (given | {"context_tokens": self._context_tokens, "middle_growth": self.middle_growth},)
+        return _make, (arguments | {"context_tokens": self._context_tokens, "middle_growth": self.middle_growth},)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -126,8 +126,8 @@ class SyntheticSource:
             )
 
     def _at(self, step: int) -> dict[str, NDArray[np.float16]]:
-        if step in self._kept:
-            return self._kept[step]
+        if step in self._cached:
+            return self._cached[step]
         if step < self._next_step:
             self._process = Process(self._columns, self.num_sequences, self.seed)
             self._next_step = 0
@@ -136,10 +136,10 @@ class SyntheticSource:
             num_pages = pages_of(context, self.page_tokens)
             self._process.advance(num_pages, num_pages - recent_pages(self.page_tokens))
             self._next_step += 1
-        while len(self._kept) >= self._most_kept:
-            del self._kept[next(iter(self._kept))]
-        self._kept[step] = self._scores_now(context)
-        return self._kept[step]
+        while len(self._cached) >= self._most_kept:
+            del self._cached[next(iter(self._cached))]
+        self._cached[step] = self._scores_now(context)
+        return self._cached[step]
 
     def _steps_to_keep(self) -> int:
         pages = pages_of(self._context_tokens + self.num_steps, self.page_tokens)
@@ -159,5 +159,5 @@ class SyntheticSource:
         return channels
 
 
-def _make(given: dict[str, Any]) -> SyntheticSource:
-    return SyntheticSource(**given)
+def _make(arguments: dict[str, Any]) -> SyntheticSource:
+    return SyntheticSource(**arguments)

@@ -108,11 +108,11 @@ def _centred(row: FloatArray) -> FloatArray:
     return centred
 
 
-def _recency_exponent(ages: list[FloatArray], page_tokens: int, wanted: FloatArray) -> FloatArray:
+def _recency_exponent(ages: list[FloatArray], page_tokens: int, target: FloatArray) -> FloatArray:
     """Return the exponent at which log-mass falls with log-age as seen: what multiplies a mass at random cancels."""
     recent = recent_pages(page_tokens)
     if recent == 1:
-        return np.ones(wanted.size)  # one page: nothing to fit it to
+        return np.ones(target.size)  # one page: nothing to fit it to
     newest = np.stack([age[-recent:] for age in ages])  # [contexts, recent]
     oldest = np.concatenate((newest[:, :1] + page_tokens, newest[:, :-1]), axis=1)
 
@@ -123,7 +123,7 @@ def _recency_exponent(ages: list[FloatArray], page_tokens: int, wanted: FloatArr
         mean: FloatArray = -(np.log(weights) * log_age).sum(axis=-1).mean(axis=-1)
         return mean
 
-    return _solve(fall, wanted)
+    return _solve(fall, target)
 
 
 def _near_exponent(ages: list[FloatArray], page_tokens: int, middle_end: int, wanted_ratio: FloatArray) -> FloatArray:
@@ -143,18 +143,18 @@ def _near_exponent(ages: list[FloatArray], page_tokens: int, middle_end: int, wa
         between, middle = (
             np.where(np.isinf(padded), 0, padded ** -exponent[:, None, None]).sum(axis=-1) + far for padded, far in near
         )
-        found: FloatArray = between.mean(axis=-1) / middle.mean(axis=-1)
-        return found
+        between_frac: FloatArray = between.mean(axis=-1) / middle.mean(axis=-1)
+        return between_frac
 
     return _solve(ratio, wanted_ratio)
 
 
-def _solve(rising: Callable[[FloatArray], FloatArray], wanted: FloatArray) -> FloatArray:
+def _solve(rising: Callable[[FloatArray], FloatArray], target: FloatArray) -> FloatArray:
     """Return the exponents between 0 and 5 at which `rising` is `wanted`, or the nearer end."""
-    low, high = np.zeros(wanted.size), np.full(wanted.size, MAX_EXPONENT)
+    low, high = np.zeros(target.size), np.full(target.size, MAX_EXPONENT)
     for _ in range(20):
         middle = (low + high) / 2
-        is_low = rising(middle) < wanted
+        is_low = rising(middle) < target
         low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
     exponent: FloatArray = (low + high) / 2
     return exponent

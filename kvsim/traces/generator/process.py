@@ -140,11 +140,11 @@ class Process:
         columns = self._columns
         shape = self._dynamic.shape
         is_shift = self._event_rng.random(shape[0])[:, None, None] < columns.shift_rate
-        kept = columns.persistence * np.where(is_shift, columns.shift_kept, np.float32(1))
-        self._dynamic *= kept
+        persistence = columns.persistence * np.where(is_shift, columns.shift_kept, np.float32(1))
+        self._dynamic *= persistence
         self._dynamic_rng.standard_normal(dtype=np.float32, out=self._fresh)
         _relate_layers(self._fresh, columns.affinity)
-        self._fresh *= np.sqrt(1 - kept**2)
+        self._fresh *= np.sqrt(1 - persistence**2)
         self._dynamic += self._fresh
         if columns.has_estimate.any():
             self._noise *= columns.noise_persistence
@@ -218,11 +218,11 @@ def shares_at(columns: Columns, context_tokens: int, page_tokens: int, recent_le
     age_tokens = np.clip(newest, page_tokens, NEAR_TOKENS)
     nats = -columns.near_exponent * np.log(age_tokens / NEAR_TOKENS)
     nats[:, -recent:] = np.log(recency_weights(newest[-recent:], oldest[-recent:], columns.recency_exponent))
-    kept = columns.recent * recent_left_frac
+    recent_share = columns.recent * recent_left_frac
     return Shares(
         sink=columns.sink,
-        middle=np.maximum(1 - columns.sink - kept, 0),
-        recent=kept,
+        middle=np.maximum(1 - columns.sink - recent_share, 0),
+        recent=recent_share,
         recency_nats=nats.astype(np.float32),
         profile_nats=profile_at(columns.profile, max(num_pages - 1 - recent, 0)).astype(np.float32),
     )

@@ -43,12 +43,12 @@ def measure_profile(source: AccessSource, page_tokens: int, num_steps: int) -> F
 def _at_scores(ranked: FloatArray) -> FloatArray:
     """Return log-shares, largest first, at `PROFILE_SCORES`; beyond the ranks there are they go on as the last do."""
     scores, at = normal_scores(ranked.shape[-1]), np.array(PROFILE_SCORES)
-    found = np.stack([np.interp(at, scores[::-1], row[::-1]) for row in ranked])
+    values = np.stack([np.interp(at, scores[::-1], row[::-1]) for row in ranked])
     ends = max(2, round(_END_FRAC * scores.size))
     for side, edge, beyond in ((slice(0, ends), 0, at > scores[0]), (slice(-ends, None), -1, at < scores[-1])):
         slope = np.maximum(np.polyfit(scores[side], ranked[:, side].T, 1)[0], 0)  # [num_layers]
-        found[:, beyond] = ranked[:, [edge]] + slope[:, None] * (at[beyond] - scores[edge])
-    return found
+        values[:, beyond] = ranked[:, [edge]] + slope[:, None] * (at[beyond] - scores[edge])
+    return values
 
 
 def profile_at(profile: FloatArray, num_pages: int) -> FloatArray:

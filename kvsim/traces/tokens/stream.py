@@ -128,13 +128,13 @@ def _header_of(row: dict[str, Any], path: Path, line: int) -> StreamHeader:
 
 
 def _document_of(row: dict[str, Any], header: StreamHeader, path: Path, line: int) -> IntArray:
-    found = row.get("tokens")
-    if not isinstance(found, list) or not all(type(token) is int for token in found):
+    ids = row.get("tokens")
+    if not isinstance(ids, list) or not all(type(token) is int for token in ids):
         raise TraceError(path, 'should be {"tokens": [...]}, a list of token ids', line=line)
-    wrong = next((token for token in found if not 0 <= token < header.vocab_size), None)
+    wrong = next((token for token in ids if not 0 <= token < header.vocab_size), None)
     if wrong is not None:
         raise TraceError(path, f"token {wrong}: the header's vocabulary is 0 to {header.vocab_size - 1}", line=line)
-    return np.array(found, dtype=np.int64)
+    return np.array(ids, dtype=np.int64)
 
 
 def is_token_stream(path: Path) -> bool:

@@ -70,7 +70,7 @@ def test_the_likeliest_pages_of_a_layer_are_wanted_ties_to_the_smallest_id(
 ) -> None:
     uses = np.array(use, dtype=np.float64)
     sizes = NUM_SEQUENCES, PAGES_PER_LAYER
-    wanted = predicted_use.wanted_pages(uses, prefetchable, 1.0, quota, PAGES_PER_LAYER, NUM_PAGES // 2, sizes)
+    wanted = predicted_use.likely_pages(uses, prefetchable, 1.0, quota, PAGES_PER_LAYER, NUM_PAGES // 2, sizes)
     of_layer = [page for page in range(NUM_PAGES) if (page // PAGES_PER_LAYER) % NUM_POOLS == 1]
     likely = [page for page in of_layer if prefetchable[page] and uses[page] > 1]
     assert wanted.tolist() == sorted(likely, key=lambda page: (-uses[page], page))[:quota]

@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from kvsim.errors import CapacityError, ScenarioError
+from kvsim.errors import CapacityError
 from kvsim.scenario.models.config import from_config
 from kvsim.scenario.models.describe import describe, kv_line, layer_rows
 from kvsim.scenario.models.known import known_model, known_models
 from kvsim.scenario.models.memory import kv_bytes
-from kvsim.scenario.models.uniform import differences, uniform_attention
+from kvsim.scenario.models.uniform import differences
 from kvsim.scenario.shapes import SHAPES, ModelShape, check_context
 from tests.scenario.models.tiny_configs import TINY
 
@@ -65,11 +65,6 @@ def test_published_weights_are_left_out_where_no_dtype_is_known() -> None:
     assert "published" not in describe(known_model("gpt2")).weights
 
 
-def test_a_uniform_model_gives_its_attention() -> None:
-    attention = uniform_attention(known_model("qwen3-8b"))
-    assert (attention.num_heads, attention.num_kv_heads, attention.head_dim) == (32, 8, 128)
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -83,29 +78,27 @@ def test_a_uniform_model_gives_its_attention() -> None:
     ],
 )
 def test_what_pages_cannot_take_is_named(name: str, words: str) -> None:
-    with pytest.raises(ScenarioError, match=words):
-        uniform_attention(known_model(name))
+    assert words in "; ".join(differences(known_model(name)))
 
 
 def test_a_window_as_long_as_the_positions_drops_nothing() -> None:
     assert known_model("phi-4-mini").layers[0].kind == "sliding"
-    assert uniform_attention(known_model("phi-4-mini")).num_kv_heads == 8
+    assert differences(known_model("phi-4-mini")) == []
     assert differences(known_model("phi-mini-moe")) == ["of its 32 layers 32 attend to a window of 2,047 tokens"]
 
 
 def test_keys_and_values_of_other_widths_are_refused() -> None:
     spec = known_model("qwen3-8b")
-    layer = dataclasses.replace(spec.layers[0], mixers=(dataclasses.replace(uniform_attention(spec), value_dim=64),))
+    layer = dataclasses.replace(spec.layers[0], mixers=(dataclasses.replace(spec.layers[0].mixers[0], value_dim=64),))
     assert differences(dataclasses.replace(spec, layers=(layer,) * 2)) == ["its keys are 128 wide and its values 64"]
 
 
-def test_layers_with_different_heads_are_refused() -> None:
+def test_layers_with_different_heads_are_named() -> None:
     spec = from_config({**TINY["gemma4_text"], "layer_types": ["full_attention"] * 4, "num_kv_shared_layers": 0})
-    assert uniform_attention(spec).head_dim == 24
-    narrow = dataclasses.replace(uniform_attention(spec), head_dim=8)
+    assert spec.layers[0].mixers[0].head_dim == 24
+    narrow = dataclasses.replace(spec.layers[0].mixers[0], head_dim=8)
     layers = (*spec.layers[:3], dataclasses.replace(spec.layers[3], mixers=(narrow,)))
-    with pytest.raises(ScenarioError, match="its layers have heads of 2 sorts"):
-        uniform_attention(dataclasses.replace(spec, layers=layers))
+    assert differences(dataclasses.replace(spec, layers=layers)) == ["its layers have heads of 2 sorts"]
 
 
 def test_windows_beside_whole_contexts_have_no_pages() -> None:

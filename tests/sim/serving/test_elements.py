@@ -1,5 +1,7 @@
 """The elements of a serving engine: arrivals, costs, sink and monitor."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import simpy
@@ -112,6 +114,20 @@ def test_samples_stay_few_and_their_differences_exact():
     assert samples["tokens"][-1] == 7 * num_steps and samples["prefill_tokens"][-1] == 6 * num_steps
     assert np.allclose(np.diff(samples["running"]), 2 * np.diff(samples["time_s"]))
     assert (monitor.peak_running, monitor.peak_used_blocks) == (2, 6)
+
+
+def test_memory_does_not_grow_with_steps():
+    def peak_bytes(num_tokens):
+        core = make_core([(16, num_tokens)] * 5)
+        tracemalloc.start()
+        served = simulate_serving(core, open_sessions([0.0, 100.0, 200.0, 300.0, 400.0]), StepCosts(costs(step_s=0.01)))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert served.monitor.num_steps == 5 * num_tokens
+        return peak
+
+    _, few, many = (peak_bytes(num_tokens) for num_tokens in (100, 1_600, 8_000))  # the first one loads kernels
+    assert many < 1.5 * few  # how many samples are held swings between half of the limit and all
 
 
 class Lazy:

@@ -115,15 +115,15 @@ def compare_out_of_sample(simulated: RunResult, measured: RunResult) -> Comparis
     for number, sim in enumerate(simulated.summary["cells"]):
         place = places.get(values_of(sim, keys))
         if place is None:
-            wanted = ", ".join(f"{name} = {sim.get(name)}" for name in keys)
-            raise ResultError(f"no such cell was measured: {wanted}; simulate what the measured result has")
+            where = ", ".join(f"{name} = {sim.get(name)}" for name in keys)
+            raise ResultError(f"no such cell was measured: {where}; simulate what the measured result has")
         real = measured.summary["cells"][place]
         cells.append(_cell(simulated, measured, number, place) | _counts(sim, real))
     _add_resident(cells)
-    found = time_errors(cells) | count_errors(cells)
+    errors = time_errors(cells) | count_errors(cells)
     return Comparison(
         cells=cells,
-        figures={f"{OUTSIDE}{name}": value for name, value in found.items()},
+        figures={f"{OUTSIDE}{name}": value for name, value in errors.items()},
         accesses=tuple(sorted(simulated.manifest.get("accesses", ()))),
         texts=tuple(simulated.manifest.get("texts", ())),
     )
@@ -198,13 +198,13 @@ def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) ->
 def _counts(simulated: Cell, measured: Cell) -> dict[str, Any]:
     """Return the counts of one cell side by side with their errors; None where there is nothing to err about."""
     hits = simulated["hit_frac"], measured["hit_frac"]
-    found = {
+    row = {
         "is_selecting": measured["selector"] != "full" and measured["budget_pages"] is not None,
         "hit_error_points": 100 * (hits[0] - hits[1]) if hits[0] is not None and hits[1] is not None else None,
     }
     for name in ("hit_frac", "misses", "moved_bytes_per_token"):
-        found |= side_by_side(name, simulated[name], measured[name])
-    return found
+        row |= side_by_side(name, simulated[name], measured[name])
+    return row
 
 
 def _add_resident(cells: list[dict[str, Any]]) -> None:

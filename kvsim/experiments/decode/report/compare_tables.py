@@ -49,45 +49,53 @@ _OUTSIDE = {
 }
 
 
-def compared_in_sample(found: Comparison) -> Compared:
+def compared_in_sample(comparison: Comparison) -> Compared:
     """Return a comparison as a command shows and keeps it, with a panel a policy."""
-    targets = targets_of(found.figures)
-    contents: dict[str, Any] = found.figures | {"cells": found.cells, "targets": [asdict(one) for one in targets]}
-    lines = [compare_text(found)]
-    if found.divergence is not None:
-        contents |= {"divergence": str(found.divergence)}
-        lines.append(f"first divergence: {found.divergence}")
-    policies = dict.fromkeys(cell["policy"] for cell in found.cells)
+    targets = targets_of(comparison.figures)
+    contents: dict[str, Any] = comparison.figures | {
+        "cells": comparison.cells,
+        "targets": [asdict(one) for one in targets],
+    }
+    lines = [compare_text(comparison)]
+    if comparison.divergence is not None:
+        contents |= {"divergence": str(comparison.divergence)}
+        lines.append(f"first divergence: {comparison.divergence}")
+    policies = dict.fromkeys(cell["policy"] for cell in comparison.cells)
     panels = [
-        Panel(title=policy, name="tpot_s", cells=[cell for cell in found.cells if cell["policy"] == policy])
+        Panel(title=policy, name="tpot_s", cells=[cell for cell in comparison.cells if cell["policy"] == policy])
         for policy in policies
     ]
     title = "Time per output token: simulated against measured"
     figure = diagonal_figure(title, panels, color_by="policy", marker_by="context_tokens", band_frac=_BAND_FRAC)
     missed = tuple(target.name for target in targets if target.is_met is False)
-    return replace(compared(contents, [*lines, *verdict_lines(found.figures)], found.cells, figure), missed=missed)
+    return replace(
+        compared(contents, [*lines, *verdict_lines(comparison.figures)], comparison.cells, figure), missed=missed
+    )
 
 
-def compared_out_of_sample(found: Comparison, in_sample: Mapping[str, Any] | None = None) -> Compared:
+def compared_out_of_sample(comparison: Comparison, in_sample: Mapping[str, Any] | None = None) -> Compared:
     """Return a comparison out of sample; `in_sample` has the figures of one of the same cells, ``cells`` too."""
-    contents = found.figures | {f"{OUTSIDE}accesses": found.accesses, f"{OUTSIDE}cells": found.cells}
+    contents = comparison.figures | {f"{OUTSIDE}accesses": comparison.accesses, f"{OUTSIDE}cells": comparison.cells}
     panels = [
-        Panel(title="hits", name="hit_frac", cells=found.cells),
-        Panel(title="time per output token", name="tpot_s", cells=found.cells),
+        Panel(title="hits", name="hit_frac", cells=comparison.cells),
+        Panel(title="time per output token", name="tpot_s", cells=comparison.cells),
     ]
     title = "Out of sample: simulated on other accesses than were measured"
     figure = diagonal_figure(title, panels, color_by="policy", band_frac=_BAND_FRAC)
-    return compared(contents, [out_of_sample_text(found, in_sample)], found.cells, name="out_of_sample", figure=figure)
+    return compared(
+        contents, [out_of_sample_text(comparison, in_sample)], comparison.cells, name="out_of_sample", figure=figure
+    )
 
 
-def compare_text(found: Comparison) -> str:
+def compare_text(comparison: Comparison) -> str:
     """Return the cells as a printed table, then the median error of each part of a step."""
-    cells = [cell | {side("tpot_s", which): _range_ms(cell, which) for which in SIDES} for cell in found.cells]
+    cells = [cell | {side("tpot_s", which): _range_ms(cell, which) for which in SIDES} for cell in comparison.cells]
     lines = ["", "simulated - measured by part of a step, of the measured time per token (median, worst):"]
     for part in PARTS:
-        sides = [(cell[side(part, "simulated")], cell[side(part, "measured")]) for cell in found.cells]
+        sides = [(cell[side(part, "simulated")], cell[side(part, "measured")]) for cell in comparison.cells]
         errors = [
-            (sim_s - real_s) / cell["tpot_measured_s"] for (sim_s, real_s), cell in zip(sides, found.cells, strict=True)
+            (sim_s - real_s) / cell["tpot_measured_s"]
+            for (sim_s, real_s), cell in zip(sides, comparison.cells, strict=True)
         ]
         worst = max(errors, key=abs)
         lines.append(f"  {part[:-2]:<18}{signed_percent(float(np.median(errors)), 2):>8}{signed_percent(worst, 2):>9}")
@@ -99,34 +107,34 @@ def _range_ms(cell: Mapping[str, Any], which: str) -> str:
     return f"{middle:.1f} ({low:.1f} .. {high:.1f})"
 
 
-def out_of_sample_text(found: Comparison, in_sample: Mapping[str, Any] | None = None) -> str:
+def out_of_sample_text(comparison: Comparison, in_sample: Mapping[str, Any] | None = None) -> str:
     """Return a row a cell, then the figures; `in_sample` as in `compared_out_of_sample`."""
-    cells = found.cells
+    cells = comparison.cells
     if in_sample:
         errors = {cell["cell"]: cell["tpot_error_frac"] for cell in in_sample["cells"]}
         cells = [cell | {"in_sample_error_frac": errors.get(cell["cell"])} for cell in cells]
     caption = (
-        f"out of sample: simulated on accesses recorded with {' and '.join(found.texts) or 'another text'} "
-        f"({', '.join(found.accesses) or 'no trace named'})"
+        f"out of sample: simulated on accesses recorded with {' and '.join(comparison.texts) or 'another text'} "
+        f"({', '.join(comparison.accesses) or 'no trace named'})"
     )
-    parts = [*textwrap.wrap(caption, 120), "", table_text(cells, _OUTSIDE), "", *_error_lines(found, in_sample)]
+    parts = [*textwrap.wrap(caption, 120), "", table_text(cells, _OUTSIDE), "", *_error_lines(comparison, in_sample)]
     return "\n".join(parts)
 
 
-def _error_lines(found: Comparison, in_sample: Mapping[str, Any] | None) -> list[str]:
+def _error_lines(comparison: Comparison, in_sample: Mapping[str, Any] | None) -> list[str]:
     """Return the figures of a comparison out of sample, a line each, with those in sample where there are some."""
     inside = dict(in_sample or {})
     if in_sample:
-        selecting = {cell["cell"] for cell in found.cells if cell["is_selecting"]}
+        selecting = {cell["cell"] for cell in comparison.cells if cell["is_selecting"]}
         chosen = [cell for cell in in_sample["cells"] if cell["cell"] in selecting]
         inside["selecting_median_error_frac"] = median_abs(chosen, "tpot_error_frac")
 
     def error(name: str) -> str:
         more = f" (in sample: {percent(inside.get(name))})" if name in inside else ""
-        return f"{percent(found.figures[f'{OUTSIDE}{name}'])}{more}"
+        return f"{percent(comparison.figures[f'{OUTSIDE}{name}'])}{more}"
 
     def points(name: str) -> str:
-        value = found.figures[f"{OUTSIDE}{name}"]
+        value = comparison.figures[f"{OUTSIDE}{name}"]
         return NOT_APPLICABLE if value is None else f"{value:.1f} points"
 
     return [

@@ -197,9 +197,9 @@ def _grid(
     for values in row_values:
         row: list[tuple[str, _Cells]] = []
         for column in columns:
-            wanted = dict(zip(down, values, strict=True)) | ({across: column} if across else {})
-            chosen = [(n, cell) for n, cell in numbered if all(cell[key] == value for key, value in wanted.items())]
-            row.append((_panel_title(wanted), chosen))
+            values_of = dict(zip(down, values, strict=True)) | ({across: column} if across else {})
+            chosen = [(n, cell) for n, cell in numbered if all(cell[key] == value for key, value in values_of.items())]
+            row.append((_panel_title(values_of), chosen))
         panels.append(row)
     return panels
 
@@ -211,8 +211,8 @@ def some_of(values: list[Any], most: int) -> list[Any]:
     return [values[round(place)] for place in np.linspace(0, len(values) - 1, most)]
 
 
-def _panel_title(wanted: Mapping[str, Any]) -> str:
-    return ", ".join(reversed([_named(key, value) for key, value in wanted.items()]))
+def _panel_title(values_of: Mapping[str, Any]) -> str:
+    return ", ".join(reversed([_named(key, value) for key, value in values_of.items()]))
 
 
 def _named(key: str, value: Any) -> str:

@@ -41,10 +41,10 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"Device memory: {limits}. Free in the host at the start: {free}, nine tenths of which may be taken."]
     if any(record["found_by"] == "bytes" for record in records):
         done = sum(bool(record["was_run"]) for record in records)
-        found = sum(record["max_context_tokens"] is not None for record in records)
+        num_known = sum(record["max_context_tokens"] is not None for record in records)
         lines.append(
             "The device is emulated in host memory: lengths are found by the engine's own sizes, device memory as the "
-            f"profile states it; {done} of {found} were then decoded to."
+            f"profile states it; {done} of {num_known} were then decoded to."
         )
     else:
         lines.append("Every length was tried: torch ran out of device memory at 1% more, or host memory would have.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.experiments.decode.report.figures import PARTS, counted_rows, hit_point, latency_ms
-from kvsim.experiments.decode.report.sweep_tables import front_of
+from kvsim.experiments.decode.report.sweep_front import front_of
 from kvsim.experiments.decode.report.table import LEGEND, shown_columns, swept_keys
 from kvsim.report.html.cell_charts import MAX_VIEWS, value_name
 from kvsim.report.html.charts import (

@@ -19,8 +19,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.report.figures import costs_text, some_of
-from kvsim.experiments.decode.report.sweep_tables import conditions_of, field_name, front_of, varied_fields, weights_of
-from kvsim.experiments.decode.report.table import cells_frame
+from kvsim.experiments.decode.report.sweep_front import conditions_of, field_name, front_of, varied_fields
+from kvsim.experiments.decode.report.sweep_tables import weights_of
+from kvsim.report.frames import cells_frame
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
 from kvsim.scenario.toml import nearest
 
@@ -59,7 +60,7 @@ def pareto_figure(summary: Summary) -> Figure:
     """Return time per token against device memory, a point a cell, coloured by the attention mass that was kept."""
     frame = cells_frame(summary)
     front = front_of(summary)
-    given = conditions_of(summary)
+    conditions = conditions_of(summary)
     figure = new_figure(
         6.2,
         "Time per output token against device memory",
@@ -87,7 +88,7 @@ def pareto_figure(summary: Summary) -> Figure:
         )
         markers[policy] = axis.scatter([], [], marker=look["marker"], color="#555555")
     axis.scatter(memory.iloc[front], time_ms.iloc[front], s=90, facecolors="none", edgecolors="black", linewidths=0.9)
-    for members in frame.groupby(given, sort=False).indices.values() if given else [range(len(frame))]:
+    for members in frame.groupby(conditions, sort=False).indices.values() if conditions else [range(len(frame))]:
         edge = _lower_edge(memory.iloc[list(members)], time_ms.iloc[list(members)])
         axis.plot(*edge, color=PALETTE[7], linewidth=1.2, drawstyle="steps-post", zorder=0)
     _limit(axis, summary["device_memory_bytes"] / size, memory)
@@ -250,8 +251,8 @@ def _ranked(summary: Summary, fields: Sequence[str]) -> list[str]:
     """Return the fields, those first that account for most of the time per token."""
     weights = weights_of(summary)
     of_time = weights[weights["figure"] == "tpot_p50_s"].set_index("field")["total_frac"].fillna(0.0)
-    given = conditions_of(summary)
-    return sorted(fields, key=lambda field: (field in given and field != "run.batch", -float(of_time[field])))
+    conditions = conditions_of(summary)
+    return sorted(fields, key=lambda field: (field in conditions and field != "run.batch", -float(of_time[field])))
 
 
 def _heat_table(frame: pd.DataFrame, across: str, down: str, policy: str | None) -> pd.DataFrame:

@@ -9,94 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kvsim.experiments.decode.report.table import cells_frame, swept_keys
+from kvsim.experiments.decode.report.sweep_front import Summary, conditions_of, field_name, front_of, varied_fields
+from kvsim.experiments.decode.report.table import swept_keys
+from kvsim.report.frames import cells_frame
 from kvsim.report.tables import aligned, percent
 from kvsim.types import FloatArray
 from kvsim.units import format_bytes, format_seconds
-
-Summary = Mapping[str, Any]
 
 MAX_FRONT_LINES = 24
 """More cells of the front are left to ``cells.parquet``."""
 MAX_ERROR_LINES = 10
 
-FIELD_NAMES = {
-    "policy": "policy",
-    "page_tokens": "page size, tokens",
-    "budget.pages_per_layer": "budget, pages a layer",
-    "budget.context_frac": "budget, share of all pages",
-    "budget.bytes": "budget, bytes",
-    "trace.extrapolate.context_tokens": "context, tokens",
-    "prefetch.quota_pages": "prefetch quota, pages a decision",
-    "prefetch.chunk_pages": "pages of a prefetch transfer",
-    "prefetch.window_transfers": "prefetch window, transfers",
-    "run.batch": "batch, sequences",
-    "run.seed": "seed",
-    "selector.k_pages": "pages chosen by score",
-    "selector.channel": "score that chooses",
-    "profile.path": "profile",
-    "trace.path": "trace",
-}
-"""What axes and tables call a field, with its unit."""
-
-_GIVEN = ("trace.", "run.batch", "run.seed", "profile.", "measure.", "model.")
-"""How fields begin that a user is given and does not choose."""
-
 _WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "attention recall"}
 """Figures that the weight of the fields is printed for."""
-
-
-def field_name(key: str) -> str:
-    """Return what an axis calls a field.
-
-    Examples
-    --------
-    >>> field_name("page_tokens"), field_name("policies.decay_steps")
-    ('page size, tokens', 'decay steps')
-    """
-    return FIELD_NAMES.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
-
-
-def varied_fields(summary: Summary) -> list[str]:
-    """Return ``policy`` and the swept fields, those left out that have one value in all cells."""
-    cells = summary["cells"]
-    return [key for key in ("policy", *swept_keys(summary)) if len({str(cell.get(key)) for cell in cells}) > 1]
-
-
-def conditions_of(summary: Summary) -> list[str]:
-    """Return the varied fields that are given and not chosen: what is read, how long, how many, on what, which seed."""
-    return [key for key in varied_fields(summary) if key.startswith(_GIVEN)]
-
-
-def front_of(summary: Summary) -> list[int]:
-    """Return the cells that no other of the same conditions beats in time, memory and attention recall, fastest first.
-
-    Conditions as in `conditions_of`: a cell on one text is not held against one on another. Of cells equal in all three
-    the first stands for all. Those that do not fit the device are left out, unless none fits; an unknown mass counts as
-    none kept.
-    """
-    cells, keys = summary["cells"], conditions_of(summary)
-    fits_any = any(cell["fits"] for cell in cells)
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for number, cell in enumerate(cells):
-        if cell["fits"] or not fits_any:
-            groups.setdefault(tuple(str(cell.get(key)) for key in keys), []).append(number)
-    return [number for numbers in groups.values() for number in _front_among(cells, numbers)]
-
-
-def _front_among(cells: Sequence[Mapping[str, Any]], numbers: list[int]) -> list[int]:
-    costs = np.array([_costs(cells[number]) for number in numbers])
-    order = np.lexsort((np.arange(len(numbers)), costs[:, 2], costs[:, 1], costs[:, 0]))
-    front: list[int] = []
-    for place in order:  # whoever beats a cell comes before it
-        if not any(bool((costs[kept] <= costs[place]).all()) for kept in front):
-            front.append(int(place))
-    return [numbers[place] for place in front]
-
-
-def _costs(cell: Mapping[str, Any]) -> tuple[float, float, float]:
-    recall = cell["mass_recall_frac"]
-    return float(cell["tpot_p50_s"]), float(cell["device_bytes"]), 1.0 - (0.0 if recall is None else float(recall))
 
 
 def weights_of(summary: Summary) -> pd.DataFrame:
@@ -145,13 +70,13 @@ def sweep_text(summary: Summary, *, width: int = 120) -> str:
 
 
 def _front_text(summary: Summary, width: int) -> str:
-    cells, given = summary["cells"], conditions_of(summary)
+    cells, conditions = summary["cells"], conditions_of(summary)
     front = front_of(summary)
-    keys = given + [key for key in varied_fields(summary) if key != "policy" and key not in given]
+    keys = conditions + [key for key in varied_fields(summary) if key != "policy" and key not in conditions]
     titles = [key.rsplit(".", 1)[-1].replace("_", " ") for key in keys]
     columns = ["policy", *titles, "TPOT p50", "stall", "hits", "device", "attention recall"]
     num_fitting = sum(bool(cell["fits"]) for cell in cells)
-    like = f" with the same {' and '.join(map(field_name, given))}" if given else ""
+    like = f" with the same {' and '.join(map(field_name, conditions))}" if conditions else ""
     caption = (
         f"{summary['scenario']}: {num_fitting} of {len(cells)} cells fit "
         f"{format_bytes(summary['device_memory_bytes'])}. "

@@ -6,8 +6,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from kvsim.report.tables import Column, digits, header_text, percent, scaled, table_text
 from kvsim.units import format_bytes
 
@@ -57,15 +55,9 @@ def swept_keys(summary: Mapping[str, Any]) -> list[str]:
     return [str(key) for key in summary.get("swept", ())]
 
 
-def cells_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row for each cell: what varies first, then the printed figures, then the others, units in the names.
-
-    A figure that does not apply is NaN or None.
-    """
-    frame = pd.DataFrame(summary["cells"])
-    first = dict.fromkeys(["policy", *swept_keys(summary), *COLUMNS])
-    present = [name for name in first if name in frame]
-    return frame[present + sorted(str(name) for name in frame if name not in first)]
+def first_columns(summary: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a data frame of the cells that come first: what varies, then the printed figures."""
+    return ["policy", *swept_keys(summary), *COLUMNS]
 
 
 def shown_columns(summary: Mapping[str, Any]) -> dict[str, Column]:

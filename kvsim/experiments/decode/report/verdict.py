@@ -75,8 +75,8 @@ def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, mem
 
 
 def _whole_kv_bytes(cells: list[Cell]) -> int:
-    kept = [cell["kv_device_bytes"] for cell in cells if _is_resident(cell)]
-    return int(max(kept or [max(_host_bytes_of_a_device(cell), cell["kv_device_bytes"]) for cell in cells]))
+    sizes = [cell["kv_device_bytes"] for cell in cells if _is_resident(cell)]
+    return int(max(sizes or [max(_host_bytes_of_a_device(cell), cell["kv_device_bytes"]) for cell in cells]))
 
 
 def _host_bytes_of_a_device(cell: Cell) -> float:
@@ -100,8 +100,8 @@ def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
     sentence += f"the device{_saving(best, resident)}{_setting(best, cells)}"
     leanest = min(fitting, key=lambda cell: (cell["device_bytes"], cell["tpot_p50_s"]))
     if leanest["device_bytes"] < best["device_bytes"]:
-        kept = format_bytes(leanest["kv_device_bytes"])
-        sentence += f", or {_token(leanest)} with {kept}{_saving(leanest, resident)}{_setting(leanest, cells)}"
+        size = format_bytes(leanest["kv_device_bytes"])
+        sentence += f", or {_token(leanest)} with {size}{_saving(leanest, resident)}{_setting(leanest, cells)}"
     return f"{sentence}."
 
 
@@ -206,7 +206,7 @@ def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
     if len(by_policy) == 1 and not unfit:
         throughout = " throughout" if len(situations) > 1 else ""
         return f"The fastest that fits is `{next(iter(by_policy))}`{throughout}."
-    chosen = [f"`{name}` at {_join([_at(situation) for situation in found])}" for name, found in by_policy.items()]
+    chosen = [f"`{name}` at {_join([_at(situation) for situation in places])}" for name, places in by_policy.items()]
     nothing = f"; at {_join([_at(situation) for situation in unfit])} nothing fits" if unfit else ""
     return f"The fastest that fits is {', '.join(chosen)}{nothing}."
 

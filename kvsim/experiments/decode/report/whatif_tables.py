@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from kvsim.experiments.decode.report.sweep_tables import field_name
+from kvsim.experiments.decode.report.sweep_front import field_name
 from kvsim.experiments.decode.sweep.reach import Reached, is_whole, value_text
 from kvsim.report.tables import aligned, percent
 from kvsim.units import format_bytes, format_seconds
@@ -75,13 +75,13 @@ def _two(before: Cell, after: Cell, ratio: float) -> list[str]:
 
 
 def reach_text(
-    figure: str, most: float, key: str, bounds: tuple[float, float], found: Sequence[Reached], *, width: int = 120
+    figure: str, most: float, key: str, bounds: tuple[float, float], answers: Sequence[Reached], *, width: int = 120
 ) -> str:
     """Return a line a policy: from which value on it reaches the figure, or how near it comes."""
     whole = is_whole(key)
     low, high = (value_text(bound, is_whole=whole) for bound in bounds)
     table = [["policy", "reached at", figure, "not at", figure, "tried"]]
-    table += [_reach_row(one, figure, whole) for one in found]
+    table += [_reach_row(one, figure, whole) for one in answers]
     name = (
         key.removeprefix("profile.").replace("_", " ") + " (factor)" if key.startswith("profile.") else field_name(key)
     )
@@ -92,7 +92,7 @@ def reach_text(
     notes = [
         f"{one.policy} can be simulated from {value_text(one.low, is_whole=whole)} to "
         f"{value_text(one.high, is_whole=whole)} only."
-        for one in found
+        for one in answers
         if one.low is not None and one.high is not None and (one.low, one.high) != bounds
     ]
     return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table), *([""] if notes else []), *notes])

@@ -43,11 +43,13 @@ def parse_cell(key: str, text: str) -> KeptCell | None:
     written, _, content = text.partition("\n")
     if written != content_digest(content):
         return None
-    found = json.loads(content)
-    if found.get("key") != key:
+    contents = json.loads(content)
+    if contents.get("key") != key:
         return None
-    pairs = found["entry"]
-    return KeptCell(entry=None if pairs is None else dict(pairs), error=found["error"], traceback=found["traceback"])
+    pairs = contents["entry"]
+    return KeptCell(
+        entry=None if pairs is None else dict(pairs), error=contents["error"], traceback=contents["traceback"]
+    )
 
 
 def read_cell(folder: Path, key: str) -> KeptCell | None:

@@ -71,8 +71,8 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
     sources = _sources_here(piece)
     texts: dict[str, str] = {}
     for run in piece.runs:
-        for (key, _), kept in zip(run, _outcomes(run, sources), strict=True):
-            texts[key] = cell_text(key, kept)
+        for (key, _), outcome in zip(run, _outcomes(run, sources), strict=True):
+            texts[key] = cell_text(key, outcome)
             try:
                 if piece.folder.is_dir():
                     write_cell(piece.folder, key, texts[key])

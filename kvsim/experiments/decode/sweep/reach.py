@@ -148,17 +148,17 @@ class _Search:
         """Return what is found between two bounds."""
         inside = self._inside(low, high)
         if inside is None:
-            return self._found(policy, None, None, None)
+            return self._reached(policy, None, None, None)
         ends = self._bound(low, inside), self._bound(high, inside)
         first, last = ends[0][0], ends[1][0]
         meets = self._meets(first), self._meets(last)
         if meets[0] != meets[1]:
             good, bad = (first, last) if meets[0] else (last, first)
-            return self._found(policy, *self._halve(good, bad, self._meets), (first, last))
+            return self._reached(policy, *self._halve(good, bad, self._meets), (first, last))
         if not meets[0]:
-            return self._found(policy, None, None, (first, last))
+            return self._reached(policy, None, None, (first, last))
         reached, missed = next((end for end in ends if end[1] is not None), ends[0])
-        return self._found(policy, reached, missed, (first, last))
+        return self._reached(policy, reached, missed, (first, last))
 
     def _inside(self, low: float, high: float) -> float | None:
         """Return a value that can be simulated."""
@@ -203,7 +203,7 @@ class _Search:
         figure = self._figure(value)
         return figure is not None and figure <= self.most
 
-    def _found(
+    def _reached(
         self, policy: str, reached: float | None, missed: float | None, ends: tuple[float, float] | None
     ) -> Reached:
         tried = tuple(sorted(self.tried.items()))

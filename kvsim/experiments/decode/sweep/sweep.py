@@ -98,20 +98,20 @@ def sweep(
             raise one.error
     cells = [cell for cell in built if isinstance(cell, Cell)]
     keys = cell_keys(cells, job.base_dir)
-    kept_in = (folder / scenario.name / CELLS_FOLDER).resolve()
-    make_folder(kept_in)
-    kept = {} if fresh else _finished(kept_in, keys)
-    missing = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in kept}
+    cells_folder = (folder / scenario.name / CELLS_FOLDER).resolve()
+    make_folder(cells_folder)
+    outcome_of = {} if fresh else _finished(cells_folder, keys)
+    missing = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in outcome_of}
     workers = num_workers or os.cpu_count() or 1
-    pieces = pieces_of(list(missing.items()), sources, workers, sweep=os.urandom(8).hex(), folder=kept_in)
+    pieces = pieces_of(list(missing.items()), sources, workers, sweep=os.urandom(8).hex(), folder=cells_folder)
     _fit(missing.values(), sources)
-    for texts in _shared_out(pieces, workers, scheduler, kept_in):
+    for texts in _shared_out(pieces, workers, scheduler, cells_folder):
         for key, content in texts.items():
-            kept[key] = _kept(kept_in, key, content)
+            outcome_of[key] = _written(cells_folder, key, content)
         job.progress(len(texts) / len(missing))
     by_key = iter(keys)
-    outcomes = [_refused(one) if isinstance(one, Refused) else kept[next(by_key)] for one in built]
-    return _gather(scenario, job, built, outcomes, sources, len(missing), len(cells) - len(missing), kept_in)
+    outcomes = [_refused(one) if isinstance(one, Refused) else outcome_of[next(by_key)] for one in built]
+    return _gather(scenario, job, built, outcomes, sources, len(missing), len(cells) - len(missing), cells_folder)
 
 
 def _refused(cell: Refused) -> KeptCell:
@@ -120,11 +120,11 @@ def _refused(cell: Refused) -> KeptCell:
 
 def _finished(folder: Path, keys: Sequence[str]) -> dict[str, KeptCell]:
     """Return the cells that have figures; failed ones are tried again."""
-    found = {key: read_cell(folder, key) for key in dict.fromkeys(keys)}
-    return {key: cell for key, cell in found.items() if cell is not None and cell.entry is not None}
+    stored = {key: read_cell(folder, key) for key in dict.fromkeys(keys)}
+    return {key: cell for key, cell in stored.items() if cell is not None and cell.entry is not None}
 
 
-def _kept(folder: Path, key: str, content: str) -> KeptCell:
+def _written(folder: Path, key: str, content: str) -> KeptCell:
     """Return a cell that a worker finished, and keep it where the worker's machine could not."""
     if not has_cell(folder, key):
         try:

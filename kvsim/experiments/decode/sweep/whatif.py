@@ -196,8 +196,8 @@ def paired(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Pair
     keys = [key for key in after["swept"] if key in before["swept"]]
     others = {(cell["policy"], *(cell[key] for key in keys)): cell for cell in after["cells"]}
     for cell in before["cells"]:
-        found = others.get((cell["policy"], *(cell[key] for key in keys)))
-        if found is not None:
+        other = others.get((cell["policy"], *(cell[key] for key in keys)))
+        if other is not None:
             yield Pair(
-                policy=cell["policy"], swept={key: cell[key] for key in before["swept"]}, before=cell, after=found
+                policy=cell["policy"], swept={key: cell[key] for key in before["swept"]}, before=cell, after=other
             )

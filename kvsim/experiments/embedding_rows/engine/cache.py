@@ -102,10 +102,10 @@ class RowCache:
 
     def settle(self, token_ids: IntArray | None) -> None:
         """Put rows that have come into their slots, waiting for those of `token_ids`; for all where it is None."""
-        wanted = None if token_ids is None else set(token_ids.reshape(-1).tolist())
+        needed = None if token_ids is None else set(token_ids.reshape(-1).tolist())
         last = -1
         for place, early in enumerate(self._early):
-            if wanted is None or not wanted.isdisjoint(early.rows.tolist()):
+            if needed is None or not needed.isdisjoint(early.rows.tolist()):
                 last = place
         while self._early and (last >= 0 or self._early[0].flight.is_done):
             early = self._early.pop(0)
@@ -139,10 +139,10 @@ class RowCache:
         flight = self.link.send(staged, "demand")
         hit_slots = call.slots[call.hits]
         self._check(call.rows[call.hits], hit_slots)
-        found = self.slots.index_select(0, self._places(hit_slots))  # before newcomers take these slots
+        hit_rows = self.slots.index_select(0, self._places(hit_slots))  # before newcomers take these slots
         self.tally.demanded_rows += flight.wait()
         self._stamp()
-        side_by_side = torch.cat((found, flight.rows)) if hit_slots.size else flight.rows
+        side_by_side = torch.cat((hit_rows, flight.rows)) if hit_slots.size else flight.rows
         order = np.empty(call.rows.size, dtype=np.int64)
         order[call.hits] = np.arange(hit_slots.size)
         order[is_missed] = np.arange(hit_slots.size, call.rows.size)

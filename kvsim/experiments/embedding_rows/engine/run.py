@@ -137,7 +137,7 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
             if call.step == 0:
                 held = DynamicCache(config=model.config)
             timed.ahead = call.ahead
-            kept = replace(cache.tally) if cache is not None else RowTally()
+            tally = replace(cache.tally) if cache is not None else RowTally()
             before = replace(cache.state.counts) if cache is not None else RowCounts()
             started_s = time.perf_counter()
             logits = logits_of(model, ids, held, logits_to_keep=1)[:, -1]
@@ -145,7 +145,7 @@ def _steps(model: Any, timed: _Timed, calls: list[Any], cache: RowCache | None) 
             call_s = time.perf_counter() - started_s
             if not call.counts:
                 assert cache is not None
-                cache.state.counts, cache.tally = RowCounts(), kept
+                cache.state.counts, cache.tally = RowCounts(), tally
                 continue
             after = cache.state.counts if cache is not None else before
             steps.append(

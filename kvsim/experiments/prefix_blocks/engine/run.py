@@ -52,7 +52,7 @@ def answer(
         held = store.restore(slots[:num_hits], done)
     ids = torch.from_numpy(token_ids[done:]).unsqueeze(0)
     logits = prefill_logits(model, ids, held, chunk_tokens=chunk_tokens)
-    found = watch.stop(logits[0])
+    timed = watch.stop(logits[0])
     if store is not None:
         store.put(held, num_hits, slots[num_hits:num_kept])
-    return Answered(**found, num_hits=num_hits, num_evicted=num_evicted)
+    return Answered(**timed, num_hits=num_hits, num_evicted=num_evicted)

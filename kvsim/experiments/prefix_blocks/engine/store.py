@@ -43,8 +43,8 @@ class BlockStore:
         size, start = self._block_tokens, first_block * self._block_tokens
         places = torch.tensor(list(slots), device=self._slots.device)
         for layer, held in enumerate(cache.layers):
-            kept: Any = held
-            for part, tensor in enumerate((kept.keys, kept.values)):  # [1, kv head, token, head_dim]
+            states: Any = held
+            for part, tensor in enumerate((states.keys, states.values)):  # [1, kv head, token, head_dim]
                 run = tensor[0, :, start : start + len(slots) * size]
                 blocks = run.unflatten(1, (len(slots), size)).transpose(0, 1)
                 self._slots[places, layer, part] = blocks
@@ -54,8 +54,8 @@ class BlockStore:
         cache = DynamicCache(config=self._config)
         if not num_tokens:
             return cache
-        found = self._slots[torch.tensor(list(slots), device=self._slots.device)]
-        for layer in range(found.shape[1]):
-            tokens = found[:, layer].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :num_tokens]
+        blocks = self._slots[torch.tensor(list(slots), device=self._slots.device)]
+        for layer in range(blocks.shape[1]):
+            tokens = blocks[:, layer].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :num_tokens]
             cache.update(tokens[0].unsqueeze(0), tokens[1].unsqueeze(0), layer)
         return cache

@@ -102,22 +102,22 @@ class PromptCache:
 
     def restore(self, tokens: IntArray) -> tuple[Reuse, DynamicCache]:
         """Return what a prompt reuses, and a cache that holds so many of its first tokens: none for nothing."""
-        found = self._state.find(tokens)
-        parts = [] if found.entry is None else [self._states[found.entry].tokens(0, found.tokens)]
+        reuse = self._state.find(tokens)
+        parts = [] if reuse.entry is None else [self._states[reuse.entry].tokens(0, reuse.tokens)]
         held = restore(parts, self._link)
         self._counts["requests"] += 1
         self._counts["hits"] += bool(parts)
         self._counts["host_hits"] += any(part.tier == "host" for part in parts)
         self._counts["prompt_tokens"] += tokens.size
         self._counts["reused_tokens"] += held.get_seq_length()
-        return found, held
+        return reuse, held
 
-    def keep(self, tokens: IntArray, found: Reuse, cache: DynamicCache) -> Keeping:
+    def keep(self, tokens: IntArray, reuse: Reuse, cache: DynamicCache) -> Keeping:
         """Keep a prompt of which `found` was just restored, out of a cache that begins with all of it.
 
         What fails on the way, as where memory runs out, leaves no prompt kept rather than a wrong cache state.
         """
-        done = self._state.keep(tokens, found)
+        done = self._state.keep(tokens, reuse)
         try:
             self._carry_out(done, tokens.size, cache)
         except BaseException:
@@ -221,7 +221,7 @@ def generate_with_prompt_cache(
         raise KvsimError(f"{several[0]}={options[several[0]]}: a prompt cache goes with one answer at a time")
     tokens = input_ids[0].cpu().numpy().astype(np.int64)
     first = _FirstToken()
-    found, held = cache.restore(tokens)
+    reuse, held = cache.restore(tokens)
     own = {"attention_mask": torch.ones_like(input_ids)}
     done = model.generate(
         input_ids,
@@ -232,12 +232,12 @@ def generate_with_prompt_cache(
         **own | options,
     )
     ended_s = time.perf_counter()
-    kept = cache.keep(tokens, found, cache_of(done))
+    keeping = cache.keep(tokens, reuse, cache_of(done))
     return PromptGeneration(
         sequences=done.sequences,
         prompt_tokens=tokens.size,
-        reused=found,
-        kept=kept,
+        reused=reuse,
+        kept=keeping,
         first_token_s=first.passed_s,
         keep_s=time.perf_counter() - ended_s,
         logits=done.logits,

@@ -42,11 +42,11 @@ def answer(model: Any, token_ids: IntArray, *, chunk_tokens: int, cache: PromptC
     restore_s, computing = watch.passed_s(), Stopwatch()
     ids = torch.from_numpy(token_ids[done:]).unsqueeze(0)
     logits = prefill_logits(model, ids, held, chunk_tokens=chunk_tokens)
-    found = watch.stop(logits[0], computing)
+    timed = watch.stop(logits[0], computing)
     keeping_watch = Stopwatch()
     keeping = None if cache is None or reuse is None else cache.keep(token_ids, reuse, held)
     return Answered(
-        **found,
+        **timed,
         restore_s=restore_s if cache is not None else 0.0,
         keep_s=keeping_watch.passed_s() if cache is not None else 0.0,
         held_tokens=done,

@@ -32,7 +32,7 @@ def crossing(lengths: Sequence[float], gains_s: Sequence[float]) -> tuple[str, f
 
 def break_evens(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the break-even of every group of cells that differ in the tokens shared alone, and of each repeat."""
-    found = []
+    entries = []
     for key, group in groups_of(cells).items():
         own = sorted((cell for cell in group if cell["ttft_hit_s"] is not None), key=lambda cell: cell["shared_tokens"])
         lengths = [cell["shared_tokens"] for cell in own]
@@ -47,8 +47,8 @@ def break_evens(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         entry["repeats"] = [{"verdict": verdict, "from_tokens": tokens} for verdict, tokens in each]
         if all("busy_gain_s" in cell for cell in own):
             entry["busy_verdict"], entry["busy_from_tokens"] = crossing(lengths, [cell["busy_gain_s"] for cell in own])
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def break_evens_beside(
@@ -56,20 +56,20 @@ def break_evens_beside(
 ) -> list[dict[str, Any]]:
     """Return the break-evens of the same groups side by side; the error where both cross between two lengths."""
     known = {tuple(entry[name] for name in GROUP): entry for entry in simulated}
-    found = []
+    entries = []
     for real in measured:
         sim = known.get(tuple(real[name] for name in GROUP))
         if sim is None:
             continue
         both, busy = (sim["from_tokens"], real["from_tokens"]), real.get("busy_from_tokens")
-        found.append(
+        entries.append(
             dict(real)
             | {"simulated_verdict": sim["verdict"], "simulated_from_tokens": sim["from_tokens"]}
             | {"error_frac": both[0] / both[1] - 1 if both[0] is not None and both[1] else None}
             | {"agrees": sim["verdict"] == real["verdict"]}
             | {"busy_error_frac": both[0] / busy - 1 if both[0] is not None and busy else None}
         )
-    return found
+    return entries
 
 
 def groups_of(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:

@@ -22,17 +22,17 @@ COMPARED = Fields(
 
 def compare(simulated: RunResult, measured: RunResult) -> Compared:
     """Compare what was reused and what left, which must be equal, times to first token, and the break-evens."""
-    found = Comparison(simulated, measured, COMPARED)
+    comparison = Comparison(simulated, measured, COMPARED)
     what = "what every prompt reused, from where, and what left"
-    found.rows_equal("requests_equal", what, "reused_tokens", "from_host", "left")
-    found.errors("request_ttft", found.row_errors("ttft_s"), "time to first token of a prompt")
-    errors = found.row_errors("ttft_s", "busy_s")
-    found.errors("request_busy", errors, "  against its time on the link and the processor", PROCESSOR_NOTE)
-    found.answers("prompts")
+    comparison.rows_equal("requests_equal", what, "reused_tokens", "from_host", "left")
+    comparison.errors("request_ttft", comparison.row_errors("ttft_s"), "time to first token of a prompt")
+    errors = comparison.row_errors("ttft_s", "busy_s")
+    comparison.errors("request_busy", errors, "  against its time on the link and the processor", PROCESSOR_NOTE)
+    comparison.answers("prompts")
     crossings = break_evens_beside(simulated.summary["break_evens"], measured.summary["break_evens"])
-    found.contents["break_evens"] = crossings
+    comparison.contents["break_evens"] = crossings
     if crossings:
-        found.lines += ["", break_evens_text(crossings)]
-    done = found.compared(by="tier")
+        comparison.lines += ["", break_evens_text(crossings)]
+    done = comparison.compared(by="tier")
     overlaid = png(prompt_figure(measured.summary, simulated.summary))
     return replace(done, files={"prompt_cache_compared.png": overlaid, **done.files})

@@ -67,7 +67,7 @@ def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
         row["break_even"] = _break_even_text(entry["verdict"], entry["from_tokens"], entry["lengths"])
         if "busy_verdict" in entry:
             row["busy"] = _break_even_text(entry["busy_verdict"], entry["busy_from_tokens"], entry["lengths"])
-        crossed = [found["from_tokens"] for found in entry["repeats"] if found["from_tokens"] is not None]
+        crossed = [repeat["from_tokens"] for repeat in entry["repeats"] if repeat["from_tokens"] is not None]
         if crossed:
             row["repeats"] = f"{min(crossed):.0f} to {max(crossed):.0f}"
         if "simulated_verdict" in entry:

@@ -20,11 +20,11 @@ class Divergence:
     first_token_same: bool
 
 
-def divergence_of(right: torch.Tensor, found: torch.Tensor) -> Divergence:
+def divergence_of(right: torch.Tensor, answered: torch.Tensor) -> Divergence:
     """Return how far `found` lies from `right`, both logits, ``[steps, vocab_size]``."""
-    expected, given = right.double().log_softmax(-1), found.double().log_softmax(-1)
-    kl = (expected.exp() * (expected - given)).sum(-1)
-    same = expected.argmax(-1) == given.argmax(-1)
+    expected, actual = right.double().log_softmax(-1), answered.double().log_softmax(-1)
+    kl = (expected.exp() * (expected - actual)).sum(-1)
+    same = expected.argmax(-1) == actual.argmax(-1)
     return Divergence(
         kl_first_nats=float(kl[0]),
         kl_mean_nats=float(kl.mean()),

@@ -116,7 +116,7 @@ class ModuleRunner:
 
     def encode_together(self, units: Sequence[Unit]) -> list[KVStates]:
         """Return the states of many units, on the device, from few calls: under the module mask none sees another."""
-        found: list[KVStates] = []
+        states: list[KVStates] = []
         for group in _groups(units):
             ids = [token for unit in group for token in self._unit_ids(unit)]
             positions = [position for unit in group for position in unit.positions]
@@ -133,11 +133,11 @@ class ModuleRunner:
                 )
             stops = np.cumsum([unit.num_tokens for unit in group]).tolist()
             starts = [0, *stops[:-1]]
-            found += [
+            states += [
                 keep(cache, start, stop, tier="device", link=self._link)
                 for start, stop in zip(starts, stops, strict=True)
             ]
-        return found
+        return states
 
     def answer(self, assembly: Assembly, state: ModuleStoreState, store: ModuleStore) -> Answered:
         """Return a prompt's first token; what was missing is encoded, and stored once the token is there."""
@@ -156,10 +156,10 @@ class ModuleRunner:
             if enters and not is_hit:
                 store.put(number, states[number])
         logits, _ = self.first(assembly, states)
-        found = watch.stop(logits)
+        timed = watch.stop(logits)
         store.settle()
         return Answered(
-            **found,
+            **timed,
             num_hits=len(hits) - 1,
             num_encoded=len(misses) - 1,
             num_evicted=num_evicted,

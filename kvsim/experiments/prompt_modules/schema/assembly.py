@@ -102,9 +102,9 @@ def assemble(
                 texts.append((span.start, argument.text))
             token += span.num_tokens
     parts.sort(key=lambda part: part.position)
-    fresh.sort(key=lambda found: found.position)
+    fresh.sort(key=lambda run: run.position)
     ends = [part.position + part.stop - part.start for part in parts]
-    ends += [found.position + found.num_tokens for found in fresh]
+    ends += [run.position + run.num_tokens for run in fresh]
     text = f"{around[0]}{prompt.text}{around[1]}"
     new = Fresh(text=text, num_tokens=length_of(text), position=max(ends, default=0))
     return Assembly(
@@ -119,15 +119,15 @@ def assemble(
 def _units(layout: Layout, prompt: Prompt, *, scaffolds: bool) -> list[Unit]:
     """Return the units that a prompt reads, by position: of its modules, and of text that stands in none."""
     selected = set(prompt.selected)
-    found = []
+    units = []
     for unit in layout.scaffolds if scaffolds else ():
         if selected.issuperset(unit.members):
             selected.difference_update(unit.members)
-            found.append(unit)
+            units.append(unit)
     for unit in layout.units:
         if len(unit.members) == 1 and (unit.path in selected or unit.path.startswith("(")):
-            found.append(unit)
-    return sorted(found, key=lambda unit: unit.spans[0].start)
+            units.append(unit)
+    return sorted(units, key=lambda unit: unit.spans[0].start)
 
 
 def _argument(prompt: Prompt, span: Span, length_of: LengthOf) -> Fresh | None:

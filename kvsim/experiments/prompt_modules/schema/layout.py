@@ -143,5 +143,5 @@ def _scaffold_spans(placer: _Placer, tag: Tag, paths: tuple[str, ...]) -> list[S
         for union, member in placer.choices[path].items():
             if choices.setdefault(union, member) != member:
                 raise tag.error(f"{choices[union]!r} and {member!r} are of one union: no prompt has both")
-    found = [span for path in paths for span in placer.spans[path]]
-    return sorted(found, key=lambda span: span.start)
+    own_spans = [span for path in paths for span in placer.spans[path]]
+    return sorted(own_spans, key=lambda span: span.start)

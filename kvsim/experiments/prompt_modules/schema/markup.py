@@ -57,12 +57,12 @@ class Tag:
 
     def own_name(self, attribute: str = "name") -> str:
         """Return an attribute that must be a name: a letter or '_' first, then letters, digits, '_', '.' and '-'."""
-        found = self.attribute(attribute)
-        if not _NAME.fullmatch(found):
+        value = self.attribute(attribute)
+        if not _NAME.fullmatch(value):
             raise self.error(
-                f"{attribute}={found[:60]!r} is no name; up to 64 letters, digits, '_', '.' and '-' are, a letter first"
+                f"{attribute}={value[:60]!r} is no name; up to 64 letters, digits, '_', '.' and '-' are, a letter first"
             )
-        return found
+        return value
 
     def check_attributes(self, known: Iterable[str]) -> None:
         """Refuse attributes other than `known`.

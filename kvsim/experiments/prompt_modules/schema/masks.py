@@ -35,8 +35,8 @@ def padding_mask(is_padding: ArrayLike) -> FloatArray:
     is_padding
         ``[num_sequences, num_tokens]``.
     """
-    found = np.asarray(is_padding, dtype=np.bool_)
-    return _mask(~found[:, None, :])
+    array = np.asarray(is_padding, dtype=np.bool_)
+    return _mask(~array[:, None, :])
 
 
 def module_mask(owners: ArrayLike) -> FloatArray:
@@ -50,8 +50,8 @@ def module_mask(owners: ArrayLike) -> FloatArray:
     owners
         The module of each token, as any number, ``[num_tokens]``.
     """
-    found = np.asarray(owners)
-    return causal_mask(found.size) + _mask(found[:, None] == found[None, :])
+    array = np.asarray(owners)
+    return causal_mask(array.size) + _mask(array[:, None] == array[None, :])
 
 
 def position_mask(looking: ArrayLike, seen: ArrayLike) -> FloatArray:

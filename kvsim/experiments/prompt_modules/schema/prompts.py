@@ -49,7 +49,7 @@ def parse_prompts(root: Tag, schema: Schema) -> tuple[Prompt, ...]:
         raise root.error(f'prompts begin with <prompts schema="..."> or <prompt>, not with <{root.name}>')
     root.check_attributes(("schema",))
     _check_schema(root, schema)
-    found: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
     for part in root.parts:
         if isinstance(part, Words):
             if part.text.strip():
@@ -58,12 +58,12 @@ def parse_prompts(root: Tag, schema: Schema) -> tuple[Prompt, ...]:
         if part.name != "prompt":
             raise part.error(f"unknown tag in <prompts>{nearest(part.name, ('prompt',))}")
         prompt = _prompt(part, schema, is_alone=False)
-        if prompt.name in found:
+        if prompt.name in prompts:
             raise part.error(f"{prompt.name!r} is a prompt already")
-        found[prompt.name] = prompt
-    if not found:
+        prompts[prompt.name] = prompt
+    if not prompts:
         raise root.error("holds no prompt")
-    return tuple(found.values())
+    return tuple(prompts.values())
 
 
 def _prompt(tag: Tag, schema: Schema, *, is_alone: bool) -> Prompt:
@@ -88,7 +88,7 @@ def _prompt(tag: Tag, schema: Schema, *, is_alone: bool) -> Prompt:
         known = {parameter.name: parameter for parameter in module.parameters}
         use.check_attributes(known)
         arguments |= {
-            (path, parameter): Argument(text=given, tag=use) for parameter, given in use.attributes.items() if given
+            (path, parameter): Argument(text=value, tag=use) for parameter, value in use.attributes.items() if value
         }
     return Prompt(name=name, selected=tuple(selected), arguments=arguments, text=text)
 

@@ -79,13 +79,13 @@ class Schema:
 
 def nested_modules(parts: Iterable[Part]) -> tuple[Module, ...]:
     """Return the modules among `parts`, and the members of the unions among them."""
-    found: list[Module] = []
+    contents: list[Module] = []
     for part in parts:
         if isinstance(part, Module):
-            found.append(part)
+            contents.append(part)
         elif isinstance(part, Union):
-            found += part.members
-    return tuple(found)
+            contents += part.members
+    return tuple(contents)
 
 
 def parse_schema(root: Tag) -> Schema:
@@ -119,21 +119,21 @@ def parse_schema(root: Tag) -> Schema:
 
 def _parts(owner: Tag, known: tuple[str, ...]) -> list[Part]:
     """Return what lies in a tag: texts trimmed beside tags that are layout, and tags of the `known` names."""
-    found: list[Part] = []
+    contents: list[Part] = []
     for place, part in enumerate(owner.parts):
         if isinstance(part, Words):
             text = _trimmed(part.text, _is_parameter(owner, place - 1), _is_parameter(owner, place + 1))
             if text:
-                found.append(Text(text=text, line=part.line))
+                contents.append(Text(text=text, line=part.line))
         elif part.name not in known:
             raise part.error(f"unknown tag in <{owner.name}>{nearest(part.name, known)}")
         elif part.name == "parameter":
-            found.append(_parameter(part))
+            contents.append(_parameter(part))
         elif part.name == "module":
-            found.append(_module(part))
+            contents.append(_module(part))
         elif part.name == "union":
-            found.append(_union(part))
-    return found
+            contents.append(_union(part))
+    return contents
 
 
 def _is_parameter(owner: Tag, place: int) -> bool:

@@ -92,7 +92,7 @@ def _read(choice: TraceChoice, parameters: SchedulingParameters, base_dir: Path 
     rows: Iterator[Request] = itertools.islice(opened.requests, choice.num_requests)
     rows = rows if tokenizer is None else tokenised(rows, tokenizer)
     numbers: dict[int, int] = {}
-    kept: list[Request] = []
+    accepted: list[Request] = []
     lengths: list[tuple[int, int]] = []
     num_dropped = 0
     for request in rows:
@@ -106,13 +106,13 @@ def _read(choice: TraceChoice, parameters: SchedulingParameters, base_dir: Path 
                 )
             num_dropped += 1
             continue
-        kept.append(_numbered(request, numbers, parameters.block_size))
+        accepted.append(_numbered(request, numbers, parameters.block_size))
         lengths.append((prompt_tokens, output_tokens))
-    if not kept:
+    if not accepted:
         raise TraceError(opened.path, f"no requests in it that the engine takes ({num_dropped} are longer)")
     prompts, outputs = np.array(lengths, dtype=np.int64).T
     return _Trace(
-        requests=kept,
+        requests=accepted,
         prompt_tokens=prompts,
         output_tokens=outputs,
         id_tokens=opened.block_tokens if opened.format.contents == "blocks" else parameters.block_size,

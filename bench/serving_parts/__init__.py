@@ -1,0 +1,1 @@
+"""The parts of the benchmark of serving; `bench/serving.py` is the command."""
