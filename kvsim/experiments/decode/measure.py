@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from kvsim.report.results import RunResult, joined
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.checks import check_shape
 from kvsim.scenario.decode import Scenario
-from kvsim.scenario.shapes import Quantisation
+from kvsim.scenario.shapes import DType, Quantisation
 from kvsim.scenario.shipped import near
 from kvsim.sim.ledger import HOST_TIMES, TIMES
 
@@ -51,20 +52,19 @@ def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
         If the scenario does not say what to measure, its model or text cannot be had, or a budget is too small.
     """
     cells = resolve_measured(scenario, job)
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[_BenchInput, str], list[int]] = {}
     for number, cell in enumerate(cells):
-        groups.setdefault(trace_name(cell.scenario), []).append(number)
+        groups.setdefault((_bench_input(cell, job.base_dir), trace_name(cell.scenario)), []).append(number)
     repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
-    loaded: tuple[Quantisation | None, Bench] | None = None
+    loaded: tuple[_BenchInput, Bench] | None = None
     tables: dict[int, Rows] = {}
     extras: dict[int, dict[str, Any]] = {}
     traces: Files = {}
-    for name, numbers in sorted(groups.items(), key=lambda group: _quantisation(cells[group[1][0]]) or ""):
-        first = cells[numbers[0]]
-        if loaded is None or loaded[0] != _quantisation(first):
+    for (made_of, name), numbers in sorted(groups.items(), key=lambda group: repr(group[0])):
+        if loaded is None or loaded[0] != made_of:
             loaded = None  # one model at a time
-            loaded = _quantisation(first), _bench(first, job.base_dir)
+            loaded = made_of, _bench(cells[numbers[0]], made_of)
         bench = loaded[1]
         recording = _record(bench, [cells[number] for number in numbers])
         traces[name] = recording.trace
@@ -102,7 +102,7 @@ def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRu
             f"{scenario.name}: profile {cell.profile.name!r} is of a machine whose host runs ahead of its device; the "
             "engine stamps the host's clock, so a timeline is measured on a CPU only, and simulated for any machine"
         )
-    bench = _bench(cell, job.base_dir)
+    bench = _bench(cell, _bench_input(cell, job.base_dir))
     recording = _record(bench, [cell])
     job.progress(0.4)
     run_input = decode_input(cell)
@@ -130,11 +130,22 @@ def by_step(rows: Rows) -> Rows:
     }
 
 
-def _quantisation(cell: Cell) -> Quantisation | None:
-    return cell.scenario.model.quantisation
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BenchInput:
+    """What a bench is made of: cells that agree in it share one."""
+
+    model_path: str
+    dtype: DType
+    text: str
+    device: str
+    num_threads: int
+    bandwidth_bytes_per_s: float | None
+    prefill_chunk_tokens: int
+    mechanism: str
+    quantisation: Quantisation | None
 
 
-def _bench(cell: Cell, base_dir: Path | None) -> Bench:
+def _bench_input(cell: Cell, base_dir: Path | None) -> _BenchInput:
     scenario, profile = cell.scenario, cell.profile
     measure = measure_of(scenario)
     if scenario.model.path is None:
@@ -142,10 +153,10 @@ def _bench(cell: Cell, base_dir: Path | None) -> Bench:
     bandwidth = profile.link.stated_bandwidth_bytes_per_s
     if profile.device == "cpu" and bandwidth is None:
         raise ScenarioError(f"{scenario.name}: profile {profile.name!r} states no bandwidth for the emulated link")
-    bench = Bench(
-        near(scenario.model.path, base_dir),
-        cell.shape.dtype,
-        near(measure.text, base_dir),
+    return _BenchInput(
+        model_path=near(scenario.model.path, base_dir),
+        dtype=cell.shape.dtype,
+        text=near(measure.text, base_dir),
         device=profile.device,
         num_threads=profile.machine.num_threads,
         bandwidth_bytes_per_s=bandwidth,
@@ -153,7 +164,11 @@ def _bench(cell: Cell, base_dir: Path | None) -> Bench:
         mechanism=profile.link.to_device.mechanism,
         quantisation=scenario.model.quantisation,
     )
-    check_shape(bench.shape, cell.shape, where=f"{scenario.name}: the model in {scenario.model.path}")
+
+
+def _bench(cell: Cell, made_of: _BenchInput) -> Bench:
+    bench = Bench(**dataclasses.asdict(made_of))
+    check_shape(bench.shape, cell.shape, where=f"{cell.scenario.name}: the model in {cell.scenario.model.path}")
     return bench
 
 

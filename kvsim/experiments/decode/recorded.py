@@ -20,13 +20,20 @@ from kvsim.types import FloatArray
 
 
 def trace_name(scenario: Scenario) -> str:
-    """Return the file name of the recorded trace that all policies and budgets of one context share."""
+    """Return the file name of the recorded trace that all policies and budgets of one context share.
+
+    Whatever else decides what is read has its part in the digest: selector, model, text, steps and chunks of prefill.
+    """
     measure = measure_of(scenario)
-    selector = content_digest(scenario.selector.model_dump_json(), num_bytes=3)
+    parts = (
+        *(scenario.selector.model_dump_json(), scenario.model.model_dump_json(), measure.text),
+        *(measure.num_steps, scenario.run.prefill_chunk_tokens),
+    )
+    decided_by = content_digest(repr(parts), num_bytes=3)
     packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
     steps = measure.steps_of(scenario.run.batch)
     ends = f"-ends{content_digest(repr(steps), num_bytes=3)}" if steps is not None else ""
-    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{selector}{packed}{ends}.kvtrace"
+    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{decided_by}{packed}{ends}.kvtrace"
 
 
 def replay_of(cell: Cell, trace: bytes, num_steps: int) -> Replay:

@@ -77,7 +77,7 @@ class Bench:
         self._ids: NDArray[np.int64] = np.array(
             tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
         )
-        self._snapshots: dict[tuple[int, int], tuple[Snapshot, torch.Tensor]] = {}
+        self._snapshots: dict[tuple[int, int, int], tuple[Snapshot, torch.Tensor]] = {}
         self.shape = shape_of(self._model)
 
     def snapshot(self, prompt_tokens: int, num_sequences: int, num_steps: int) -> tuple[Snapshot, torch.Tensor]:
@@ -85,7 +85,7 @@ class Bench:
 
         Sequence s reads the text from token ``s * (prompt_tokens + num_steps)`` on.
         """
-        key = prompt_tokens, num_sequences
+        key = prompt_tokens, num_sequences, num_steps
         if key not in self._snapshots:
             each = prompt_tokens + num_steps
             if self._ids.size < num_sequences * each:
