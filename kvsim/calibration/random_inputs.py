@@ -11,6 +11,7 @@ from transformers.initialization import no_init_weights
 
 from kvsim.engine.model.loading import TORCH_DTYPES
 from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.scoring import choose
 from kvsim.errors import CalibrationError
 from kvsim.policies.selectors import TopK
 from kvsim.scenario.shapes import ModelShape
@@ -118,7 +119,7 @@ class Schedule:
 
     def select(self, scores: Scores, num_pages: int) -> IntArray:
         """Return the open page and the best of the others."""
-        return self._top_k.select(scores, num_pages)
+        return choose(self._top_k, scores, num_pages)
 
     def max_pages(self, num_pages: int) -> int:
         """Return the size of every selection from `num_pages` pages."""
