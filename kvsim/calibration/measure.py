@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from torch import nn
 
 from kvsim.calibration import cuda
 from kvsim.calibration.bench import WARMUP_STEPS, Advance, Bench
@@ -24,13 +22,12 @@ from kvsim.calibration.plan import FULL, QUICK, Plan
 from kvsim.calibration.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibration.random_inputs import random_model, random_tokens
 from kvsim.calibration.segments import num_segment_steps, segment_samples, speculation_samples
-from kvsim.calibration.timers import Neighbours, repeat_s
+from kvsim.calibration.timers import Neighbours, stamping_s
 from kvsim.engine.links.base import EmulatedLink
 from kvsim.engine.links.cuda import CudaLink
 from kvsim.engine.model.families import family_of
 from kvsim.engine.model.loading import load_model, shape_of
 from kvsim.engine.model.sdpa import cudnn_left_out
-from kvsim.engine.paged.stamps import Stamps
 from kvsim.errors import CalibrationError
 from kvsim.policies import cost_name
 from kvsim.profile.profile import SCHEMA_VERSION, SEGMENTS, SPECULATE, Link, LinkCost, Profile, SegmentCost
@@ -183,7 +180,7 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
         advance=given.advance("compute", num_segment_steps(plan)),
         make_link=lambda pool: EmulatedLink(pool, bandwidth_bytes_per_s),
     )
-    instrument_s = _instrument_s()
+    instrument_s = stamping_s()
     segments = _tables(_compute_samples(bench), instrument_s)
     bench.advance = given.advance(
         "decisions", num_host_steps(plan, given.policies) + WARMUP_STEPS + plan.num_slowed_steps
@@ -234,7 +231,7 @@ def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
         make_stamps=cuda.HostStamps,
     )
     on_device = cuda.device_bench(bench)
-    instrument_s = _instrument_s()
+    instrument_s = stamping_s()
     host_tables = _tables(_compute_samples(bench), instrument_s)
     device_tables = _tables(_compute_samples(on_device), 0.0)
     bench.advance = on_device.advance = given.advance(
@@ -389,23 +386,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _instrument_s() -> float:
-    """Return what one layer's hook and stamps cost, timed on a module that does nothing."""
-    bare, hooked, stamps = nn.Identity(), nn.Identity(), Stamps()
-
-    def mark(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        del module, inputs
-        stamps.mark()
-
-    hooked.register_forward_pre_hook(mark)
-
-    def call_s(work: Callable[[], object]) -> float:
-        def often() -> None:
-            for _ in range(2000):
-                work()
-
-        return float(np.median(repeat_s(often, cap_s=0.1)) / 2000)
-
-    return max(0.0, call_s(lambda: hooked(None)) - call_s(lambda: bare(None)) + 9 * call_s(stamps.mark))
