@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,11 @@ class Extrapolation(Strict):
         return [
             (tokens[place % len(tokens)], min(steps[place % len(steps)], num_steps)) for place in range(num_sequences)
         ]
+
+    def kinds(self, num_sequences: int, num_steps: int) -> list[tuple[int, int]]:
+        """Return what `lengths` does of as many sequences as differ: the others are like them."""
+        period = math.lcm(len(self.sequence_tokens or [0]), len(self.sequence_steps or [0]))
+        return self.lengths(min(num_sequences, period), num_steps)
 
 
 class TraceChoice(Strict):

@@ -18,11 +18,11 @@ from kvsim.calibration.bench import SHORT_TOKENS  # noqa: E402
 from kvsim.calibration.host_costs import TIMED_POLICIES  # noqa: E402
 from kvsim.calibration.plan import FULL, QUICK, SPOT, Plan  # noqa: E402
 from kvsim.engine.links.page_pool import PagePool  # noqa: E402
+from kvsim.engine.paged import paged_run  # noqa: E402
 from kvsim.engine.paged.speculation import Speculation  # noqa: E402
 from kvsim.errors import CalibrationError, KvsimError  # noqa: E402
 from kvsim.experiments.registry import all_cost_tables  # noqa: E402
 from kvsim.policies import Paged  # noqa: E402
-from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.profile.profile import load_profile, write_profile  # noqa: E402
 from kvsim.scenario.shapes import ModelShape  # noqa: E402
 
@@ -118,7 +118,7 @@ def test_what_is_made_slower_shows_in_its_own_part(monkeypatch):
 
     for owner, name, part in (
         (LlamaMLP, "forward", "segments.attention_output"),
-        (TopK, "select", "segments.select"),
+        (paged_run, "choose", "segments.select"),
         (PagePool, "check", "segments.attention"),
         (Speculation, "scores", "segments.speculate"),
         (Paged, "decide", "policies.lru"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvsim.errors import TraceError
 from kvsim.experiments.decode.cells import measure_of
-from kvsim.experiments.decode.recorded import trace_name
+from kvsim.experiments.decode.recorded import is_like, trace_name
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import CAPTURE_SUFFIX
 from kvsim.traces import MASS, TraceFile, open_trace
@@ -30,6 +30,9 @@ def accesses_in(place: Path) -> Callable[[Scenario], Path]:
 
     def find(scenario: Scenario) -> Path:
         named = place / trace_name(scenario)
+        if named not in files:
+            alike = [file for file in files if is_like(file.name, scenario)]
+            named = alike[0] if alike else named
         if named in files:
             problem = _unfit(open_trace(named, verify=False), scenario, scenario.run.batch)
             if problem is not None:

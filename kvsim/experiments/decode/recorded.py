@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -22,18 +23,30 @@ from kvsim.types import FloatArray
 def trace_name(scenario: Scenario) -> str:
     """Return the file name of the recorded trace that all policies and budgets of one context share.
 
-    Whatever else decides what is read has its part in the digest: selector, model, text, steps and chunks of prefill.
+    Its two digests are those of the selector, and of what else decides what is read: model, text, steps and chunks of
+    prefill.
     """
     measure = measure_of(scenario)
-    parts = (
-        *(scenario.selector.model_dump_json(), scenario.model.model_dump_json(), measure.text),
-        *(measure.num_steps, scenario.run.prefill_chunk_tokens),
-    )
-    decided_by = content_digest(repr(parts), num_bytes=3)
+    parts = (scenario.model.model_dump_json(), measure.text, measure.num_steps, scenario.run.prefill_chunk_tokens)
+    return _named(scenario, f"-{content_digest(repr(parts), num_bytes=3)}")
+
+
+def is_like(name: str, scenario: Scenario) -> bool:
+    """Return whether a recorded trace has the name that `scenario` gives, but for model, text, steps and chunks.
+
+    Results of 0.1 have no digest of those.
+    """
+    return re.fullmatch(_named(scenario, "@").replace(".", r"\.").replace("@", "(-[0-9a-f]{6})?"), name) is not None
+
+
+def _named(scenario: Scenario, read_by: str) -> str:
+    measure = measure_of(scenario)
+    selector = content_digest(scenario.selector.model_dump_json(), num_bytes=3)
     packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
     steps = measure.steps_of(scenario.run.batch)
     ends = f"-ends{content_digest(repr(steps), num_bytes=3)}" if steps is not None else ""
-    return f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}-{decided_by}{packed}{ends}.kvtrace"
+    context = f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}"
+    return f"{context}-{selector}{read_by}{packed}{ends}.kvtrace"
 
 
 def replay_of(cell: Cell, trace: bytes, num_steps: int) -> Replay:

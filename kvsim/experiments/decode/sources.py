@@ -67,7 +67,7 @@ class Sources:
         file = self._open(scenario)
         if trace.extrapolate is not None:
             num_steps = num_steps_of(scenario, EXTRAPOLATED_STEPS)
-            lengths = trace.extrapolate.lengths(_num_generated(scenario), num_steps)
+            lengths = trace.extrapolate.kinds(_num_generated(scenario), num_steps)
             last = max(steps for _, steps in lengths)
             if last < num_steps:
                 raise ScenarioError(
