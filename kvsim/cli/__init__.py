@@ -22,7 +22,7 @@ from kvsim.cli.profiles import add_profiles
 from kvsim.cli.report import add_report
 from kvsim.cli.search import add_search
 from kvsim.cli.serving import add_serving
-from kvsim.cli.terminal import bar, command_text, exit_code
+from kvsim.cli.terminal import bar, command_text, drop_unwritten, exit_code
 from kvsim.cli.timeline import add_timeline
 from kvsim.cli.traces import add_traces
 
@@ -53,7 +53,10 @@ def main() -> None:
     """
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
     sys.path.append(str(Path.cwd()))
-    code = run_command(sys.argv[1:])
+    try:
+        code = run_command(sys.argv[1:])
+    finally:
+        drop_unwritten()
     gc.freeze()
     sys.exit(code)
 

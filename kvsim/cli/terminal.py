@@ -107,6 +107,17 @@ def _own_standard_output() -> Iterator[None]:
             own.close()
 
 
+def drop_unwritten() -> None:
+    """Drop what standard output did not take: it was reported, and Python would report it again at its end."""
+    stream = sys.__stdout__
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
     """Run one command and return its exit code: 0, 2 for what the user can correct, 130 for Ctrl-C.
 
