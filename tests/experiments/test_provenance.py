@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,9 @@ def test_older_results_are_compared_with_a_note(pair: tuple[RunResult, RunResult
     compared = compare_results(without_inputs(simulated), without_inputs(measured))
     assert compared.text.count("does not record digests of what it was made from") == 2
     assert len(compared.contents["notes"]) == 2
+
+
+@pytest.mark.parametrize("manifest", sorted(RESULTS.glob("*/*/manifest.json")), ids=lambda path: path.parents[1].name)
+def test_committed_results_name_no_folder_of_the_machine_that_made_them(manifest: Path) -> None:
+    base_dir = json.loads(manifest.read_text()).get("base_dir")
+    assert base_dir is None or not Path(base_dir).is_absolute()

@@ -7,48 +7,28 @@ from typing import Any
 import numpy as np
 
 from kvsim.kernels.pages import speculated_use
-from kvsim.policies.base import NOTHING, Plan, Setting, View
+from kvsim.policies.base import NOTHING, Plan, View
 from kvsim.policies.standalone.predictive import Predictive
+from kvsim.types import PageIds
 
 
 class CompiledPredictive(Predictive):
     """`kvsim.policies.standalone.predictive.Predictive`, compiled."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        decay_frac: float = 0.7,
-        target_precision_frac: float = 0.5,
-        confidence: float = 0.5,
-        confidence_step: float = 0.01,
-        error_decay_frac: float = 0.8,
-        reach_frac: float = 1.5,
-        pays_from_pages: float = 1.0,
-        need_decay_frac: float = 0.8,
-    ) -> None:
-        super().__init__(
-            setting,
-            decay_frac=decay_frac,
-            target_precision_frac=target_precision_frac,
-            confidence=confidence,
-            confidence_step=confidence_step,
-            error_decay_frac=error_decay_frac,
-            reach_frac=reach_frac,
-            pays_from_pages=pays_from_pages,
-            need_decay_frac=need_decay_frac,
-        )
-        grid = setting.grid
+    def start(self, resident: PageIds) -> None:
+        """Begin, with the tables that the kernel works on."""
+        super().start(resident)
+        grid = self._grid
         self._tables = np.stack((self._recent, self._use))  # recent scores and predicted use, [2, num_page_ids]
         self._use = self._tables[1]
         self._logs = np.zeros((2, grid.num_pages))
         self._by_layer = np.zeros((grid.num_layers, grid.num_sequences + 2), dtype=np.int64)
         self._no_speculation = np.zeros((grid.num_sequences, 0))
-        decays = float(decay_frac), float(error_decay_frac), float(need_decay_frac)
-        self._arguments = float(confidence_step), float(target_precision_frac), *decays, float(reach_frac)
+        decays = self._decay_frac, self._error_decay_frac, self._need_decay_frac, self._reach_frac
+        self._arguments = tuple(float(each) for each in (self._confidence_step, self._target_frac, *decays))
         num_pools = 1 if self._is_shared else grid.num_layers
         step = grid.num_layers * grid.pages_per_layer
-        self._pools = num_pools, setting.capacity_pages // num_pools, grid.pages_per_layer, step
+        self._pools = num_pools, self._capacity_pages // num_pools, grid.pages_per_layer, step
 
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and the likely ones of the next layer, or of this one."""
