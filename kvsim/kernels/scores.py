@@ -24,14 +24,14 @@ def box_scores(query: Floats, bounds: Floats, scaling: float, softcap: float, sc
     query
         ``[num_sequences, num_heads, head_dim]``.
     bounds
-        (high, -low) of each page's box, ``[num_sequences, num_kv_heads, num_pages, 2 head_dim]``.
+        (high, -low) of each page's box, ``[num_sequences, num_kv_heads, num_pages or more, 2 head_dim]``.
     scaling, softcap
         What products are multiplied by, and bent below; 0: no cap.
     scores
         ``[num_sequences, num_pages]``.
     """
     num_sequences, num_heads, head_dim = query.shape
-    num_kv_heads, num_pages = bounds.shape[1:3]
+    num_kv_heads, num_pages = bounds.shape[1], scores.shape[1]
     group = num_heads // num_kv_heads
     signed = np.empty(2 * head_dim, dtype=np.float32)
     logits = np.empty(num_pages, dtype=np.float32)
@@ -115,3 +115,19 @@ def speculated_query(
                 numbers[low] = first * cosines[low] - second * sines[low]
                 numbers[half + low] = second * cosines[half + low] + first * sines[half + low]
     return query
+
+
+@njit(nogil=True, error_model="numpy", fastmath=_REORDERED)
+def speculated_scores(
+    hidden: Floats,
+    weights: NDArray[np.int8],
+    row_scales: Floats,
+    epsilon: float,
+    rotary: Floats,
+    bounds: Floats,
+    scaling: float,
+    softcap: float,
+    scores: Floats,
+) -> None:
+    """Write the `box_scores` of the `speculated_query`; arguments as theirs."""
+    box_scores(speculated_query(hidden, weights, row_scales, epsilon, rotary), bounds, scaling, softcap, scores)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.errors import CapacityError, PolicyError
+from kvsim.kernels.pages import page_table
 from kvsim.policies.base import NO_PAGES, Policy, Setting, View, read_only, reads_speculation
 from kvsim.types import BoolArray, IntArray, PageIds, Scores
 
@@ -64,7 +65,7 @@ class Residency:
         self._pools = grid.num_layers if setting.partition == "per_layer" else 1
         self._pool_capacity = setting.capacity_pages // self._pools
         self._free: IntArray = np.full(self._pools, self._pool_capacity, dtype=np.int64)
-        self._may_return: BoolArray | None = None
+        self._may_return: BoolArray = np.empty(0, dtype=np.bool_)  # all may
         self._shown_resident = read_only(self.resident)
         self._shown_evictable = read_only(self._evictable)
         self._shown_prefetchable = read_only(self._prefetchable)
@@ -145,15 +146,8 @@ class Residency:
         opened = self._open_pages(layer, num_pages)
         if self._drops:
             return self._drop(step=step, layer=layer, scores=scores, num_pages=num_pages, opened=opened)
-        was_resident = self.resident[selected]
-        misses = selected[~was_resident]
-        hits = selected[was_resident]
+        hits, misses, were_evictable = page_table.select(self._flags, selected)
         pool = layer if self._pools > 1 else 0
-        free_after = int(self._free[pool]) - misses.size
-
-        held = self._evictable[selected]
-        self._evictable[selected] = False
-        self._prefetchable[misses] = False
         is_shown = speculation is not None and reads_speculation(self.policy)
         plan = self.policy.decide(
             View(
@@ -166,21 +160,38 @@ class Residency:
                 resident=self._shown_resident,
                 evictable=self._shown_evictable,
                 prefetchable=self._shown_prefetchable,
-                free_slots=free_after,
+                free_slots=int(self._free[pool]) - misses.size,
                 prefetch_quota=self.setting.prefetch_quota_pages,
             )
         )
         victims = np.sort(np.asarray(plan.victims, dtype=np.int64))
-        prefetches = np.asarray(plan.prefetches, dtype=np.int64)
-        self.check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
-        self._release(victims)
-        self._admit(misses, layer)
-        self._admit(prefetches, None)
-        self._evictable[selected[was_resident]] = held[was_resident]
-        self.check_slots(step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size)
+        prefetches = np.array(plan.prefetches, dtype=np.int64)
+        quota = self.setting.prefetch_quota_pages if self.policy.attends == "selection" else prefetches.size
+        outcome = page_table.carry_out(
+            self._flags,
+            self._free,
+            self._last_place,
+            (hits, misses, were_evictable),
+            (victims, prefetches, quota),
+            self._may_return,
+            (layer, self.setting.grid.pages_per_layer, self.setting.grid.num_layers),
+        )
+        if outcome != page_table.CARRIED_OUT:
+            self._refuse(outcome, step, layer, misses, victims, prefetches)
         return Decision(
             selected=selected, hits=hits, misses=misses, victims=victims, prefetches=prefetches, opened=opened
         )
+
+    def _refuse(
+        self, outcome: int, step: int, layer: int, misses: PageIds, victims: PageIds, prefetches: PageIds
+    ) -> None:
+        """Say what is wrong with a plan that was not carried out, or left pages without a slot."""
+        if outcome == page_table.UNSOUND:
+            self.check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
+        self.check_slots(
+            step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size
+        )
+        raise PolicyError(f"{self._name}: step {step}, layer {layer}: the plan names pages that do not exist")
 
     def _drop(self, *, step: int, layer: int, scores: Scores, num_pages: IntArray, opened: PageIds) -> Decision:
         """Let the policy drop pages of a layer for good; attention reads the others."""
@@ -240,8 +251,11 @@ class Residency:
         return getattr(self.policy, "shown_name", f"policy {type(self.policy).__name__}")
 
     def _open_pages(self, layer: int, num_pages: IntArray) -> PageIds:
+        grown = num_pages > self._num_pages[:, layer]
+        if not grown.any():
+            return NO_PAGES
         opened = []
-        for sequence in np.flatnonzero(num_pages > self._num_pages[:, layer]):
+        for sequence in np.flatnonzero(grown):
             grid = self.setting.grid
             page = grid.first_page(sequence=int(sequence), layer=layer) + int(num_pages[sequence]) - 1
             self._num_pages[sequence, layer] = num_pages[sequence]
@@ -274,7 +288,7 @@ class Residency:
     def _release(self, pages: PageIds) -> None:
         self.resident[pages] = False
         self._evictable[pages] = False
-        self._prefetchable[pages] = True if self._may_return is None else self._may_return[pages]
+        self._prefetchable[pages] = self._may_return[pages] if self._may_return.size else True
         self._take(pages, None, -1)
 
     def _take(self, pages: PageIds, layer: int | None, sign: int) -> None:

@@ -42,9 +42,9 @@ def test_compiled_scores_of_boxes_equal_those_of_torch(dtype, weighting):
     generator = torch.Generator().manual_seed(2)
     query = torch.randn((NUM_SEQUENCES, NUM_HEADS, 1, HEAD_DIM), generator=generator).to(dtype)
     keys = torch.randn((NUM_SEQUENCES, NUM_KV_HEADS, 9, 5, HEAD_DIM), generator=generator)
-    boxes = torch.cat((keys.amax(dim=3), -keys.amin(dim=3)), dim=-1).to(dtype)[:, :, :7]
-    compiled = host_box_scores(query, boxes, weighting)
-    expected = torch_box_scores(query.float(), boxes.float(), weighting)
+    boxes = torch.cat((keys.amax(dim=3), -keys.amin(dim=3)), dim=-1).to(dtype)
+    compiled = host_box_scores(query, boxes, 7, weighting)
+    expected = torch_box_scores(query.float(), boxes[:, :, :7].float(), weighting)
     torch.testing.assert_close(compiled.float(), expected.float(), rtol=2e-3, atol=1e-6)
 
 

@@ -1,15 +1,18 @@
-"""Speculation on the host in two compiled calls: the next layer's query projection in 8 bits, and its pages' boxes."""
+"""Speculation on the host in one compiled call: the next layer's query projection in 8 bits, and its pages' boxes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kvsim.engine.model import queries
 from kvsim.engine.model.families import Queries, Rotary, attention_modules, decoder_layers, family_of
-from kvsim.kernels.scores import speculated_query
+from kvsim.engine.model.weighting import Weighting
+from kvsim.kernels.scores import speculated_query, speculated_scores
 
 _TOLERANCE_FRAC = 0.05
 """By how much a query may be off, in the norm, before the model is taken to make its queries in another way."""
@@ -35,14 +38,32 @@ class HostQueries:
 
     def of(self, layer: int, hidden: Tensor, rotary: Rotary | None) -> Tensor:
         """Return the queries of what enters `layer`, ``[n, 1, hidden_size]``: ``[n, num_heads, 1, head_dim]``."""
+        query: NDArray[np.float32] = speculated_query(*self._arguments(layer, hidden, rotary))
+        return torch.from_numpy(query).unsqueeze(2)
+
+    def scores(
+        self,
+        layer: int,
+        hidden: Tensor,
+        rotary: Rotary | None,
+        bounds: NDArray[np.float32],
+        num_pages: int,
+        weighting: Weighting,
+    ) -> NDArray[np.float32]:
+        """Return what `kvsim.kernels.scores.box_scores` gives those queries of pages, ``[n, num_pages]``."""
+        scores = np.empty((len(hidden), num_pages), dtype=np.float32)
+        arguments = self._arguments(layer, hidden, rotary)
+        speculated_scores(*arguments, bounds, weighting.scaling, weighting.softcap or 0.0, scores)
+        return scores
+
+    def _arguments(self, layer: int, hidden: Tensor, rotary: Rotary | None) -> tuple[Any, ...]:
         assert rotary is not None  # `host_queries` takes no model without
         if rotary[0] is not self._rotated_by:
             self._rotated_by = rotary[0]
             both = torch.stack([part[:, 0].detach().float() for part in rotary])
             self._rotary = both.expand(2, len(hidden), -1).contiguous().numpy()
-        entering = hidden[:, 0].detach().float().contiguous().numpy()
-        query: Any = speculated_query(entering, *self._layers[layer], self._epsilon, self._rotary)
-        return torch.from_numpy(query).unsqueeze(2)
+        entering = hidden.detach().float().contiguous().numpy()[:, 0]
+        return entering, *self._layers[layer], self._epsilon, self._rotary
 
 
 def host_queries(model: Any) -> HostQueries | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
@@ -40,8 +41,13 @@ class Speculation:
         assert self._heard is not None, "no layer was heard"
         hidden, rotary = self._heard
         self._heard = None
-        query = self._queries.of(layer, hidden, rotary)
-        known = self._summaries.scores(layer, query, known_pages, self._weightings[layer])
+        weighting = self._weightings[layer]
+        if isinstance(self._queries, HostQueries):
+            bounds = self._summaries.host_bounds(layer)
+            scores = self._queries.scores(layer, hidden, rotary, bounds, known_pages, weighting)
+            known = torch.from_numpy(scores.astype(np.float16))
+        else:
+            known = self._summaries.scores(layer, self._queries.of(layer, hidden, rotary), known_pages, weighting)
         return known if known_pages == num_pages else torch.nn.functional.pad(known, (0, num_pages - known_pages))
 
 

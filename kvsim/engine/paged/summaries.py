@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kvsim.engine.model.weighting import Weighting
 from kvsim.errors import ScenarioError
@@ -40,16 +42,20 @@ class QuestSummaries:
 
     def __init__(self, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str) -> None:
         layers = [_bounds(_box, grid, own.to(device), page_tokens) for own in keys]
-        self._bounds = torch.stack(layers)  # [layer, sequence, kv head, page, 2 head_dim]
+        self._bounds = _as_scored(torch.stack(layers))  # [layer, sequence, kv head, page, 2 head_dim]
 
     def update(self, layer: int, page: int, key: torch.Tensor) -> None:
         """Widen the page's bounds by one token."""
         bounds = self._bounds[layer, :, :, page : page + 1]
-        torch.maximum(bounds, torch.cat((key, -key), dim=-1), out=bounds)
+        torch.maximum(bounds, torch.cat((key, -key), dim=-1).to(bounds.dtype), out=bounds)
 
     def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the softmax of the upper bounds."""
-        return _box_scores(query, self._bounds[layer, :, :, :num_pages], weighting)
+        return _box_scores(query, self._bounds[layer], num_pages, weighting)
+
+    def host_bounds(self, layer: int) -> NDArray[np.float32]:
+        """Return a layer's bounds, which must lie on the host, as the compiled kernels read them."""
+        return _host_floats(self._bounds[layer])
 
 
 class CuboidMeanSummaries:
@@ -66,7 +72,7 @@ class CuboidMeanSummaries:
             on_device = own.to(device)
             layers.append(_bounds(_cuboid_mean, grid, on_device, page_tokens))
             ends.append(on_device[:, (on_device.shape[1] - 1) // page_tokens * page_tokens :])
-        self._bounds = torch.stack(layers)  # [layer, sequence, kv head, page, 2 head_dim]
+        self._bounds = _as_scored(torch.stack(layers))  # [layer, sequence, kv head, page, 2 head_dim]
         end = torch.stack(ends)  # the last page of each layer, full or not
         self._open = end.new_zeros((*end.shape[:2], page_tokens, *end.shape[3:]))
         self._open[:, :, : end.shape[2]] = end
@@ -84,7 +90,7 @@ class CuboidMeanSummaries:
 
     def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the softmax of the most that a key within the box could score."""
-        return _box_scores(query, self._bounds[layer, :, :, :num_pages], weighting)
+        return _box_scores(query, self._bounds[layer], num_pages, weighting)
 
 
 class MeanSummaries:
@@ -190,8 +196,16 @@ def _cuboid_mean(tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat((centre + reach, reach - centre), dim=-1).to(tokens.dtype)
 
 
-def _box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
-    return (torch_box_scores if bounds.is_cuda else host_box_scores)(query, bounds, weighting)
+def _as_scored(bounds: torch.Tensor) -> torch.Tensor:
+    """Return bounds in the dtype that they are scored in: float32 on the host, for the compiled kernels."""
+    return bounds if bounds.is_cuda else bounds.float()
+
+
+def _box_scores(query: torch.Tensor, bounds: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
+    """Return the scores of a layer's first `num_pages` pages."""
+    if bounds.is_cuda:
+        return torch_box_scores(query, bounds[:, :, :num_pages], weighting)
+    return host_box_scores(query, bounds, num_pages, weighting)
 
 
 def torch_box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
@@ -200,13 +214,21 @@ def torch_box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weigh
     return _scores(signed, bounds, weighting)
 
 
-def host_box_scores(query: torch.Tensor, bounds: torch.Tensor, weighting: Weighting) -> torch.Tensor:
-    """Return what `torch_box_scores` does, compiled and in float32: a third of the time for a few hundred pages."""
-    scores = torch.empty((bounds.shape[0], bounds.shape[2]))
-    queries = query[:, :, 0].detach().float().contiguous()
-    boxes = bounds.float().contiguous()
-    box_scores(queries.numpy(), boxes.numpy(), weighting.scaling, weighting.softcap or 0.0, scores.numpy())
-    return scores.to(torch.float16)
+def host_box_scores(query: torch.Tensor, bounds: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
+    """Return what `torch_box_scores` does, compiled and in float32: a third of the time for a few hundred pages.
+
+    `bounds` may be of more pages than the `num_pages` that are scored.
+    """
+    scores = np.empty((bounds.shape[0], num_pages), dtype=np.float32)
+    queries = _host_floats(query)[:, :, 0]
+    box_scores(queries, _host_floats(bounds), weighting.scaling, weighting.softcap or 0.0, scores)
+    return torch.from_numpy(scores.astype(np.float16))
+
+
+def _host_floats(numbers: torch.Tensor) -> NDArray[np.float32]:
+    """Return numbers on the host in float32, in order: themselves where they are so already."""
+    floats: NDArray[np.float32] = numbers.detach().float().contiguous().numpy()
+    return floats
 
 
 def _scores(query: torch.Tensor, summaries: torch.Tensor, weighting: Weighting) -> torch.Tensor:

@@ -104,11 +104,13 @@ def _least(
     num_pools, _, pages_per_layer, step = pools
     num_layers = step // pages_per_layer
     keys = np.empty(use.size)
-    for first in range(0, use.size, pages_per_layer):
+    first = pool * pages_per_layer
+    while first < use.size:
         ahead = (first // pages_per_layer - layer - 1) % num_layers + 1
         for page in range(first, first + pages_per_layer):
             if evictable[page]:
                 keys[page] = worth(use[page], ahead, num_layers)
+        first += num_pools * pages_per_layer if num_pools > 1 else pages_per_layer
     leaving = least(keys, pool, num_pools, pages_per_layer, count, evictable, np.empty(0, dtype=np.bool_))
     return leaving, keys[leaving]
 
