@@ -15,6 +15,26 @@ _REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be taken in any order, so that they are vectorised; NaN stays NaN, which shows pages that never came."""
 
 
+@njit
+def widen(bounds: Floats, page: int, keys: Floats) -> None:
+    """Widen a page's boxes by one key each.
+
+    Parameters
+    ----------
+    bounds
+        (high, -low) of each page's box, ``[num_sequences, num_kv_heads, num_pages, 2 head_dim]``.
+    keys
+        ``[num_sequences, num_kv_heads, 1, head_dim]``.
+    """
+    num_sequences, num_kv_heads, _, head_dim = keys.shape
+    for sequence in range(num_sequences):
+        for head in range(num_kv_heads):
+            box, key = bounds[sequence, head, page], keys[sequence, head, 0]
+            for place in range(head_dim):
+                box[place] = max(box[place], key[place])
+                box[head_dim + place] = max(box[head_dim + place], -key[place])
+
+
 @njit(nogil=True, error_model="numpy", fastmath=_REORDERED)
 def box_scores(query: Floats, bounds: Floats, scaling: float, softcap: float, scores: Floats) -> None:
     """Write the mean over query heads of the softmax over pages of the most that a key within a box could score.

@@ -93,13 +93,14 @@ class Scoring:
 
     def score(
         self, layer: int, key: torch.Tensor, query: torch.Tensor, num_pages: int, predicted: torch.Tensor | None
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Add the new token's key to its page and score the layer; `predicted` is what `predict` returned.
 
         Returns
         -------
-        torch.Tensor
-            On the device, ``[1 or 2, num_sequences, num_pages]``: the layer's scores and, if shown, the next one's.
+        torch.Tensor or list of them
+            On the device, ``[1 or 2, num_sequences, num_pages]``: the layer's scores and, if shown, the next one's;
+            on a GPU in one tensor, for one read-back.
         """
         for summaries in self._all_summaries:
             summaries.update(layer, num_pages - 1, key)
@@ -110,11 +111,11 @@ class Scoring:
         else:
             scores = self._summaries.scores(layer, query, num_pages, self._weightings[layer])
         shown = [scores, predicted] if self._shows_speculation and predicted is not None else [scores]
-        return torch.stack(shown)
+        return torch.stack(shown) if scores.is_cuda else shown
 
-    def read(self, on_device: torch.Tensor) -> Seen:
-        """Bring what `score` returned to the host: one read-back."""
-        rows = on_device.cpu().numpy()
+    def read(self, on_device: torch.Tensor | list[torch.Tensor]) -> Seen:
+        """Bring what `score` returned to the host."""
+        rows = [scores.numpy() for scores in on_device] if isinstance(on_device, list) else on_device.cpu().numpy()
         return Seen(scores=rows[0], speculation=rows[1] if len(rows) > 1 else None)
 
     def _nothing(self, num_pages: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.model.weighting import Weighting
 from kvsim.errors import ScenarioError
-from kvsim.kernels.scores import box_scores
+from kvsim.kernels.scores import box_scores, widen
 from kvsim.scenario.toml import nearest
 from kvsim.traces.access.base import NEXT_LAYER
 from kvsim.types import PageGrid
@@ -46,8 +46,11 @@ class QuestSummaries:
 
     def update(self, layer: int, page: int, key: torch.Tensor) -> None:
         """Widen the page's bounds by one token."""
-        bounds = self._bounds[layer, :, :, page : page + 1]
-        torch.maximum(bounds, torch.cat((key, -key), dim=-1).to(bounds.dtype), out=bounds)
+        if self._bounds.is_cuda:
+            bounds = self._bounds[layer, :, :, page : page + 1]
+            torch.maximum(bounds, torch.cat((key, -key), dim=-1), out=bounds)
+        else:
+            widen(self.host_bounds(layer), page, _host_floats(key))
 
     def scores(self, layer: int, query: torch.Tensor, num_pages: int, weighting: Weighting) -> torch.Tensor:
         """Return the softmax of the upper bounds."""
