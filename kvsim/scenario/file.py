@@ -252,16 +252,16 @@ def _swept(tree: type[ScenarioT], tables: dict[str, Any], known: list[str]) -> t
         return (), errors
     cells: list[ScenarioT] = []
     problems: dict[str, None] = {}
-    num_kept = 0
+    num_cells = 0
     try:
         for cell_tables in _cells(tree, tables, sweep, exclude):
-            num_kept += 1
+            num_cells += 1
             cell, own_errors = parsed(tree, cell_tables)
             cells += [] if cell is None else [cell]
             problems |= dict.fromkeys(line for line in own_errors if line not in known)
     except ScenarioError as problem:
         problems[str(problem)] = None
-    none_left = [] if num_kept or problems else ["exclude: leaves no combination of [sweep]"]
+    none_left = [] if num_cells or problems else ["exclude: leaves no combination of [sweep]"]
     return tuple(cells), [f"sweep: {line}" for line in problems] + none_left
 
 

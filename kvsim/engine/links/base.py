@@ -135,7 +135,7 @@ class EmulatedLink:
         """Block until `transfers` are done: on a synchronous machine the host is the compute stream."""
         for transfer in transfers:
             transfer.done.wait()
-        self._raise_fault()
+        self._raise_error()
 
     def drain(self) -> list[Transfer]:
         """Wait until all that was submitted is done and return the link's list of transfers."""
@@ -151,7 +151,7 @@ class EmulatedLink:
         self._to_device.close()
         self._to_host.close()
 
-    def _raise_fault(self) -> None:
+    def _raise_error(self) -> None:
         for lane in (self._to_device, self._to_host):
             if lane.problem is not None:
                 raise EngineError("a copy failed") from lane.problem

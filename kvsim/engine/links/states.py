@@ -64,8 +64,8 @@ class StateLink(Protocol):
 
 def make_link(device: torch.device | str, bandwidth_bytes_per_s: float) -> StateLink:
     """Return the link of a device: that of the GPU, or an emulated one of the stated bandwidth."""
-    found = torch.device(device)
-    return GpuStateLink(found) if found.type == "cuda" else EmulatedStateLink(bandwidth_bytes_per_s)
+    torch_device = torch.device(device)
+    return GpuStateLink(torch_device) if torch_device.type == "cuda" else EmulatedStateLink(bandwidth_bytes_per_s)
 
 
 class EmulatedStateLink:
@@ -171,10 +171,10 @@ def keep(
     first: torch.Tensor = layers[0].keys  # [batch, kv head, token, head_dim]
     stop = first.shape[2] if stop is None else stop
     shape = (len(layers), 2, first.shape[1], stop - start, first.shape[3])
-    kept = torch.empty(shape, dtype=first.dtype, device=first.device)
+    tensor = torch.empty(shape, dtype=first.dtype, device=first.device)
     for place, layer in enumerate(layers):
-        kept[place, 0], kept[place, 1] = layer.keys[0, :, start:stop], layer.values[0, :, start:stop]
-    return move(KVStates(tensor=kept, tier="device"), tier, link)
+        tensor[place, 0], tensor[place, 1] = layer.keys[0, :, start:stop], layer.values[0, :, start:stop]
+    return move(KVStates(tensor=tensor, tier="device"), tier, link)
 
 
 def move(states: KVStates, tier: Tier, link: StateLink) -> KVStates:

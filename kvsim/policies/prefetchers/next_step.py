@@ -47,8 +47,8 @@ class NextStep:
         read_at = self._read_at[pages]
         likely = view.prefetchable[pages] & (read_at > view.step - self.window_steps)
         latest_first = np.argsort(-read_at[likely], kind="stable")
-        wanted: PageIds = pages[likely][latest_first[: view.prefetch_quota]]
-        return wanted
+        candidates: PageIds = pages[likely][latest_first[: view.prefetch_quota]]
+        return candidates
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare nothing."""

@@ -48,12 +48,12 @@ class OraclePrefetch:
         self._uses.advance(view.step, view.layer)
         next_use = self._uses.at
         missing = np.flatnonzero(view.prefetchable & (next_use < NEVER))
-        wanted = missing[np.argsort(next_use[missing], kind="stable")][: view.prefetch_quota]
-        if self._is_shared and wanted.size:
-            wanted = wanted[: self._num_worth(view, next_use[wanted])]
-        latest = int(next_use[wanted[-1]]) if wanted.size else -1
+        candidates = missing[np.argsort(next_use[missing], kind="stable")][: view.prefetch_quota]
+        if self._is_shared and candidates.size:
+            candidates = candidates[: self._num_worth(view, next_use[candidates])]
+        latest = int(next_use[candidates[-1]]) if candidates.size else -1
         np.less_equal(next_use, latest, out=self._spared)
-        return wanted if wanted.size else NO_PAGES
+        return candidates if candidates.size else NO_PAGES
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare pages that are read before the last of the wanted."""

@@ -99,7 +99,7 @@ def run_plain(model: Any, calls: list[Any]) -> list[RowStep]:
 def run_cached(
     model: Any,
     episodes: list[list[Any]],
-    make_books: Callable[[list[Any]], RowCacheState],
+    make_state: Callable[[list[Any]], RowCacheState],
     *,
     bandwidth_bytes_per_s: float | None,
     chunk_rows: int,
@@ -110,18 +110,18 @@ def run_cached(
     ----------
     episodes
         Calls as `kvsim.experiments.embedding_rows.calls.episodes` groups them.
-    make_books
+    make_state
         Returns an empty cache state for an episode.
     """
     steps: list[RowStep] = []
     counts = RowCounts()
     with cached_embedding(
-        model, make_books(episodes[0]), bandwidth_bytes_per_s=bandwidth_bytes_per_s, chunk_rows=chunk_rows
+        model, make_state(episodes[0]), bandwidth_bytes_per_s=bandwidth_bytes_per_s, chunk_rows=chunk_rows
     ) as cache:
         timed = _Timed(CachedEmbedding(cache), cache)
         model.set_input_embeddings(timed)
         for episode in episodes:
-            cache.restart(make_books(episode))
+            cache.restart(make_state(episode))
             steps += _steps(model, timed, episode, cache)
             cache.settle(None)
             counts = counts.plus(cache.state.counts)
