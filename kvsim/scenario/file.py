@@ -46,7 +46,8 @@ def _is_memory(value: int) -> int:
     return value
 
 
-def _as_bytes(value: Any) -> Any:
+def as_bytes(value: Any) -> Any:
+    """Return the bytes that a size as text means, and any other value as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -55,7 +56,7 @@ def _as_bytes(value: Any) -> Any:
         raise ValueError(str(problem)) from None
 
 
-SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes), AfterValidator(_is_memory)]
+SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(as_bytes), AfterValidator(_is_memory)]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Scalar: TypeAlias = str | int | float | bool
 

@@ -111,11 +111,6 @@ def value_at(tables: dict[str, Any], dotted: str) -> Any:
     return value
 
 
-def errors_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
-    """Return every error of `tables` as a `model`, one line each; none where it is valid."""
-    return parsed(model, tables)[1]
-
-
 def parsed(model: type[ModelT], tables: dict[str, Any]) -> tuple[ModelT | None, list[str]]:
     """Return `tables` as a `model`, None where that cannot be, and every error, one line each."""
     try:

@@ -19,18 +19,12 @@ from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
 from tests.engine.families.models import LAYER_TYPES, tiny_model_of  # noqa: E402
 from tests.engine.test_paged_cache import assert_untouched, generate, link_threads  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT_TOKENS, NEW_TOKENS = 150, 30
 FULL = 'selector.name="full"'
 SLOW_PAGE_S = 0.03
 TWO = "run.devices=2"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import numpy as np
 
 from kvsim.policies.base import NO_PAGES, Setting, View
 from kvsim.policies.future import NEVER, Future, NextUses
+from kvsim.policies.prefetchers.base import DecisionPrefetcher
 from kvsim.types import BoolArray, PageIds
 
 
-class OraclePrefetch:
+class OraclePrefetch(DecisionPrefetcher):
     """Fetch the pages that are read next, nearest use first, each only against one that is read later.
 
     The *aggressive* rule of Cao, Felten, Karlin and Li, "A study of integrated prefetching and caching strategies"
@@ -20,7 +21,6 @@ class OraclePrefetch:
     and the link is asked for pages in the order of their use. Pair it with ``belady``, which evicts by the same rule.
     """
 
-    reads_speculation: ClassVar[bool] = False
     is_oracle: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
@@ -32,15 +32,6 @@ class OraclePrefetch:
     def foresee(self, future: Future) -> None:
         """Take in what the run will read."""
         self._uses = NextUses(future, self._grid.num_pages)
-
-    def start(self, resident: PageIds) -> None:
-        """Nothing to remember: the future says it all."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
 
     def wanted(self, view: View) -> PageIds:
         """Return the missing pages of the nearest use, as many as slots of later use can take."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -15,30 +15,6 @@ from kvsim.engine.model.forward import logits_of
 from kvsim.experiments.embedding_rows.engine.cache import CachedEmbedding, RowCache, RowTally, cached_embedding
 from kvsim.scenario.digest import content_digest
 from kvsim.types import IntArray
-
-
-class Call(Protocol):
-    """One call of the embedding; see `kvsim.experiments.embedding_rows.calls.EmbedCall`."""
-
-    @property
-    def tokens(self) -> IntArray:
-        """``[batch, tokens]``."""
-
-    @property
-    def step(self) -> int:
-        """0 is a prompt: it begins with nothing cached."""
-
-    @property
-    def ahead(self) -> IntArray:
-        """Tokens whose rows are fetched while the model computes."""
-
-    @property
-    def counts(self) -> bool:
-        """False: it is carried out and not reported."""
-
-    @property
-    def is_fresh(self) -> bool:
-        """The cache is empty before this call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
