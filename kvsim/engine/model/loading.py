@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from kvsim.engine.model.dense import NAME as DENSE
+from kvsim.engine.model.dense import dense_name
 from kvsim.engine.model.families import TORCH_DTYPES as TORCH_DTYPES
 from kvsim.engine.model.families import (
     check_config,
@@ -80,7 +80,7 @@ def load_model(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=TORCH_DTYPES[dtype],
-            attn_implementation="sdpa" if family.uses_sdpa else DENSE,
+            attn_implementation=dense_name(family),
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             **arguments,
