@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from kvsim.engine.links.base import EmulatedLink, Transfer, TransferKind
-from kvsim.engine.links.page_pool import PagePool
 from kvsim.types import IntArray, PageIds
 from kvsim.types import Tier as Tier
 
@@ -93,7 +92,7 @@ class EmulatedStateLink:
 
     def _carry(self, source: torch.Tensor, kind: TransferKind) -> torch.Tensor:
         if self._link is None:
-            self._link = EmulatedLink(cast("PagePool", self._copies), self._bandwidth_bytes_per_s)
+            self._link = EmulatedLink(self._copies, self._bandwidth_bytes_per_s)
         target = torch.empty(source.shape, dtype=source.dtype)
         size_bytes = source.numel() * source.element_size()
         self._copies.waiting(kind).append((target, source))
