@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kvsim.experiments.serving.recorded import check_schedules
 from kvsim.experiments.serving.report.verdict import verdict_of
 from kvsim.experiments.serving.run import run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
+from kvsim.experiments.serving.speed import speeds_of
 from kvsim.experiments.serving.tiers import check_tiers
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job
@@ -41,14 +43,21 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
     traffics = _Traffics(job.base_dir)
     entries, runs = [], []
     platform = platform_of(cells[0][0], job.base_dir)
-    for cell, swept in cells:
+    schedules = check_schedules(job.recorded) if job.recorded is not None else None
+    has_own_costs = platform.profile.serving is not None
+    speeds = speeds_of(job.recorded, platform.costs) if job.recorded is not None and has_own_costs else {}
+    for number, (cell, swept) in enumerate(cells):
         platform, traffic = platform_of(cell, job.base_dir), traffics.of(cell)
+        if (speed := speeds.get(number)) is not None:
+            platform = replace(platform, costs=speed.costs(platform.costs))
         costs, memory = platform.costs, platform.memory
         check_tiers(cell, memory)
         run = run_cell(cell, traffic, platform)
         intervals = with_interval(cell, traffic, platform, run)
         entry = traffic_entry(cell, traffic, memory) | run.figures
         entry |= {"parts_s": run.parts_s, "outside": outside_of(costs, run.most), "intervals": intervals}
+        if speed is not None:
+            entry["step_time_ratio"] = speed.step_time_ratio
         if scenario.measure is not None:
             entry["nulls"] = null_figures(cell, traffic, platform)
         entries.append(entry | swept)
@@ -66,8 +75,7 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         verdict=verdict_of(entries, profile_kind=platform.profile.kind, engine=platform.costs.engine),
         profile=platform.profile,
         seed=scenario.run.seed,
-        extra={"trace_reading": traffics.readings}
-        | ({"schedules": check_schedules(job.recorded)} if job.recorded is not None else {}),
+        extra={"trace_reading": traffics.readings} | ({} if schedules is None else {"schedules": schedules}),
     )
 
 
