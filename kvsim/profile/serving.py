@@ -51,8 +51,14 @@ class ServingCosts(Strict):
             raise ValueError(f"{wide[0]}: a table of one column; the cost of a step is a sum, not a product")
         return self
 
+    @property
+    def mean_spread(self) -> float:
+        """How long steps take in the mean, over what the tables say: a few take far longer, hardly any much less."""
+        residuals = np.array(self.step_residuals_frac or (0.0,))
+        return 1.0 + float(np.mean((residuals[1:] + residuals[:-1]) / 2 if residuals.size > 1 else residuals))
+
     def steps_s(self, amounts: FloatArray) -> FloatArray:
-        """Return what the tables say of many steps.
+        """Return what the tables say of many steps, without their spread.
 
         Parameters
         ----------
@@ -60,7 +66,8 @@ class ServingCosts(Strict):
             Of each step what each table counts, ``[num_steps, len(PARTS)]``.
         """
         columns = [table.times_s(amounts[:, place]) for place, table in enumerate(self.tables().values())]
-        return np.sum(columns, axis=0, dtype=np.float64)
+        total_s: FloatArray = np.sum(columns, axis=0)
+        return total_s
 
     def run_error_frac(self, run_s: float) -> float:
         """Return what the time of all steps of a run this long may be off to either side, with 90% confidence."""

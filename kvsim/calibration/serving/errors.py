@@ -40,4 +40,7 @@ def _errors(rounds: Sequence[Sequence[StepSamples]], left_out: int) -> list[floa
     """Return by how much each burst of a round is off in costs of the other rounds."""
     others = [part for place, bursts in enumerate(rounds) if place != left_out for part in bursts]
     costs = fit_serving(StepSamples.together(others), "", "")
-    return [float(predicted_s(costs, part).sum() / measured_s(part).sum()) - 1 for part in rounds[left_out]]
+    return [
+        float(costs.mean_spread * predicted_s(costs, part).sum() / measured_s(part).sum()) - 1
+        for part in rounds[left_out]
+    ]

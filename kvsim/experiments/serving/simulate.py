@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.experiments.base import cells_of, make_result
-from kvsim.experiments.serving.costs import Memory, platform_of
+from kvsim.experiments.serving.costs import Memory, Platform, platform_of
 from kvsim.experiments.serving.nulls import null_figures
 from kvsim.experiments.serving.recorded import check_schedules
 from kvsim.experiments.serving.report.verdict import verdict_of
 from kvsim.experiments.serving.run import run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
-from kvsim.experiments.serving.speed import speeds_of
+from kvsim.experiments.serving.speed import Speed, speeds_of
 from kvsim.experiments.serving.tiers import check_tiers
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job
@@ -44,8 +44,7 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
     entries, runs = [], []
     platform = platform_of(cells[0][0], job.base_dir)
     schedules = check_schedules(job.recorded) if job.recorded is not None else None
-    has_own_costs = platform.profile.serving is not None
-    speeds = speeds_of(job.recorded, platform.costs) if job.recorded is not None and has_own_costs else {}
+    speeds = _speeds(scenario, job, platform)
     for number, (cell, swept) in enumerate(cells):
         platform, traffic = platform_of(cell, job.base_dir), traffics.of(cell)
         if (speed := speeds.get(number)) is not None:
@@ -77,6 +76,16 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         seed=scenario.run.seed,
         extra={"trace_reading": traffics.readings} | ({} if schedules is None else {"schedules": schedules}),
     )
+
+
+def _speeds(scenario: Serving, job: Job, platform: Platform) -> dict[int, Speed]:
+    """Return how fast the machine was in each cell of the measurement that is replayed, if any says so.
+
+    A profile without costs of the engine is not scaled: what it is off by is its error, not the machine's speed.
+    """
+    if job.recorded is None or platform.profile.serving is None:
+        return {}
+    return speeds_of(job.recorded, platform.costs, has_spread=scenario.run.spread)
 
 
 class _Traffics:

@@ -41,16 +41,22 @@ class Speed:
         return costs.model_copy(update=tables | {"error_frac": self.error_frac})
 
 
-def speeds_of(folder: Path, costs: ServingCosts) -> dict[int, Speed]:
+def speeds_of(folder: Path, costs: ServingCosts, *, has_spread: bool) -> dict[int, Speed]:
     """Return the speed in each cell of a measured result; none where it has no probes.
 
-    A run may differ from the mean of the two probes around it by about half of what these differ by (all of it if the
-    speed changes faster than runs last, a third of it if it drifts slowly), and a median of runs by less.
+    A run may differ from the mean of the two probes around it by about half of what these differ by (so if the speed
+    changes faster than runs last; a third of it if it drifts slowly), and a median of runs by less.
+
+    Parameters
+    ----------
+    has_spread
+        Whether single steps are simulated with their spread, whose mean is not zero.
     """
     probes = load_result(folder).tables.get(PROBES)
     if probes is None:
         return {}
     predicted_s = costs.steps_s(np.column_stack([probes[name] for name in PARTS]).astype(float))
+    predicted_s *= costs.mean_spread if has_spread else 1.0
     ratios: dict[int, list[list[float]]] = {}
     for cell, repeat in sorted(set(zip(probes["cell"].tolist(), probes["repeat"].tolist(), strict=True))):
         own = (probes["cell"] == cell) & (probes["repeat"] == repeat)

@@ -69,6 +69,15 @@ def test_two_tokens_may_take_longer_than_three():
     assert tokens.at_s(2) - tokens.at_s(3) == pytest.approx(4e-3, rel=0.1)
 
 
+def test_the_mean_spread_is_that_of_steps_drawn_from_the_quantiles():
+    costs = fit_serving(random_samples(noise_frac=0.05), "test", "test")
+    skewed = costs.model_copy(update={"step_residuals_frac": (-0.1, 0.0, 0.5)})
+    drawn = 1 + np.interp(np.random.default_rng(0).random(100_000) * 2, [0, 1, 2], [-0.1, 0.0, 0.5])
+    assert skewed.mean_spread == pytest.approx(drawn.mean(), abs=2e-3)
+    assert skewed.model_copy(update={"step_residuals_frac": ()}).mean_spread == 1.0
+    assert costs.mean_spread == pytest.approx(1.0, abs=0.01)
+
+
 def test_amounts_of_tokens_without_steps_near_them_are_left_out():
     samples = random_samples()
     few = samples.amounts[:, 1] <= 200

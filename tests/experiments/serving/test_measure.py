@@ -14,6 +14,7 @@ from kvsim.experiments.registry import load_measurement
 from kvsim.experiments.serving.compare import TARGETS, compare
 from kvsim.experiments.serving.measure import measure
 from kvsim.experiments.serving.simulate import simulate
+from kvsim.experiments.serving.speed import speeds_of
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.report.results import load_result, write_result
@@ -91,6 +92,14 @@ def test_a_machine_that_became_slower_is_simulated_at_the_speed_of_the_requests_
     low_s, high_s = cells[0]["intervals"]["itl_mean_s"]
     half_frac = 1.645 * np.sqrt(np.mean(np.square([0, (1.3 / 1.1 - 1) / 2]))) / np.sqrt(2)
     assert (high_s - low_s) / cells[0]["itl_mean_s"] == pytest.approx(2 * half_frac, rel=0.5)
+
+
+def test_the_speed_leaves_out_what_the_spread_of_steps_adds(calibrated, costs, tmp_path):
+    measured, files = measure(calibrated, Job())
+    folder = write_result(measured, tmp_path / "measured", files)
+    skewed = costs.model_copy(update={"step_residuals_frac": (0.0, 0.0, 0.4)})
+    with_spread, without = (speeds_of(folder, skewed, has_spread=has)[0].step_time_ratio for has in (True, False))
+    assert without == pytest.approx(1.0, rel=0.01) and with_spread == pytest.approx(without / 1.1)
 
 
 def test_a_profile_put_together_from_other_tables_is_not_scaled_to_the_machine(calibrated, tmp_path):
