@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kvsim.experiments.base import cells_of, make_result
 from kvsim.experiments.serving.costs import Memory, Platform, platform_of
+from kvsim.experiments.serving.draws import drawn_figures
 from kvsim.experiments.serving.nulls import null_figures
 from kvsim.experiments.serving.recorded import check_schedules
 from kvsim.experiments.serving.report.verdict import verdict_of
@@ -38,7 +39,10 @@ def check(scenario: Serving, base_dir: Path | None) -> int:
 
 
 def simulate(scenario: Serving, job: Job) -> RunResult:
-    """Serve the traffic of every cell; where a measurement recorded schedules, schedule those again too."""
+    """Serve the traffic of every cell; where a measurement recorded schedules, schedule those again too.
+
+    Figures of a scenario that is measured are medians over draws, as the engine's are over its runs.
+    """
     cells = cells_of(scenario)
     traffics = _Traffics(job.base_dir)
     entries, runs = [], []
@@ -52,8 +56,12 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
         costs, memory = platform.costs, platform.memory
         check_tiers(cell, memory)
         run = run_cell(cell, traffic, platform)
-        intervals = with_interval(cell, traffic, platform, run)
-        entry = traffic_entry(cell, traffic, memory) | run.figures
+        medians: dict[str, float] = {}
+        if scenario.measure is None:
+            intervals = with_interval(cell, traffic, platform, run)
+        else:
+            medians, intervals = drawn_figures(cell, traffic, platform, run)
+        entry = traffic_entry(cell, traffic, memory) | run.figures | medians
         entry |= {"parts_s": run.parts_s, "outside": outside_of(costs, run.most), "intervals": intervals}
         if speed is not None:
             entry["step_time_ratio"] = speed.step_time_ratio
@@ -71,7 +79,12 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
             "timeline": stacked([run.timeline for run in runs]),
             "itl": stacked([run.gaps for run in runs]),
         },
-        verdict=verdict_of(entries, profile_kind=platform.profile.kind, engine=platform.costs.engine),
+        verdict=verdict_of(
+            entries,
+            profile_kind=platform.profile.kind,
+            engine=platform.costs.engine,
+            is_drawn=scenario.measure is not None,
+        ),
         profile=platform.profile,
         seed=scenario.run.seed,
         extra={"trace_reading": traffics.readings} | ({} if schedules is None else {"schedules": schedules}),

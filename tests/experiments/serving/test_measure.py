@@ -12,9 +12,13 @@ from kvsim.calibration.serving import calibrate_serving
 from kvsim.errors import ResultError, ScenarioError
 from kvsim.experiments.registry import load_measurement
 from kvsim.experiments.serving.compare import TARGETS, compare
+from kvsim.experiments.serving.costs import platform_of
+from kvsim.experiments.serving.draws import NUM_DRAWS
 from kvsim.experiments.serving.measure import measure
+from kvsim.experiments.serving.run import run_cell
 from kvsim.experiments.serving.simulate import simulate
 from kvsim.experiments.serving.speed import speeds_of
+from kvsim.experiments.serving.traffic import make_traffic
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.report.results import load_result, write_result
@@ -100,6 +104,24 @@ def test_the_speed_leaves_out_what_the_spread_of_steps_adds(calibrated, costs, t
     skewed = costs.model_copy(update={"step_residuals_frac": (0.0, 0.0, 0.4)})
     with_spread, without = (speeds_of(folder, skewed, has_spread=has)[0].step_time_ratio for has in (True, False))
     assert without == pytest.approx(1.0, rel=0.01) and with_spread == pytest.approx(without / 1.1)
+
+
+def test_figures_of_a_measured_scenario_are_medians_over_draws_within_their_intervals(calibrated, costs, tmp_path):
+    spread = costs.model_copy(
+        update={"step_residuals_frac": (-0.3, 0.0, 0.3), "error_frac": 0.05, "part_error_frac": 0.0}
+    )
+    path = tmp_path / "spread.toml"
+    write_profile(load_profile(Path(calibrated.profile.path)).model_copy(update={"serving": spread}), path)
+    own = scenario(**(MEASURED | {"sweep": None}), profile__path=str(path))
+    traffic, platform = make_traffic(own, None), platform_of(own, None)
+    (cell,) = simulate(own, Job()).summary["cells"]
+    singles = [run_cell(own, traffic, platform, draw=draw).figures["e2e_p50_s"] for draw in range(NUM_DRAWS)]
+    assert len(set(singles)) > NUM_DRAWS / 2 and run_cell(own, traffic, platform).figures["e2e_p50_s"] == singles[0]
+    assert cell["e2e_p50_s"] == pytest.approx(np.median(singles), rel=0.02)
+    low_s, high_s = cell["intervals"]["itl_mean_s"]
+    assert low_s < cell["itl_mean_s"] < high_s
+    assert (high_s - low_s) / cell["itl_mean_s"] == pytest.approx(0.1, rel=0.4)
+    assert any("medians over draws" in line for line in simulate(own, Job()).summary["verdict"])
 
 
 def test_a_profile_put_together_from_other_tables_is_not_scaled_to_the_machine(calibrated, tmp_path):
