@@ -32,13 +32,18 @@ def drawn_figures(
         The cell served on the costs as they are, for the time of each part.
     """
     low_frac, high_frac = interval_frac(platform.costs, run.parts_s)
-    draws = []
-    for number in range(NUM_DRAWS):
-        deviations = NormalDist().inv_cdf((number + 0.5) / NUM_DRAWS) / _EDGE
-        scale = 1 + deviations * (high_frac if deviations > 0 else -low_frac)
-        draws.append(run_cell(scenario, traffic, platform, scale=scale, draw=number).figures)
+    draws = [
+        run_cell(scenario, traffic, platform, scale=scale, draw=number).figures
+        for number, scale in enumerate(_scales(low_frac, high_frac))
+    ]
     names = [name for name in FIGURES if name in run.figures and np.isfinite(run.figures[name])]
     values = {name: [draw[name] for draw in draws] for name in names}
     medians = {name: float(np.median(drawn)) for name, drawn in values.items()}
     intervals = {name: tuple(np.quantile(drawn, [0.05, 0.95]).tolist()) for name, drawn in values.items()}
     return medians, intervals
+
+
+def _scales(low_frac: float, high_frac: float) -> list[float]:
+    """Return evenly likely factors of the time of steps: 5% lie beyond either edge, none below zero."""
+    deviations = [NormalDist().inv_cdf((number + 0.5) / NUM_DRAWS) / _EDGE for number in range(NUM_DRAWS)]
+    return [(1 + high_frac) ** by if by > 0 else (1 + low_frac) ** -by for by in deviations]

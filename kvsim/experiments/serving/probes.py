@@ -16,7 +16,7 @@ from kvsim.profile.serving import PARTS
 Serve = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 """Serves requests that arrive by steps, and returns what the engine recorded."""
 
-_SEED = 1_128_2026
+_SEED = 20_261_129
 
 
 class Probes:

@@ -13,7 +13,7 @@ from kvsim.errors import ResultError, ScenarioError
 from kvsim.experiments.registry import load_measurement
 from kvsim.experiments.serving.compare import TARGETS, compare
 from kvsim.experiments.serving.costs import platform_of
-from kvsim.experiments.serving.draws import NUM_DRAWS
+from kvsim.experiments.serving.draws import NUM_DRAWS, _scales
 from kvsim.experiments.serving.measure import measure
 from kvsim.experiments.serving.run import run_cell
 from kvsim.experiments.serving.simulate import simulate
@@ -122,6 +122,14 @@ def test_figures_of_a_measured_scenario_are_medians_over_draws_within_their_inte
     assert low_s < cell["itl_mean_s"] < high_s
     assert (high_s - low_s) / cell["itl_mean_s"] == pytest.approx(0.1, rel=0.4)
     assert any("medians over draws" in line for line in simulate(own, Job()).summary["verdict"])
+
+
+@pytest.mark.parametrize(("low_frac", "high_frac"), [(-0.05, 0.05), (-0.99, 2.0), (-0.1, 0.0)])
+def test_nine_of_ten_draws_have_costs_within_the_interval_and_all_take_time(low_frac, high_frac):
+    scales = np.array(_scales(low_frac, high_frac))
+    assert scales.size == NUM_DRAWS and np.all(scales > 0) and np.median(scales) == 1.0
+    low, high = np.quantile(scales, [0.05, 0.95], method="hazen")
+    assert low == pytest.approx(1 + low_frac, rel=0.1) and high == pytest.approx(1 + high_frac, rel=0.1)
 
 
 def test_a_profile_put_together_from_other_tables_is_not_scaled_to_the_machine(calibrated, tmp_path):
