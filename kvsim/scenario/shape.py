@@ -69,7 +69,7 @@ class StateSizes(BaseModel):
 
     num_layers: PositiveInt
     parameters: PositiveInt
-    """Of what stands in place of attention in one layer."""
+    """Of the linear layers that stand in place of attention in one layer."""
     convolution_numbers: NonNegativeInt
     """Numbers of the last inputs of one layer's convolution, in the model's dtype; transformers holds the newest too."""
     recurrent_numbers: NonNegativeInt
@@ -234,13 +234,28 @@ class ModelShape(BaseModel):
 _YOUNGER = tuple(list(ModelShape.model_fields)[list(ModelShape.model_fields).index("attention_biases") :])
 
 
+def check_keys(shape: ModelShape, where: str) -> None:
+    """Refuse a model of which some layers hold a state, for what simulates keys and values of all layers.
+
+    Raises
+    ------
+    CapacityError
+        Naming the layers.
+    """
+    if shape.states:
+        raise CapacityError(
+            f"{where}: {shape.state_layers} layers of the model hold a state in place of keys and values, which kvsim "
+            "does not simulate here: take a model with full attention in all layers"
+        )
+
+
 def check_context(shape: ModelShape, context_tokens: int, where: str, *, holds_windows: bool = False) -> None:
-    """Refuse a context that the model has no positions for, or of which some layers would drop the oldest tokens.
+    """Refuse a context that the model has no positions for, or of which some layers would not keep all tokens.
 
     Parameters
     ----------
     holds_windows
-        Whether layers that hold a window are simulated as such, beside others that have pages.
+        Whether layers that hold a window or a state are simulated as such, beside others that have pages.
 
     Raises
     ------
@@ -252,6 +267,8 @@ def check_context(shape: ModelShape, context_tokens: int, where: str, *, holds_w
             f"{where}: {context_tokens:,} tokens of context; the model has learned embeddings for "
             f"{shape.learned_positions:,} positions (learned_positions): take a context of at most so many"
         )
+    if not holds_windows:
+        check_keys(shape, where)
     if holds_windows and shape.window_layers:
         return
     if shape.window_tokens is not None and context_tokens > shape.window_tokens:

@@ -55,7 +55,7 @@ def _states(shape: ModelShape) -> list[State]:
     """Return what stands in place of attention in the layers with a state, as one matrix and a remainder."""
     if shape.states is None:
         return []
-    rows, rest = divmod(shape.states.parameters, shape.hidden_size)
+    rows, rest = divmod(shape.states.parameters, shape.hidden_size)  # none is left but in shapes that are made up
     state = State(
         name="state",
         weights=(*linear("state", rows, shape.hidden_size), *vector("state", rest)),

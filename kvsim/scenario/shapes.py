@@ -28,6 +28,7 @@ from kvsim.scenario.shape import (
     StateSizes,
     WeightsName,
     check_context,
+    check_keys,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "StateSizes",
     "WeightsName",
     "check_context",
+    "check_keys",
     "find_shape",
     "shape_of_spec",
     "unpaged",
@@ -160,7 +162,7 @@ def _states(spec: ModelSpec) -> StateSizes | None:
     channels = state.convolution_numbers // max(state.kernel - 1, 1)
     return StateSizes(
         num_layers=len(states),
-        parameters=state.num_parameters,
+        parameters=state.matrix_parameters,
         convolution_numbers=channels * state.kernel,
         recurrent_numbers=state.recurrent_numbers,
         live_numbers=state.live_numbers,

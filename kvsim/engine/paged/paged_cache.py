@@ -215,6 +215,12 @@ class PagedCache(Cache):
     ) -> None:
         self.close()
 
+    def get_mask_sizes(self, query_length: int, *arguments: Any, **options: Any) -> tuple[int, int]:
+        """Return the length of a layer's mask and its offset; asked for before a pass, which must have room."""
+        self.session.check_pass(query_length)
+        sizes: tuple[int, int] = super().get_mask_sizes(query_length, *arguments, **options)
+        return sizes
+
     def crop(self, *arguments: Any, **options: Any) -> None:
         """Refuse: pages that left the device cannot be cut."""
         del arguments, options

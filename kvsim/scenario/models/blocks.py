@@ -31,9 +31,9 @@ class State:
     """Inputs that the convolution sees, the newest among them; 1 where there is none."""
 
     @property
-    def num_parameters(self) -> int:
-        """Parameters of the mixer."""
-        return sum(tensor.numbers for tensor in self.weights)
+    def matrix_parameters(self) -> int:
+        """Parameters of the mixer's linear layers."""
+        return sum(tensor.numbers for tensor in self.weights if tensor.is_linear)
 
     @property
     def kind(self) -> LayerKind:
