@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kvsim.scenario.models.attention import Attention
-from kvsim.scenario.models.blocks import Experts, Layer, Mlp, State
+from kvsim.scenario.models.blocks import Experts, Layer, Mixer, Mlp, State
 from kvsim.scenario.models.spec import ModelSpec
 from kvsim.scenario.models.tensors import Tensor, linear, vector
 
@@ -32,7 +32,7 @@ def spec_of(shape: ModelShape) -> ModelSpec:
         out_bias=is_gpt2 or shape.attention_biases == "qkvo",
     )
     norm_numbers = (4 if is_gpt2 else 2) * shape.hidden_size
-    mixers = [*_states(shape), *[attention] * (shape.num_layers - shape.state_layers)]
+    mixers: list[Mixer] = [*_states(shape), *[attention] * (shape.num_layers - shape.state_layers)]
     layers = tuple(
         Layer(mixers=(mixer,), mlps=(mlp,), norm_numbers=norm_numbers)
         for mixer, mlp in zip(mixers, _mlps(shape), strict=True)

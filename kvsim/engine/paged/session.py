@@ -301,8 +301,8 @@ class Session:
     def _check_not_midway(self) -> None:
         if self._is_midway and self._moves_on:
             raise KvsimError(
-                "a pass of this PagedCache was cut short, and layers that hold a window or a state had taken its tokens "
-                "in; make another"
+                "a pass of this PagedCache was cut short, and layers that hold a window or a state took its tokens in; "
+                "make another"
             )
 
     def _hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:

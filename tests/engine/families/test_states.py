@@ -115,7 +115,7 @@ def test_a_pass_that_was_cut_short_ends_a_cache_whose_layers_took_it_in(hybrid, 
     with paged(hybrid) as cache, torch.no_grad():
         with pytest.raises(KvsimError, match="batch of 1"):
             logits_of(hybrid, ids, cache)
-        with pytest.raises(KvsimError, match="cut short, and layers that hold a window or a state"):
+        with pytest.raises(KvsimError, match="cut short, and layers that hold a window or a state took"):
             logits_of(hybrid, ids[:1], cache)
 
 
