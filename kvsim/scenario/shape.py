@@ -71,7 +71,7 @@ class StateSizes(BaseModel):
     parameters: PositiveInt
     """Of the linear layers that stand in place of attention in one layer."""
     convolution_numbers: NonNegativeInt
-    """Numbers of the inputs that one layer's convolution holds, the newest among them as in transformers, in `dtype`."""
+    """Numbers of the inputs that one layer's convolution holds, the newest among them (transformers), in `dtype`."""
     recurrent_numbers: NonNegativeInt
     """Numbers of one layer's recurrent state, in fp32, as transformers computes it."""
     live_numbers: PositiveInt

@@ -118,6 +118,20 @@ def test_features_of_configurations_are_named(keys: dict[str, str], feature: str
         shape_of_spec(known_model(known))
 
 
+def test_layers_with_a_state_are_refused_where_keys_of_all_layers_are_simulated() -> None:
+    shape = SHAPES["qwen3-next-80b-a3b"]
+    assert (shape.paged_layers, shape.state_layers) == (12, 36)
+    with pytest.raises(CapacityError, match="prompts: 36 layers of the model hold a state"):
+        check_context(shape, 1000, "prompts")
+    check_context(shape, 1000, "decode", holds_windows=True)
+
+
+def test_a_state_in_every_layer_leaves_no_pages() -> None:
+    shape = SHAPES["qwen3-next-80b-a3b"].model_dump()
+    with pytest.raises(ValueError, match=r"states.num_layers: 48 of num_layers = 48; leave one with pages"):
+        ModelShape.model_validate(shape | {"states": shape["states"] | {"num_layers": 48}})
+
+
 def test_a_gate_on_the_output_of_attention_is_named() -> None:
     spec = known_model("qwen3-8b")
     gated = dataclasses.replace(spec.layers[0].mixers[0], gate_numbers=32)  # type: ignore[call-overload]
