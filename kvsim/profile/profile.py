@@ -161,7 +161,7 @@ class Profile(Strict):
         return self
 
     def _check_intervals(self) -> None:
-        has_error_of_steps = self.serving is not None and self.serving.error_frac > 0
+        has_error_of_steps = self.serving is not None and self.serving.run_error_frac(0.0) > 0
         sure = [
             name
             for name, table in self.tables().items()

@@ -100,7 +100,7 @@ class CostTable(Strict):
         place, column_frac = _place(self.columns, column)
         return max(_mix(self.time_s, row, row_frac, place, column_frac), 0.0)
 
-    def times_s(self, amounts: IntArray, **at: Unpack[At]) -> FloatArray:
+    def times_s(self, amounts: IntArray | FloatArray, **at: Unpack[At]) -> FloatArray:
         """Return `at_s` of many amounts, each in its own column or all in one, ``[n]``."""
         rows, row_frac = _places(self.amounts, amounts)
         columns, column_frac = _places(self.columns, np.broadcast_to(self._asked(at), amounts.shape))
