@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,10 +16,12 @@ from kvsim.engine.model.families import shape_of  # noqa: E402
 from kvsim.engine.model.family_table import FAMILIES  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT, logits_of  # noqa: E402
 from kvsim.engine.model.layers import paged_layers, state_layers  # noqa: E402
+from kvsim.engine.paged.decode import decode  # noqa: E402
+from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError  # noqa: E402
 from kvsim.scenario.models.config import from_config  # noqa: E402
 from kvsim.scenario.models.memory import kv_bytes  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for  # noqa: E402
 from tests.engine.families.models import tiny_model_of  # noqa: E402
 
 PROMPT_TOKENS = 40
@@ -86,6 +89,17 @@ def test_layers_with_a_state_have_no_pages(hybrid):
     assert shape.paged_layers == len(paged_layers(hybrid.config)) == 3
     assert shape.state_layers == len(state_layers(hybrid.config)) == 3
     assert not set(paged_layers(hybrid.config)) & set(state_layers(hybrid.config))
+
+
+def test_the_parts_of_a_step_hold_the_time_of_layers_without_pages(hybrid, ids):
+    """Two layers with a state come before the first with pages, so `embed` has them; the parts add up to the step."""
+    num_steps = 6
+    snapshot = prefill(hybrid, ids, room_tokens=num_steps)
+    given = input_for(snapshot, "lru", num_steps=num_steps, pages_per_layer=3)
+    result = decode(hybrid, snapshot, given, bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True)
+    assert result.parts_s["attention_output"].shape == (num_steps, 3)
+    total_s = sum(part.reshape(num_steps, -1).sum(axis=1) for part in result.parts_s.values())
+    np.testing.assert_allclose(total_s, result.step_s, atol=5e-4)
 
 
 def test_a_step_out_of_inference_mode_goes_on_from_a_copy_made_in_it(hybrid, ids):
