@@ -108,8 +108,8 @@ class CostTable(Strict):
         below, beside = np.minimum(rows + 1, len(time_s) - 1), np.minimum(columns + 1, len(self.columns) - 1)
         left = time_s[rows, columns] + row_frac * (time_s[below, columns] - time_s[rows, columns])
         right = time_s[rows, beside] + row_frac * (time_s[below, beside] - time_s[rows, beside])
-        found: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
-        return found
+        times_s: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
+        return times_s
 
     def column_at(self, **at: Unpack[At]) -> tuple[int, float]:
         """Return the place of the column left of that asked for, and how far it lies towards the next one."""
@@ -119,8 +119,8 @@ class CostTable(Strict):
         """Return whether a cost lies inside the measured range, of one or of many."""
         column, amount = np.asarray(self._asked(at)), np.asarray(amount)
         is_inside = (self.amounts[0] <= amount) & (amount <= self.amounts[-1])
-        found: NDArray[np.bool_] = is_inside & (self.columns[0] <= column) & (column <= self.columns[-1])
-        return found
+        is_covered: NDArray[np.bool_] = is_inside & (self.columns[0] <= column) & (column <= self.columns[-1])
+        return is_covered
 
     def _asked(self, at: At) -> Any:
         """Return the column asked for; any name will do where the cost depends on the amount alone."""

@@ -113,9 +113,7 @@ class MeanSummaries:
         return _scores(query.float(), means, weighting)
 
 
-def make_summaries(
-    channel: str, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str
-) -> QuestSummaries | CuboidMeanSummaries | MeanSummaries:
+def make_summaries(channel: str, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str) -> Summaries:
     """Return the summaries behind a score channel, filled with the keys of prefill; a speculation's are Quest's.
 
     Parameters
@@ -146,7 +144,7 @@ def check_channel(channel: str) -> None:
         )
 
 
-_KINDS: dict[str, type[QuestSummaries] | type[CuboidMeanSummaries] | type[MeanSummaries]] = {
+_KINDS: dict[str, Callable[..., Summaries]] = {
     "estimate:quest": QuestSummaries,
     "estimate:cuboid-mean": CuboidMeanSummaries,
     "estimate:mean": MeanSummaries,

@@ -95,8 +95,8 @@ def test_the_parts_of_a_step_hold_the_time_of_layers_without_pages(hybrid, ids):
     """Two layers with a state come before the first with pages, so `embed` has them; the parts add up to the step."""
     num_steps = 6
     snapshot = prefill(hybrid, ids, room_tokens=num_steps)
-    given = input_for(snapshot, "lru", num_steps=num_steps, pages_per_layer=3)
-    result = decode(hybrid, snapshot, given, bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True)
+    run_input = input_for(snapshot, "lru", num_steps=num_steps, pages_per_layer=3)
+    result = decode(hybrid, snapshot, run_input, bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True)
     assert result.parts_s["attention_output"].shape == (num_steps, 3)
     total_s = sum(part.reshape(num_steps, -1).sum(axis=1) for part in result.parts_s.values())
     np.testing.assert_allclose(total_s, result.step_s, atol=5e-4)
