@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from kvsim.calibration.fit import Sample
 from kvsim.calibration.plan import Plan
 from kvsim.engine.model.forward import logits_of
+from kvsim.engine.model.layers import state_layers
 
 
 def prefill_samples(
@@ -43,10 +44,15 @@ def num_prefills(plan: Plan) -> int:
 
 
 def random_cache(model: Any, tokens: torch.Tensor, cached: int, batch: int = 1) -> DynamicCache:
-    """Return a cache of `cached` tokens for each of `batch` sequences, all of the same random keys and values."""
+    """Return a cache of `cached` tokens for each of `batch` sequences, all of the same random keys and values.
+
+    Layers that hold a state begin without one: what they compute is the same.
+    """
     cache = DynamicCache(config=model.config)
-    for layer in range(model.config.num_hidden_layers if cached else 0):
-        part = tokens[layer * cached : (layer + 1) * cached].to(model.device)  # [token, 2, kv head, head_dim]
+    states = state_layers(model.config)
+    attending = [layer for layer in range(model.config.num_hidden_layers) if layer not in states]
+    for place, layer in enumerate(attending if cached else []):
+        part = tokens[place * cached : (place + 1) * cached].to(model.device)  # [token, 2, kv head, head_dim]
         keys, values = part.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, batch, -1, -1, -1).contiguous()
         cache.update(keys, values, layer)
     return cache

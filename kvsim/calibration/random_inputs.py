@@ -33,6 +33,8 @@ def check_llama(shape: ModelShape) -> None:
         "an MLP without a gate": shape.plain_mlp,
         "experts": shape.experts is not None,
         "layers with a sliding window": shape.window_layers > 0,
+        "layers with a state": shape.states is not None,
+        "a gate on the output of its attention": shape.attention_gate,
         f"weights in {shape.weights}": shape.weights is not None,
         f"a KV cache in {shape.kv}": shape.kv is not None,
     }

@@ -78,6 +78,11 @@ def device_layers(scenario: Scenario, shape: ModelShape) -> tuple[range, ...]:
             f"{scenario.name}: run.devices = {num_devices}: {shape.window_layers} layers of the model hold a sliding "
             "window and have no pages; which device holds them is not simulated: take run.devices = 1"
         )
+    if shape.states:
+        raise ScenarioError(
+            f"{scenario.name}: run.devices = {num_devices}: {shape.state_layers} layers of the model hold a state and "
+            "have no pages; which device holds them is not simulated: take run.devices = 1"
+        )
     check_channel(scenario)
     if counts is not None and sum(counts) != shape.num_layers:
         raise ScenarioError(
@@ -108,7 +113,7 @@ def check_channel(scenario: Scenario) -> None:
 
 def device_shape(shape: ModelShape, layers: range) -> ModelShape:
     """Return the shape of what a device has of the layers with pages, for counting pages."""
-    return shape.model_copy(update={"num_layers": len(layers) + shape.window_layers})
+    return shape.model_copy(update={"num_layers": len(layers) + shape.window_layers + shape.state_layers})
 
 
 def device_settings(

@@ -16,15 +16,16 @@ def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -
     form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
     weight_bytes = weight_format(form).number_bytes
     inner, outer = _layer_weights(shape)
-    windows = shape.window_layers / shape.paged_layers
+    windows, states = shape.window_layers / shape.paged_layers, shape.state_layers / shape.paged_layers
     of_a_window = (inner + outer) * weight_bytes + (shape.window_tokens or 0) * shape.page_bytes(1)
+    of_a_state = _state_layer_weights(shape) * weight_bytes + 2 * _state_bytes(shape)  # read, and written
     return {
         "embed": shape.hidden_size * shape.dtype_bytes,
         "attention_input": inner * weight_bytes,
         "select": shape.summary_bytes(1),
-        "speculate": shape.hidden_size * shape.num_heads * shape.head_dim * weight_bytes,
+        "speculate": shape.hidden_size * shape.num_heads * shape.head_dim * weight_bytes * (1 + shape.attention_gate),
         "attention": shape.page_bytes(1),
-        "attention_output": outer * weight_bytes + windows * of_a_window,
+        "attention_output": outer * weight_bytes + windows * of_a_window + states * of_a_state,
         "head": shape.vocab_size * shape.hidden_size * shape.dtype_bytes,
     }
 
@@ -32,24 +33,24 @@ def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -
 def read_weights_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -> float:
     """Return the bytes of weights that every step reads: the layers' and the head's, of the embeddings none."""
     form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
-    of_layers = shape.num_layers * sum(_layer_weights(shape)) * weight_format(form).number_bytes
-    return of_layers + segment_bytes(shape, quantisation)["head"]
+    return _weights(shape) * weight_format(form).number_bytes + segment_bytes(shape, quantisation)["head"]
 
 
 def call_bytes(shape: ModelShape, quantisation: Quantisation | None, cached_tokens: float, batch: int) -> float:
-    """Return the bytes of weights, keys and values that one call of the model reads."""
+    """Return the bytes of weights, keys, values and states that one call of the model moves."""
     kv_bytes = batch * _held_tokens(shape, cached_tokens) * shape.page_bytes(1)
-    return read_weights_bytes(shape, quantisation) + kv_bytes
+    return read_weights_bytes(shape, quantisation) + kv_bytes + 2 * batch * shape.state_bytes  # read, and written
 
 
 def call_flop(shape: ModelShape, new_tokens: float, cached_tokens: float, batch: int) -> float:
     """Return the operations of one call: two for each weight of the layers and token, the head for the last one only.
 
-    Attention takes four for each query head's number and token attended to; of the new ones half on average.
+    Attention takes four for each query head's number and token attended to; of the new ones half on average. What a
+    state takes besides its weights is left out: a few operations for each of its numbers.
     """
     tokens = batch * new_tokens
     attended = _held_tokens(shape, cached_tokens + new_tokens / 2)
-    weights = shape.num_layers * sum(_layer_weights(shape)) * tokens + shape.vocab_size * shape.hidden_size * batch
+    weights = _weights(shape) * tokens + shape.vocab_size * shape.hidden_size * batch
     return 2.0 * weights + 4.0 * shape.num_heads * shape.head_dim * tokens * attended
 
 
@@ -59,11 +60,31 @@ def _held_tokens(shape: ModelShape, context_tokens: float) -> float:
     return shape.paged_layers * context_tokens + shape.window_layers * in_windows
 
 
+def _weights(shape: ModelShape) -> float:
+    """Return the weights of all layers that a token visits."""
+    attending = shape.num_layers - shape.state_layers
+    return attending * sum(_layer_weights(shape)) + shape.state_layers * _state_layer_weights(shape)
+
+
 def _layer_weights(shape: ModelShape) -> tuple[float, float]:
     """Return the weights of a layer's projections before attention, and behind it with the MLP that a token visits."""
     query, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    inner = shape.hidden_size * (query + 2 * kv)
-    return inner, shape.hidden_size * (query + (3 if shape.is_gated else 2) * _visited_size(shape))
+    inner = shape.hidden_size * (query * (1 + shape.attention_gate) + 2 * kv)
+    return inner, shape.hidden_size * query + _mlp_weights(shape)
+
+
+def _state_layer_weights(shape: ModelShape) -> float:
+    """Return the weights of a layer with a state, and of the MLP that a token visits there."""
+    return shape.states.parameters + _mlp_weights(shape) if shape.states else 0.0
+
+
+def _state_bytes(shape: ModelShape) -> float:
+    """Return the bytes of one layer's state of one sequence."""
+    return shape.state_bytes / shape.states.num_layers if shape.states else 0.0
+
+
+def _mlp_weights(shape: ModelShape) -> float:
+    return shape.hidden_size * (3 if shape.is_gated else 2) * _visited_size(shape)
 
 
 def _visited_size(shape: ModelShape) -> float:

@@ -62,6 +62,22 @@ class ExpertSizes(BaseModel):
     """First layers whose MLP is a plain one, of the shape's `intermediate_size`."""
 
 
+class StateSizes(BaseModel):
+    """Layers that hold a state of constant size in place of keys and values: delta nets, Mamba, convolutions."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    num_layers: PositiveInt
+    parameters: PositiveInt
+    """Of the linear layers that stand in place of attention in one layer."""
+    convolution_numbers: NonNegativeInt
+    """Numbers of the inputs that one layer's convolution holds, the newest among them (transformers), in `dtype`."""
+    recurrent_numbers: NonNegativeInt
+    """Numbers of one layer's recurrent state, in fp32, as transformers computes it."""
+    live_numbers: PositiveInt
+    """Numbers of one token alive at once."""
+
+
 class ModelShape(BaseModel):
     """The sizes of a decoder-only transformer whose layers all attend to the whole context and have the same heads.
 
@@ -99,6 +115,10 @@ class ModelShape(BaseModel):
     """Format of the weights of linear layers where that is not `dtype`."""
     kv: KVName | None = None
     """Format of the KV cache where that is not `dtype`."""
+    attention_gate: bool = False
+    """A projection of the attention's input, as wide as its queries, is a gate on its output (Qwen3-Next)."""
+    states: StateSizes | None = None
+    """Layers beside those with pages that hold a state on the device (Qwen3-Next, LFM2, Granite 4)."""
 
     @model_validator(mode="after")
     def _windows_beside_pages(self) -> ModelShape:
@@ -108,6 +128,10 @@ class ModelShape(BaseModel):
             raise ValueError(
                 f"window_layers: {self.window_layers} of num_layers = {self.num_layers}; leave one with pages, or give "
                 "window_tokens alone where every layer has a window"
+            )
+        if self.paged_layers < 1:
+            raise ValueError(
+                f"states.num_layers: {self.state_layers} of num_layers = {self.num_layers}; leave one with pages"
             )
         return self
 
@@ -146,12 +170,29 @@ class ModelShape(BaseModel):
     @property
     def paged_layers(self) -> int:
         """Layers whose keys and values are in pages: those that attend to the whole context."""
-        return self.num_layers - self.window_layers
+        return self.num_layers - self.window_layers - self.state_layers
+
+    @property
+    def state_layers(self) -> int:
+        """Layers that hold a state and have no pages."""
+        return self.states.num_layers if self.states else 0
 
     def window_bytes(self, context_tokens: int) -> int:
-        """Return the device bytes of one sequence's keys and values in the layers without pages."""
+        """Return the device bytes of one sequence's keys and values in the layers that hold a window."""
         held = min(context_tokens, self.window_tokens or 0)
         return self.window_layers * self.page_bytes(1) * held
+
+    @property
+    def state_bytes(self) -> int:
+        """Device bytes of one sequence's states: convolutions in the model's dtype, recurrent states in fp32."""
+        if self.states is None:
+            return 0
+        one = self.states.convolution_numbers * self.dtype_bytes + self.states.recurrent_numbers * DTYPE_BYTES["fp32"]
+        return self.states.num_layers * one
+
+    def unpaged_bytes(self, context_tokens: int) -> int:
+        """Return the device bytes of one sequence in the layers without pages: windows and states."""
+        return self.window_bytes(context_tokens) + self.state_bytes
 
     @property
     def spec(self) -> ModelSpec:
@@ -193,13 +234,28 @@ class ModelShape(BaseModel):
 _YOUNGER = tuple(list(ModelShape.model_fields)[list(ModelShape.model_fields).index("attention_biases") :])
 
 
+def check_keys(shape: ModelShape, where: str) -> None:
+    """Refuse a model of which some layers hold a state, for what simulates keys and values of all layers.
+
+    Raises
+    ------
+    CapacityError
+        Naming the layers.
+    """
+    if shape.states:
+        raise CapacityError(
+            f"{where}: {shape.state_layers} layers of the model hold a state in place of keys and values, which kvsim "
+            "does not simulate here: take a model with full attention in all layers"
+        )
+
+
 def check_context(shape: ModelShape, context_tokens: int, where: str, *, holds_windows: bool = False) -> None:
-    """Refuse a context that the model has no positions for, or of which some layers would drop the oldest tokens.
+    """Refuse a context that the model has no positions for, or of which some layers would not keep all tokens.
 
     Parameters
     ----------
     holds_windows
-        Whether layers that hold a window are simulated as such, beside others that have pages.
+        Whether layers that hold a window or a state are simulated as such, beside others that have pages.
 
     Raises
     ------
@@ -211,6 +267,8 @@ def check_context(shape: ModelShape, context_tokens: int, where: str, *, holds_w
             f"{where}: {context_tokens:,} tokens of context; the model has learned embeddings for "
             f"{shape.learned_positions:,} positions (learned_positions): take a context of at most so many"
         )
+    if not holds_windows:
+        check_keys(shape, where)
     if holds_windows and shape.window_layers:
         return
     if shape.window_tokens is not None and context_tokens > shape.window_tokens:

@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kvsim.scenario.models.attention import Attention
-from kvsim.scenario.models.blocks import Experts, Layer, Mlp
+from kvsim.scenario.models.blocks import Experts, Layer, Mixer, Mlp, State
 from kvsim.scenario.models.spec import ModelSpec
-from kvsim.scenario.models.tensors import Tensor, vector
+from kvsim.scenario.models.tensors import Tensor, linear, vector
 
 if TYPE_CHECKING:
     from kvsim.scenario.shape import ModelShape
@@ -27,11 +27,16 @@ def spec_of(shape: ModelShape) -> ModelSpec:
         num_kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         value_dim=shape.head_dim,
+        gate_numbers=shape.num_heads * shape.head_dim * shape.attention_gate,
         qkv_bias=is_gpt2 or shape.attention_biases is not None,
         out_bias=is_gpt2 or shape.attention_biases == "qkvo",
     )
     norm_numbers = (4 if is_gpt2 else 2) * shape.hidden_size
-    layers = tuple(Layer(mixers=(attention,), mlps=(mlp,), norm_numbers=norm_numbers) for mlp in _mlps(shape))
+    mixers: list[Mixer] = [*_states(shape), *[attention] * (shape.num_layers - shape.state_layers)]
+    layers = tuple(
+        Layer(mixers=(mixer,), mlps=(mlp,), norm_numbers=norm_numbers)
+        for mixer, mlp in zip(mixers, _mlps(shape), strict=True)
+    )
     return ModelSpec(
         name="shape",
         model_type="gpt2" if is_gpt2 else "llama",
@@ -44,6 +49,22 @@ def spec_of(shape: ModelShape) -> ModelSpec:
         has_position_limit=is_gpt2,
         outer=_outer(shape),
     )
+
+
+def _states(shape: ModelShape) -> list[State]:
+    """Return what stands in place of attention in the layers with a state, as one matrix and a remainder."""
+    if shape.states is None:
+        return []
+    rows, rest = divmod(shape.states.parameters, shape.hidden_size)  # none is left but in shapes that are made up
+    state = State(
+        name="state",
+        weights=(*linear("state", rows, shape.hidden_size), *vector("state", rest)),
+        convolution_numbers=shape.states.convolution_numbers,
+        recurrent_numbers=shape.states.recurrent_numbers,
+        live_numbers=shape.states.live_numbers,
+        flop_per_number=0,  # a uniform shape counts bytes
+    )
+    return [state] * shape.states.num_layers
 
 
 def _mlps(shape: ModelShape) -> list[Mlp | Experts]:

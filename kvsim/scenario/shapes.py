@@ -11,7 +11,7 @@ from typing import Any
 
 from kvsim.errors import ScenarioError
 from kvsim.scenario.models.attention import Attention
-from kvsim.scenario.models.blocks import Experts, Mlp
+from kvsim.scenario.models.blocks import Experts, Mixer, Mlp, State
 from kvsim.scenario.models.find import find_model
 from kvsim.scenario.models.formats import WEIGHT_FORMATS
 from kvsim.scenario.models.known import known_model, known_models
@@ -25,8 +25,10 @@ from kvsim.scenario.shape import (
     KVName,
     ModelShape,
     Quantisation,
+    StateSizes,
     WeightsName,
     check_context,
+    check_keys,
 )
 
 __all__ = [
@@ -38,8 +40,10 @@ __all__ = [
     "KVName",
     "ModelShape",
     "Quantisation",
+    "StateSizes",
     "WeightsName",
     "check_context",
+    "check_keys",
     "find_shape",
     "shape_of_spec",
     "unpaged",
@@ -49,8 +53,8 @@ __all__ = [
 def shape_of_spec(spec: ModelSpec, dtype: DType | None = None) -> ModelShape:
     """Return the uniform shape of a model.
 
-    Layers with a sliding window have no pages beside layers that attend to the whole context. Where all have one, and
-    where some attend in chunks, the shape holds for contexts up to it (`ModelShape.window_tokens`).
+    Layers with a sliding window or a state have no pages beside layers that attend to the whole context. Where all have
+    a window, and where some attend in chunks, the shape holds for contexts up to it (`ModelShape.window_tokens`).
 
     Parameters
     ----------
@@ -96,7 +100,10 @@ def _blocks(spec: ModelSpec) -> list[str]:
     mlps = [mlp for layer in spec.layers for mlp in layer.mlps]
     num_experts = sum(isinstance(mlp, Experts) for mlp in mlps)
     has = {
-        "a gate on the output of its attention": attention.gate_numbers > 0,
+        "a gate on the output of its attention that is not as wide as its queries": (
+            attention.gate_numbers not in (0, attention.num_heads * attention.head_dim)
+        ),
+        "states of several sorts": len({mixer for mixer in _mixers(spec) if isinstance(mixer, State)}) > 1,
         "values that are keys": attention.values_are_keys,
         "further weights in its layers": any(layer.extra for layer in spec.layers),
         "embeddings of another width than its layers": spec.embedding_size not in (None, spec.hidden_size),
@@ -110,7 +117,11 @@ def _blocks(spec: ModelSpec) -> list[str]:
 
 
 def _attention(spec: ModelSpec) -> Attention:
-    return next(mixer for mixer in spec.layers[0].mixers if isinstance(mixer, Attention))
+    return next(mixer for mixer in _mixers(spec) if isinstance(mixer, Attention))
+
+
+def _mixers(spec: ModelSpec) -> Iterator[Mixer]:
+    return (mixer for layer in spec.layers for mixer in layer.mixers)
 
 
 def _base(spec: ModelSpec, dtype: DType) -> ModelShape:
@@ -137,6 +148,24 @@ def _base(spec: ModelSpec, dtype: DType) -> ModelShape:
         plain_mlp=positions is None and not inner.is_gated,
         experts=_experts(routed, mlps) if routed else None,
         weights=packed if packed in WEIGHT_FORMATS else None,
+        attention_gate=attention.gate_numbers > 0,
+        states=_states(spec),
+    )
+
+
+def _states(spec: ModelSpec) -> StateSizes | None:
+    """Return the states of a model's layers, with as many inputs of a convolution as transformers holds."""
+    states = [mixer for mixer in _mixers(spec) if isinstance(mixer, State)]
+    if not states:
+        return None
+    state = states[0]
+    channels = state.convolution_numbers // max(state.kernel - 1, 1)
+    return StateSizes(
+        num_layers=len(states),
+        parameters=state.matrix_parameters,
+        convolution_numbers=channels * state.kernel,
+        recurrent_numbers=state.recurrent_numbers,
+        live_numbers=state.live_numbers,
     )
 
 

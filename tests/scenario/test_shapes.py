@@ -74,7 +74,9 @@ def test_a_shape_counts_what_its_model_does() -> None:
             assert shape.in_formats(weights=form).weights_bytes == pytest.approx(weight_bytes(spec, form), rel=1e-5), (
                 name
             )
-        assert shape.num_layers * shape.page_bytes(64) == kv_bytes(spec, 64), name
+        states = kv_bytes(spec, 0)
+        assert (shape.num_layers - shape.state_layers) * shape.page_bytes(64) == kv_bytes(spec, 64) - states, name
+        assert (states > 0) == (shape.state_bytes > 0), name
         assert ModelShape.model_validate(shape.model_dump(mode="json")) == shape
 
 
@@ -106,21 +108,35 @@ def test_a_name_that_decode_cannot_express_is_refused_by_the_feature() -> None:
 @pytest.mark.parametrize(
     ("keys", "feature"),
     [
-        ({"model_type": "qwen3_next"}, "36 hold a state"),
+        ({"model_type": "falcon_h1"}, "36 attend to the whole context and hold a state"),
         ({"model_type": "llama4_text"}, "experts before layers without"),
     ],
 )
 def test_features_of_configurations_are_named(keys: dict[str, str], feature: str) -> None:
-    known = {"qwen3_next": "qwen3-next-80b-a3b", "llama4_text": "llama-4-maverick"}[keys["model_type"]]
+    known = {"falcon_h1": "falcon-h1-0.5b", "llama4_text": "llama-4-maverick"}[keys["model_type"]]
     with pytest.raises(ScenarioError, match=feature):
         shape_of_spec(known_model(known))
 
 
+def test_layers_with_a_state_are_refused_where_keys_of_all_layers_are_simulated() -> None:
+    shape = SHAPES["qwen3-next-80b-a3b"]
+    assert (shape.paged_layers, shape.state_layers) == (12, 36)
+    with pytest.raises(CapacityError, match="prompts: 36 layers of the model hold a state"):
+        check_context(shape, 1000, "prompts")
+    check_context(shape, 1000, "decode", holds_windows=True)
+
+
+def test_a_state_in_every_layer_leaves_no_pages() -> None:
+    shape = SHAPES["qwen3-next-80b-a3b"].model_dump()
+    with pytest.raises(ValueError, match=r"states.num_layers: 48 of num_layers = 48; leave one with pages"):
+        ModelShape.model_validate(shape | {"states": shape["states"] | {"num_layers": 48}})
+
+
 def test_a_gate_on_the_output_of_attention_is_named() -> None:
     spec = known_model("qwen3-8b")
-    gated = dataclasses.replace(spec.layers[0].mixers[0], gate_numbers=4096)  # type: ignore[call-overload]
+    gated = dataclasses.replace(spec.layers[0].mixers[0], gate_numbers=32)  # type: ignore[call-overload]
     layer = dataclasses.replace(spec.layers[0], mixers=(gated,))
-    with pytest.raises(ScenarioError, match="a gate on the output of its attention"):
+    with pytest.raises(ScenarioError, match="a gate on the output of its attention that is not as wide"):
         shape_of_spec(dataclasses.replace(spec, layers=(layer,) * 2))
 
 

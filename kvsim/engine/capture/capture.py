@@ -168,7 +168,7 @@ def capture_bytes(shape: ModelShape, request: CaptureRequest) -> int:
     chunk_tokens = min(request.chunk_tokens, request.prompt_tokens)
     chunk_bytes = shape.activation_bytes(chunk_tokens, 1) + chunk_tokens * request.prompt_tokens
     heads_bytes = 2 * shape.num_heads * shape.head_dim * request.max_tokens * shape.dtype_bytes  # K and V, repeated
-    held_bytes = shape.paged_layers * (kv_bytes + summary_bytes) + shape.window_bytes(request.max_tokens)
+    held_bytes = shape.paged_layers * (kv_bytes + summary_bytes) + shape.unpaged_bytes(request.max_tokens)
     return shape.weights_bytes + held_bytes + kv_bytes + chunk_bytes + heads_bytes
 
 

@@ -176,8 +176,8 @@ def check_whole_context(config: Any, name: Path | str) -> None:
     """
     if window_of_all(config) is not None or len(paged_layers(config)) < config.num_hidden_layers:
         raise KvsimError(
-            f"{name}: some layers attend to a sliding window; states of prompts are kept of models with full attention "
-            "only"
+            f"{name}: some layers attend to a sliding window or hold a state; states of prompts are kept of models "
+            "with full attention only"
         )
     if FAMILIES[config.model_type].has_latent:
         raise KvsimError(

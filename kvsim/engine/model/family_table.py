@@ -93,6 +93,16 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v2": Family(query=latent.query_v2, has_latent=True, note=_LATENT),
     "deepseek_v3": Family(query=latent.query_v3, has_latent=True, note=_LATENT),
+    "qwen3_next": Family(query=queries.gated, note="three delta nets to one attention with a gate; experts"),
+    "qwen3_5_text": Family(query=queries.gated, note="three delta nets to one attention with a gate"),
+    "qwen3_5_moe_text": Family(query=queries.gated, note="as qwen3_5_text, with experts"),
+    "lfm2": Family(
+        final_norm="model.embedding_norm",
+        input_norm="operator_norm",
+        query=queries.head_layer_normalised,
+        note="short convolutions beside attention",
+    ),
+    "granitemoehybrid": Family(query=queries.rotated_if_asked, note="nine Mamba-2 to one attention; experts or none"),
     "gpt_neox": Family(
         layers="gpt_neox.layers",
         final_norm="gpt_neox.final_layer_norm",

@@ -25,6 +25,24 @@ def head_normalised(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Te
     return _rotated(attention, query, rotary)
 
 
+def gated(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
+    """Return the query with a norm over each head; the projection has each head's query and gate: Qwen3-Next."""
+    query = _heads(attention.q_proj(hidden), 2 * attention.head_dim)[..., : attention.head_dim]
+    return _rotated(attention, attention.q_norm(query), rotary)
+
+
+def head_layer_normalised(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
+    """Return the query with a norm over each head before the rotation, by another name: LFM2."""
+    query = attention.q_layernorm(_heads(attention.q_proj(hidden), attention.head_dim))
+    return _rotated(attention, query, rotary)
+
+
+def rotated_if_asked(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
+    """Return the query of a projection, rotated where the model makes a rotary embedding: Granite 4."""
+    query = _heads(attention.q_proj(hidden), attention.head_dim)
+    return query if rotary is None else _rotated(attention, query, rotary)
+
+
 def normalised(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
     """Return the query with one norm over all heads before the rotation: OLMo 2."""
     query = attention.q_norm(attention.q_proj(hidden))

@@ -70,11 +70,11 @@ def decode_on(
 
 def fill(cache: Any, snapshot: Snapshot, held: Held, device: torch.device) -> None:
     """Give `cache` the prompt's keys and values, layer by layer, as a prefill does."""
-    paged = (place for place in range(len(cache.layers)) if place not in snapshot.windows)
+    paged = (place for place in range(len(cache.layers)) if place not in snapshot.unpaged)
     for layer, place in zip(range(snapshot.num_layers), paged, strict=True):
         cache.update(*held.parts(snapshot.layer_prompt(layer, device)), place)
-    for place, window in snapshot.windows.items():
-        cache.layers[place] = copy.copy(window)
+    for place, layer in snapshot.unpaged.items():
+        cache.layers[place] = copy.deepcopy(layer)  # states are written in place
 
 
 class CopyCounts:

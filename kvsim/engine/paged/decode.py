@@ -26,8 +26,8 @@ from kvsim.engine.paged.paged_run import Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.split_run import SplitRun, make_run
 from kvsim.engine.paged.stamps import Stamps, stamped
+from kvsim.engine.paged.unpaged import cache_layers
 from kvsim.engine.paged.visible import Visible
-from kvsim.engine.paged.windows import cache_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from kvsim.engine.paged.continuation import Continuation
 from kvsim.engine.paged.scoring import Seen
 from kvsim.engine.paged.session import Session
 from kvsim.engine.paged.summaries import check_channel
-from kvsim.engine.paged.windows import cache_layers, copied_windows
+from kvsim.engine.paged.unpaged import cache_layers, copied_unpaged
 from kvsim.errors import KvsimError
 from kvsim.policies import make_policy
 from kvsim.scenario.decode import Scenario
@@ -171,8 +171,8 @@ class PagedCache(Cache):
         """
         session: Session = copy.deepcopy(self.session, memo)
         copied = type(self)(session, self._policy, scores=cast("_ScoreShare | None", session.observer))
-        for place, window in copied_windows(self.layers).items():
-            copied.layers[place] = window
+        for place, layer in copied_unpaged(self.layers).items():
+            copied.layers[place] = layer
         return copied
 
     def report(self) -> CacheReport:
@@ -214,6 +214,12 @@ class PagedCache(Cache):
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def get_mask_sizes(self, query_length: int, *arguments: Any, **options: Any) -> tuple[int, int]:
+        """Return the length of a layer's mask and its offset; asked for before a pass, which must have room."""
+        self.session.check_pass(query_length)
+        sizes: tuple[int, int] = super().get_mask_sizes(query_length, *arguments, **options)
+        return sizes
 
     def crop(self, *arguments: Any, **options: Any) -> None:
         """Refuse: pages that left the device cannot be cut."""

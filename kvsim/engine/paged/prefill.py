@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from kvsim.engine.model.first_token import prefill_logits
 from kvsim.engine.model.held import Held, held_by
-from kvsim.engine.model.layers import paged_layers, window_layers
+from kvsim.engine.model.layers import paged_layers, unpaged_layers
 
 _ROOM_FACTOR_TOKENS = 128
 """Room is a multiple of this, so that it is a whole number of pages of 16, 32, 64 and 128 tokens."""
@@ -27,8 +27,8 @@ class Snapshot:
     prompt_tokens: int
     next_token: torch.Tensor
     """Greedy next token, ``[num_sequences, 1]``."""
-    windows: Mapping[int, Any] = field(default_factory=dict)
-    """transformers' cache layers that hold a sliding window and have no pages, by their place in the model."""
+    unpaged: Mapping[int, Any] = field(default_factory=dict)
+    """transformers' cache layers that hold a sliding window or a state and have no pages, by their place."""
 
     @property
     def num_sequences(self) -> int:
@@ -84,7 +84,7 @@ def prefill(
         tokens=_host_tokens(paged, held_by(model.config), room=prompt_tokens + room_tokens),
         prompt_tokens=prompt_tokens,
         next_token=logits.argmax(dim=-1, keepdim=True).cpu(),
-        windows={place: copy.deepcopy(layers[place]) for place in window_layers(model.config)},
+        unpaged={place: copy.deepcopy(layers[place]) for place in unpaged_layers(model.config)},
     )
 
 

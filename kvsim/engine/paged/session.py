@@ -17,6 +17,7 @@ from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.families import Rotary
 from kvsim.engine.model.held import held_by
+from kvsim.engine.model.layers import state_layers, unpaged_layers
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.attachment import attach, detach
 from kvsim.engine.paged.continuation import Continuation
@@ -101,6 +102,9 @@ class Session:
         self._unread: BoolArray = np.zeros((run_input.setting.grid.num_sequences, max_tokens), dtype=np.bool_)
         self._finished = _Finished()
         self._stepping: int | None = None  # the thread of a decode step that has begun and not ended
+        self._has_states = bool(state_layers(model.config))
+        self._moves_on = bool(unpaged_layers(model.config))  # layers that cannot take a pass in twice
+        self._is_midway = False  # a pass has begun and not ended
         self._max_tokens = max_tokens
         self._make_link = make_link
         self._make_policy = make_policy
@@ -138,10 +142,35 @@ class Session:
         self._expected.discard(expected)
         return is_next
 
+    def check_pass(self, new_tokens: int) -> None:
+        """Refuse a pass that cannot be, before any layer has taken its tokens in.
+
+        Raises
+        ------
+        KvsimError
+            If the session is closed, a pass before was cut short, or there is no room for as many tokens.
+        """
+        self._check_open()
+        self._check_not_midway()
+        self._check_room(new_tokens)
+
+    def _check_room(self, new_tokens: int) -> None:
+        end = self.context_tokens + new_tokens
+        if end <= self._max_tokens:
+            return
+        if new_tokens == 1:
+            raise CapacityError(f"this PagedCache is full: max_tokens={self._max_tokens}")
+        raise CapacityError(
+            f"{end} tokens with this prompt; this PagedCache has room for max_tokens={self._max_tokens}"
+        )
+
     @torch.no_grad()
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's new tokens; return all keys and values while in the prompt, and just the new ones after."""
         self._check_open()
+        if layer == 0:
+            self._check_not_midway()
+            self._is_midway = True
         num_sequences = self.run_input.setting.grid.num_sequences
         if key.shape[0] != num_sequences:
             raise KvsimError(
@@ -180,7 +209,7 @@ class Session:
         if layer == self.run_input.setting.grid.num_layers - 1:
             self._run.end()
             self._finished = self._finished.after_step(self._run)
-            self._stepping = None
+            self._stepping, self._is_midway = None, False
         return output
 
     @torch.no_grad()
@@ -195,6 +224,7 @@ class Session:
         if self.is_closed or self._stepping is not None:
             why = "it is closed" if self.is_closed else "a decode step of it is under way, or was cut short"
             raise KvsimError(f"this PagedCache cannot be copied: {why}")
+        self._check_not_midway()
         memo[id(self.model)] = self.model
         with torch.inference_mode(False):
             run_input = copy_whole(self.run_input, memo)
@@ -268,6 +298,13 @@ class Session:
         if self.is_closed:
             raise KvsimError("this PagedCache is closed; make another for the next generation")
 
+    def _check_not_midway(self) -> None:
+        if self._is_midway and self._moves_on:
+            raise KvsimError(
+                "a pass of this PagedCache was cut short, and layers that hold a window or a state took its tokens in; "
+                "make another"
+            )
+
     def _hear(self, hidden: torch.Tensor, rotary: Rotary | None) -> None:
         """Keep what enters a layer of a decode step: it is the session's if this thread attends to the session next."""
         if hidden.shape[1] == 1:
@@ -281,6 +318,12 @@ class Session:
             raise KvsimError(
                 "the policy of this PagedCache drops pages for good, and a later turn would read them: make another "
                 "cache for the whole text"
+            )
+        if self._has_states and self._ended.any():
+            sequence = int(np.flatnonzero(self._ended)[0])
+            raise KvsimError(
+                f"sequence {sequence} ended before others, and layers that hold a state took its padding in: make "
+                "another PagedCache for the next turn, or leave end_token_ids out"
             )
         done = self.counts()
         self._finished = _Finished(earlier_steps=done.num_steps, earlier=done.counts)
@@ -297,10 +340,7 @@ class Session:
         """Keep a layer's part of the prompt on the host."""
         grid, planes = self.run_input.setting.grid, self._held.planes(key, value)
         start, end = self._held_tokens, self._held_tokens + key.shape[2]
-        if end > self._max_tokens:
-            raise CapacityError(
-                f"{end} tokens with this prompt; this PagedCache has room for max_tokens={self._max_tokens}"
-            )
+        self._check_room(key.shape[2])
         if self._tokens is None:
             room = grid.pages_per_layer * self.run_input.page_tokens
             shape = (grid.num_sequences, grid.num_layers, room, *planes.shape[2:])
@@ -310,6 +350,7 @@ class Session:
         if layer == grid.num_layers - 1:
             self._held_tokens = end
             self.prompt_tokens += end - start
+            self._is_midway = False
         if start == 0:
             return key, value
         return self._held.parts(self._tokens[:, layer, :end].to(key.device))
@@ -320,8 +361,7 @@ class Session:
         self._tokens = run.host_tokens if isinstance(run, PagedRun) else None
 
     def _begin(self) -> None:
-        if self.context_tokens >= self._max_tokens:
-            raise CapacityError(f"this PagedCache is full: max_tokens={self._max_tokens}")
+        self._check_room(1)
         if self._run is None:
             assert self._tokens is not None
             # Ordinary tensors, whatever mode the caller is in: the next step may come in another.

@@ -35,7 +35,7 @@ def device_rows(cell: Cell, *, has_summaries: bool) -> list[dict[str, Any]]:
         if cell.is_peer:
             held = total_pages * min(HfOffloaded.device_layers, shape.paged_layers) // shape.paged_layers
         row = {
-            "kv_device_bytes": held * cell.page_bytes + batch * shape.window_bytes(cell.extent.context_tokens),
+            "kv_device_bytes": held * cell.page_bytes + batch * shape.unpaged_bytes(cell.extent.context_tokens),
             "weights_bytes": weights[place],
             "activation_bytes": shape.activation_bytes(step_tokens, batch),
             "summary_bytes": shape.summary_bytes(total_pages) if has_summaries else 0,

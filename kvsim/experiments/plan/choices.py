@@ -72,11 +72,11 @@ def choices_of(request: Request, shape: ModelShape) -> Choices:
 
 
 def _room_bytes(request: Request, shape: ModelShape, weights: str, kv: str) -> int:
-    """Return the device memory left for pages once their summaries and the windows of other layers are there."""
+    """Return the device memory left for pages beside their summaries, and windows and states of other layers."""
     pages = pages_of(request.context_tokens, PAGE_TOKENS) * shape.paged_layers * request.batch
-    windows_bytes = request.batch * shape.in_formats(kv=kv).window_bytes(request.context_tokens)
+    unpaged_bytes = request.batch * shape.in_formats(kv=kv).unpaged_bytes(request.context_tokens)
     asked = None if weights == request.own_weights() and request.weights is None else weights
-    return memory_of(request, asked, kv).max_kv_bytes - shape.summary_bytes(pages) - windows_bytes
+    return memory_of(request, asked, kv).max_kv_bytes - shape.summary_bytes(pages) - unpaged_bytes
 
 
 def _budgets(most_bytes: int, least_bytes: int) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ def _of_times(request: Request, unsimulated: Sequence[str]) -> str:
     card, architectures = request.card, load_coefficients().architectures
     if unsimulated:
         return (
-            f"Times: a roofline, because kvsim does not simulate this model in pages: {'; '.join(unsimulated)}. They "
+            f"Times: a roofline, because its steps in pages are not simulated here: {'; '.join(unsimulated)}. They "
             "are the least that bytes and operations take at the data sheet's rates; measured steps of other models "
             f"took up to {SLOWEST} times as long as their bytes."
         )

@@ -13,6 +13,7 @@ from kvsim.experiments.plan.result import Option, Plan
 from kvsim.experiments.plan.roofline import roofline_options
 from kvsim.experiments.plan.scenario import make_scenario
 from kvsim.experiments.plan.simulate import simulated_options
+from kvsim.profile.estimate.estimate import unpriced
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import shape_of_spec, unpaged
 
@@ -21,7 +22,7 @@ def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options
     """Return a plan as `kvsim.plan` (`kvsim.experiments.plan.library`) documents it, without the data frames."""
     request = make_request(model, gpu, context_tokens=context_tokens, batch=batch, **options)
     memory = memory_of(request)
-    unsimulated = unpaged(request.spec, context_tokens)
+    unsimulated = unpaged(request.spec, context_tokens) or _unpriced(request)
     priced, scenario = (_roofline(request), None) if unsimulated else _simulated(request, memory)
     choice = recommended(request, priced)
     return Plan(
@@ -36,6 +37,12 @@ def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options
         commands=commands_of(request, scenario),
         scenario=scenario,
     )
+
+
+def _unpriced(request: Request) -> list[str]:
+    """Return why no estimate has the times of a model in pages; empty where one has."""
+    reason = unpriced(shape_of_spec(request.spec, request.dtype))
+    return [reason] if reason else []
 
 
 def _simulated(request: Request, memory: Memory) -> tuple[list[Option], Scenario]:

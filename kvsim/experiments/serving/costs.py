@@ -12,7 +12,7 @@ from kvsim.experiments.serving.scenario import Serving
 from kvsim.profile.from_segments import serving_from_segments
 from kvsim.profile.profile import Profile
 from kvsim.profile.serving import ServingCosts
-from kvsim.scenario.shapes import ModelShape
+from kvsim.scenario.shapes import ModelShape, check_keys
 from kvsim.units import format_bytes
 
 
@@ -65,9 +65,10 @@ def memory_of(scenario: Serving, profile: Profile) -> Memory:
     Raises
     ------
     CapacityError
-        If the rest does not hold one request of `max_model_len`.
+        If the rest does not hold one request of `max_model_len`, or layers of the model have no keys and values.
     """
     shape, engine = shape_of(scenario), scenario.engine
+    check_keys(shape, scenario.name)
     device_bytes = scenario.profile.device_memory or profile.device_memory_bytes
     weights_bytes = shape.packed_weights_bytes(profile.quantisation)
     activation_bytes = engine.activation_memory or step_bytes(shape, engine)

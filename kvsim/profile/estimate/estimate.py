@@ -25,6 +25,13 @@ CACHED_TOKENS = (0.0, 8192.0, 32768.0, 131072.0)
 PAGE_TOKENS = (16, 32, 64)
 
 
+def unpriced(shape: ModelShape) -> str:
+    """Return what of a model no estimate has a time for; empty where it has all."""
+    if not shape.states:
+        return ""
+    return f"{shape.state_layers} layers hold a state, and no table of kernels has such layers"
+
+
 def estimate_profile(
     card: Card,
     shape: ModelShape,
@@ -50,8 +57,10 @@ def estimate_profile(
     Raises
     ------
     ScenarioError
-        If a number format is none that the card or an estimate has a rate for.
+        If a number format is none that the card or an estimate has a rate for, or layers hold a state.
     """
+    if shape.states:
+        raise ScenarioError(unpriced(shape) + ": calibrate a profile of the model")
     coefficients, assumptions = load_coefficients(), load_assumptions()
     shape = shape.in_formats(weights=weights, kv=kv)
     packed = BITSANDBYTES[quantisation] if quantisation else None

@@ -27,6 +27,13 @@ class State:
     """Numbers of one token alive at once."""
     flop_per_number: int
     """Operations of one token for each number of the recurrent state."""
+    kernel: int = 1
+    """Inputs that the convolution sees, the newest among them; 1 where there is none."""
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Parameters of the mixer's linear layers."""
+        return sum(tensor.numbers for tensor in self.weights if tensor.is_linear)
 
     @property
     def kind(self) -> LayerKind:

@@ -33,6 +33,7 @@ def mamba2(
         name="mamba2",
         weights=weights,
         convolution_numbers=channels * (kernel - 1),
+        kernel=kernel,
         recurrent_numbers=inner * state_size,
         live_numbers=inner + channels + num_heads + inner,
         flop_per_number=5,  # decay, outer product, sum; product with the output vector and its sum
@@ -64,6 +65,7 @@ def mamba(
         name="mamba",
         weights=weights,
         convolution_numbers=inner_size * (kernel - 1),
+        kernel=kernel,
         recurrent_numbers=inner_size * state_size,
         live_numbers=4 * inner_size,
         flop_per_number=6,  # as Mamba-2, and the decay of each channel and state is computed
@@ -89,6 +91,7 @@ def gated_delta(
         name="gated delta net",
         weights=weights,
         convolution_numbers=channels * (kernel - 1),
+        kernel=kernel,
         recurrent_numbers=num_value_heads * key_dim * value_dim,
         live_numbers=channels + 2 * values,
         flop_per_number=7,  # decay; what the key reads; the correction's outer product and sum; what the query reads
@@ -106,6 +109,7 @@ def short_convolution(*, hidden_size: int, kernel: int, has_bias: bool) -> State
         name="short convolution",
         weights=weights,
         convolution_numbers=hidden_size * (kernel - 1),
+        kernel=kernel,
         recurrent_numbers=0,
         live_numbers=4 * hidden_size,
         flop_per_number=0,

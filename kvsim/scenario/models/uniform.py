@@ -1,4 +1,4 @@
-"""What the paged decode simulator asks of a model: layers that are alike, with the whole context or a window."""
+"""What the paged decode simulator asks of a model: layers with pages that are alike, others a window or a state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]
     """Return what keeps a model from being simulated page by page, in a few words each; empty where nothing does.
 
     A window or a chunk that is no shorter than the context drops nothing, and counts as the whole context. Layers that
-    hold a sliding window keep nothing from it where others attend to the whole context: they have no pages.
+    hold a sliding window or a state keep nothing from it where others attend to the whole context: they have no pages.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def differences(spec: ModelSpec, context_tokens: int | None = None) -> list[str]
     """
     limit = spec.max_positions if context_tokens is None else context_tokens
     kinds = Counter(layer.kind for layer in spec.layers if not _is_full(layer, limit))
-    if window_layers(spec):
-        kinds.pop("sliding", None)
+    for kind in set(_without_pages(spec)):
+        kinds.pop(kind, None)
     others = [f"{number} {_words(kind, spec)}" for kind, number in kinds.items()]
     if others:
         return [f"of its {len(spec.layers)} layers {', '.join(others)}"]
@@ -57,8 +57,25 @@ def window_layers(spec: ModelSpec) -> int:
     >>> window_layers(known_model("gemma-2-9b")), window_layers(known_model("llama-3-8b"))
     (21, 0)
     """
+    return _without_pages(spec).count("sliding")
+
+
+def state_layers(spec: ModelSpec) -> int:
+    """Return how many layers hold a state of constant size beside others that hold every token; 0 where none does.
+
+    Examples
+    --------
+    >>> from kvsim.scenario.models.known import known_model
+    >>> state_layers(known_model("qwen3-next-80b-a3b")), state_layers(known_model("gemma-2-9b"))
+    (36, 0)
+    """
+    return _without_pages(spec).count("state")
+
+
+def _without_pages(spec: ModelSpec) -> list[str]:
+    """Return the kinds of the layers without pages; none where others than these do not all hold every token."""
     others = [layer.kind for layer in spec.layers if not _is_full(layer, spec.max_positions)]
-    return len(others) if set(others) == {"sliding"} and len(others) < len(spec.layers) else 0
+    return others if set(others) <= {"sliding", "state"} and len(others) < len(spec.layers) else []
 
 
 def _is_full(layer: Layer, limit: int | None) -> bool:

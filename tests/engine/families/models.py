@@ -50,6 +50,26 @@ _LATENT: dict[str, Any] = {
     "topk_group": 1,
     "topk_method": "greedy",
 }
+_STATES: dict[str, Any] = {"num_hidden_layers": 6}
+_LINEAR = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+_LINEAR += ["full_attention", "full_attention"]
+_DELTA: dict[str, Any] = _STATES | {
+    "layer_types": _LINEAR,
+    "linear_conv_kernel_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 12,
+}
+_SHARED: dict[str, Any] = _EXPERTS | {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
+_MAMBA2: dict[str, Any] = _STATES | {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 12,
+    "mamba_d_conv": 4,
+    "mamba_chunk_size": 16,
+}
 _FURTHER: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 128},  # of every layer, and longer than the tests' contexts
     "mixtral": _EXPERTS | {"sliding_window": None},
@@ -63,6 +83,13 @@ _FURTHER: dict[str, dict[str, Any]] = {
     "cohere2": _WINDOWS,
     "deepseek_v2": _LATENT,
     "deepseek_v3": _LATENT | {"q_lora_rank": 24},
+    "qwen3_next": _DELTA | _SHARED,
+    "qwen3_5_text": _DELTA,
+    "qwen3_5_moe_text": _DELTA | _SHARED,
+    "lfm2": _STATES
+    | {"layer_types": ["conv" if kind == "linear_attention" else kind for kind in _LINEAR]}
+    | {"conv_L_cache": 3, "block_multiple_of": 16},
+    "granitemoehybrid": _MAMBA2 | _EXPERTS | {"layer_types": _LINEAR, "shared_intermediate_size": 40},
     "gpt_neox": {"head_dim": None, "num_key_value_heads": None},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
 }

@@ -16,7 +16,7 @@ from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture 
 from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
 from kvsim.engine.model.families import shape_of, weightings_of  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
-from kvsim.engine.model.layers import paged_layers  # noqa: E402
+from kvsim.engine.model.layers import paged_layers, state_layers  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.traces.access.file import open_trace  # noqa: E402
@@ -54,8 +54,9 @@ def test_the_mass_is_the_attention_that_eager_returns(model, trace, ids):
                 position = PROMPT_TOKENS + step
                 fed = ids[:, position : position + 1]
                 attentions = model(fed, **{CACHE_ARGUMENT: cache}, output_attentions=True).attentions
+                attending = [place for place in range(len(cache.layers)) if place not in state_layers(model.config)]
                 for layer, place in enumerate(paged_layers(model.config)):
-                    tokens = attentions[place][0, :, -1].double().mean(0)
+                    tokens = attentions[attending.index(place)][0, :, -1].double().mean(0)
                     by_page = torch.nn.functional.pad(tokens, (0, -len(tokens) % 16)).view(-1, 16).sum(1)
                     # What a sink takes is no token's: the mass is the tokens' share of the rest.
                     expected = (by_page / by_page.sum()).numpy()

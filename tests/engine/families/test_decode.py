@@ -17,6 +17,8 @@ from tests.engine.decoding import default_cache_logits, input_for, run  # noqa: 
 from tests.engine.families.models import WINDOW_TOKENS  # noqa: E402
 
 PROMPT_TOKENS, NUM_STEPS = 90, 8  # 6 pages, and a seventh opens
+CHUNK_TOKENS = 64
+"""Of the prefill; a delta net computes so many tokens together, and rounds otherwise where it has to take fewer."""
 ONE_LAYER, TWO_LAYERS = (4, 5), (6, 7)
 """Budgets in pages a layer: of policies that need one layer's pages at once, and of those that need two."""
 
@@ -31,7 +33,7 @@ def paged_policies():
 def expected(model):
     """Return the prompt's snapshot, and logits and greedy tokens of transformers' own cache."""
     ids = torch.randint(3, 256, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(3))
-    snapshot = prefill(model, ids, room_tokens=NUM_STEPS, chunk_tokens=50)
+    snapshot = prefill(model, ids, room_tokens=NUM_STEPS, chunk_tokens=CHUNK_TOKENS)
     return snapshot, *default_cache_logits(model, ids, NUM_STEPS)
 
 

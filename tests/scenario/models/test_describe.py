@@ -71,7 +71,6 @@ def test_published_weights_are_left_out_where_no_dtype_is_known() -> None:
         ("mistral-7b-v0.1", "of its 32 layers 32 attend to a window of 4,096 tokens"),
         ("llama-4-scout", "36 attend to chunks of 8,192 tokens"),
         ("deepseek-v3", "61 hold a latent for all heads"),
-        ("qwen3.5-9b", "24 hold a state"),
         ("gemma-4-e2b", "20 read an earlier layer's keys"),
         ("nemotron-3-nano-30b-a3b", "23 hold a state, 23 have no attention"),
         ("falcon-h1-0.5b", "36 attend to the whole context and hold a state"),
