@@ -113,9 +113,7 @@ class MeanSummaries:
         return _scores(query.float(), means, weighting)
 
 
-def make_summaries(
-    channel: str, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str
-) -> QuestSummaries | CuboidMeanSummaries | MeanSummaries:
+def make_summaries(channel: str, grid: PageGrid, keys: PromptKeys, *, page_tokens: int, device: str) -> Summaries:
     """Return the summaries behind a score channel, filled with the keys of prefill; a speculation's are Quest's.
 
     Parameters
@@ -130,6 +128,11 @@ def make_summaries(
     """
     check_channel(channel)
     return _KINDS[channel](grid, keys, page_tokens=page_tokens, device=device)
+
+
+def bounds_keys(channel: str) -> bool:
+    """Return whether the summaries behind a channel are those that speculation scores by, too."""
+    return _KINDS[channel] is QuestSummaries
 
 
 def check_channel(channel: str) -> None:

@@ -178,7 +178,7 @@ def test_a_batch_of_two_reaches_half_as_far(scenario_file: Path) -> None:
 
 
 def test_cells_that_differ_in_context_alone_are_one(scenario_file: Path) -> None:
-    assert len(found(scenario_file, "measure.prompt_tokens=[100, 150]", "run.policies=lru")) == 1
+    assert len(found(scenario_file, "sweep.measure.prompt_tokens=[100, 150]", "run.policies=lru")) == 1
 
 
 def test_stream_reaches_further_the_less_it_keeps(scenario_file: Path) -> None:
