@@ -128,9 +128,9 @@ def visible_at(step: int, given: DecodeInput, snapshot: Snapshot) -> Visible | N
     """Return what attention may read at `step`: nothing of the sequences that have ended; None where none has."""
     if step < min(given.steps):
         return None
-    goes_on = step < np.array(given.steps)
-    longest = int(snapshot.sequence_tokens[goes_on].max())
-    tokens = np.broadcast_to(goes_on[:, None], (goes_on.size, longest + step + 1))
+    steps = np.array(given.steps)
+    longest = int((snapshot.sequence_tokens + np.minimum(step + 1, steps)).max())
+    tokens = np.broadcast_to(step < steps[:, None], (steps.size, longest))
     return Visible(tokens, given.page_tokens)
 
 

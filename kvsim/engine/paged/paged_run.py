@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -301,7 +300,7 @@ class PagedRun:
             self._mark()
             seen = self._scoring.read(on_device)
             if self._visible is not None:
-                seen = dataclasses.replace(seen, scores=self._visible.scores(seen.scores))
+                seen = seen.shown(self._visible)
             self._mark()
             chosen = [choose(selector, row, count) for row, count in zip(seen.scores, num_pages.tolist(), strict=True)]
         if self._visible is not None:

@@ -14,6 +14,7 @@ from kvsim.engine.paged.batch_summaries import BatchSummaries
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import Speculation
 from kvsim.engine.paged.summaries import bounds_keys, check_channel, make_summaries
+from kvsim.engine.paged.visible import Visible
 from kvsim.kernels.pages.top_k import top_k
 from kvsim.policies.selectors import Selector, TopK, middle_of
 from kvsim.traces.access.base import NEXT_LAYER
@@ -37,6 +38,11 @@ class Seen:
     """Of the layer's pages, ``[num_sequences, num_pages]``."""
     speculation: Scores | None = None
     """Of the next layer's pages, likewise; None at the last layer, and where nobody asks for it."""
+
+    def shown(self, visible: Visible) -> Seen:
+        """Return the same with 0 for pages that hold nothing visible."""
+        speculation = None if self.speculation is None else visible.scores(self.speculation)
+        return Seen(scores=visible.scores(self.scores), speculation=speculation)
 
 
 class Scoring:
