@@ -26,7 +26,7 @@ from kvsim.engine.paged.visible import Visible
 from kvsim.errors import CapacityError
 from kvsim.policies.base import NO_PAGES, reads_speculation
 from kvsim.policies.residency import Decision, Residency
-from kvsim.types import IntArray, PageIds
+from kvsim.types import BoolArray, IntArray, PageIds
 
 
 class Observer(Protocol):
@@ -184,10 +184,14 @@ class PagedRun:
         """Let attention read what is `visible` in the step under way; everything where it is None."""
         self._visible = visible
         if visible is not None and visible.ended.any():
-            self._going_on = np.flatnonzero(~visible.ended)
-            self._open_indices = [None] * self._grid.num_layers
-            self._residency.end(visible.ended)
+            self.end_sequences(visible.ended)
             self._size_up()
+
+    def end_sequences(self, ended: BoolArray) -> None:
+        """Let sequences take and read no more pages from the next step on, ``[num_sequences]``."""
+        self._going_on = np.flatnonzero(~ended)
+        self._open_indices = [None] * self._grid.num_layers
+        self._residency.end(ended)
 
     def _size_up(self) -> None:
         """Work out, for all layers of the step under way, the pages of each sequence; 0 for one that has ended."""

@@ -349,4 +349,6 @@ class Session:
             self._take_over(run)
         self._stepping = threading.get_ident()
         assert self._run is not None
+        if self.continuation.ended.any():  # the pass's mask, which hides them, is shown after its first layer's tokens
+            self._run.end_sequences(self.continuation.ended)
         self._run.begin(self._finished.run_steps)

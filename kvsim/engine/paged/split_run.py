@@ -23,7 +23,7 @@ from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import merged
 from kvsim.engine.paged.visible import Visible
 from kvsim.policies.devices import DeviceShare
-from kvsim.types import IntArray, PageGrid, PageIds
+from kvsim.types import BoolArray, IntArray, PageGrid, PageIds
 
 
 def make_run(
@@ -109,6 +109,11 @@ class SplitRun:
         """Let attention read what is `visible` in the step under way; everything where it is None."""
         for run in self.runs:
             run.show(visible)
+
+    def end_sequences(self, ended: BoolArray) -> None:
+        """Let sequences take and read no more pages from the next step on, ``[num_sequences]``."""
+        for run in self.runs:
+            run.end_sequences(ended)
 
     @property
     def speculation(self) -> SplitRun | None:
