@@ -54,10 +54,9 @@ def accesses_in(place: Path) -> Callable[[Scenario], Path]:
 
 def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | None:
     """Return why a trace cannot stand for what a measurement of the scenario would record; None where it can."""
-    measure, prompts = measure_of(scenario), prompts_of(scenario)
-    is_one_to_repeat = trace.num_sequences == 1 and len(set(prompts)) == 1
-    if trace.header.prompt_tokens != (prompts[:1] if is_one_to_repeat else prompts):
-        return f"has {_shown(trace.header.prompt_tokens)}"
+    measure, prompts, recorded = measure_of(scenario), prompts_of(scenario), trace.header.prompt_tokens
+    if recorded != (prompts if len(set(prompts)) > 1 else prompts[:1] * len(recorded)):
+        return f"has {_shown(recorded)}"
     if trace.num_steps < measure.num_steps:
         return f"has {trace.num_steps} steps, measured are {measure.num_steps}"
     channel = scenario.selector.channel
