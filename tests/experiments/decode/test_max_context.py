@@ -164,7 +164,7 @@ def test_counted_bytes_are_those_of_the_tensors_that_a_run_holds(
                 scoring = decoder.run._scoring
         assert scoring is not None
         parts = [part for one in scoring._all_summaries for _, part in one._parts]
-    held = [tensor for part in parts for tensor in vars(part).values()]
+        held = [tensor for part in parts for tensor in vars(part).values()]
         assert need.summary_bytes == sum(one.nbytes for one in held if isinstance(one, torch.Tensor))
         assert need.slots_bytes == pool.slots.nbytes
         assert need.host_bytes == pool.host_pages.nbytes
