@@ -95,7 +95,7 @@ class Bench:
             seed=0,
         )
         schedule = Schedule()
-        given = DecodeInput(
+        run_input = DecodeInput(
             selector=schedule,
             channel="estimate:quest",
             policy=make_policy(policy, setting, arguments or {}),
@@ -112,27 +112,27 @@ class Bench:
         snapshot = random_snapshot(
             self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1
         )
-        pool = make_pool(snapshot, given, device=self.model.device.type)
+        pool = make_pool(snapshot, run_input, device=self.model.device.type)
         stamps = self.make_stamps()
-        with decoding(self.model, snapshot, given, pool, self.make_link(pool), stamps) as decoder:
+        with decoding(self.model, snapshot, run_input, pool, self.make_link(pool), stamps) as decoder:
             yield decoder, schedule, stamps, pool
 
     def step(self, decoder: Decoder) -> StepOutcome:
         """Feed random tokens for one step; the context stays as long as it was."""
-        batch = decoder.run.given.setting.grid.num_sequences
+        batch = decoder.run.run_input.setting.grid.num_sequences
         return decoder.step(random_ids(self.rng, batch, self.shape.vocab_size))
 
     def quiet_steps(
-        self, decoder: Decoder, schedule: Schedule, stamps: Stamps, wanted: list[int], *, idle_frac: float
+        self, decoder: Decoder, schedule: Schedule, stamps: Stamps, page_counts: list[int], *, idle_frac: float
     ) -> tuple[list[int], BoolArray]:
-        """Run a step for each of `wanted` pages a sequence, in random order, and again those that were disturbed.
+        """Run a step for each of `page_counts` pages a sequence, in random order, and again those that were disturbed.
 
         A step is disturbed if for more than `idle_frac` of it the computing thread neither computed nor waited for
         pages: another program had the processor. A GPU's host waits for it besides, so that there all steps are quiet.
         Returns the pages of each step run, and which steps count: the quiet ones, or all of an amount that had hardly
         any. The first two steps never count.
         """
-        order = wanted[:1] * WARMUP_STEPS + self.rng.permutation(wanted).tolist()
+        order = page_counts[:1] * WARMUP_STEPS + self.rng.permutation(page_counts).tolist()
         ran: list[int] = []
         outcomes: list[StepOutcome] = []
         quiet = np.zeros(0, dtype=np.bool_)
@@ -140,7 +140,7 @@ class Bench:
             for pages in order:
                 schedule.attend(pages)
                 outcomes.append(self.step(decoder))
-                self.advance(len(ran) < len(wanted) + WARMUP_STEPS)
+                self.advance(len(ran) < len(page_counts) + WARMUP_STEPS)
                 ran.append(pages)
             step_s = np.array([outcome.step_s for outcome in outcomes])
             idle_s = step_s - np.array([outcome.cpu_s for outcome in outcomes])
@@ -150,15 +150,15 @@ class Bench:
             had = np.array(ran)
             order = [
                 pages
-                for pages in sorted(set(wanted))
-                for _ in range(wanted.count(pages) - np.count_nonzero(quiet[had == pages]))
+                for pages in sorted(set(page_counts))
+                for _ in range(page_counts.count(pages) - np.count_nonzero(quiet[had == pages]))
             ]
             if not order:
                 break
-        for pages in set(wanted):
-            mine = np.array(ran) == pages
-            if np.count_nonzero(quiet & mine) < 2:
-                quiet[mine] = True
+        for pages in set(page_counts):
+            of_count = np.array(ran) == pages
+            if np.count_nonzero(quiet & of_count) < 2:
+                quiet[of_count] = True
                 quiet[:WARMUP_STEPS] = False
         return ran, quiet
 

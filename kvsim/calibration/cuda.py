@@ -156,14 +156,14 @@ class _TestedLink:
         alone_s: list[float] = []
         beside_s: list[float] = []
         for _ in range(12):
-            for found, num_back in ((alone_s, 0), (beside_s, 4)):
+            for times_s, num_back in ((alone_s, 0), (beside_s, 4)):
                 link = self._link()
                 for _ in range(num_back):
                     link.submit(self._transfer("write-back", pieces))
                 timed = self._transfer("demand", pieces)
                 link.submit(timed)
                 link.drain()
-                found.append(timed.end_s - timed.start_s)
+                times_s.append(timed.end_s - timed.start_s)
         return slowdown_frac(beside_s[2:], alone_s[2:])
 
     def _link(self) -> CudaLink:

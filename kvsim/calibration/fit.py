@@ -63,7 +63,7 @@ def fit_table(samples: Sequence[Sample], amount: Amount, columns_are: Column = "
         residual_high_frac=float(high),
         median_error_frac=_median_error_frac(rows, medians, places),
         num_samples=len(samples),
-        samples=tuple(tuple(row) for row in _kept(rows, places).tolist()),
+        samples=tuple(tuple(row) for row in _thinned(rows, places).tolist()),
     )
 
 
@@ -124,13 +124,13 @@ def _median_error_frac(
     return float(np.mean(errors)) if errors else 0.0
 
 
-def _kept(rows: FloatArray, places: tuple[NDArray[np.intp], NDArray[np.intp]]) -> FloatArray:
+def _thinned(rows: FloatArray, places: tuple[NDArray[np.intp], NDArray[np.intp]]) -> FloatArray:
     """Return at most `MAX_SAMPLES_A_POINT` rows of each point, from the least time to the most."""
-    kept = []
+    points = []
     for row, column in sorted(set(zip(places[0].tolist(), places[1].tolist(), strict=True))):
         point = rows[(places[0] == row) & (places[1] == column)]
         point = point[np.argsort(point[:, 2])]
         chosen = np.linspace(0, len(point) - 1, min(len(point), MAX_SAMPLES_A_POINT)).round().astype(np.intp)
-        kept.append(point[chosen])
-    found: FloatArray = np.concatenate(kept)
-    return found
+        points.append(point[chosen])
+    thinned: FloatArray = np.concatenate(points)
+    return thinned

@@ -28,8 +28,8 @@ def compute_slowdown_frac(bench: Bench) -> float:
     tries: list[tuple[float, float]] = []
     for _ in range(MAX_ROUNDS):
         neighbours = Neighbours()
-        found_frac = _slowdown_try(bench)
-        tries.append((neighbours.busy_frac(), found_frac))
+        frac = _slowdown_try(bench)
+        tries.append((neighbours.busy_frac(), frac))
         if tries[-1][0] < _QUIET_FRAC:
             break
     return min(tries)[1]

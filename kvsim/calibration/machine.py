@@ -78,9 +78,9 @@ def _is_silent(node: ast.stmt) -> bool:
 def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str:
     """Return the version of NVIDIA's driver, as in ``580.159.04``; what torch was built for where there is none."""
     if file.is_file():
-        found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", file.read_text(encoding="utf-8"))
-        if found is not None:
-            return found[1]
+        match = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", file.read_text(encoding="utf-8"))
+        if match is not None:
+            return match[1]
     program = shutil.which("nvidia-smi")
     if program is not None:
         command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]

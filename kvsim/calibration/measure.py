@@ -114,7 +114,7 @@ def calibrate(
         raise CalibrationError("packed weights are those of a model: give --model with --quantisation, not a shape")
     num_layers = 2 if quick else _FEW_LAYERS
     loaded, full_shape = _model(model, shape, dtype, device, num_layers=num_layers, quantisation=quantisation)
-    given = _Given(
+    request = _Request(
         model=loaded,
         shape=full_shape,
         quantisation=quantisation,
@@ -128,12 +128,12 @@ def calibrate(
     )
     with torch.inference_mode(), _one_thread(), cudnn_left_out():
         if device == "cuda":
-            return _measure_cuda(given, bandwidth_bytes_per_s)
-        return _measure_cpu(given, bandwidth_bytes_per_s or DEFAULT_BANDWIDTH_BYTES_PER_S)
+            return _measure_cuda(request, bandwidth_bytes_per_s)
+        return _measure_cpu(request, bandwidth_bytes_per_s or DEFAULT_BANDWIDTH_BYTES_PER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Given:
+class _Request:
     model: Any
     shape: ModelShape
     quantisation: Quantisation | None
@@ -167,30 +167,30 @@ def _without_doubles(policies: Sequence[Timed]) -> list[Timed]:
     return list({cost_name(name, arguments): (name, arguments) for name, arguments in policies}.values())
 
 
-def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
+def _measure_cpu(request: _Request, bandwidth_bytes_per_s: float) -> Profile:
     neighbours = Neighbours()
-    plan = given.plan
-    tokens = random_tokens(given.shape, given.num_layers, given.memory_tokens, device="cpu")
+    plan = request.plan
+    tokens = random_tokens(request.shape, request.num_layers, request.memory_tokens, device="cpu")
     bench = Bench(
-        model=given.model,
-        shape=given.shape,
+        model=request.model,
+        shape=request.shape,
         tokens=tokens,
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         plan=plan,
-        advance=given.advance("compute", num_segment_steps(plan)),
+        advance=request.advance("compute", num_segment_steps(plan)),
         make_link=lambda pool: EmulatedLink(pool, bandwidth_bytes_per_s),
     )
     instrument_s = stamping_s()
     segments = _tables(_compute_samples(bench), instrument_s)
-    bench.advance = given.advance(
-        "decisions", num_host_steps(plan, given.policies) + WARMUP_STEPS + plan.num_slowed_steps
+    bench.advance = request.advance(
+        "decisions", num_host_steps(plan, request.policies) + WARMUP_STEPS + plan.num_slowed_steps
     )
-    host = host_samples(bench, given.policies)
+    host = host_samples(bench, request.policies)
     slowdown_frac = compute_slowdown_frac(bench)
-    advance = given.advance("link", num_link_points(plan))
+    advance = request.advance("link", num_link_points(plan))
     link = link_samples(tokens, plan, bandwidth_bytes_per_s=bandwidth_bytes_per_s, advance=advance)
     return _profile(
-        given,
+        request,
         device="cpu",
         notes=(
             "The link is emulated: a worker thread copies each page and holds it to the stated bandwidth. Reading "
@@ -214,17 +214,17 @@ def _measure_cpu(given: _Given, bandwidth_bytes_per_s: float) -> Profile:
     )
 
 
-def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
-    plan = given.plan
-    tokens = random_tokens(given.shape, given.num_layers, given.memory_tokens, device="cuda")
+def _measure_cuda(request: _Request, slowed_bytes_per_s: float | None) -> Profile:
+    plan = request.plan
+    tokens = random_tokens(request.shape, request.num_layers, request.memory_tokens, device="cuda")
     link = cuda.cuda_link_samples(tokens, plan, slowed_bytes_per_s)
     bench = Bench(
-        model=given.model,
-        shape=given.shape,
+        model=request.model,
+        shape=request.shape,
         tokens=tokens,
         bandwidth_bytes_per_s=_CUDA_BANDWIDTH_BYTES_PER_S,
         plan=plan,
-        advance=given.advance("compute", 2 * num_segment_steps(plan)),
+        advance=request.advance("compute", 2 * num_segment_steps(plan)),
         make_link=lambda pool: CudaLink(
             pool, window_transfers=2, mechanism=link.mechanism, slowed_bytes_per_s=slowed_bytes_per_s
         ),
@@ -234,16 +234,16 @@ def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
     instrument_s = stamping_s()
     host_tables = _tables(_compute_samples(bench), instrument_s)
     device_tables = _tables(_compute_samples(on_device), 0.0)
-    bench.advance = on_device.advance = given.advance(
-        "decisions", num_host_steps(plan, given.policies) + WARMUP_STEPS + plan.num_slowed_steps
+    bench.advance = on_device.advance = request.advance(
+        "decisions", num_host_steps(plan, request.policies) + WARMUP_STEPS + plan.num_slowed_steps
     )
-    host = host_samples(bench, given.policies)
+    host = host_samples(bench, request.policies)
     tail_s = cuda.tail_s()
     slowed = ""
     if slowed_bytes_per_s is not None:
         slowed = " The link is slowed: behind its copy each transfer holds its stream to the stated bandwidth."
     return _profile(
-        given,
+        request,
         device="cuda",
         notes="Device time by events behind a pre-filled queue, host time by wall clock." + slowed,
         segments={
@@ -267,7 +267,7 @@ def _measure_cuda(given: _Given, slowed_bytes_per_s: float | None) -> Profile:
 
 
 def _profile(
-    given: _Given,
+    request: _Request,
     *,
     device: Literal["cpu", "cuda"],
     notes: str,
@@ -278,21 +278,21 @@ def _profile(
     tokens: torch.Tensor,
     instrument_s: float,
 ) -> Profile:
-    plan, shape = given.plan, given.shape
-    advance = given.advance("prefill", num_prefills(plan))
-    prefills = prefill_samples(given.model, tokens, plan, num_layers=shape.num_layers, advance=advance)
-    caches = cache_tables(given.model, tokens, plan, num_layers=shape.num_layers, make_advance=given.advance)
+    plan, shape = request.plan, request.shape
+    advance = request.advance("prefill", num_prefills(plan))
+    prefills = prefill_samples(request.model, tokens, plan, num_layers=shape.num_layers, advance=advance)
+    caches = cache_tables(request.model, tokens, plan, num_layers=shape.num_layers, make_advance=request.advance)
     stated_bytes_per_s = link.stated_bandwidth_bytes_per_s
-    for measure_tables in given.cost_tables:
+    for measure_tables in request.cost_tables:
         caches |= measure_tables(
-            shape, plan, device=device, bandwidth_bytes_per_s=stated_bytes_per_s, make_advance=given.advance
+            shape, plan, device=device, bandwidth_bytes_per_s=stated_bytes_per_s, make_advance=request.advance
         )
     layers = ""
-    if given.num_layers != shape.num_layers:
-        layers = f"Random weights; {given.num_layers} layers stood for all. "
+    if request.num_layers != shape.num_layers:
+        layers = f"Random weights; {request.num_layers} layers stood for all. "
     return Profile(
         schema_version=SCHEMA_VERSION,
-        name=given.name,
+        name=request.name,
         kind="measured",
         notes=f"{layers}One host thread. A sample of a segment is the mean over the layers of a step. {notes}",
         device=device,
@@ -301,8 +301,8 @@ def _profile(
         device_memory_bytes=device_memory_bytes(device),
         page_tokens=plan.page_tokens,
         shape=shape,
-        quantisation=given.quantisation,
-        machine=describe_machine(device=device, num_threads=torch.get_num_threads(), command=given.command),
+        quantisation=request.quantisation,
+        machine=describe_machine(device=device, num_threads=torch.get_num_threads(), command=request.command),
         segments=segments,
         sync_s=sync_s,
         policies={policy: fit_table(samples, "pages", "grid_pages") for policy, samples in host.decisions.items()},

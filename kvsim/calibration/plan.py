@@ -118,9 +118,9 @@ class Plan:
 
 def _shrunk(amounts: Iterable[int], most: int, unit: int, *, least: int) -> tuple[int, ...]:
     """Return different amounts in the same proportions, the largest at most `most`, each a multiple of `unit`."""
-    found = list(amounts)
-    largest = max(*found, most)
-    return tuple(sorted({max(least, amount * most // largest // unit * unit) for amount in found}))
+    sizes = list(amounts)
+    largest = max(*sizes, most)
+    return tuple(sorted({max(least, amount * most // largest // unit * unit) for amount in sizes}))
 
 
 FULL = Plan(

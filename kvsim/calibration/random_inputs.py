@@ -36,10 +36,10 @@ def check_llama(shape: ModelShape) -> None:
         f"weights in {shape.weights}": shape.weights is not None,
         f"a KV cache in {shape.kv}": shape.kv is not None,
     }
-    found = [name for name, is_there in others.items() if is_there]
-    if found:
+    unsupported = [name for name, is_there in others.items() if is_there]
+    if unsupported:
         raise CalibrationError(
-            f"random weights are those of a Llama; the shape has {' and '.join(found)}: give a model, not a shape"
+            f"random weights are those of a Llama; the shape has {' and '.join(unsupported)}: give a model, not a shape"
         )
 
 
@@ -84,8 +84,8 @@ def random_model(shape: ModelShape, num_layers: int, device: str) -> Any:
 
 def random_tokens(shape: ModelShape, num_layers: int, num_tokens: int, *, device: str) -> torch.Tensor:
     """Return random keys and values of `num_tokens` tokens in all, ``[num_layers * num_tokens, 2, kv heads, dim]``."""
-    wanted = (num_layers * num_tokens, 2, shape.num_kv_heads, shape.head_dim)
-    tokens = torch.empty(wanted, dtype=TORCH_DTYPES[shape.dtype], pin_memory=device == "cuda")
+    dims = (num_layers * num_tokens, 2, shape.num_kv_heads, shape.head_dim)
+    tokens = torch.empty(dims, dtype=TORCH_DTYPES[shape.dtype], pin_memory=device == "cuda")
     block = torch.randn(_BLOCK_NUMBERS + 7919, generator=torch.Generator().manual_seed(1))
     _repeat_into(tokens, block.to(tokens.dtype))
     return tokens

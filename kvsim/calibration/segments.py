@@ -39,16 +39,18 @@ def speculation_samples(bench: Bench) -> list[Sample]:
         return samples
     per_layer = bench.num_layers / (bench.num_layers - 1)
     for page_tokens, batch, context_tokens in _speculated(bench.plan):
-        wanted = [min(bench.plan.attended_tokens[context_tokens]) // (batch * page_tokens) or 1] * bench.plan.num_steps
+        page_counts = [
+            min(bench.plan.attended_tokens[context_tokens]) // (batch * page_tokens) or 1
+        ] * bench.plan.num_steps
         with bench.decoder(
             "resident",
             page_tokens=page_tokens,
             num_sequences=batch,
             context_tokens=context_tokens,
-            max_steps=MAX_ROUNDS * (len(wanted) + WARMUP_STEPS),
+            max_steps=MAX_ROUNDS * (len(page_counts) + WARMUP_STEPS),
             predicts=True,
         ) as (decoder, schedule, stamps, _):
-            _, quiet = bench.quiet_steps(decoder, schedule, stamps, wanted, idle_frac=0.02)
+            _, quiet = bench.quiet_steps(decoder, schedule, stamps, page_counts, idle_frac=0.02)
         times_s = step_parts(stamps, bench.num_layers)["speculate"][quiet] * per_layer
         samples += [(context_tokens // page_tokens, batch, time_s) for time_s in times_s.tolist()]
     return samples
@@ -79,15 +81,15 @@ def _add_segments(
     context_tokens: int,
     amounts: list[int],
 ) -> None:
-    wanted = [amount // (batch * page_tokens) for amount in amounts] * bench.plan.num_steps
+    page_counts = [amount // (batch * page_tokens) for amount in amounts] * bench.plan.num_steps
     with bench.decoder(
         "resident",
         page_tokens=page_tokens,
         num_sequences=batch,
         context_tokens=context_tokens,
-        max_steps=MAX_ROUNDS * (len(wanted) + WARMUP_STEPS),
+        max_steps=MAX_ROUNDS * (len(page_counts) + WARMUP_STEPS),
     ) as (decoder, schedule, stamps, _):
-        ran, quiet = bench.quiet_steps(decoder, schedule, stamps, wanted, idle_frac=0.02)
+        ran, quiet = bench.quiet_steps(decoder, schedule, stamps, page_counts, idle_frac=0.02)
     parts = step_parts(stamps, bench.num_layers)
     pages = context_tokens // page_tokens
     for step in np.flatnonzero(quiet).tolist():

@@ -40,7 +40,7 @@ class Spot:
 
     cost: str
     expected_s: float
-    found_s: float
+    measured_s: float
     low_frac: float
     """How much shorter than the table one sample may be: the profile's residuals, `MIN_TOLERANCE_FRAC` at least."""
     high_frac: float
@@ -50,7 +50,7 @@ class Spot:
     @property
     def error_frac(self) -> float:
         """How much longer it takes than the profile says."""
-        return self.found_s / self.expected_s - 1
+        return self.measured_s / self.expected_s - 1
 
     @property
     def is_off(self) -> bool:
@@ -165,7 +165,7 @@ def spots_of(profile: Profile, samples: dict[str, list[tuple[float, float, float
             Spot(
                 cost=name.removeprefix("segments."),
                 expected_s=expected[name],
-                found_s=float(np.median([time_s for _, _, time_s in samples[name]])),
+                measured_s=float(np.median([time_s for _, _, time_s in samples[name]])),
                 low_frac=min(table.residual_low_frac, -MIN_TOLERANCE_FRAC),
                 high_frac=max(table.residual_high_frac, MIN_TOLERANCE_FRAC),
                 share=expected[name] * times / step_s if name.startswith("segments.") else 1.0,

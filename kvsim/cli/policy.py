@@ -84,6 +84,7 @@ def policy_time(
     from kvsim.errors import CalibrationError
     from kvsim.policies.testing.timing import time_decisions, with_decisions
     from kvsim.profile.profile import load_profile, write_profile
+    from kvsim.report.tables import aligned
     from kvsim.scenario.shipped import find_profile
 
     if (profile is None) != (output is None):
@@ -97,9 +98,10 @@ def policy_time(
         typer.echo(json.dumps({"name": called, **table.model_dump(mode="json", exclude={"samples"})}, indent=2))
     else:
         typer.echo(f"a decision of {called}, in microseconds: pages selected (down), pages in all (across)")
-        typer.echo(" " * 8 + "".join(f"{pages:>10,.0f}" for pages in table.columns))
+        rows = [["", *(f"{pages:,.0f}" for pages in table.columns)]]
         for amount, row in zip(table.amounts, table.time_s, strict=True):
-            typer.echo(f"{amount:>8,.0f}" + "".join(f"{time_s * 1e6:>10.1f}" for time_s in row))
+            rows.append([f"{amount:,.0f}", *(f"{time_s * 1e6:.1f}" for time_s in row)])
+        typer.echo("\n".join(aligned(rows, left=(), rule=False)))
     if known is not None and output is not None:
         write_profile(with_decisions(known, called, table), output)
         typer.echo(f'{output}: written; [policies."{called}"] is this machine\'s', err=as_json)

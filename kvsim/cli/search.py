@@ -203,7 +203,7 @@ def _print_and_write(swept: Sweep, folder: Path, fields: list[str], *, figures: 
     typer.echo(text, nl=not as_json)
     if as_json:
         return
-    typer.echo(f"\n{swept.num_simulated} cells simulated, {swept.num_found} found finished in {swept.folder}")
+    typer.echo(f"\n{swept.num_simulated} cells simulated, {swept.num_reused} found finished in {swept.folder}")
     typer.echo(f"result: {written}")
     for name in sorted(files):
         typer.echo(f"  {written / name}")

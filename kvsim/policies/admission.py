@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.policies.base import NO_PAGES, Setting, View
-from kvsim.policies.evictors.pools import Pools, may_leave
+from kvsim.policies.evictors.pools import Pools, take_first
 from kvsim.types import BoolArray, IntArray, PageIds
 
 
@@ -66,16 +66,7 @@ class SecondTouch:
 
     def first_out(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         """Return the pages that have been on trial longest."""
-        trial = self._on_trial[pool]
-        first: list[int] = []
-        for page in trial:
-            if len(first) == count:
-                break
-            if may_leave(page, view.evictable, spared):
-                first.append(page)
-        for page in first:
-            del trial[page]
-        return np.array(first, dtype=np.int64)
+        return take_first(self._on_trial[pool], count, view.evictable, spared)
 
     def left(self, victims: PageIds) -> None:
         """Forget pages that left for another reason."""

@@ -65,7 +65,7 @@ class Prefetcher(Protocol):
     def spared(self, view: View) -> BoolArray | None:
         """Return the pages that leave last, ``[num_page_ids]``: those it expects to be read soon, or None.
 
-        No prefetch pushes them out, and a miss only where no other page may leave. Called after `wanted`.
+        No prefetch pushes them out, and a miss only where no other page may leave. Called after `candidates`.
         """
 
     def left(self, victims: PageIds) -> None:
@@ -108,7 +108,7 @@ class Paged:
         self._oracles = [part for part in (evictor, prefetcher, admission) if isinstance(part, Oracle)]
         self.is_oracle = any(part.is_oracle for part in self._oracles)
         self._has_future = False
-        self._tell_fetched = getattr(prefetcher, "fetched", None)
+        self._notify_fetched = getattr(prefetcher, "fetched", None)
         self._grid = setting.grid
         self._pools = Pools(setting)
         self._blocked: BoolArray = np.zeros(setting.grid.num_pages, dtype=np.bool_)
@@ -142,25 +142,25 @@ class Paged:
         """Return who leaves and who comes early."""
         self.evictor.touch(view)
         self.admission.touch(view)
-        wanted = self.prefetcher.wanted(view)
+        candidates = self.prefetcher.wanted(view)
         spared = self.prefetcher.spared(view)
-        victims, prefetches = self._make_room(view, wanted, spared)
+        victims, prefetches = self._make_room(view, candidates, spared)
         if prefetches.size:
             self.evictor.arrived(prefetches)
-            if self._tell_fetched is not None:
-                self._tell_fetched(prefetches)
+            if self._notify_fetched is not None:
+                self._notify_fetched(prefetches)
         if not victims.size and not prefetches.size:
             return NOTHING
         self.prefetcher.left(victims)
         return Plan(victims=victims, prefetches=prefetches)
 
-    def _make_room(self, view: View, wanted: PageIds, spared: BoolArray | None) -> tuple[PageIds, PageIds]:
+    def _make_room(self, view: View, candidates: PageIds, spared: BoolArray | None) -> tuple[PageIds, PageIds]:
         """Return who leaves, and the prefetches that find a slot."""
         if self._pools.count == 1:
-            gone = self._leaving(view, 0, view.free_slots, wanted.size, spared)
-            return gone, wanted[: max(0, view.free_slots + gone.size)]
-        layers = self._grid.layer_of(wanted)
-        comes = np.ones(wanted.size, dtype=np.bool_)
+            gone = self._leaving(view, 0, view.free_slots, candidates.size, spared)
+            return gone, candidates[: max(0, view.free_slots + gone.size)]
+        layers = self._grid.layer_of(candidates)
+        comes = np.ones(candidates.size, dtype=np.bool_)
         left = []
         for layer in sorted({view.layer, *layers.tolist()}):
             of_layer = np.flatnonzero(layers == layer)
@@ -168,12 +168,14 @@ class Paged:
             gone = self._leaving(view, layer, free_slots, of_layer.size, spared)
             comes[of_layer[max(0, free_slots + gone.size) :]] = False
             left.append(gone)
-        return np.concatenate(left), wanted[comes]
+        return np.concatenate(left), candidates[comes]
 
-    def _leaving(self, view: View, pool: int, free_slots: int, num_wanted: int, spared: BoolArray | None) -> PageIds:
+    def _leaving(
+        self, view: View, pool: int, free_slots: int, num_candidates: int, spared: BoolArray | None
+    ) -> PageIds:
         """Return who leaves one pool: spared pages only for misses, where no others are left."""
         due = max(0, -free_slots)
-        gone = self._victims(view, pool, max(due, num_wanted - free_slots), spared)
+        gone = self._victims(view, pool, max(due, num_candidates - free_slots), spared)
         if spared is None or gone.size >= due:
             return gone
         return np.concatenate((gone, self._victims(view, pool, due - gone.size, ~spared)))

@@ -91,7 +91,7 @@ class PlugIn(CalledWithCare):
             "decide": self._plan,
             "victims": self._victims,
             "first_out": self._first_out,
-            "wanted": self._wanted,
+            "wanted": self._candidates,
             "spared": self._spared,
         }
         super().__init__(own, what, {name: checks.get(name) for name in CALLED})
@@ -138,8 +138,8 @@ class PlugIn(CalledWithCare):
             raise self._refused(f"{name} returns a page of another layer than {pool}, whose pool was asked for")
         return pages
 
-    def _wanted(self, wanted: Any, view: View) -> PageIds:
-        pages = self._page_ids(wanted, "wanted", view)
+    def _candidates(self, returned: Any, view: View) -> PageIds:
+        pages = self._page_ids(returned, "wanted", view)
         if pages.size > view.prefetch_quota:
             raise self._refused(f"wanted returns {pages.size} pages, the quota is {view.prefetch_quota}")
         if not view.prefetchable[pages].all():

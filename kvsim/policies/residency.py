@@ -98,13 +98,13 @@ class Residency:
             total = int(num_pages[sequence])
             if total > grid.pages_per_layer:
                 raise CapacityError(f"sequence {sequence} has {total} pages, the grid holds {grid.pages_per_layer}")
-            kept_first = min(self._pinned_first_pages, total)
-            kept_last = total - kept_first if self._drops else min(max(share - kept_first, 0), total - kept_first)
+            num_first = min(self._pinned_first_pages, total)
+            num_last = total - num_first if self._drops else min(max(share - num_first, 0), total - num_first)
             for layer in range(grid.num_layers):
                 first = grid.first_page(sequence=sequence, layer=layer)
                 self._prefetchable[first : first + total] = True
                 ids = np.concatenate(
-                    (np.arange(first, first + kept_first), np.arange(first + total - kept_last, first + total))
+                    (np.arange(first, first + num_first), np.arange(first + total - num_last, first + total))
                 )
                 self._admit(ids, layer)
                 self._num_pages[sequence, layer] = total

@@ -58,22 +58,22 @@ def link_bandwidth_bytes_per_s(profile: Profile) -> float:
 
 
 def _factor(profile: Profile, key: str, text: str) -> float:
-    wanted = f"--set {key}={text}: should be a factor above 0, as in x2"
+    problem = f"--set {key}={text}: should be a factor above 0, as in x2"
     match = re.fullmatch(r"\s*x\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*", text)
     if match:
         try:
             factor = float(match[1])
         except ValueError:
-            raise ScenarioError(wanted) from None
+            raise ScenarioError(problem) from None
     elif key == f"{PREFIX}link_bandwidth":
         try:
             factor = parse_bytes(text) / link_bandwidth_bytes_per_s(profile)
         except ScenarioError:
-            raise ScenarioError(f"{wanted}, or bytes a second, as in '50 GB'") from None
+            raise ScenarioError(f"{problem}, or bytes a second, as in '50 GB'") from None
     else:
-        raise ScenarioError(wanted)
+        raise ScenarioError(problem)
     if not 1e-6 <= factor <= 1e6:
-        raise ScenarioError(f"{wanted}, from 1e-6 to 1e6")
+        raise ScenarioError(f"{problem}, from 1e-6 to 1e6")
     return factor
 
 

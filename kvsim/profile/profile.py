@@ -161,7 +161,7 @@ class Profile(Strict):
         return self
 
     def _check_intervals(self) -> None:
-        has_error_of_steps = self.serving is not None and self.serving.error_frac > 0
+        has_error_of_steps = self.serving is not None and self.serving.run_error_frac(0.0) > 0
         sure = [
             name
             for name, table in self.tables().items()
@@ -178,13 +178,13 @@ class Profile(Strict):
 
     def tables(self) -> dict[str, CostTable]:
         """Return every table by a dotted name."""
-        found = {f"segments.{name}": cost.device for name, cost in self.segments.items()}
-        found |= {f"segments.{name}.host": cost.host for name, cost in self.segments.items() if cost.host}
-        found |= {f"policies.{name}": table for name, table in self.policies.items()}
-        found |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
-        found |= {f"caches.{name}": table for name, table in self.caches.items()}
-        found |= {f"serving.{name}": table for name, table in (self.serving.tables() if self.serving else {}).items()}
-        return found | ({"prefill": self.prefill} if self.prefill else {})
+        tables = {f"segments.{name}": cost.device for name, cost in self.segments.items()}
+        tables |= {f"segments.{name}.host": cost.host for name, cost in self.segments.items() if cost.host}
+        tables |= {f"policies.{name}": table for name, table in self.policies.items()}
+        tables |= {"link.to_device": self.link.to_device.transfer, "link.to_host": self.link.to_host.transfer}
+        tables |= {f"caches.{name}": table for name, table in self.caches.items()}
+        tables |= {f"serving.{name}": table for name, table in (self.serving.tables() if self.serving else {}).items()}
+        return tables | ({"prefill": self.prefill} if self.prefill else {})
 
     def segment(self, name: str) -> SegmentCost:
         """Return what a segment costs.

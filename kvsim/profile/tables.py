@@ -100,7 +100,7 @@ class CostTable(Strict):
         place, column_frac = _place(self.columns, column)
         return max(_mix(self.time_s, row, row_frac, place, column_frac), 0.0)
 
-    def times_s(self, amounts: IntArray, **at: Unpack[At]) -> FloatArray:
+    def times_s(self, amounts: IntArray | FloatArray, **at: Unpack[At]) -> FloatArray:
         """Return `at_s` of many amounts, each in its own column or all in one, ``[n]``."""
         rows, row_frac = _places(self.amounts, amounts)
         columns, column_frac = _places(self.columns, np.broadcast_to(self._asked(at), amounts.shape))
@@ -108,8 +108,8 @@ class CostTable(Strict):
         below, beside = np.minimum(rows + 1, len(time_s) - 1), np.minimum(columns + 1, len(self.columns) - 1)
         left = time_s[rows, columns] + row_frac * (time_s[below, columns] - time_s[rows, columns])
         right = time_s[rows, beside] + row_frac * (time_s[below, beside] - time_s[rows, beside])
-        found: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
-        return found
+        times_s: FloatArray = np.maximum(left + column_frac * (right - left), 0.0)
+        return times_s
 
     def column_at(self, **at: Unpack[At]) -> tuple[int, float]:
         """Return the place of the column left of that asked for, and how far it lies towards the next one."""
@@ -119,8 +119,8 @@ class CostTable(Strict):
         """Return whether a cost lies inside the measured range, of one or of many."""
         column, amount = np.asarray(self._asked(at)), np.asarray(amount)
         is_inside = (self.amounts[0] <= amount) & (amount <= self.amounts[-1])
-        found: NDArray[np.bool_] = is_inside & (self.columns[0] <= column) & (column <= self.columns[-1])
-        return found
+        is_covered: NDArray[np.bool_] = is_inside & (self.columns[0] <= column) & (column <= self.columns[-1])
+        return is_covered
 
     def _asked(self, at: At) -> Any:
         """Return the column asked for; any name will do where the cost depends on the amount alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from kvsim.profile.cards.card import Card
-from kvsim.report.text import aligned, wrapped
+from kvsim.report.tables import aligned, wrapped
 from kvsim.units import format_bytes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kvsim.report.text import aligned, wrapped
+from kvsim.report.tables import aligned, wrapped
 from kvsim.scenario.models.describe import Description, LayerRow, kv_line
 from kvsim.scenario.models.known import KnownModel
 from kvsim.scenario.models.listing import CONTEXT_TOKENS, ModelRow

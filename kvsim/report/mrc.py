@@ -8,25 +8,28 @@ from matplotlib.figure import Figure
 
 from kvsim.caches import MissCurve
 from kvsim.report.style import PALETTE, add_panels, new_figure
+from kvsim.report.tables import aligned, percent
 
 
 def mrc_text(curve: MissCurve, budgets: Sequence[int], keys: str) -> str:
     """Return a line a budget, and what cannot be avoided."""
     shares = curve.miss_frac
-    head = (
-        f"{curve.num_accesses:,} accesses of {curve.num_keys:,} {keys}",
-        f"{'budget':>12}{'of all':>9}{'misses':>14}{'miss ratio':>12}",
-    )
-    lines = [
-        f"{budget:>12,}{100 * budget / curve.num_keys:>8.1f}%{curve.misses[budget]:>14,}{shares[budget]:>12.4f}"
-        f"{'  <- knee' if budget == curve.knee else ''}"
+    head = f"{curve.num_accesses:,} accesses of {curve.num_keys:,} {keys}"
+    rows = [("budget", "of all", "misses", "miss ratio", "")] + [
+        (
+            f"{budget:,}",
+            percent(budget / curve.num_keys),
+            f"{curve.misses[budget]:,}",
+            f"{shares[budget]:.4f}",
+            "<- knee" if budget == curve.knee else "",
+        )
         for budget in budgets
     ]
     first = (
         f"first accesses are {shares[-1]:.4f} of all and miss at any budget; "
         "beyond the knee a slot avoids fewer misses than it does on average"
     )
-    return "\n".join([*head, *lines, "", first])
+    return "\n".join([head, *aligned(rows, left=(4,), rule=False), "", first])
 
 
 def mrc_figure(curve: MissCurve, name: str, keys: str) -> Figure:

@@ -29,7 +29,7 @@ def profile_figure(profile: Profile) -> Figure:
     A line is a column of the table. A published profile has neither samples nor residuals, and says so.
     """
     tables = {name: table for name, table in profile.tables().items() if is_curve(table)}
-    residuals = {name: found for name, table in tables.items() if (found := residuals_frac(table))}
+    residuals = {name: fracs for name, table in tables.items() if (fracs := residuals_frac(table))}
     num_panels = len(tables) + bool(residuals)
     num_rows = math.ceil(num_panels / NUM_COLUMNS)
     label = (
@@ -148,7 +148,7 @@ def _count(value: float, _: object = None) -> str:
 
 def _draw_residuals(axis: Any, residuals: Mapping[str, list[float]]) -> None:
     size = min(8.0, _RESIDUALS_POINTS / len(residuals))
-    percents = [[100 * residual for residual in found] for found in residuals.values()]
+    percents = [[100 * residual for residual in fracs] for fracs in residuals.values()]
     title_panel(axis, "sample against table")
     axis.boxplot(percents, orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6)
     axis.set_yticks(range(1, len(residuals) + 1), [name.removeprefix("segments.") for name in residuals], fontsize=size)

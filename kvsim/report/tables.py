@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NOT_APPLICABLE = "-"
+
+WIDTH = 120
+"""Columns of a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,11 @@ def aligned(
 
     lines = [line(row) for row in rows]
     return [*lines[:num_titles], *([gap.join("-" * size for size in sizes)] if rule else []), *lines[num_titles:]]
+
+
+def wrapped(text: str) -> list[str]:
+    """Return `text` in lines of at most `WIDTH` columns."""
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
 
 
 def table_text(

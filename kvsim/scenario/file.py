@@ -46,7 +46,8 @@ def _is_memory(value: int) -> int:
     return value
 
 
-def _as_bytes(value: Any) -> Any:
+def as_bytes(value: Any) -> Any:
+    """Return the bytes that a size as text means, and any other value as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -55,7 +56,7 @@ def _as_bytes(value: Any) -> Any:
         raise ValueError(str(problem)) from None
 
 
-SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes), AfterValidator(_is_memory)]
+SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(as_bytes), AfterValidator(_is_memory)]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Scalar: TypeAlias = str | int | float | bool
 Swept: TypeAlias = Scalar | Listed[int]
@@ -255,16 +256,16 @@ def _swept(tree: type[ScenarioT], tables: dict[str, Any], known: list[str]) -> t
         return (), errors
     cells: list[ScenarioT] = []
     problems: dict[str, None] = {}
-    num_kept = 0
+    num_cells = 0
     try:
         for cell_tables in _cells(tree, tables, sweep, exclude):
-            num_kept += 1
+            num_cells += 1
             cell, own_errors = parsed(tree, cell_tables)
             cells += [] if cell is None else [cell]
             problems |= dict.fromkeys(line for line in own_errors if line not in known)
     except ScenarioError as problem:
         problems[str(problem)] = None
-    none_left = [] if num_kept or problems else ["exclude: leaves no combination of [sweep]"]
+    none_left = [] if num_cells or problems else ["exclude: leaves no combination of [sweep]"]
     return tuple(cells), [f"sweep: {line}" for line in problems] + none_left
 
 

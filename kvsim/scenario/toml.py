@@ -111,11 +111,6 @@ def value_at(tables: dict[str, Any], dotted: str) -> Any:
     return value
 
 
-def errors_of(model: type[BaseModel], tables: dict[str, Any]) -> list[str]:
-    """Return every error of `tables` as a `model`, one line each; none where it is valid."""
-    return parsed(model, tables)[1]
-
-
 def parsed(model: type[ModelT], tables: dict[str, Any]) -> tuple[ModelT | None, list[str]]:
     """Return `tables` as a `model`, None where that cannot be, and every error, one line each."""
     try:
@@ -165,7 +160,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 Key: typing.TypeAlias = tuple[Any, ...]
 
-_WANTED = {
+_EXPECTED = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -200,7 +195,7 @@ def _errors(model: type[BaseModel], tables: dict[str, Any], problem: ValidationE
         if key in lines or (key in meant and details[0]["type"] == "missing"):
             continue
         is_outer = any(other != key and other[: len(key)] == key for other in by_key)
-        if is_outer and all(detail["type"] in _WANTED for detail in details):
+        if is_outer and all(detail["type"] in _EXPECTED for detail in details):
             continue  # another alternative fitted better: its own errors, inside this key, are reported
         lines[key] = f"{_shown_key(key)}: {_explained(details)}"
     return [lines[key] for key in by_key if key in lines]
@@ -253,9 +248,9 @@ def _nearest_paths(model: type[BaseModel], name: str) -> list[str]:
 
 def _explained(details: list[Any]) -> str:
     """Return what is wrong with one key, of which each detail is about one alternative."""
-    precise = [detail for detail in details if detail["type"] not in _WANTED]
+    precise = [detail for detail in details if detail["type"] not in _EXPECTED]
     if not precise:
-        expected = list(dict.fromkeys(_WANTED[detail["type"]] for detail in details))
+        expected = list(dict.fromkeys(_EXPECTED[detail["type"]] for detail in details))
         if "a number" in expected and "a whole number" in expected:
             expected.remove("a whole number")
         return f"should be {' or '.join(expected)}, found {_shown(details[0]['input'])}"

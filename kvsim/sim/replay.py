@@ -13,7 +13,7 @@ from kvsim.traces.access.layers import LayersOf
 from kvsim.traces.access.repeated import Repeated
 from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores, pages_of
 
-MAX_KEPT_BYTES = 512 * 2**20
+MAX_CACHED_BYTES = 512 * 2**20
 """Readings are kept for the next policy up to so many bytes; beyond, they are worked out again."""
 
 
@@ -80,7 +80,7 @@ class Replay:
             pages_per_layer=pages_of(last, page_tokens),
         )
         self._readings: dict[tuple[int, int, bool], Reading] = {}
-        self._kept_bytes = 0
+        self._cached_bytes = 0
         self._contexts: dict[int, IntArray] = {}
 
     def of_layers(self, layers: range) -> Replay:
@@ -125,8 +125,8 @@ class Replay:
         if reading is None:
             reading = self._read_all(step, layer) if everything else self._read_chosen(step, layer)
             size = 0 if everything else reading.selected.nbytes + reading.scores.nbytes
-            if not everything and self._kept_bytes + size <= MAX_KEPT_BYTES:
-                self._kept_bytes += size
+            if not everything and self._cached_bytes + size <= MAX_CACHED_BYTES:
+                self._cached_bytes += size
                 self._readings[key] = reading
         return reading
 

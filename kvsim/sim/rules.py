@@ -12,6 +12,7 @@ from kvsim.kernels.step import decide
 from kvsim.policies.admission import Always
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.composed import Paged
+from kvsim.policies.evictors.compiled import CompiledLru
 from kvsim.policies.prefetchers.next_step import NextStep
 from kvsim.policies.prefetchers.none import NoPrefetch
 from kvsim.policies.standalone.resident import Resident
@@ -63,7 +64,7 @@ def _parts(policy: Policy) -> tuple[int, int, int]:
         return decide.KEEP_ALL, decide.NO_PREFETCH, 0
     plain = decide.NO_POLICY, decide.NO_PREFETCH, 0
     # the compiled evictor alone: who asked for plain parts gets plain parts
-    if type(policy) is not Paged or type(policy.evictor).__name__ != "CompiledLru":
+    if type(policy) is not Paged or type(policy.evictor) is not CompiledLru:
         return plain
     if type(policy.admission) is not Always:
         return plain

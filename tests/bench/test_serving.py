@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -67,3 +69,19 @@ def test_the_peer_serves_the_same_requests(bench: ModuleType, traces: Path) -> N
     steps, tokens, simulated_s = make(traffic)()
     assert tokens == int(traffic.requests.stop_tokens.sum())  # it computes the last token, too
     assert 0 < steps <= tokens and simulated_s > traffic.arrival_s[-1]
+
+
+def test_the_process_may_keep_bytecode_whatever_the_environment_says(
+    bench: ModuleType, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environments = []
+    run = subprocess.run
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        environments.append(options["env"])
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    assert bench.run_command(traces, bench.read_azure(traces / bench.AZURE, 40))["requests"] == 40
+    assert "PYTHONDONTWRITEBYTECODE" not in environments[0] and "PATH" in environments[0]

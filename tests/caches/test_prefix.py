@@ -84,7 +84,7 @@ def test_no_block_leaves_while_a_request_holds_it_or_another_follows_it(policy, 
     held: list[list[int]] = []
     for chain in chains(found.blocks, found.starts):
         done = cache.request(chain)
-        held = [*held, list(chain[: done.num_kept])][-in_flight:]
+        held = [*held, list(chain[: done.num_held])][-in_flight:]
         assert len(cache) <= budget
         assert all(block in cache for block in held[-1]), "what the latest request holds is cached"
         assert len(set(done.slots)) == len(done.slots)
@@ -164,13 +164,13 @@ def test_a_request_keeps_its_hits_when_it_makes_room_and_tails_leave_before_head
 
 def test_a_request_larger_than_the_budget_keeps_its_first_blocks() -> None:
     cache = PrefixCache(2, make_eviction("lru", 2))
-    assert cache.request([1, 2, 3]).num_kept == 2
+    assert cache.request([1, 2, 3]).num_held == 2
     assert cache.request([1, 2, 3]).num_hits == 2
 
 
 def test_second_touch_lets_a_block_in_when_it_was_asked_for_before() -> None:
     cache = PrefixCache(4, make_eviction("lru", 4), admission="second-touch")
-    assert [cache.request([1, 2]).num_kept, cache.request([1, 2]).num_kept] == [0, 2]
+    assert [cache.request([1, 2]).num_held, cache.request([1, 2]).num_held] == [0, 2]
     assert cache.request([1, 2]).num_hits == 2
 
 

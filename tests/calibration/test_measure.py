@@ -24,19 +24,9 @@ from kvsim.errors import CalibrationError, KvsimError  # noqa: E402
 from kvsim.experiments.registry import all_cost_tables  # noqa: E402
 from kvsim.policies import Paged  # noqa: E402
 from kvsim.profile.profile import load_profile, write_profile  # noqa: E402
-from kvsim.scenario.shapes import ModelShape  # noqa: E402
+from tests.accesses import SHAPE as THREE_LAYERS  # noqa: E402
 
-SHAPE = ModelShape(
-    num_layers=6,
-    hidden_size=64,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    intermediate_size=128,
-    vocab_size=100,
-    tied_embeddings=True,
-    dtype="fp32",
-)
+SHAPE = THREE_LAYERS.model_copy(update={"num_layers": 6})
 TINY = Plan(
     page_tokens=(16,),
     batches=(1, 2),

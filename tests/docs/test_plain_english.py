@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -50,6 +52,24 @@ TEXTS = (
 EXEMPT = ("kvsim/profile/columns.py",)
 """Patterns of texts that must use such words: this one has the name of a table in profiles of version 1."""
 
+PLACEHOLDERS = {
+    *("given", "found", "kept", "wanted", "told", "said", "tell", "tells", "mine"),
+    *("fault", "faults", "books", "foretold", "yardstick", "knob", "mend"),
+}
+"""Words that say nothing of the thing that they name: a name is what the thing is."""
+
+PUBLIC_NAMES = {
+    "wanted": "method of prefetchers, which plug-ins have",
+    "kept": "attribute of what the library's prompt cache returns",
+    "kept_prompts": "attribute of the report of the library's prompt cache",
+    "kept_bytes": "column of results",
+    "PromptBooks": "name before 0.2, for one release",
+    "RowBooks": "name before 0.2, for one release",
+    "PackageNotFoundError": "of Python",
+    "FileNotFoundError": "of Python",
+}
+"""Names that have such a word and must keep it, and why."""
+
 _PATTERN = re.compile(
     r"\b(" + "|".join(word.replace(" ", r"\s+") for word in sorted(BETTER, key=len, reverse=True)) + r")\b",
     re.IGNORECASE,
@@ -95,6 +115,42 @@ def test_no_word_is_used_that_has_a_plainer_replacement(name: str) -> None:
 def test_an_exemption_that_is_no_longer_needed_is_removed(pattern: str) -> None:
     names = [name for name in texts() if fnmatch(name, pattern)]
     assert any(findings(name, (ROOT / name).read_text(encoding="utf-8")) for name in names), f"remove {pattern!r}"
+
+
+def names_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield every identifier with its line."""
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            name = getattr(node, field, None)
+            if isinstance(name, str):
+                yield getattr(node, "lineno", 0), name
+
+
+def placeholders_in(source: str) -> dict[str, int]:
+    """Return the identifiers that have a placeholder among their words, each with one line where it stands."""
+    return {
+        name: line
+        for line, name in names_of(ast.parse(source))
+        if PLACEHOLDERS & {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    }
+
+
+def test_a_name_says_what_the_thing_is() -> None:
+    found = {path: placeholders_in(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("kvsim/**/*.py"))}
+    lines = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path, names in found.items()
+        for name, line in names.items()
+        if name not in PUBLIC_NAMES
+    ]
+    assert lines == []
+    assert set(PUBLIC_NAMES) <= {name for names in found.values() for name in names}, "remove what is no longer there"
+
+
+def test_placeholders_are_noticed_in_every_kind_of_name() -> None:
+    source = "def told(self, wanted_s):\n    import a as kept_b\n    self.num_found = KeptCell(given=FAULTS)\n"
+    assert set(placeholders_in(source)) == {"told", "wanted_s", "kept_b", "num_found", "KeptCell", "given", "FAULTS"}
+    assert placeholders_in("default = foundation.keeps(minefield)") == {}
 
 
 @pytest.mark.parametrize("word", BETTER)

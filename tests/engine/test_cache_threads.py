@@ -23,6 +23,8 @@ from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
 from tests.engine.families.models import tiny_model_of  # noqa: E402
 from tests.engine.test_paged_cache import assert_untouched  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT_TOKENS, NEW_TOKENS, NUM_THREADS, REPEATS = 150, 24, 4, 5
 LONGEST_S = 600.0
 """No thread waits so long unless it waits for ever."""
@@ -34,14 +36,6 @@ CASES = [
     SPECULATING,
     ("run.policies=['lru']", "selector.channel='speculate:next-layer'"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3_text", "deepseek_v2"])

@@ -19,16 +19,10 @@ from kvsim.policies.residency import Residency  # noqa: E402
 from kvsim.policies.selectors import Full, Threshold, TopK  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for, run, snapshot_of  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_STEPS = 36  # two pages open and one fills
 PROMPT_TOKENS = 150
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

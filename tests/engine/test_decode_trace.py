@@ -19,6 +19,8 @@ from kvsim.traces import open_trace  # noqa: E402
 from tests.accesses import make_profile  # noqa: E402
 from tests.engine.decoding import PAGE_TOKENS, input_for, run, snapshot_of  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_STEPS = 40
 COUNTS = (
     "selected",
@@ -32,14 +34,6 @@ COUNTS = (
     "to_host_bytes",
     "digest",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=[1, 2])

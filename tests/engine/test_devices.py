@@ -19,18 +19,12 @@ from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
 from tests.engine.families.models import LAYER_TYPES, tiny_model_of  # noqa: E402
 from tests.engine.test_paged_cache import assert_untouched, generate, link_threads  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT_TOKENS, NEW_TOKENS = 150, 30
 FULL = 'selector.name="full"'
 SLOW_PAGE_S = 0.03
 TWO = "run.devices=2"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +114,7 @@ def test_families_decode_on_several_devices(family, sizes):
         model.hf_device_map = {f"model.layers.{layer}": int(layer > 5) for layer in range(12)}
     with cache_for(model, FULL, *how, pages=8, batch=1) as cache:
         assert torch.equal(generate(model, ids, cache, max_new_tokens=NEW_TOKENS), expected)
-        assert [len(share.layers) for share in run_of(cache).given.devices] == [3, 3]
+        assert [len(share.layers) for share in run_of(cache).run_input.devices] == [3, 3]
     assert cache.report().misses > 0
 
 
@@ -129,7 +123,7 @@ def test_layers_stay_where_the_model_has_them(model, ids, spread):
     expected = generate(model, ids, max_new_tokens=NEW_TOKENS)
     with cache_for(spread(model, 4, 5), FULL, pages=7) as cache:
         assert torch.equal(generate(model, ids, cache, max_new_tokens=NEW_TOKENS), expected)
-        assert [share.layers for share in run_of(cache).given.devices] == [range(4), range(4, 9)]
+        assert [share.layers for share in run_of(cache).run_input.devices] == [range(4), range(4, 9)]
 
 
 def test_each_device_keeps_to_its_budget_and_its_link_carries_its_own_layers_pages(model, ids):

@@ -21,16 +21,10 @@ from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.traces.access.file import open_trace  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for, run  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_STEPS = 36
 PROMPT_TOKENS = 150
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

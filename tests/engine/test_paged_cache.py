@@ -19,17 +19,11 @@ from kvsim.errors import CapacityError, KvsimError, PolicyError, ScenarioError  
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT_TOKENS = 150
 NEW_TOKENS = 37
 FULL = 'selector.name="full"'
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["tiny_model", "tiny_gpt2"])

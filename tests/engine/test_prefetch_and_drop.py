@@ -23,16 +23,10 @@ from tests.accesses import make_profile  # noqa: E402
 from tests.engine.decoding import PAGE_TOKENS, input_for, run, snapshot_of  # noqa: E402
 from tests.engine.test_decode_trace import COUNTS  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_STEPS = 24
 SELECTOR = TopK(k_pages=3, sink_pages=1, recent_pages=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=[1, 2])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.scenario.toml import Strict, errors_of, nearest, parse_toml, read_toml, validate
+from kvsim.scenario.toml import Strict, nearest, parse_toml, parsed, read_toml, validate
+
+
+def errors_of(model: type[Strict], tables: dict[str, Any]) -> list[str]:
+    return parsed(model, tables)[1]
 
 
 class Size(Strict):

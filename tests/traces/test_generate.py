@@ -139,7 +139,7 @@ def test_scores_cannot_be_written_over():
 
 def test_memory_does_not_grow_with_steps(monkeypatch):
     small = source_of()
-    monkeypatch.setattr(generate, "_KEPT_BYTES", 2**16)
+    monkeypatch.setattr(generate, "_CACHED_BYTES", 2**16)
     large = source_of()
     for step in range(48):
         scores_of(small, step)

@@ -25,7 +25,7 @@ class Admitted:
 
     num_hits: int
     """Blocks found, from the first on, and not computed again: a request's hits stop at its first miss."""
-    num_kept: int
+    num_held: int
     """Blocks that the cache holds now, the hits among them; the request computes all but the hits."""
     slots: tuple[int, ...]
     """Slot of each kept block."""
@@ -105,14 +105,14 @@ class PrefixCache:
         coming = next_uses if next_uses is not None else [0] * len(chain)
         while len(self._held) >= self._in_flight:
             self.finish_oldest()
-        num_found = 0
-        while num_found < len(chain) and chain[num_found] in self._blocks:
-            num_found += 1
-        for block, next_use in zip(chain[:num_found], coming, strict=False):
+        num_matched = 0
+        while num_matched < len(chain) and chain[num_matched] in self._blocks:
+            num_matched += 1
+        for block, next_use in zip(chain[:num_matched], coming, strict=False):
             self._blocks[block].holders += 1
             self._eviction.hit(block, next_use)
-        num_kept, evicted = num_found, []
-        for place in range(num_found, len(chain)):
+        num_held, evicted = num_matched, []
+        for place in range(num_matched, len(chain)):
             block = chain[place]
             if self._seen is not None and block not in self._seen:
                 break
@@ -123,14 +123,14 @@ class PrefixCache:
                 break
             self._insert(block, chain[place - 1] if place else None)
             self._eviction.enter(block, coming[place])
-            num_kept += 1
+            num_held += 1
         if self._seen is not None:
             self._seen.update(chain)
-        held = tuple(chain[:num_kept])
+        held = tuple(chain[:num_held])
         self._held.append(held)
         slots = tuple(self._blocks[block].slot for block in held)
-        num_hits = num_found if most_hits is None else min(num_found, most_hits)
-        return Admitted(num_hits=num_hits, num_kept=num_kept, slots=slots, evicted=tuple(evicted))
+        num_hits = num_matched if most_hits is None else min(num_matched, most_hits)
+        return Admitted(num_hits=num_hits, num_held=num_held, slots=slots, evicted=tuple(evicted))
 
     def finish_oldest(self) -> None:
         """Let the oldest request in flight go: what nobody else holds is free, its last block first."""

@@ -45,7 +45,16 @@ class Eviction(Protocol):
         """Forget `block`."""
 
 
-class Ranked:
+class _Open:
+    """Every new block is let in."""
+
+    def outlives(self, block: int, next_use: int) -> bool:
+        """Let every block in."""
+        del block, next_use
+        return False
+
+
+class Ranked(_Open):
     """Keep a rank of every block and give up the free one of the lowest; what the ranked policies share."""
 
     def __init__(self, budget_blocks: int) -> None:
@@ -71,11 +80,6 @@ class Ranked:
     def victim(self, is_free: IsFree) -> int | None:
         """Return the free block of the lowest rank."""
         return min(filter(is_free, self._ranks), key=self._ranks.__getitem__, default=None)
-
-    def outlives(self, block: int, next_use: int) -> bool:
-        """Let every block in."""
-        del block, next_use
-        return False
 
     def evicted(self, block: int) -> None:
         """Forget rank and uses."""
@@ -147,7 +151,7 @@ class Belady(Ranked):
         return -self._ranks[block][0] <= next_use
 
 
-class Sieve:
+class Sieve(_Open):
     """SIEVE: a queue by age, a hand that moves from old to new, clears the mark of what was used, and stops at a leaf.
 
     After Y. Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024; the hand passes over blocks that are not free and
@@ -188,11 +192,6 @@ class Sieve:
                 self._marks[block] = False
         return None
 
-    def outlives(self, block: int, next_use: int) -> bool:
-        """Let every block in."""
-        del block, next_use
-        return False
-
     def evicted(self, block: int) -> None:
         """Take the block out of the queue; a hand that pointed at it moves on."""
         if block == self._hand:
@@ -200,7 +199,7 @@ class Sieve:
         del self._marks[block]
 
 
-class S3Fifo:
+class S3Fifo(_Open):
     """S3-FIFO: new blocks queue in a small FIFO, those used twice more move to the main one, ghosts come back to it.
 
     After J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023; a block that is
@@ -248,11 +247,6 @@ class S3Fifo:
             chosen = self._from_main(is_free)
         return self._from_small(is_free) if chosen is None else chosen
 
-    def outlives(self, block: int, next_use: int) -> bool:
-        """Let every block in."""
-        del block, next_use
-        return False
-
     def evicted(self, block: int) -> None:
         """Take the block out of its queue; one of the small queue leaves a ghost."""
         del self._uses[block]
@@ -286,7 +280,7 @@ class S3Fifo:
         return None
 
 
-class Arc:
+class Arc(_Open):
     """ARC: blocks used once and blocks used again in two LRU queues, whose shares the ghosts of both adapt.
 
     After N. Megiddo and D. Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache", FAST 2003; of the queue that
@@ -334,11 +328,6 @@ class Arc:
         if not self._once or len(self._once) <= self._target_once:
             first, second = second, first
         return next(filter(is_free, (*first, *second)), None)
-
-    def outlives(self, block: int, next_use: int) -> bool:
-        """Let every block in."""
-        del block, next_use
-        return False
 
     def evicted(self, block: int) -> None:
         """Keep its ghost, and no more ghosts than ARC has room for."""

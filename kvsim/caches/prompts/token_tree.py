@@ -42,16 +42,6 @@ class TokenTree:
         """Return how many prompts are in the tree."""
         return len(self._end_of)
 
-    @property
-    def num_nodes(self) -> int:
-        """Runs that the tree has."""
-        waiting, num_seen = [self._root], 0
-        while waiting:
-            node = waiting.pop()
-            waiting.extend(node.children.values())
-            num_seen += 1
-        return num_seen - 1
-
     def longest(self, tokens: IntArray) -> tuple[int, int | None]:
         """Return how many of `tokens` the closest prompt begins with, and which that is: of several, the latest."""
         node, shared = self._root, 0

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kvsim.calibration.serving.fit import error_frac, fit_serving
+from kvsim.calibration.serving.errors import run_errors
+from kvsim.calibration.serving.fit import fit_serving
 from kvsim.calibration.serving.plan import ENGINE, FULL, NUM_ROUNDS, QUICK, requests_of
 from kvsim.calibration.serving.samples import StepSamples, step_samples
 from kvsim.engine.vllm import VllmProcess
@@ -39,7 +40,7 @@ def calibrate_serving(
         If vLLM is not there or does not start.
     """
     bursts, random = QUICK if quick else FULL, np.random.default_rng(_SEED)
-    parts: list[StepSamples] = []
+    rounds: list[list[StepSamples]] = [[] for _ in range(NUM_ROUNDS)]
     with VllmProcess(model, ENGINE, num_threads=num_threads) as vllm:
         vllm.serve(requests_of(bursts[-1], random), clock="steps")  # the first run of a process is slower
         for number in range(NUM_ROUNDS * len(bursts)):
@@ -47,8 +48,9 @@ def calibrate_serving(
                 progress("steps of vLLM", number, NUM_ROUNDS * len(bursts))
             requests = requests_of(bursts[number % len(bursts)], random)
             trace = vllm.serve(requests, clock="steps")
-            parts.append(step_samples(trace["steps"], {row["id"]: len(row["token_ids"]) for row in requests}))
+            samples = step_samples(trace["steps"], {row["id"]: len(row["token_ids"]) for row in requests})
+            rounds[number // len(bursts)].append(samples)
         engine = f"vLLM {vllm.resolved['vllm']}, {num_threads} thread{'s' if num_threads > 1 else ''}"
-    source = f"{engine}: {sum(part.host_s.size for part in parts)} steps of random schedules, run step by step"
-    costs = fit_serving(StepSamples.together(parts), engine, source)
-    return costs.model_copy(update={"error_frac": error_frac(parts, engine, source)})
+    together = StepSamples.together([samples for parts in rounds for samples in parts])
+    source = f"{engine}: {together.host_s.size} steps of random schedules, run step by step"
+    return fit_serving(together, engine, source).model_copy(update=run_errors(rounds))

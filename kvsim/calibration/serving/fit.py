@@ -1,4 +1,4 @@
-"""Tables that add up to the time of steps: least squares of relative errors, with tables that never fall."""
+"""Tables that add up to the time of steps: least squares of relative errors, nothing below zero."""
 
 from __future__ import annotations
 
@@ -16,12 +16,38 @@ from kvsim.types import FloatArray
 
 NUM_QUANTILES = 41
 _GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_TOKENS = (
+    *range(1, 17),
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    4096,
+    8192,
+)
+"""A matrix product of few rows takes a time of its own for each count: on a CPU, two rows take longer than three."""
+_LEAST_AT = 4
+"""Steps that an amount of `_TOKENS` needs near it."""
 _ROUNDS, _OUTLIER_FRAC = 20, 0.1
 _LEAST_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
+class _Rising:
     """One table as columns of the equations: a value at its first amount, and the rise to each of the others."""
 
     amount: Amount
@@ -36,22 +62,44 @@ class _Table:
         rises[:, -1] = np.maximum((amounts - self.amounts[-2]) / widths[-1], 0)
         return np.column_stack([np.ones(amounts.size), rises]) if self.has_start else rises
 
-    def table(self, unknowns: FloatArray, num_samples: int, source: str) -> CostTable:
-        """Return the table of these unknowns."""
-        values = np.cumsum(unknowns if self.has_start else np.r_[0.0, unknowns])
-        return CostTable(
-            amount=self.amount,
-            amounts=tuple(self.amounts.tolist()),
-            time_s=tuple((float(value),) for value in values),
-            num_samples=num_samples,
-            source=source,
-        )
+    def values(self, unknowns: FloatArray) -> FloatArray:
+        """Return the table's values of these unknowns."""
+        return np.cumsum(unknowns if self.has_start else np.r_[0.0, unknowns])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Free:
+    """One table whose values are the unknowns: it may fall where more takes less time."""
+
+    amount: Amount
+    amounts: FloatArray
+
+    def columns(self, amounts: FloatArray) -> FloatArray:
+        """Return how much of each unknown the amounts take, ``[num_steps, unknowns]``."""
+        units = np.eye(self.amounts.size)
+        return np.column_stack([np.interp(amounts, self.amounts, unit) for unit in units])
+
+    def values(self, unknowns: FloatArray) -> FloatArray:
+        """Return the table's values of these unknowns."""
+        return unknowns
+
+
+def _table(shape: _Rising | _Free, unknowns: FloatArray, num_samples: int, source: str) -> CostTable:
+    """Return the table of these unknowns."""
+    return CostTable(
+        amount=shape.amount,
+        amounts=tuple(shape.amounts.tolist()),
+        time_s=tuple((float(value),) for value in shape.values(unknowns)),
+        num_samples=num_samples,
+        source=source,
+    )
 
 
 def fit_serving(samples: StepSamples, engine: str, source: str) -> ServingCosts:
     """Return the tables whose sums are nearest to the times of the steps.
 
-    Each table is a value at its first amount and rises from there on, none below zero, so more work never costs less.
+    Over tokens a table may fall, as kernels of a few rows do. Each of the others is a value at its first amount and
+    rises from there on, so more requests, keys or pairs never cost less.
     Steps far off count less (iteratively reweighted, Huber 1964): they show in `step_residuals_frac`.
 
     Raises
@@ -62,46 +110,31 @@ def fit_serving(samples: StepSamples, engine: str, source: str) -> ServingCosts:
     if samples.host_s.size < _LEAST_STEPS:
         raise CalibrationError(f"{samples.host_s.size} steps of vLLM were timed; at least {_LEAST_STEPS} are needed")
     columns = dict(zip(AMOUNTS, samples.amounts.T, strict=True))
-    host = _Table(amount="requests", amounts=_grid(columns["host"]), has_start=True)
-    forward = {
-        "tokens": _Table(amount="tokens", amounts=_grid(columns["tokens"]), has_start=True),
+    host = _Rising(amount="requests", amounts=_grid(columns["host"]), has_start=True)
+    forward: dict[str, _Rising | _Free] = {
+        "tokens": _Free(amount="tokens", amounts=_supported(columns["tokens"])),
         "keys": _line("keys", columns["keys"]),
         "pairs": _line("pairs", columns["pairs"]),
         "sampled": _line("requests", columns["sampled"]),
     }
     count = samples.host_s.size
-    tables = {"host": host.table(_solve([host.columns(columns["host"])], samples.host_s)[0], count, source)}
+    tables = {"host": _table(host, _solve([host.columns(columns["host"])], samples.host_s)[0], count, source)}
     unknowns = _solve([table.columns(columns[name]) for name, table in forward.items()], samples.forward_s)
     for (name, table), values in zip(forward.items(), unknowns, strict=True):
-        tables[name] = table.table(values, count, source)
+        tables[name] = _table(table, values, count, source)
     costs = ServingCosts.model_validate({"engine": engine, **tables})
-    quantiles = np.quantile(_times_s(samples) / predicted_s(costs, samples) - 1, np.linspace(0, 1, NUM_QUANTILES))
+    quantiles = np.quantile(measured_s(samples) / predicted_s(costs, samples) - 1, np.linspace(0, 1, NUM_QUANTILES))
     return costs.model_copy(update={"step_residuals_frac": tuple(np.round(quantiles, 5).tolist())})
+
+
+def measured_s(samples: StepSamples) -> FloatArray:
+    """Return what each step took, host and forward together."""
+    return samples.host_s + samples.forward_s
 
 
 def predicted_s(costs: ServingCosts, samples: StepSamples) -> FloatArray:
     """Return what the tables say of each step, host and forward together."""
-    total_s = np.zeros(samples.host_s.size)
-    for table, amounts in zip(costs.tables().values(), samples.amounts.T, strict=True):
-        total_s += np.array([table.at_s(amount) for amount in amounts])
-    return total_s
-
-
-def error_frac(parts: Sequence[StepSamples], engine: str, source: str) -> float:
-    """Return by how much the time of a run is off that was left out of the fit: the root mean square over the runs.
-
-    Times 1.645, for 90% of runs if errors are normal.
-    """
-    errors = []
-    for left_out, part in enumerate(parts):
-        others = StepSamples.together([other for place, other in enumerate(parts) if place != left_out])
-        costs = fit_serving(others, engine, source)
-        errors.append(float(predicted_s(costs, part).sum() / _times_s(part).sum()) - 1)
-    return float(1.645 * np.sqrt(np.mean(np.square(errors))))
-
-
-def _times_s(samples: StepSamples) -> FloatArray:
-    return samples.host_s + samples.forward_s
+    return costs.steps_s(samples.amounts)
 
 
 def _grid(amounts: FloatArray) -> FloatArray:
@@ -111,8 +144,17 @@ def _grid(amounts: FloatArray) -> FloatArray:
     return np.array([least, *inside, most] if most > least else [least, least + 1])
 
 
-def _line(amount: Amount, amounts: FloatArray) -> _Table:
-    return _Table(amount=amount, amounts=np.array([0.0, max(float(amounts.max()), 1.0)]), has_start=False)
+def _supported(amounts: FloatArray) -> FloatArray:
+    """Return the amounts of `_TOKENS` that have steps near them, with the least and the most of all."""
+    least, most = float(amounts.min()), float(amounts.max())
+    points = np.array([float(point) for point in _TOKENS if least < point < 0.8 * most])
+    nearest = np.abs(amounts[:, None] - np.r_[least, points, most]).argmin(axis=1)
+    counts = np.bincount(nearest, minlength=points.size + 2)[1:-1]
+    return np.r_[least, points[counts >= _LEAST_AT], most] if most > least else np.array([least, least + 1])
+
+
+def _line(amount: Amount, amounts: FloatArray) -> _Rising:
+    return _Rising(amount=amount, amounts=np.array([0.0, max(float(amounts.max()), 1.0)]), has_start=False)
 
 
 def _solve(parts: Sequence[FloatArray], time_s: FloatArray) -> list[FloatArray]:

@@ -33,13 +33,16 @@ class Burst:
 
 
 FULL = (
-    Burst(num_requests=10, prompt_tokens=(300, 3000), output_tokens=(8, 60), num_steps=60),
+    Burst(num_requests=4, prompt_tokens=(300, 3000), output_tokens=(8, 60), num_steps=30),
     Burst(num_requests=64, prompt_tokens=(4, 64), output_tokens=(10, 40), num_steps=8),
-    Burst(num_requests=40, prompt_tokens=(16, 800), output_tokens=(4, 50), num_steps=60),
-    Burst(num_requests=4, prompt_tokens=(2000, 3500), output_tokens=(30, 60), num_steps=4),
-    Burst(num_requests=24, prompt_tokens=(30, 300), output_tokens=(1, 30), num_steps=120),
+    Burst(num_requests=24, prompt_tokens=(16, 400), output_tokens=(20, 160), num_steps=8),
+    Burst(num_requests=1, prompt_tokens=(2000, 3500), output_tokens=(30, 60), num_steps=1),
+    Burst(num_requests=20, prompt_tokens=(16, 400), output_tokens=(10, 100), num_steps=200),
 )
-"""Bursts of one round, in an order that changes nothing: each is served by itself."""
+"""Bursts of one round, in an order that changes nothing: each is served by itself.
+
+Long prompts, many requests that decode, batches that shrink through all sizes, and arrivals beside running requests.
+"""
 
 QUICK = (
     Burst(num_requests=5, prompt_tokens=(300, 2500), output_tokens=(8, 30), num_steps=20),
@@ -47,8 +50,8 @@ QUICK = (
     Burst(num_requests=16, prompt_tokens=(16, 500), output_tokens=(4, 30), num_steps=30),
 )
 
-NUM_ROUNDS = 2
-"""How often all bursts are served, with other lengths and tokens: what a round is off by, another shows."""
+NUM_ROUNDS = 4
+"""How often all bursts are served, with other lengths and tokens: what a round is off by, others show."""
 
 
 def requests_of(burst: Burst, random: np.random.Generator) -> list[dict[str, Any]]:

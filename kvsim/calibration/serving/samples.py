@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.profile.serving import PARTS
 from kvsim.types import FloatArray
 
-AMOUNTS = ("host", "tokens", "keys", "pairs", "sampled")
+AMOUNTS = PARTS
 """What the tables of `kvsim.profile.serving.ServingCosts` count: of the host, requests."""
 
 

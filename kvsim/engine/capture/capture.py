@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvsim.engine.capture.recorder import QUEST, StepRecorder, parse_channel, recording
 from kvsim.engine.model.dense import dense_name
-from kvsim.engine.model.families import check_readable
+from kvsim.engine.model.families import check_readable, family_of
 from kvsim.engine.model.first_token import prefill_logits
 from kvsim.engine.model.forward import logits_of
 from kvsim.engine.model.layers import paged_layers
@@ -240,7 +240,7 @@ def _prefill(
 ) -> Tensor:
     """Fill the cache with the prompt; return the logits of its last token, ``[vocab_size]``."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(dense_name(model))
+    model.set_attn_implementation(dense_name(family_of(model)))
     try:
         return prefill_logits(
             model,

@@ -31,25 +31,25 @@ class DecodeRecorder:
     """
 
     def __init__(
-        self, writer: TraceWriter, given: DecodeInput, pool: PagePool, weightings: Sequence[Weighting]
+        self, writer: TraceWriter, run_input: DecodeInput, pool: PagePool, weightings: Sequence[Weighting]
     ) -> None:
         self._writer = writer
-        self._given = given
+        self._input = run_input
         self._pool = pool
         self._weightings = weightings
-        grid = given.setting.grid
+        grid = run_input.setting.grid
         layers = (grid.num_sequences, grid.num_layers)
         self._scores: NDArray[np.float16] = np.zeros((*layers, grid.pages_per_layer), dtype=np.float16)
         self._speculation: NDArray[np.float16] = np.zeros_like(self._scores)
         self._selection = np.zeros((*layers, grid.pages_per_layer), dtype=np.bool_)
-        units = grid.pages_per_layer * given.page_tokens // UNIT_TOKENS
+        units = grid.pages_per_layer * run_input.page_tokens // UNIT_TOKENS
         self._mass: NDArray[np.float32] = np.zeros((*layers, units), dtype=np.float32)
 
     def layer(
         self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: IntArray
     ) -> None:
         """Take down one layer: `selected` pages in `slots`, the last of each sequence short of `unfilled_tokens`."""
-        grid, page_tokens = self._given.setting.grid, self._given.page_tokens
+        grid, page_tokens = self._input.setting.grid, self._input.page_tokens
         self._scores[:, layer] = 0
         self._scores[:, layer, : seen.scores.shape[1]] = seen.scores
         if seen.speculation is not None:
@@ -59,28 +59,28 @@ class DecodeRecorder:
         self._mass[:, layer] = 0
         for sequence in range(grid.num_sequences):
             first = grid.first_page(sequence=sequence, layer=layer)
-            mine = slice(*np.searchsorted(selected, (first, first + grid.pages_per_layer)))
-            indices = selected[mine] - first
+            part = slice(*np.searchsorted(selected, (first, first + grid.pages_per_layer)))
+            indices = selected[part] - first
             if not indices.size:  # the sequence has ended
                 continue
             self._selection[sequence, layer, indices] = True
-            tokens = self._token_mass(layer, query[sequence, :, 0], slots[mine], int(unfilled_tokens[sequence]))
+            tokens = self._token_mass(layer, query[sequence, :, 0], slots[part], int(unfilled_tokens[sequence]))
             by_unit = tokens.reshape(indices.size, page_tokens // UNIT_TOKENS, UNIT_TOKENS).sum(axis=-1)
             self._mass[sequence, layer].reshape(grid.pages_per_layer, -1)[indices] = by_unit
 
     def end_step(self, sequence_tokens: IntArray) -> None:
         """Write the record of a step at whose end the sequences have `sequence_tokens`."""
         context_tokens = int(sequence_tokens.max())
-        num_pages = pages_of(context_tokens, self._given.page_tokens)
+        num_pages = pages_of(context_tokens, self._input.page_tokens)
         num_units = pages_of(context_tokens, UNIT_TOKENS)
         values: dict[str, NDArray[Any]] = {
             MASS: self._mass[:, :, :num_units],
-            f"{SELECTION}@{self._given.page_tokens}": self._selection[:, :, :num_pages],
+            f"{SELECTION}@{self._input.page_tokens}": self._selection[:, :, :num_pages],
         }
-        if self._given.scores_pages:
-            values[f"{self._given.channel}@{self._given.page_tokens}"] = self._scores[:, :, :num_pages]
-        if _records_speculation(self._given):
-            values[f"{NEXT_LAYER}@{self._given.page_tokens}"] = self._speculation[:, :, :num_pages]
+        if self._input.scores_pages:
+            values[f"{self._input.channel}@{self._input.page_tokens}"] = self._scores[:, :, :num_pages]
+        if _records_speculation(self._input):
+            values[f"{NEXT_LAYER}@{self._input.page_tokens}"] = self._speculation[:, :, :num_pages]
         self._writer.append(sequence_tokens.tolist(), values)
 
     def _token_mass(
@@ -95,15 +95,15 @@ class DecodeRecorder:
         return padded
 
 
-def _records_speculation(given: DecodeInput) -> bool:
+def _records_speculation(run_input: DecodeInput) -> bool:
     """Return whether a channel of its own is written; a selector by speculation has it already."""
-    return given.predicts and given.records_speculation and given.channel != NEXT_LAYER
+    return run_input.predicts and run_input.records_speculation and run_input.channel != NEXT_LAYER
 
 
 def trace_writer(
-    path: Path, given: DecodeInput, snapshot: Snapshot, shape: ModelShape, *, model: str, text: str, recorded: str
+    path: Path, run_input: DecodeInput, snapshot: Snapshot, shape: ModelShape, *, model: str, text: str, recorded: str
 ) -> TraceWriter:
-    """Return the writer of a trace of `given`, to be entered with ``with``.
+    """Return the writer of a trace of `run_input`, to be entered with ``with``.
 
     Parameters
     ----------
@@ -111,12 +111,12 @@ def trace_writer(
         ``teacher-forced`` or ``greedy``: where each next token came from.
     """
     prompts: list[int] = snapshot.sequence_tokens.tolist()
-    max_tokens = max(tokens + steps for tokens, steps in zip(prompts, given.steps, strict=True))
-    names = [MASS, f"{SELECTION}@{given.page_tokens}"]
-    if given.scores_pages:
-        names.append(f"{given.channel}@{given.page_tokens}")
-    if _records_speculation(given):
-        names.append(f"{NEXT_LAYER}@{given.page_tokens}")
+    max_tokens = max(tokens + steps for tokens, steps in zip(prompts, run_input.steps, strict=True))
+    names = [MASS, f"{SELECTION}@{run_input.page_tokens}"]
+    if run_input.scores_pages:
+        names.append(f"{run_input.channel}@{run_input.page_tokens}")
+    if _records_speculation(run_input):
+        names.append(f"{NEXT_LAYER}@{run_input.page_tokens}")
     header = TraceHeader.model_validate(
         {
             "model": model,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Literal, Protocol, TypeAlias
 
-from kvsim.engine.links.page_pool import EngineError, PagePool
+from kvsim.engine.links.page_pool import EngineError
 from kvsim.errors import KvsimError
 from kvsim.types import IntArray, PageIds
 
@@ -107,6 +107,18 @@ class Link(Protocol):
         """End the link's threads or streams; transfers still queued are done first."""
 
 
+class Copier(Protocol):
+    """What an emulated link has copied by: a page is whatever the copier counts in."""
+
+    page_bytes: int
+
+    def load(self, pages: PageIds, slots: IntArray) -> int:
+        """Copy pages of the host into slots of the device; return how many were copied."""
+
+    def store(self, pages: PageIds, slots: IntArray) -> int:
+        """Copy slots of the device to the host; return how many were copied."""
+
+
 class EmulatedLink:
     """Worker threads that really copy, then hold each transfer until the stated bandwidth allows its end.
 
@@ -117,11 +129,10 @@ class EmulatedLink:
 
     issue: Literal["worker", "stream"] = "worker"
 
-    def __init__(self, pool: PagePool, bandwidth_bytes_per_s: float) -> None:
-        self._pool = pool
+    def __init__(self, copier: Copier, bandwidth_bytes_per_s: float) -> None:
         self._submitted: list[Transfer] = []
-        self._to_device = _Lane("kvsim-to-device", pool.load, pool.page_bytes / bandwidth_bytes_per_s)
-        self._to_host = _Lane("kvsim-to-host", pool.store, pool.page_bytes / bandwidth_bytes_per_s)
+        self._to_device = _Lane("kvsim-to-device", copier.load, copier.page_bytes / bandwidth_bytes_per_s)
+        self._to_host = _Lane("kvsim-to-host", copier.store, copier.page_bytes / bandwidth_bytes_per_s)
 
     def submit(self, transfer: Transfer) -> None:
         """Queue one transfer for the worker of its direction."""
@@ -135,7 +146,7 @@ class EmulatedLink:
         """Block until `transfers` are done: on a synchronous machine the host is the compute stream."""
         for transfer in transfers:
             transfer.done.wait()
-        self._raise_fault()
+        self._raise_error()
 
     def drain(self) -> list[Transfer]:
         """Wait until all that was submitted is done and return the link's list of transfers."""
@@ -151,7 +162,7 @@ class EmulatedLink:
         self._to_device.close()
         self._to_host.close()
 
-    def _raise_fault(self) -> None:
+    def _raise_error(self) -> None:
         for lane in (self._to_device, self._to_host):
             if lane.problem is not None:
                 raise EngineError("a copy failed") from lane.problem

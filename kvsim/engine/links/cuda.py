@@ -234,12 +234,12 @@ def cycles_per_s() -> float:
 
     An idle device starts slowly, so it is timed until two times agree within 0.2%.
     """
-    found = 0.0
+    timed = 0.0
     for _ in range(_MOST_TIMINGS):
-        before, found = found, _timed_cycles_per_s()
-        if abs(found - before) < 0.002 * found:
+        before, timed = timed, _timed_cycles_per_s()
+        if abs(timed - before) < 0.002 * timed:
             break
-    return found
+    return timed
 
 
 def _timed_cycles_per_s() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from kvsim.engine.links.base import EmulatedLink, Transfer, TransferKind
-from kvsim.engine.links.page_pool import PagePool
 from kvsim.types import IntArray, PageIds
 from kvsim.types import Tier as Tier
 
@@ -64,8 +63,8 @@ class StateLink(Protocol):
 
 def make_link(device: torch.device | str, bandwidth_bytes_per_s: float) -> StateLink:
     """Return the link of a device: that of the GPU, or an emulated one of the stated bandwidth."""
-    found = torch.device(device)
-    return GpuStateLink(found) if found.type == "cuda" else EmulatedStateLink(bandwidth_bytes_per_s)
+    torch_device = torch.device(device)
+    return GpuStateLink(torch_device) if torch_device.type == "cuda" else EmulatedStateLink(bandwidth_bytes_per_s)
 
 
 class EmulatedStateLink:
@@ -93,7 +92,7 @@ class EmulatedStateLink:
 
     def _carry(self, source: torch.Tensor, kind: TransferKind) -> torch.Tensor:
         if self._link is None:
-            self._link = EmulatedLink(cast("PagePool", self._copies), self._bandwidth_bytes_per_s)
+            self._link = EmulatedLink(self._copies, self._bandwidth_bytes_per_s)
         target = torch.empty(source.shape, dtype=source.dtype)
         size_bytes = source.numel() * source.element_size()
         self._copies.waiting(kind).append((target, source))
@@ -171,10 +170,10 @@ def keep(
     first: torch.Tensor = layers[0].keys  # [batch, kv head, token, head_dim]
     stop = first.shape[2] if stop is None else stop
     shape = (len(layers), 2, first.shape[1], stop - start, first.shape[3])
-    kept = torch.empty(shape, dtype=first.dtype, device=first.device)
+    tensor = torch.empty(shape, dtype=first.dtype, device=first.device)
     for place, layer in enumerate(layers):
-        kept[place, 0], kept[place, 1] = layer.keys[0, :, start:stop], layer.values[0, :, start:stop]
-    return move(KVStates(tensor=kept, tier="device"), tier, link)
+        tensor[place, 0], tensor[place, 1] = layer.keys[0, :, start:stop], layer.values[0, :, start:stop]
+    return move(KVStates(tensor=tensor, tier="device"), tier, link)
 
 
 def move(states: KVStates, tier: Tier, link: StateLink) -> KVStates:

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from kvsim.engine.model.families import family_of
+from kvsim.engine.model.family_table import Family
 from kvsim.engine.model.weighting import Weighting
 
 NAME = "kvsim-dense"
@@ -38,9 +38,13 @@ def dense_attention(
     return _attend(weighting, query, key, value, _causal(query, key, attention_mask)), None
 
 
-def dense_name(model: Any) -> str:
-    """Return the attention function that computes a model densely: SDPA where it can."""
-    return "sdpa" if family_of(model).uses_sdpa else NAME
+def dense_name(family: Family) -> str:
+    """Return the attention function that computes a family densely: SDPA where it can, else ours, registered."""
+    if family.uses_sdpa:
+        return "sdpa"
+    AttentionInterface.register(NAME, dense_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME
 
 
 def _attend(
@@ -59,7 +63,3 @@ def _causal(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -
         return mask
     sees_all = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
     return sees_all.tril(key.shape[2] - query.shape[2])
-
-
-AttentionInterface.register(NAME, dense_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -86,7 +86,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(query=queries.first_of_fused, note="one projection for q, k and v; partial rotation"),
     "olmo2": Family(query=queries.normalised, input_norm=None, note="norms behind attention and MLP, none before"),
     "granite": Family(note="multipliers of embeddings, residuals, attention and logits"),
-    "smollm3": Family(query=queries.rotated_where_told, note="every fourth layer without rotation"),
+    "smollm3": Family(query=queries.rotated_where_configured, note="every fourth layer without rotation"),
     "gpt_oss": Family(weighting=_with_sinks, note="attention sinks, every other layer a window, experts"),
     "cohere2": Family(
         query=queries.rotated_in_windows, note="attention and MLP side by side; no rotation where there is no window"

@@ -90,8 +90,8 @@ def prefill_logits(
 
 def medians(runs: Sequence[Sequence[Any]], name: str) -> FloatArray:
     """Return the median over runs of one time of every prompt, ``[num_prompts]``."""
-    found: FloatArray = np.median([[getattr(token, name) for token in run] for run in runs], axis=0)
-    return found
+    per_prompt: FloatArray = np.median([[getattr(token, name) for token in run] for run in runs], axis=0)
+    return per_prompt
 
 
 def agreement_of(tokens: Sequence[FirstToken], others: Sequence[FirstToken]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from kvsim.engine.model.dense import NAME as DENSE
+from kvsim.engine.model.dense import dense_name
 from kvsim.engine.model.families import TORCH_DTYPES as TORCH_DTYPES
 from kvsim.engine.model.families import (
     check_config,
@@ -73,14 +73,14 @@ def load_model(
     source, arguments = source_of(path_or_id)
     family = FAMILIES[_read_config(path_or_id, source, arguments).model_type]
     packing = {} if quantisation is None else _packing(path_or_id, quantisation, dtype, device)
-    with _one_line_faults(path_or_id), _quiet():
+    with _one_line_errors(path_or_id), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
         if "gguf_file" in arguments and hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=TORCH_DTYPES[dtype],
-            attn_implementation="sdpa" if family.uses_sdpa else DENSE,
+            attn_implementation=dense_name(family),
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             **arguments,
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> int:
 def _read_config(path_or_id: Path | str, source: str, arguments: Mapping[str, Any]) -> Any:
     """Return the configuration of a model that kvsim reads; a model of another type is refused by its name alone."""
     named = path_or_id if "local_files_only" in arguments else f"{path_or_id}: no folder here, and as a hub id"
-    with _one_line_faults(named), _quiet():
+    with _one_line_errors(named), _quiet():
         tables, _ = PreTrainedConfig.get_config_dict(source, **arguments)
         check_model_type(str(tables.get("model_type")), path_or_id)
         _check_packing(tables, path_or_id)
@@ -218,16 +218,16 @@ def _check_packing(tables: Mapping[str, Any], path_or_id: Path | str) -> None:
         )
 
 
-def _check_tensors(found: Mapping[str, Any], model: PreTrainedModel, path_or_id: Path | str) -> None:
+def _check_tensors(loading: Mapping[str, Any], model: PreTrainedModel, path_or_id: Path | str) -> None:
     """Refuse weights of which some are not the file's, but random: missing ones, misnamed ones, ones of another size.
 
     So are those that the model's layers have no use for: they would be left out without a word.
     """
-    mismatched = [str(one[0]) for one in found["mismatched_keys"]]
-    missing = [*sorted(found["missing_keys"]), *mismatched]
+    mismatched = [str(one[0]) for one in loading["mismatched_keys"]]
+    missing = [*sorted(loading["missing_keys"]), *mismatched]
     layers = layers_name(model)
-    unused = [name for name in sorted(found["unexpected_keys"]) if f".{name}".find(f".{layers}.") >= 0]
-    others = sorted(found["unexpected_keys"])
+    unused = [name for name in sorted(loading["unexpected_keys"]) if f".{name}".find(f".{layers}.") >= 0]
+    others = sorted(loading["unexpected_keys"])
     if mismatched and len(missing) == len(mismatched):
         raise KvsimError(f"{path_or_id}: the sizes of {_some(mismatched)} are not those that config.json gives")
     if missing:
@@ -247,7 +247,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _one_line_faults(name: Path | str) -> Iterator[None]:
+def _one_line_errors(name: Path | str) -> Iterator[None]:
     """Turn what transformers and its readers raise on a damaged or unreachable model into one line."""
     try:
         yield

@@ -49,7 +49,7 @@ def unrotated(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
     return _heads(attention.c_attn(hidden)[..., : attention.embed_dim], attention.head_dim)
 
 
-def rotated_where_told(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
+def rotated_where_configured(attention: Any, hidden: Tensor, rotary: Rotary | None) -> Tensor:
     """Return the query, rotated in layers that have a rotary embedding: SmolLM 3."""
     query = _heads(attention.q_proj(hidden), attention.head_dim)
     return _rotated(attention, query, rotary) if attention.use_rope else query

@@ -63,6 +63,8 @@ def _installed(model: Any) -> Sessions:
     places = {module: place for place, module in enumerate(attention_modules(model))}
     before, prepare = model.config._attn_implementation, vars(model).get(PREPARE)
     sessions = Sessions(before=before, prepare=prepare, places=places)
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
     setattr(model, PREPARE, announcing(getattr(model, PREPARE), sessions.hear))
     for module in (model, *places):
@@ -127,7 +129,3 @@ def _check_call(
         is_again = new_tokens > 1 and position_ids is not None and ends_before(end, mask, position_ids)
     if is_again:
         raise KvsimError("the whole text is computed again, as with use_cache=False: a PagedCache needs use_cache=True")
-
-
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -106,14 +106,12 @@ def paged_attention(
     return run.attend(layer, query), None
 
 
-AttentionInterface.register(NAME, paged_attention)
-
-
 @contextmanager
 def attached(model: Any, run: Attends) -> Iterator[None]:
     """Let `run` answer the attention of every layer with pages while the block runs."""
     before = model.config._attn_implementation
     modules = attention_modules(model)
+    AttentionInterface.register(NAME, paged_attention)
     model.set_attn_implementation(NAME)
     for layer, module in enumerate(modules):
         setattr(module, _ATTRIBUTE, (run, layer))

@@ -107,9 +107,9 @@ class CopyCounts:
 
     def read(self) -> tuple[int, int]:
         """Return the bytes moved to the device and to the host since the last reading."""
-        found = self._moved_bytes["prefetch"], self._moved_bytes["offload"]
+        moved_bytes = self._moved_bytes["prefetch"], self._moved_bytes["offload"]
         self._moved_bytes = dict.fromkeys(self._moved_bytes, 0)
-        return found
+        return moved_bytes
 
     def _counted(self, layer: Any, name: str) -> Callable[[], None]:
         move = getattr(layer, name)

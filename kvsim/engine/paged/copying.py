@@ -41,14 +41,14 @@ def _arrays_below(value: Any, memo: dict[int, Any]) -> Iterator[NDArray[Any]]:
     """Yield every array that is reachable from `value`, once."""
     seen, waiting = set(memo), [value]
     while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, _NOT_ENTERED):
+        reached = waiting.pop()
+        if id(reached) in seen or isinstance(reached, _NOT_ENTERED):
             continue
-        seen.add(id(found))
-        if isinstance(found, np.ndarray):
-            yield found
+        seen.add(id(reached))
+        if isinstance(reached, np.ndarray):
+            yield reached
         else:
-            waiting += gc.get_referents(found)
+            waiting += gc.get_referents(reached)
 
 
 def _with_owner(array: NDArray[Any], owners: dict[int, NDArray[Any]]) -> NDArray[Any] | None:

@@ -54,7 +54,7 @@ class DecodeResult:
 def decode(
     model: Any,
     snapshot: Snapshot,
-    given: DecodeInput,
+    run_input: DecodeInput,
     *,
     bandwidth_bytes_per_s: float | None,
     forced_tokens: torch.Tensor | None = None,
@@ -65,7 +65,7 @@ def decode(
     mechanism: Mechanism = "memcpy",
     progress: Callable[[int], None] | None = None,
 ) -> DecodeResult:
-    """Decode `given.num_steps` tokens of every sequence.
+    """Decode `run_input.num_steps` tokens of every sequence.
 
     Parameters
     ----------
@@ -94,14 +94,14 @@ def decode(
     stamps: Stamps | None = None
     if is_stamped:
         stamps = EventStamps() if model.device.type == "cuda" else Stamps()
-    link_of = make_link or _link_maker(given, mechanism)
-    run = make_run(model, given, snapshot, lambda pool: link_of(pool, bandwidth_bytes_per_s), stamps)
+    link_of = make_link or _link_maker(run_input, mechanism)
+    run = make_run(model, run_input, snapshot, lambda pool: link_of(pool, bandwidth_bytes_per_s), stamps)
     with running(model, run, snapshot, stamps) as decoder:
         if observer is not None:
             assert isinstance(run, PagedRun)  # what runs attend to is recorded on one device
             run.observer = observer(run.pool)
-        for step in range(given.num_steps):
-            decoder.run.show(visible_at(step, given, snapshot))
+        for step in range(run_input.num_steps):
+            decoder.run.show(visible_at(step, run_input, snapshot))
             outcome = decoder.step(fed if forced_tokens is None else forced_tokens[:, step : step + 1])
             decoder.run.end()
             fed = outcome.chosen
@@ -112,11 +112,11 @@ def decode(
             if progress is not None:
                 progress(1)
         transfers = run.link.drain()
-        counts = run.counts(given.num_steps, run.num_unread)
+        counts = run.counts(run_input.num_steps, run.num_unread)
     return DecodeResult(
         step_s=np.array(step_s),
         counts=counts,
-        parts_s=None if stamps is None else stamps.parts_s(given.setting.grid.num_layers),
+        parts_s=None if stamps is None else stamps.parts_s(run_input.setting.grid.num_layers),
         tokens=torch.cat(tokens, dim=1),
         logits=torch.stack(logits, dim=1) if keeps_logits else None,
         transfers=transfers,
@@ -124,24 +124,24 @@ def decode(
     )
 
 
-def visible_at(step: int, given: DecodeInput, snapshot: Snapshot) -> Visible | None:
+def visible_at(step: int, run_input: DecodeInput, snapshot: Snapshot) -> Visible | None:
     """Return what attention may read at `step`: nothing of the sequences that have ended; None where none has."""
-    if step < min(given.steps):
+    if step < min(run_input.steps):
         return None
-    steps = np.array(given.steps)
+    steps = np.array(run_input.steps)
     longest = int((snapshot.sequence_tokens + np.minimum(step + 1, steps)).max())
     tokens = np.broadcast_to(step < steps[:, None], (steps.size, longest))
-    return Visible(tokens, given.page_tokens)
+    return Visible(tokens, run_input.page_tokens)
 
 
-def _link_maker(given: DecodeInput, mechanism: Mechanism) -> Callable[[PagePool, float | None], Link]:
+def _link_maker(run_input: DecodeInput, mechanism: Mechanism) -> Callable[[PagePool, float | None], Link]:
     """Return what makes the link of a pool: real copies to a GPU, or the emulated link at the stated bandwidth."""
 
     def make(pool: PagePool, bandwidth_bytes_per_s: float | None) -> Link:
         if pool.slots.is_cuda:
             return CudaLink(
                 pool,
-                window_transfers=given.window_transfers,
+                window_transfers=run_input.window_transfers,
                 mechanism=mechanism,
                 slowed_bytes_per_s=bandwidth_bytes_per_s,
             )
@@ -215,11 +215,11 @@ def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None,
 
 @contextmanager
 def decoding(
-    model: Any, snapshot: Snapshot, given: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
+    model: Any, snapshot: Snapshot, run_input: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
 ) -> Iterator[Decoder]:
     """Put a fresh paged run under `model` while the block lasts, as `running` does; the link is closed in any case."""
     try:
-        run = PagedRun(model, given, snapshot, pool, link, stamps)
+        run = PagedRun(model, run_input, snapshot, pool, link, stamps)
     except BaseException:
         link.close()
         raise

@@ -18,25 +18,25 @@ MakeLink: TypeAlias = Callable[[PagePool], Link]
 
 
 def fresh_run(
-    model: Any, given: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None = None
+    model: Any, run_input: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None = None
 ) -> PagedRun:
     """Return a run on a pool and a link of its own, on the device where the layers of `model` lie."""
-    pool = make_pool(snapshot, given, device=str(torch_device_of(model)))
+    pool = make_pool(snapshot, run_input, device=str(torch_device_of(model)))
     link = make_link(pool)
     try:
-        return PagedRun(model, given, snapshot, pool, link, stamps)
+        return PagedRun(model, run_input, snapshot, pool, link, stamps)
     except BaseException:
         link.close()
         raise
 
 
-def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePool:
+def make_pool(snapshot: Snapshot, run_input: DecodeInput, *, device: str) -> PagePool:
     """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device.
 
     Where the policy drops pages, prefill leaves all of them on the device, so there is a slot for each.
     """
-    setting = given.setting
-    room_pages = snapshot.tokens.shape[2] // given.page_tokens
+    setting = run_input.setting
+    room_pages = snapshot.tokens.shape[2] // run_input.page_tokens
     if setting.grid.pages_per_layer > room_pages:
         raise CapacityError(
             f"the snapshot has room for {room_pages} pages, the run wants {setting.grid.pages_per_layer}"
@@ -44,7 +44,7 @@ def make_pool(snapshot: Snapshot, given: DecodeInput, *, device: str) -> PagePoo
     return PagePool(
         setting.grid,
         snapshot.tokens,
-        page_tokens=given.page_tokens,
-        num_slots=(setting.grid.num_pages if given.drops else setting.capacity_pages) + setting.grid.num_sequences,
+        page_tokens=run_input.page_tokens,
+        num_slots=(setting.grid.num_pages if run_input.drops else setting.capacity_pages) + setting.grid.num_sequences,
         device=device,
     )

@@ -85,8 +85,8 @@ class PagedCache(Cache):
         """What keeps the tokens and answers the model's attention."""
         self._scores = scores
         self._report: CacheReport | None = None
-        if session.given.scores_pages and scores is None:
-            session.observer = self._scores = _ScoreShare(session.given.setting.grid)
+        if session.run_input.scores_pages and scores is None:
+            session.observer = self._scores = _ScoreShare(session.run_input.setting.grid)
         self._finalizer = weakref.finalize(self, session.close)
 
     @classmethod
@@ -145,13 +145,13 @@ class PagedCache(Cache):
         choice = choice_of(concrete, policy)
         layers = layers_by_device(concrete, model, shape)
         check_budgets(concrete, shape, choice, limit, layers)
-        given = decode_input(concrete, shape, choice, limit, layers)
-        if given.scores_pages:
-            check_channel(given.channel)
+        run_input = decode_input(concrete, shape, choice, limit, layers)
+        if run_input.scores_pages:
+            check_channel(run_input.channel)
         make_link = link_maker(concrete, model, bandwidth_bytes_per_s, beside)
         session = Session(
             model,
-            given,
+            run_input,
             max_tokens=limit,
             make_link=make_link,
             make_policy=lambda setting: make_policy(choice.name, setting, choice.arguments),

@@ -61,51 +61,51 @@ class PagedRun:
     def __init__(
         self,
         model: Any,
-        given: DecodeInput,
+        run_input: DecodeInput,
         snapshot: Snapshot,
         pool: PagePool,
         link: Link,
         stamps: Stamps | None,
     ) -> None:
-        self.given = given
+        self.run_input = run_input
         self.context_tokens = snapshot.prompt_tokens
         """Tokens of the longest sequence; those that have ended are counted on, as a cache that pads them does."""
         self.sequence_tokens = snapshot.sequence_tokens
         """Tokens of each sequence, those of the pass under way not counted, ``[num_sequences]``."""
         self._is_even = snapshot.unequal_tokens is None
-        self.tally = Tally(len(pool.tag_of), given.num_steps, pool.page_bytes)
+        self.tally = Tally(len(pool.tag_of), run_input.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
         self._visible: Visible | None = None
-        self._going_on: IntArray = np.arange(given.setting.grid.num_sequences)  # sequences that have not ended
-        self._grid = given.setting.grid
+        self._going_on: IntArray = np.arange(run_input.setting.grid.num_sequences)  # sequences that have not ended
+        self._grid = run_input.setting.grid
         self._weightings = weightings_of(model)
         self._queries = Queries(model)
         self._held = held_by(model.config)
         self._pool = pool
         self.link = link
         self._stamps = stamps
-        self._spare_slots = pool.num_free - given.setting.capacity_pages
-        whole_layers = given.policy.attends == "everything"
-        self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else given.chunk_pages)
-        self._scoring = self._make_scoring(model, snapshot) if given.scores_pages else None
+        self._spare_slots = pool.num_free - run_input.setting.capacity_pages
+        whole_layers = run_input.policy.attends == "everything"
+        self._traffic = Traffic(pool, link, self.tally, chunk_pages=None if whole_layers else run_input.chunk_pages)
+        self._scoring = self._make_scoring(model, snapshot) if run_input.scores_pages else None
         self._open_slots: IntArray = np.full((self._grid.num_layers, self._grid.num_sequences), NOWHERE)
         self._open_indices: list[torch.Tensor | None] = [None] * self._grid.num_layers
         self._opened: PageIds = np.empty(0, dtype=np.int64)
         self._key: torch.Tensor | None = None
         self._residency = Residency(
-            given.policy,
-            given.setting,
-            pinned_first_pages=given.pinned_first_pages,
-            pinned_last_pages=given.pinned_last_pages,
+            run_input.policy,
+            run_input.setting,
+            pinned_first_pages=run_input.pinned_first_pages,
+            pinned_last_pages=run_input.pinned_last_pages,
         )
         self._place_prompt(snapshot)
 
-    def copied(self, given: DecodeInput, make_link: Callable[[PagePool], Link], memo: dict[int, Any]) -> PagedRun:
+    def copied(self, run_input: DecodeInput, make_link: Callable[[PagePool], Link], memo: dict[int, Any]) -> PagedRun:
         """Return the same run on pools and a link of its own, between two steps.
 
         Parameters
         ----------
-        given
+        run_input
             What the copy decides by: its policy is the copy of this run's.
         memo
             As of `copy.deepcopy`: what is in it is not copied again.
@@ -115,7 +115,7 @@ class PagedRun:
         link = make_link(pool)
         link.remember(transfers)
         memo |= {id(transfer): transfer for transfer in transfers}  # done, and never changed again
-        memo |= {id(self.given): given, id(self._pool): pool, id(self.link): link, id(self._key): None}
+        memo |= {id(self.run_input): run_input, id(self._pool): pool, id(self.link): link, id(self._key): None}
         copied = PagedRun.__new__(PagedRun)
         copied.__dict__.update(copy_whole(self.__dict__, memo))
         return copied
@@ -154,21 +154,21 @@ class PagedRun:
         return self._scoring.speculation if self._scoring is not None else None
 
     def _make_scoring(self, model: Any, snapshot: Snapshot) -> Scoring:
-        given = self.given
+        run_input = self.run_input
         return Scoring(
             model,
             self._grid,
             snapshot,
-            channel=given.channel,
-            page_tokens=given.page_tokens,
+            channel=run_input.channel,
+            page_tokens=run_input.page_tokens,
             device=str(self._pool.slots.device),
-            predicts=given.predicts,
-            shows_speculation=given.records_speculation or reads_speculation(given.policy),
+            predicts=run_input.predicts,
+            shows_speculation=run_input.records_speculation or reads_speculation(run_input.policy),
         )
 
     def _place_prompt(self, snapshot: Snapshot) -> None:
         """Put what prefill left where it belongs: whole pages on the host, the first residents on the device."""
-        grid, page_tokens = self._grid, self.given.page_tokens
+        grid, page_tokens = self._grid, self.run_input.page_tokens
         num_whole, rest = np.divmod(snapshot.sequence_tokens, page_tokens)
         num_pages = num_whole + (rest > 0)
         by_layer = self._pool.is_on_host.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)
@@ -195,7 +195,7 @@ class PagedRun:
 
     def _size_up(self) -> None:
         """Work out, for all layers of the step under way, the pages of each sequence; 0 for one that has ended."""
-        page_tokens, going_on = self.given.page_tokens, self._going_on
+        page_tokens, going_on = self.run_input.page_tokens, self._going_on
         index, place = np.divmod(self.sequence_tokens[going_on], page_tokens)
         self._num_pages = np.zeros(self._grid.num_sequences, dtype=np.int64)
         self._num_pages[going_on] = index + 1
@@ -268,7 +268,7 @@ class PagedRun:
         self._mark()
         query = self._queries.inward(layer, query)
         predicted = None
-        if self._scoring is not None and self.given.predicts:
+        if self._scoring is not None and self.run_input.predicts:
             predicted = self._scoring.predict(layer, self._known_pages, self._num_pages)
         self._mark()
         seen, selected = self._select(layer, query, predicted)
@@ -283,7 +283,7 @@ class PagedRun:
             self.link.wait(waits_for)
         self._mark()
         # A policy that drops brings one layer after the other within the budget, all of them in the first step.
-        spare_slots = 0 if self.given.drops and self._step == 0 else self._spare_slots
+        spare_slots = 0 if self.run_input.drops and self._step == 0 else self._spare_slots
         check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
@@ -292,7 +292,7 @@ class PagedRun:
         return output
 
     def _select(self, layer: int, query: torch.Tensor, predicted: torch.Tensor | None) -> tuple[Seen, PageIds]:
-        grid, selector, num_pages = self._grid, self.given.selector, self._num_pages
+        grid, selector, num_pages = self._grid, self.run_input.selector, self._num_pages
         if self._scoring is None or selector is None:
             self._mark()
             seen = Seen(scores=np.zeros((grid.num_sequences, int(num_pages.max())), dtype=np.float16))
@@ -314,7 +314,7 @@ class PagedRun:
 
     def _decide(self, layer: int, seen: Seen, selected: PageIds) -> Decision:
         """Ask the policy; one that keeps everything has nothing to say, and is not asked."""
-        if self.given.policy.holds == "everything":
+        if self.run_input.policy.holds == "everything":
             return Decision(
                 selected=selected,
                 hits=selected,
@@ -340,7 +340,7 @@ class PagedRun:
             demand = traffic.submit(decision)
         if demand is not None:
             waits_for.append(demand)
-        writes_back = self.given.policy.holds == "budget" and not self.given.drops
+        writes_back = self.run_input.policy.holds == "budget" and not self.run_input.drops
         if writes_back and self._filled.size:
             traffic.write_back(self._first_pages(layer)[self._filled] + self._num_pages[self._filled] - 1)
         return waits_for, demand
@@ -354,7 +354,7 @@ class PagedRun:
         query: torch.Tensor,
     ) -> torch.Tensor:
         """Check every slot's tag, count what is read, and attend."""
-        pool, given, weighting = self._pool, self.given, self._weightings[layer]
+        pool, run_input, weighting = self._pool, self.run_input, self._weightings[layer]
         slots = pool.slot_of[decision.selected]
         pool.check(decision.selected, slots)
         self.tally.read(slots, self._traffic.number_of(demand))
@@ -365,7 +365,7 @@ class PagedRun:
         bounds = np.searchsorted(decision.selected, self._first_pages(layer))
         counts = np.diff(bounds)
         if self._is_even and (counts == counts[0]).all():
-            num_tokens = int(counts[0]) * given.page_tokens - int(unfilled[0])
+            num_tokens = int(counts[0]) * run_input.page_tokens - int(unfilled[0])
             shown = self._shown(decision.selected, num_tokens, None)
             return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting, shown)
         parts = []
@@ -374,7 +374,7 @@ class PagedRun:
             if count == 0:  # it has ended: nobody reads what comes of it
                 parts.append(torch.zeros_like(own).transpose(1, 2))
                 continue
-            num_tokens = count * given.page_tokens - int(unfilled[sequence])
+            num_tokens = count * run_input.page_tokens - int(unfilled[sequence])
             shown = self._shown(decision.selected[part], num_tokens, sequence)
             parts.append(attend_pages(own, pool.slots, indices[None, part], num_tokens, weighting, shown))
         return torch.cat(parts)

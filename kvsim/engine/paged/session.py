@@ -84,14 +84,14 @@ class Session:
     def __init__(
         self,
         model: Any,
-        given: DecodeInput,
+        run_input: DecodeInput,
         *,
         max_tokens: int,
         make_link: Callable[[PagePool], Link],
         make_policy: Callable[[Setting], Policy],
         continuation: Continuation,
     ) -> None:
-        self.given = given
+        self.run_input = run_input
         self.observer: Observer | None = None
         self.prompt_tokens = 0
         """Tokens computed densely, of all turns."""
@@ -99,7 +99,7 @@ class Session:
         self.continuation = continuation
         self._visible_tokens: BoolArray | None = None
         self._ended = continuation.ended.copy()  # in the run
-        self._unread: BoolArray = np.zeros((given.setting.grid.num_sequences, max_tokens), dtype=np.bool_)
+        self._unread: BoolArray = np.zeros((run_input.setting.grid.num_sequences, max_tokens), dtype=np.bool_)
         self._finished = _Finished()
         self._stepping: int | None = None  # the thread of a decode step that has begun and not ended
         self._max_tokens = max_tokens
@@ -114,7 +114,7 @@ class Session:
         self._held_tokens = 0  # before the run
         self._padding: Padding | None = None  # of those; the run's pages have none
         self._heard: dict[int, tuple[torch.Tensor, Rotary | None]] = {}  # by thread: others compute on the model, too
-        self._handles = listen(model, self._hear) if given.predicts else []
+        self._handles = listen(model, self._hear) if run_input.predicts else []
         attach(model, self)
 
     @property
@@ -144,7 +144,7 @@ class Session:
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's new tokens; return all keys and values while in the prompt, and just the new ones after."""
         self._check_open()
-        num_sequences = self.given.setting.grid.num_sequences
+        num_sequences = self.run_input.setting.grid.num_sequences
         if key.shape[0] != num_sequences:
             raise KvsimError(
                 f"this PagedCache is for a batch of {num_sequences}, the prompts are {key.shape[0]}; make it with "
@@ -172,7 +172,7 @@ class Session:
             return None
         self._check_open()
         if layer == 0:
-            tokens, page_tokens = self._visible_tokens, self.given.page_tokens
+            tokens, page_tokens = self._visible_tokens, self.run_input.page_tokens
             if self._padding is not None:
                 tokens = self._padding.seen_of(tokens)
             self._run.show(None if tokens is None else Visible(tokens, page_tokens))
@@ -181,7 +181,7 @@ class Session:
             self._run.speculation.hear(*heard)
         with cudnn_left_out():
             output = self._run.attend(layer, query)
-        if layer == self.given.setting.grid.num_layers - 1:
+        if layer == self.run_input.setting.grid.num_layers - 1:
             self._run.end()
             self._finished = self._finished.after_step(self._run)
             self._stepping = None
@@ -201,16 +201,16 @@ class Session:
             raise KvsimError(f"this PagedCache cannot be copied: {why}")
         memo[id(self.model)] = self.model
         with torch.inference_mode(False):
-            given = copy_whole(self.given, memo)
+            run_input = copy_whole(self.run_input, memo)
             options: dict[str, Any] = {"make_link": self._make_link, "make_policy": self._make_policy}
             continuation = self.continuation.copied()
-            copied = Session(self.model, given, max_tokens=self._max_tokens, continuation=continuation, **options)
+            copied = Session(self.model, run_input, max_tokens=self._max_tokens, continuation=continuation, **options)
             copied._unread[:], copied._ended[:] = self._unread, self._ended
             copied.prompt_tokens, copied._held_tokens = self.prompt_tokens, self._held_tokens
             copied._padding, copied._visible_tokens = self._padding, self._visible_tokens
             copied.observer = copy.deepcopy(self.observer, memo)
             if self._run is not None:
-                copied._take_over(self._run.copied(given, self._make_link, memo))
+                copied._take_over(self._run.copied(run_input, self._make_link, memo))
             elif self._tokens is not None:
                 copied._tokens = torch.empty_like(self._tokens, pin_memory=self._tokens.is_pinned())
                 copied._tokens.copy_(self._tokens)
@@ -225,7 +225,7 @@ class Session:
         KvsimError
             If it shows a sequence what was computed after its end.
         """
-        tokens, ended = visible_tokens(mask, self.given.setting.grid.num_sequences), self.continuation.ended
+        tokens, ended = visible_tokens(mask, self.run_input.setting.grid.num_sequences), self.continuation.ended
         end = self.context_tokens + new_tokens
         if ended.any():
             self._unread[ended, self.context_tokens : end] = True
@@ -282,7 +282,7 @@ class Session:
         """End the run, if there is one: its tokens are in host memory then, as a prompt's are."""
         if self._run is None:
             return
-        if self.given.drops:
+        if self.run_input.drops:
             raise KvsimError(
                 "the policy of this PagedCache drops pages for good, and a later turn would read them: make another "
                 "cache for the whole text"
@@ -299,18 +299,18 @@ class Session:
             self._tokens[sequence, :, torch.from_numpy(np.flatnonzero(self._unread[sequence]))] = 0
         self._ended[:] = False
         self._run = None
-        self.given = self.given.afresh(self._make_policy)
+        self.run_input = self.run_input.afresh(self._make_policy)
 
     def _fill(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep a layer's part of the prompt on the host."""
-        grid, planes = self.given.setting.grid, self._held.planes(key, value)
+        grid, planes = self.run_input.setting.grid, self._held.planes(key, value)
         start, end = self._held_tokens, self._held_tokens + key.shape[2]
         if end > self._max_tokens:
             raise CapacityError(
                 f"{end} tokens with this prompt; this PagedCache has room for max_tokens={self._max_tokens}"
             )
         if self._tokens is None:
-            room = grid.pages_per_layer * self.given.page_tokens
+            room = grid.pages_per_layer * self.run_input.page_tokens
             shape = (grid.num_sequences, grid.num_layers, room, *planes.shape[2:])
             with torch.inference_mode(False):
                 self._tokens = torch.zeros(shape, dtype=key.dtype, pin_memory=key.is_cuda)
@@ -344,7 +344,7 @@ class Session:
                     next_token=torch.empty((0, 1)),
                     unequal_tokens=None if self._padding is None else self._padding.sequence_tokens,
                 )
-                run = make_run(self.model, self.given, snapshot, self._make_link)
+                run = make_run(self.model, self.run_input, snapshot, self._make_link)
             run.observer = self.observer
             self._take_over(run)
         self._stepping = threading.get_ident()

@@ -27,40 +27,40 @@ from kvsim.types import BoolArray, IntArray, PageGrid, PageIds
 
 
 def make_run(
-    model: Any, given: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None = None
+    model: Any, run_input: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None = None
 ) -> PagedRun | SplitRun:
-    """Return a run on pools and links of its own, split where `given` names several devices."""
-    if given.devices:
-        return SplitRun(model, given, snapshot, make_link, stamps)
-    return fresh_run(model, given, snapshot, make_link, stamps)
+    """Return a run on pools and links of its own, split where `run_input` names several devices."""
+    if run_input.devices:
+        return SplitRun(model, run_input, snapshot, make_link, stamps)
+    return fresh_run(model, run_input, snapshot, make_link, stamps)
 
 
 class SplitRun:
     """What `PagedRun` is for one device: it hands each layer to the run of its device, and adds up what they count."""
 
     def __init__(
-        self, model: Any, given: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None
+        self, model: Any, run_input: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None
     ) -> None:
-        self.given = given
+        self.run_input = run_input
         self._observer: Observer | None = None
         self._heard: tuple[torch.Tensor, Rotary | None] | None = None
         self._devices: list[torch.device] = []
         self.runs: list[PagedRun] = []
         with ExitStack() as links:  # ended unless all runs are made
-            for share in given.devices:
+            for share in run_input.devices:
                 part = Part(model, share.layers)
-                run = fresh_run(part, given.of(share), _part_of(snapshot, share.layers), make_link, stamps)
+                run = fresh_run(part, run_input.of(share), _part_of(snapshot, share.layers), make_link, stamps)
                 links.callback(run.link.close)
                 self.runs.append(run)
                 self._devices.append(run.pool.slots.device)
             links.pop_all()
 
-    def copied(self, given: DecodeInput, make_link: MakeLink, memo: dict[int, Any]) -> SplitRun:
+    def copied(self, run_input: DecodeInput, make_link: MakeLink, memo: dict[int, Any]) -> SplitRun:
         """Return the same run on pools and links of its own, between two steps."""
         copied = SplitRun.__new__(SplitRun)
-        copied.given, copied._heard, copied._devices = given, None, self._devices
-        pairs = zip(self.runs, given.devices, strict=True)
-        copied.runs = [run.copied(given.of(share), make_link, memo) for run, share in pairs]
+        copied.run_input, copied._heard, copied._devices = run_input, None, self._devices
+        pairs = zip(self.runs, run_input.devices, strict=True)
+        copied.runs = [run.copied(run_input.of(share), make_link, memo) for run, share in pairs]
         copied.observer = None if self.observer is None else memo[id(self.observer)]
         return copied
 
@@ -87,15 +87,15 @@ class SplitRun:
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
         self._observer = observer
-        whole = self.given.setting.grid
-        for run, share in zip(self.runs, self.given.devices, strict=True):
+        whole = self.run_input.setting.grid
+        for run, share in zip(self.runs, self.run_input.devices, strict=True):
             run.observer = None if observer is None else _OfWhole(observer, share, whole)
 
     @property
     def host_tokens(self) -> torch.Tensor:
         """A copy of keys and values in host memory, ``[num_sequences, num_layers, tokens, 2, kv heads, head_dim]``."""
         parts = [run.host_tokens for run in self.runs]
-        num_layers = self.given.setting.grid.num_layers
+        num_layers = self.run_input.setting.grid.num_layers
         shape = (len(parts[0]), num_layers, *parts[0].shape[2:])
         whole = torch.empty(shape, dtype=parts[0].dtype, pin_memory=parts[0].is_pinned())
         return torch.cat(parts, dim=1, out=whole)
@@ -168,7 +168,7 @@ class SplitRun:
 
     def _place(self, layer: int) -> tuple[int, int]:
         """Return the device of a layer and the layer's place there."""
-        shares = self.given.devices
+        shares = self.run_input.devices
         number = next(number for number, share in enumerate(shares) if layer in share.layers)
         return number, layer - shares[number].layers.start
 

@@ -27,8 +27,6 @@ LAYER_PARTS = (
 )
 """Parts of one layer in order, each from its stamp to the next one; `choose` is the selection's second half."""
 
-STEP_PARTS = ("embed", *LAYER_PARTS, "head")
-
 
 class Stamps:
     """Nanoseconds of `perf_counter` at every boundary of every layer and step, in the order they were passed.

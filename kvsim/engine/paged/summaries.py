@@ -149,7 +149,7 @@ def check_channel(channel: str) -> None:
         )
 
 
-_KINDS: dict[str, type[QuestSummaries] | type[CuboidMeanSummaries] | type[MeanSummaries]] = {
+_KINDS: dict[str, Callable[..., Summaries]] = {
     "estimate:quest": QuestSummaries,
     "estimate:cuboid-mean": CuboidMeanSummaries,
     "estimate:mean": MeanSummaries,

@@ -48,9 +48,9 @@ class Traffic:
         if not transfers:
             return []
         numbers = self._tally.filled_by[self._pool.slot_of[hits]]
-        found, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+        distinct, counts = np.unique(numbers[numbers >= 0], return_counts=True)
         bringing = []
-        for number, count in zip(found.tolist(), counts.tolist(), strict=True):
+        for number, count in zip(distinct.tolist(), counts.tolist(), strict=True):
             transfer = transfers.get(number)
             if transfer is not None and not transfer.is_done:
                 bringing.append(transfer)

@@ -44,6 +44,6 @@ def fit_bigrams(tokens: IntArray, *, vocab_size: int, most: int) -> Bigrams:
     order = np.lexsort((seconds, -counts, firsts))
     firsts, seconds = firsts[order], seconds[order]
     begins = np.searchsorted(firsts, np.arange(vocab_size + 1))
-    is_kept = np.arange(firsts.size) - begins[firsts] < most
-    num_kept = np.bincount(firsts[is_kept], minlength=vocab_size)
-    return Bigrams(starts=np.concatenate(([0], np.cumsum(num_kept))), nexts=seconds[is_kept])
+    is_stored = np.arange(firsts.size) - begins[firsts] < most
+    num_stored = np.bincount(firsts[is_stored], minlength=vocab_size)
+    return Bigrams(starts=np.concatenate(([0], np.cumsum(num_stored))), nexts=seconds[is_stored])

@@ -22,17 +22,17 @@ def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options
     request = make_request(model, gpu, context_tokens=context_tokens, batch=batch, **options)
     memory = memory_of(request)
     unsimulated = unpaged(request.spec, context_tokens)
-    found, scenario = (_roofline(request), None) if unsimulated else _simulated(request, memory)
-    choice = recommended(request, found)
+    priced, scenario = (_roofline(request), None) if unsimulated else _simulated(request, memory)
+    choice = recommended(request, priced)
     return Plan(
         request=request,
         memory=memory,
-        options=tuple(found),
-        front=pareto_front(found),
+        options=tuple(priced),
+        front=pareto_front(priced),
         recommended=choice.name if choice else None,
-        sentences=sentences(request, found, choice),
+        sentences=sentences(request, priced, choice),
         warnings=warnings_of(request),
-        notes=notes_of(request, unsimulated, found),
+        notes=notes_of(request, unsimulated, priced),
         commands=commands_of(request, scenario),
         scenario=scenario,
     )

@@ -22,7 +22,7 @@ def pareto_front(options: Sequence[Option]) -> tuple[str, ...]:
         name
         for name, own in costs.items()
         if not any(
-            other != own and all(theirs <= mine for theirs, mine in zip(other, own, strict=True))
+            other != own and all(other_cost <= own_cost for other_cost, own_cost in zip(other, own, strict=True))
             for other in costs.values()
         )
     )
@@ -35,12 +35,12 @@ def recommended(request: Request, options: Sequence[Option]) -> Option | None:
     mass, another card. Without a time that was asked for, streaming is no option where something reads less at the
     recall that is asked for and is faster.
     """
-    kept = [option for option in options if option.fits and is_enough(request, option)]
-    if not kept:
+    sufficient = [option for option in options if option.fits and is_enough(request, option)]
+    if not sufficient:
         return None
-    best = min(kept, key=lambda option: (_given_up(request, option), option.tpot_s))
+    best = min(sufficient, key=lambda option: (_concessions(request, option), option.tpot_s))
     if request.tpot_s is None and best.host_bytes and best.recall_frac is None:
-        faster = [option for option in kept if option.num_cards == 1 and option.tpot_s < best.tpot_s]
+        faster = [option for option in sufficient if option.num_cards == 1 and option.tpot_s < best.tpot_s]
         return min([best, *faster], key=lambda option: option.tpot_s)
     return best
 
@@ -63,7 +63,7 @@ def _costs(option: Option) -> tuple[float, ...]:
     return option.tpot_s, -recall_frac, option.num_cards, *(-number for number in bits)
 
 
-def _given_up(request: Request, option: Option) -> tuple[int, ...]:
+def _concessions(request: Request, option: Option) -> tuple[int, ...]:
     own = request.weights or request.own_weights(), request.kv or request.dtype
     return (
         option.num_cards,

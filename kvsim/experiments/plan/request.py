@@ -135,9 +135,9 @@ def _check_kinds(request: Request) -> None:
     """Refuse what is no number, as Python callers may pass: sizes in words are for the command line."""
     for name in (*_WHOLE, *_FRACTIONS):
         value = getattr(request, name)
-        wanted = Integral if name in _WHOLE else Real
+        expected_type = Integral if name in _WHOLE else Real
         if value is not None and (
-            not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(float(value))
+            not isinstance(value, expected_type) or isinstance(value, bool) or not math.isfinite(float(value))
         ):
             kind = "a whole number" if name in _WHOLE else "a finite number"
             raise ScenarioError(f"{name} should be {kind}, found {value!r}")

@@ -24,7 +24,8 @@ def costs_of(profile: Profile) -> ServingCosts:
 def interval_frac(costs: ServingCosts, totals_s: dict[str, float]) -> tuple[float, float]:
     """Return by which shares the time of all steps may be less and more, with 90% confidence.
 
-    Errors of the tables are taken to be of one sign over a run, and weighted by the time of each.
+    Errors of the tables are taken to be of one sign over a run, and weighted by the time of each; what parts of a run
+    are off by averages out over a long one.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def interval_frac(costs: ServingCosts, totals_s: dict[str, float]) -> tuple[floa
     for sign, edge in ((-1, "residual_low_frac"), (1, "residual_high_frac")):
         weighted = sum(totals_s[name] * getattr(table, edge) for name, table in tables.items()) / total_s
         medians = sum(totals_s[name] * table.median_error_frac for name, table in tables.items()) / total_s
-        edges.append(weighted + sign * (costs.error_frac + 1.645 * medians))
+        edges.append(weighted + sign * (costs.run_error_frac(total_s) + 1.645 * medians))
     return max(edges[0], -0.99), edges[1]
 
 

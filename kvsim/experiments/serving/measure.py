@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from kvsim.experiments.serving.costs import memory_of, parameters_of
 from kvsim.experiments.serving.fresh_profile import fresh_profile
 from kvsim.experiments.serving.latency import latency_figures, meets, request_rows
 from kvsim.experiments.serving.parameters import EngineParameters
+from kvsim.experiments.serving.probes import Probes, probe_rows
 from kvsim.experiments.serving.real import Row, place_of, recorded_workload, rows_of, with_tokens
 from kvsim.experiments.serving.run import FIGURES
 from kvsim.experiments.serving.scenario import RealEngine, Serving, Slo
 from kvsim.experiments.serving.simulate import stacked, traffic_entry
+from kvsim.experiments.serving.speed import PROBES
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job, Measurement
 from kvsim.types import FloatArray, IntArray
@@ -43,6 +46,7 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
     profile = profile_of(scenario, job.base_dir)
     model = str(Path(model_path_of(scenario, job.base_dir)).resolve())
     runs: list[list[_Run]] = [[] for _ in cells]
+    around: list[list[dict[str, NDArray[Any]]]] = [[] for _ in cells]
     files: dict[str, bytes] = {}
     plans = [
         (number, cell, traffic, parameters_of(cell, memory_of(cell, profile).num_blocks))
@@ -52,12 +56,17 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
         with VllmProcess(model, _vllm_parameters(parameters), num_threads=real.threads) as vllm:
             _check_resolved(scenario, parameters, vllm.resolved)
             _warm_up(vllm)
+            probes = Probes(parameters, partial(vllm.serve, clock="steps"))
+            before = probes.steps()
             for repeat in range(real.repeats):
                 for number, cell, traffic, own in plans:
                     if own == parameters:
                         rows = rows_of(scenario.name, traffic, parameters)
                         trace = vllm.serve(with_tokens(rows), clock="wall")
                         runs[number].append(_run_of(traffic, rows, trace, cell.slo))
+                        after = probes.steps()
+                        around[number].append(probe_rows(before, after))
+                        before = after
                         name = SCHEDULE.format(cell=number, repeat=repeat)
                         files[name] = recorded_workload(f"{scenario.name}-{number}", rows, parameters, trace)
                         job.progress(1 / (len(cells) * real.repeats))
@@ -73,6 +82,7 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
         tables={
             "timeline": stacked([_with_repeats([run.timeline for run in own[:1]]) for own in runs]),
             "itl": stacked([_with_repeats([run.gaps for run in own]) for own in runs]),
+            PROBES: stacked([_with_repeats(own) for own in around]),
         },
         verdict=[_verdict(real)],
         profile=profile,

@@ -47,6 +47,7 @@ def run_cell(
     platform: Platform,
     *,
     scale: float = 1.0,
+    draw: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> CellRun:
     """Serve the traffic of one cell.
@@ -55,6 +56,8 @@ def run_cell(
     ----------
     scale
         What the time of every step is multiplied with.
+    draw
+        Which draw of the spread of single steps.
     """
     engine = scenario.engine
     parameters = parameters_of(scenario, platform.memory.num_blocks)
@@ -69,7 +72,7 @@ def run_cell(
         blocks=blocks,
         offload=offload,
     )
-    random = random_of(scenario.run.seed, "steps") if scenario.run.spread else None
+    random = random_of(scenario.run.seed, "steps", draw) if scenario.run.spread else None
     step_costs = StepCosts(platform.costs, scale=scale, random=random)
     served = simulate_serving(
         core,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.experiments.base import cells_of, make_result
-from kvsim.experiments.serving.costs import Memory, platform_of
+from kvsim.experiments.serving.costs import Memory, Platform, platform_of
+from kvsim.experiments.serving.draws import drawn_figures
 from kvsim.experiments.serving.nulls import null_figures
 from kvsim.experiments.serving.recorded import check_schedules
 from kvsim.experiments.serving.report.verdict import verdict_of
 from kvsim.experiments.serving.run import run_cell, with_interval
 from kvsim.experiments.serving.scenario import Serving
+from kvsim.experiments.serving.speed import Speed, speeds_of
 from kvsim.experiments.serving.tiers import check_tiers
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job
@@ -36,19 +39,32 @@ def check(scenario: Serving, base_dir: Path | None) -> int:
 
 
 def simulate(scenario: Serving, job: Job) -> RunResult:
-    """Serve the traffic of every cell; where a measurement recorded schedules, schedule those again too."""
+    """Serve the traffic of every cell; where a measurement recorded schedules, schedule those again too.
+
+    Figures of a scenario that is measured are medians over draws, as the engine's are over its runs.
+    """
     cells = cells_of(scenario)
     traffics = _Traffics(job.base_dir)
     entries, runs = [], []
     platform = platform_of(cells[0][0], job.base_dir)
-    for cell, swept in cells:
+    schedules = check_schedules(job.recorded) if job.recorded is not None else None
+    speeds = _speeds(scenario, job, platform)
+    for number, (cell, swept) in enumerate(cells):
         platform, traffic = platform_of(cell, job.base_dir), traffics.of(cell)
+        if (speed := speeds.get(number)) is not None:
+            platform = replace(platform, costs=speed.costs(platform.costs))
         costs, memory = platform.costs, platform.memory
         check_tiers(cell, memory)
         run = run_cell(cell, traffic, platform)
-        intervals = with_interval(cell, traffic, platform, run)
-        entry = traffic_entry(cell, traffic, memory) | run.figures
+        medians: dict[str, float] = {}
+        if scenario.measure is None:
+            intervals = with_interval(cell, traffic, platform, run)
+        else:
+            medians, intervals = drawn_figures(cell, traffic, platform, run)
+        entry = traffic_entry(cell, traffic, memory) | run.figures | medians
         entry |= {"parts_s": run.parts_s, "outside": outside_of(costs, run.most), "intervals": intervals}
+        if speed is not None:
+            entry["step_time_ratio"] = speed.step_time_ratio
         if scenario.measure is not None:
             entry["nulls"] = null_figures(cell, traffic, platform)
         entries.append(entry | swept)
@@ -63,12 +79,26 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
             "timeline": stacked([run.timeline for run in runs]),
             "itl": stacked([run.gaps for run in runs]),
         },
-        verdict=verdict_of(entries, profile_kind=platform.profile.kind, engine=platform.costs.engine),
+        verdict=verdict_of(
+            entries,
+            profile_kind=platform.profile.kind,
+            engine=platform.costs.engine,
+            is_drawn=scenario.measure is not None,
+        ),
         profile=platform.profile,
         seed=scenario.run.seed,
-        extra={"trace_reading": traffics.readings}
-        | ({"schedules": check_schedules(job.recorded)} if job.recorded is not None else {}),
+        extra={"trace_reading": traffics.readings} | ({} if schedules is None else {"schedules": schedules}),
     )
+
+
+def _speeds(scenario: Serving, job: Job, platform: Platform) -> dict[int, Speed]:
+    """Return how fast the machine was in each cell of the measurement that is replayed, if any says so.
+
+    A profile without costs of the engine is not scaled: what it is off by is its error, not the machine's speed.
+    """
+    if job.recorded is None or platform.profile.serving is None:
+        return {}
+    return speeds_of(job.recorded, platform.costs, has_spread=scenario.run.spread)
 
 
 class _Traffics:

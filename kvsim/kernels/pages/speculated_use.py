@@ -28,12 +28,12 @@ def learn_errors(logs: Floats, row: Ints, scores: Floats, first: int, step: int,
     """Take in by how much a layer's predicted scores were wrong; `logs`: predicted and correction, ``[2, ids]``."""
     if not row[WAS_PREDICTED]:
         return
-    kept = decay_frac if row[IS_CORRECTED] else 0.0
+    decay = decay_frac if row[IS_CORRECTED] else 0.0
     for sequence in range(scores.shape[0]):
         begin = first + sequence * step
         for index in range(scores.shape[1]):
             error = log(scores[sequence, index] + SCORE_FLOOR) - logs[0, begin + index]
-            logs[1, begin + index] = kept * logs[1, begin + index] + (1.0 - kept) * error
+            logs[1, begin + index] = decay * logs[1, begin + index] + (1.0 - decay) * error
     row[WAS_PREDICTED] = 0
     row[IS_CORRECTED] = 1
 
@@ -169,10 +169,10 @@ def decide(
         movable = evictable | prefetchable
         begin = coming * pages_per_layer
         expect(use, logs, rows[coming], speculation, movable, resident, reach_frac, begin, step)
-    wanted = np.empty(0, dtype=np.int64)
+    candidates = np.empty(0, dtype=np.int64)
     if quota:
         sizes = (scores.shape[0], pages_per_layer)
-        wanted = likely_pages(use, prefetchable, confidence, quota, coming * pages_per_layer, step, sizes)
+        candidates = likely_pages(use, prefetchable, confidence, quota, coming * pages_per_layer, step, sizes)
 
     due = max(0, -free_slots)
     if num_pools > 1 and coming != layer:
@@ -181,21 +181,21 @@ def decide(
         for sequence in range(scores.shape[0]):
             begin = coming * pages_per_layer + sequence * step
             num_free -= resident[begin : begin + pages_per_layer].sum()
-        rivals = max(0, wanted.size - num_free)
-        pushed_out, kept_worth = _least(use, layer, coming, pools, rivals, evictable)
+        rivals = max(0, candidates.size - num_free)
+        pushed_out, resident_worth = _least(use, layer, coming, pools, rivals, evictable)
     else:
         num_free = max(0, free_slots)
-        count = max(0, wanted.size - free_slots)
+        count = max(0, candidates.size - free_slots)
         both, worths = _least(use, layer, layer if num_pools > 1 else 0, pools, count, evictable)
-        leaving, pushed_out, kept_worth = both[:due], both[due:], worths[due:]
+        leaving, pushed_out, resident_worth = both[:due], both[due:], worths[due:]
     num_worth = 0
     ahead = (coming - layer - 1) % num_layers + 1
     while num_worth < pushed_out.size:
-        if not worth(use[wanted[num_free + num_worth]], ahead, num_layers) > kept_worth[num_worth]:
+        if not worth(use[candidates[num_free + num_worth]], ahead, num_layers) > resident_worth[num_worth]:
             break
         num_worth += 1
     victims = np.concatenate((leaving, pushed_out[:num_worth]))
-    prefetches = wanted[: min(num_free, wanted.size) + num_worth]
+    prefetches = candidates[: min(num_free, candidates.size) + num_worth]
     wasted = 0
     for page in victims:
         wasted += is_unread[page]

@@ -18,7 +18,6 @@ NUM_COLUMNS = 3
 
 # `SCALE`: the lower edge of bin 0, and how wide bins are in the natural logarithm
 (LEAST_S, WIDTH) = range(2)
-NUM_SCALE = 2
 
 
 @compiled

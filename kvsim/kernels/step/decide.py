@@ -61,17 +61,17 @@ def decide(run, selected):
     free, links, plan = ints(run, FREE), small_rows(run, LINKS), int_rows(run, PLAN)
     sentinel = links.shape[0] - free.size + (0 if free.size == 1 else counts[LAYER])
     lru_touch(links, sentinel, selected)
-    num_wanted = 0
+    num_candidates = 0
     if rules[PREFETCHER] == NEXT_STEP:
-        num_wanted = _next_step(run, selected)
+        num_candidates = _next_step(run, selected)
     free_slots = counts[FREE_AFTER]
-    num_due = num_wanted - free_slots
+    num_due = num_candidates - free_slots
     if num_due <= 0:
         num_victims = 0
     else:
         evictable = masks(run, FLAGS)[EVICTABLE]
         num_victims = take_oldest(links, sentinel, num_due, evictable, evictable[:0], plan[LEAVING])
-    num_prefetches = max(0, min(num_wanted, free_slots + num_victims))
+    num_prefetches = max(0, min(num_candidates, free_slots + num_victims))
     lru_touch(links, sentinel, plan[COMING, :num_prefetches])
     return num_victims, num_prefetches
 
@@ -127,7 +127,7 @@ def _latest(run, now):
     """Write the lost pages up to the quota, latest first, and of a step in order of their ids; return how many."""
     counts, bits, lost = ints(run, COUNTS), word_rows(run, READ_BITS), word_rows(run, LOST_BITS)
     coming, window_steps = int_rows(run, PLAN)[COMING], ints(run, RULES)[WINDOW_STEPS]
-    num_wanted, slot = 0, now
+    num_candidates, slot = 0, now
     for _ in range(window_steps - 1):
         slot = slot - 1 if slot else window_steps - 1
         layer = counts[LAYER]
@@ -138,10 +138,12 @@ def _latest(run, now):
                     continue
                 lost[sequence, word] ^= lost_bits
                 while lost_bits != 0:
-                    coming[num_wanted] = layer * counts[PAGES_PER_LAYER] + (word << 6) + np.int64(lowest_bit(lost_bits))
+                    coming[num_candidates] = (
+                        layer * counts[PAGES_PER_LAYER] + (word << 6) + np.int64(lowest_bit(lost_bits))
+                    )
                     lost_bits &= lost_bits - _ONE
-                    num_wanted += 1
-                    if num_wanted == counts[QUOTA]:
-                        return num_wanted
+                    num_candidates += 1
+                    if num_candidates == counts[QUOTA]:
+                        return num_candidates
             layer += counts[NUM_LAYERS]
-    return num_wanted
+    return num_candidates

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from kvsim.policies.base import Plan, Setting, View
-from kvsim.policies.dropping.share import kept_share, lowest, over_share, plan_of
+from kvsim.policies.dropping.share import lowest, over_share, plan_of, retained_share
 from kvsim.types import FloatArray, PageIds
 
 
@@ -32,7 +32,7 @@ class HeavyHitters:
         if not 0 <= recent_frac < 1:
             raise ValueError(f"recent_frac must be in [0, 1), got {recent_frac}")
         self._setting = setting
-        self._num_recent = int(recent_frac * kept_share(setting))
+        self._num_recent = int(recent_frac * retained_share(setting))
         self._total: FloatArray = np.zeros(setting.grid.num_pages)
 
     def start(self, resident: PageIds) -> None:

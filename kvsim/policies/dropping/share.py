@@ -11,7 +11,7 @@ from kvsim.policies.base import NO_PAGES, NOTHING, Plan, Setting, View
 from kvsim.types import PageIds
 
 
-def kept_share(setting: Setting) -> int:
+def retained_share(setting: Setting) -> int:
     """Return the pages that one layer of one sequence may keep: its equal share of the budget."""
     return setting.capacity_pages // (setting.grid.num_layers * setting.grid.num_sequences)
 
@@ -21,7 +21,7 @@ def over_share(view: View, setting: Setting) -> Iterator[tuple[int, PageIds, int
 
     Each is ``(sequence, pages, count)``; pages ascend, so the oldest tokens come first.
     """
-    grid, share = setting.grid, kept_share(setting)
+    grid, share = setting.grid, retained_share(setting)
     for sequence in range(grid.num_sequences):
         first = grid.first_page(sequence=sequence, layer=view.layer)
         low, high = np.searchsorted(view.selected, (first, first + grid.pages_per_layer))

@@ -157,7 +157,7 @@ class _Ranked:
         self._sizes = self._pools.count, grid.pages_per_layer
         self._step = grid.num_layers * grid.pages_per_layer
         """From a page of one sequence to the same page of the next."""
-        self._keys: Any
+        self._keys: Any = np.zeros(grid.num_pages, dtype=np.int64)
 
     def arrived(self, pages: PageIds) -> None:
         pass
@@ -172,10 +172,6 @@ class _Ranked:
 class CompiledLfu(_Ranked):
     """`kvsim.policies.evictors.lfu.Lfu`, compiled."""
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self._keys = np.zeros(setting.grid.num_pages, dtype=np.int64)
-
     def arrived(self, pages: PageIds) -> None:
         """Begin to count."""
         self._keys[pages] = 0
@@ -187,10 +183,6 @@ class CompiledLfu(_Ranked):
 
 class CompiledImportanceRank(_Ranked):
     """`kvsim.policies.evictors.importance_rank.ImportanceRank`, compiled."""
-
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self._keys = np.zeros(setting.grid.num_pages, dtype=np.int64)
 
     def touch(self, view: View) -> None:
         """Rank the pages of the layer anew."""

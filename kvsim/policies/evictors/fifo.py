@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from kvsim.policies.base import Setting, View
-from kvsim.policies.evictors.pools import Pools, may_leave
+from kvsim.policies.evictors.pools import Pools, take_first
 from kvsim.types import BoolArray, PageIds
 
 
@@ -33,16 +31,7 @@ class Fifo:
 
     def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         """Return the pages that came first; those that may not leave keep their places."""
-        queue = self._oldest_first[pool]
-        victims: list[int] = []
-        for page in queue:
-            if len(victims) == count:
-                break
-            if may_leave(page, view.evictable, spared):
-                victims.append(page)
-        for page in victims:
-            del queue[page]
-        return np.array(victims, dtype=np.int64)
+        return take_first(self._oldest_first[pool], count, view.evictable, spared)
 
     def left(self, pages: PageIds) -> None:
         """Take the pages out of the queue."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import numpy as np
-
 from kvsim.policies.base import Setting, View
-from kvsim.policies.evictors.pools import Pools, may_leave
+from kvsim.policies.evictors.pools import Pools, take_first
 from kvsim.types import BoolArray, PageIds
 
 
@@ -37,16 +35,7 @@ class Lru:
 
     def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         """Return the oldest pages that may leave."""
-        order = self._oldest_first[pool]
-        victims: list[int] = []
-        for page in order:
-            if len(victims) == count:
-                break
-            if may_leave(page, view.evictable, spared):
-                victims.append(page)
-        for page in victims:
-            del order[page]
-        return np.array(victims, dtype=np.int64)
+        return take_first(self._oldest_first[pool], count, view.evictable, spared)
 
     def left(self, pages: PageIds) -> None:
         """Forget the pages."""

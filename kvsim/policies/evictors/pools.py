@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import MutableMapping
+
 import numpy as np
 
 from kvsim.policies.base import Setting
@@ -41,3 +44,12 @@ class Pools:
 def may_leave(page: int, evictable: BoolArray, spared: BoolArray | None) -> bool:
     """Return whether a page may leave and is not spared."""
     return bool(evictable[page]) and (spared is None or not spared[page])
+
+
+def take_first(queue: MutableMapping[int, None], count: int, evictable: BoolArray, spared: BoolArray | None) -> PageIds:
+    """Take the first `count` pages that may leave out of a queue, and return them; the others keep their places."""
+    may_go = (page for page in queue if may_leave(page, evictable, spared))
+    first = list(itertools.islice(may_go, count))
+    for page in first:
+        del queue[page]
+    return np.array(first, dtype=np.int64)

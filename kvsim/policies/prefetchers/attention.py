@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected
+from kvsim.policies.prefetchers.lookahead import Lookahead, LookaheadPrefetcher, is_selected
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 
-class AttentionPrefetch:
+class AttentionPrefetch(LookaheadPrefetcher):
     """Expect of a coming layer the pages whose recent score comes near to what it takes to be selected.
 
     The predictor of the policy ``attention`` with any eviction: predicted use is the exponential mean of a page's
@@ -30,8 +28,6 @@ class AttentionPrefetch:
     ahead_layers
         How many layers before its own a page is asked for.
     """
-
-    reads_speculation: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -59,12 +55,6 @@ class AttentionPrefetch:
         self._use: FloatArray = np.zeros(shape)
         self._is_unread: BoolArray = np.zeros(grid.num_pages, dtype=np.bool_)
 
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
     def left(self, victims: PageIds) -> None:
         """Learn which prefetches were wasted."""
         self._adapt(used=0, wasted=int(np.count_nonzero(self._is_unread[victims])))
@@ -80,11 +70,6 @@ class AttentionPrefetch:
     def fetched(self, pages: PageIds) -> None:
         """Wait to see whether `pages` are read."""
         self._is_unread[pages] = True
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare what the coming layer is expected to read."""
-        del view
-        return self._lookahead.spared
 
     def _learn(self, view: View) -> None:
         self._adapt(used=int(np.count_nonzero(self._is_unread[view.selected])), wasted=0)

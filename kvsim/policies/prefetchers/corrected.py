@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Lookahead, log_scores
-from kvsim.types import BoolArray, FloatArray, PageIds
+from kvsim.policies.prefetchers.lookahead import Lookahead, LookaheadPrefetcher, log_scores
+from kvsim.types import FloatArray, PageIds
 
 
-class CorrectedSpeculation:
+class CorrectedSpeculation(LookaheadPrefetcher):
     """Expect of the next layer the pages that score best by predicted score times how wrong it was before.
 
     What one layer's input lacks for the next one's query (that layer's own attention and MLP) errs alike from step to
@@ -36,25 +36,11 @@ class CorrectedSpeculation:
         self._lookahead = Lookahead(setting, reach_frac=reach_frac, ahead_layers=1)
         self.errors = SpeculationErrors(setting, decay_frac=decay_frac)
 
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
-
     def wanted(self, view: View) -> PageIds:
         """Return the next layer's best pages by corrected score that are not there."""
         layer = self._lookahead.layer(view)
         ranks = self.errors.ranks(view, layer)
         return self._lookahead.likeliest(view, layer, ranks)[: view.prefetch_quota]
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare what the next layer is expected to read."""
-        del view
-        return self._lookahead.spared
 
 
 class SpeculationErrors:

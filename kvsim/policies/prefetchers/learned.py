@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kvsim.policies.base import Setting, View
 from kvsim.policies.prefetchers.corrected import SpeculationErrors
-from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected, log_scores
+from kvsim.policies.prefetchers.lookahead import Lookahead, LookaheadPrefetcher, is_selected, log_scores
 from kvsim.types import BoolArray, FloatArray, PageIds
 
 FEATURES = ("predicted", "corrected", "score", "frequency", "last", "recency", "distance", "affinity", "one")
@@ -25,7 +25,7 @@ _FREQUENCY_DECAY_FRAC = 0.9
 _NEVER_READ_STEPS = 50
 
 
-class Learned:
+class Learned(LookaheadPrefetcher):
     """Expect of the next layer the pages to which a logistic regression gives more than `threshold`.
 
     Features of a page: its *predicted* score (InfiniGen's speculation) over the bar, in logarithms, where the bar is
@@ -79,15 +79,6 @@ class Learned:
         self._frequency: FloatArray = np.zeros(shape)
         self._last_read: FloatArray = np.full(shape, -np.inf)
 
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
-
     def wanted(self, view: View) -> PageIds:
         """Return the next layer's likely pages that are not there, the likeliest first."""
         read = is_selected(view, self._grid)
@@ -101,11 +92,6 @@ class Learned:
         self._free[layer] = free
         ranks = self._features[layer] @ self.weights[judged_by]
         return self._lookahead.likeliest(view, layer, ranks, above=self._above)[: view.prefetch_quota]
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare what the next layer is expected to read."""
-        del view
-        return self._lookahead.spared
 
     def _learn(self, layer: int, read: BoolArray) -> None:
         """Take a step towards weights by which what was just read would have been likelier."""

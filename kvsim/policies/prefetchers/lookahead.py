@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.policies.base import Setting, View
+from kvsim.policies.prefetchers.base import DecisionPrefetcher
 from kvsim.types import BoolArray, FloatArray, IntArray, PageGrid, PageIds, Scores
 
 SCORE_FLOOR = 1e-6
@@ -98,6 +99,17 @@ class Lookahead:
     def _rows(self, mask: BoolArray, layer: int) -> BoolArray:
         grid = self.grid
         return mask.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)[:, layer]
+
+
+class LookaheadPrefetcher(DecisionPrefetcher):
+    """A prefetcher that asks a `Lookahead`."""
+
+    _lookahead: Lookahead
+
+    def spared(self, view: View) -> BoolArray | None:
+        """Spare what the coming layer is expected to read."""
+        del view
+        return self._lookahead.spared
 
 
 def is_selected(view: View, grid: PageGrid) -> BoolArray:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.types import BoolArray, IntArray, PageIds
+from kvsim.policies.prefetchers.base import DecisionPrefetcher
+from kvsim.types import IntArray, PageIds
 
 NEVER = -(10**9)
 """Step of the last reading of a page that was not read yet."""
 
 
-class NextStep:
+class NextStep(DecisionPrefetcher):
     """Want for a layer's next step what it read in its last `window_steps` steps and is not there, the latest first.
 
     The step-to-step reuse of FreeKV (arXiv 2505.13109) over a window, without its correction: a wrong guess is a miss.
     Ties go to the smallest id; nothing is spared, so what comes pushes out what the evictor names.
     """
-
-    reads_speculation: ClassVar[bool] = False
 
     def __init__(self, setting: Setting, *, window_steps: int = 6) -> None:
         if window_steps < 1:
@@ -28,15 +25,6 @@ class NextStep:
         self.window_steps = window_steps
         self._grid = setting.grid
         self._read_at: IntArray = np.full(setting.grid.num_pages, NEVER, dtype=np.int64)
-
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
 
     def wanted(self, view: View) -> PageIds:
         """Return the layer's pages that were read within the window and are not there."""
@@ -47,10 +35,5 @@ class NextStep:
         read_at = self._read_at[pages]
         likely = view.prefetchable[pages] & (read_at > view.step - self.window_steps)
         latest_first = np.argsort(-read_at[likely], kind="stable")
-        wanted: PageIds = pages[likely][latest_first[: view.prefetch_quota]]
-        return wanted
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare nothing."""
-        del view
-        return None
+        candidates: PageIds = pages[likely][latest_first[: view.prefetch_quota]]
+        return candidates

@@ -8,10 +8,11 @@ import numpy as np
 
 from kvsim.policies.base import NO_PAGES, Setting, View
 from kvsim.policies.future import NEVER, Future, NextUses
+from kvsim.policies.prefetchers.base import DecisionPrefetcher
 from kvsim.types import BoolArray, PageIds
 
 
-class OraclePrefetch:
+class OraclePrefetch(DecisionPrefetcher):
     """Fetch the pages that are read next, nearest use first, each only against one that is read later.
 
     The *aggressive* rule of Cao, Felten, Karlin and Li, "A study of integrated prefetching and caching strategies"
@@ -20,7 +21,6 @@ class OraclePrefetch:
     and the link is asked for pages in the order of their use. Pair it with ``belady``, which evicts by the same rule.
     """
 
-    reads_speculation: ClassVar[bool] = False
     is_oracle: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
@@ -33,27 +33,18 @@ class OraclePrefetch:
         """Take in what the run will read."""
         self._uses = NextUses(future, self._grid.num_pages)
 
-    def start(self, resident: PageIds) -> None:
-        """Nothing to remember: the future says it all."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
-
     def wanted(self, view: View) -> PageIds:
         """Return the missing pages of the nearest use, as many as slots of later use can take."""
         assert self._uses is not None  # an oracle is handed the future before it starts
         self._uses.advance(view.step, view.layer)
         next_use = self._uses.at
         missing = np.flatnonzero(view.prefetchable & (next_use < NEVER))
-        wanted = missing[np.argsort(next_use[missing], kind="stable")][: view.prefetch_quota]
-        if self._is_shared and wanted.size:
-            wanted = wanted[: self._num_worth(view, next_use[wanted])]
-        latest = int(next_use[wanted[-1]]) if wanted.size else -1
+        candidates = missing[np.argsort(next_use[missing], kind="stable")][: view.prefetch_quota]
+        if self._is_shared and candidates.size:
+            candidates = candidates[: self._num_worth(view, next_use[candidates])]
+        latest = int(next_use[candidates[-1]]) if candidates.size else -1
         np.less_equal(next_use, latest, out=self._spared)
-        return wanted if wanted.size else NO_PAGES
+        return candidates if candidates.size else NO_PAGES
 
     def spared(self, view: View) -> BoolArray | None:
         """Spare pages that are read before the last of the wanted."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected, log_scores
-from kvsim.types import BoolArray, FloatArray, PageIds
+from kvsim.policies.prefetchers.lookahead import Lookahead, LookaheadPrefetcher, is_selected, log_scores
+from kvsim.types import FloatArray, PageIds
 
 
-class PreviousStep:
+class PreviousStep(LookaheadPrefetcher):
     """Expect of a coming layer the selection of its last step.
 
     After FreeKV (arXiv 2505.13109), whose correction (fetch on demand where the guess was wrong) is here what happens
@@ -27,21 +25,10 @@ class PreviousStep:
         How many layers before its own a page is asked for.
     """
 
-    reads_speculation: ClassVar[bool] = False
-
     def __init__(self, setting: Setting, *, reach_frac: float = 1.0, ahead_layers: int = 1) -> None:
         self._lookahead = Lookahead(setting, reach_frac=reach_frac, ahead_layers=ahead_layers)
         grid = setting.grid
         self._ranks: FloatArray = np.zeros((grid.num_layers, grid.num_sequences, grid.pages_per_layer))
-
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
 
     def wanted(self, view: View) -> PageIds:
         """Return what the coming layer read last and is not there, by score."""
@@ -50,8 +37,3 @@ class PreviousStep:
         self._ranks[view.layer] = log_scores(view.scores, grid) + 100.0 * is_selected(view, grid)
         layer = self._lookahead.layer(view)
         return self._lookahead.likeliest(view, layer, self._ranks[layer])[: view.prefetch_quota]
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare what the coming layer is expected to read."""
-        del view
-        return self._lookahead.spared

@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Lookahead, log_scores
-from kvsim.types import BoolArray, FloatArray, PageIds
+from kvsim.policies.prefetchers.lookahead import Lookahead, LookaheadPrefetcher, log_scores
+from kvsim.types import FloatArray, PageIds
 
 
-class Speculation:
+class Speculation(LookaheadPrefetcher):
     """Expect of the next layer the pages that score best by its own query projection of this layer's input.
 
     After InfiniGen (OSDI 2024); differs: scores are of pages and whole queries, not of tokens and a few columns. The
@@ -30,15 +30,6 @@ class Speculation:
         grid = setting.grid
         self._scored: FloatArray = np.zeros((grid.num_layers, grid.num_sequences, grid.pages_per_layer))
 
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
-
     def wanted(self, view: View) -> PageIds:
         """Return the next layer's best pages by predicted score that are not there."""
         grid = self._lookahead.grid
@@ -46,8 +37,3 @@ class Speculation:
         layer = self._lookahead.layer(view)
         ranks = self._scored[layer] if view.speculation is None else log_scores(view.speculation, grid)
         return self._lookahead.likeliest(view, layer, ranks)[: view.prefetch_quota]
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare what the next layer is expected to read."""
-        del view
-        return self._lookahead.spared

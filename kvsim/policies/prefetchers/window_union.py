@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from kvsim.policies.base import Setting, View
-from kvsim.policies.prefetchers.lookahead import Lookahead, is_selected
-from kvsim.types import BoolArray, FloatArray, PageIds
+from kvsim.policies.prefetchers.lookahead import Lookahead, LookaheadPrefetcher, is_selected
+from kvsim.types import FloatArray, PageIds
 
 
-class WindowUnion:
+class WindowUnion(LookaheadPrefetcher):
     """Expect of a coming layer all that it selected in its last `window_steps` steps, the latest first.
 
     After SparseServe (arXiv 2509.24626), which sizes a request's working set by this union; differs: there it decides
@@ -25,8 +23,6 @@ class WindowUnion:
         How many layers before its own a page is asked for.
     """
 
-    reads_speculation: ClassVar[bool] = False
-
     def __init__(
         self, setting: Setting, *, window_steps: int = 12, reach_frac: float = 4.0, ahead_layers: int = 1
     ) -> None:
@@ -37,15 +33,6 @@ class WindowUnion:
         grid = setting.grid
         self._last_read: FloatArray = np.full((grid.num_layers, grid.num_sequences, grid.pages_per_layer), -np.inf)
 
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known before the first step."""
-
-    def opened(self, page: int) -> None:
-        """Nothing to remember."""
-
-    def left(self, victims: PageIds) -> None:
-        """Nothing to remember."""
-
     def wanted(self, view: View) -> PageIds:
         """Return what the coming layer read within the window and is not there, the latest first."""
         self._last_read[view.layer][is_selected(view, self._lookahead.grid)] = view.step
@@ -55,8 +42,3 @@ class WindowUnion:
             view, layer, self._last_read[layer], above=coming_step - self._window_steps - 0.5
         )
         return likely[: view.prefetch_quota]
-
-    def spared(self, view: View) -> BoolArray | None:
-        """Spare what the coming layer is expected to read."""
-        del view
-        return self._lookahead.spared

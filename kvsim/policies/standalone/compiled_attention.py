@@ -7,33 +7,21 @@ from typing import Any
 import numpy as np
 
 from kvsim.kernels.pages import predicted_use
-from kvsim.policies.base import NOTHING, Plan, Setting, View
+from kvsim.policies.base import NOTHING, Plan, View
 from kvsim.policies.standalone.attention import Attention
+from kvsim.types import PageIds
 
 
 class CompiledAttention(Attention):
     """`kvsim.policies.standalone.attention.Attention`, compiled."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        decay_frac: float = 0.7,
-        target_precision_frac: float = 0.5,
-        confidence: float = 0.5,
-        confidence_step: float = 0.01,
-    ) -> None:
-        super().__init__(
-            setting,
-            decay_frac=decay_frac,
-            target_precision_frac=target_precision_frac,
-            confidence=confidence,
-            confidence_step=confidence_step,
-        )
-        grid = setting.grid
+    def start(self, resident: PageIds) -> None:
+        """Begin, with the tables that the kernel works on."""
+        super().start(resident)
+        grid = self._grid
         self._tables = np.stack((self._recent, self._use))  # recent scores and predicted use, [2, num_page_ids]
         self._use = self._tables[1]
-        self._arguments = float(confidence_step), float(target_precision_frac), float(decay_frac)
+        self._arguments = float(self._confidence_step), float(self._target_frac), float(self._decay_frac)
         num_pools = 1 if self._is_shared else grid.num_layers
         self._pools = num_pools, grid.pages_per_layer, grid.num_layers * grid.pages_per_layer
 

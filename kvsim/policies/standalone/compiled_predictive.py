@@ -33,7 +33,7 @@ class CompiledPredictive(Predictive):
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and the likely ones of the next layer, or of this one."""
         speculation = self._no_speculation if view.speculation is None else view.speculation.astype(np.float64)
-        found: Any = speculated_use.decide(
+        decided: Any = speculated_use.decide(
             self._tables,
             self._logs,
             self._by_layer,
@@ -48,6 +48,6 @@ class CompiledPredictive(Predictive):
             (view.layer, int(view.free_slots), view.prefetch_quota),
             self._pools,
         )
-        victims, prefetches, self.confidence = found
+        victims, prefetches, self.confidence = decided
         self._choose_prediction(view.layer)
         return Plan(victims=victims, prefetches=prefetches) if victims.size or prefetches.size else NOTHING

@@ -99,20 +99,20 @@ class Predictive(Attention):
         if view.speculation is not None:
             coming = (view.layer + 1) % self._grid.num_layers
             self._expect(view, coming)
-        wanted = self._likely(view, coming)
+        candidates = self._likely(view, coming)
         due = max(0, -view.free_slots)
         if self._is_shared or coming == view.layer:
-            both = self._least_of(view, view.layer, max(0, wanted.size - view.free_slots))
+            both = self._least_of(view, view.layer, max(0, candidates.size - view.free_slots))
             leaving, pushed_out, num_free = both[:due], both[due:], max(0, view.free_slots)
         else:
             num_free = self._free_in(view, coming)
             leaving = self._least_of(view, view.layer, due)
-            pushed_out = self._least_of(view, coming, max(0, wanted.size - num_free))
-        rivals = wanted[num_free : num_free + pushed_out.size]
+            pushed_out = self._least_of(view, coming, max(0, candidates.size - num_free))
+        rivals = candidates[num_free : num_free + pushed_out.size]
         is_worth = self._worth(rivals, view.layer) > self._worth(pushed_out, view.layer)
         num_worth = rivals.size if is_worth.all() else int(np.argmin(is_worth))
         victims = np.concatenate((leaving, pushed_out[:num_worth]))
-        prefetches = wanted[: min(num_free, wanted.size) + num_worth]
+        prefetches = candidates[: min(num_free, candidates.size) + num_worth]
         self._adapt(used=0, wasted=int(np.count_nonzero(self._is_unread[victims])))
         self._is_unread[victims] = False
         self._is_unread[prefetches] = True
@@ -131,11 +131,11 @@ class Predictive(Attention):
     def _learn_errors(self, view: View) -> None:
         if not self._was_predicted[view.layer]:
             return
-        kept = self._error_decay_frac if self._is_corrected[view.layer] else 0.0
+        decay_frac = self._error_decay_frac if self._is_corrected[view.layer] else 0.0
         for first, scores in zip(self._rows(view.layer), view.scores, strict=True):
             pages = slice(first, first + scores.size)
             error = np.log(scores.astype(np.float64) + SCORE_FLOOR) - self._predicted[pages]
-            self._correction[pages] = kept * self._correction[pages] + (1.0 - kept) * error
+            self._correction[pages] = decay_frac * self._correction[pages] + (1.0 - decay_frac) * error
         self._was_predicted[view.layer], self._is_corrected[view.layer] = False, True
 
     def _count(self, view: View, used: int) -> None:
@@ -144,8 +144,8 @@ class Predictive(Attention):
         ends = firsts[:-1] + self._grid.pages_per_layer
         self._num_read[view.layer] = np.searchsorted(view.selected, ends) - np.searchsorted(view.selected, firsts[:-1])
         came, need = float(view.misses.size + used), self._needs[view.layer]
-        kept = self._need_decay_frac
-        self._needs[view.layer] = came if np.isnan(need) else kept * need + (1 - kept) * came
+        decay_frac = self._need_decay_frac
+        self._needs[view.layer] = came if np.isnan(need) else decay_frac * need + (1 - decay_frac) * came
 
     def _expect(self, view: View, layer: int) -> None:
         """Set the predicted use of the pages of `layer` that may come or go."""
@@ -172,9 +172,9 @@ class Predictive(Attention):
         if view.prefetch_quota == 0:
             return NO_PAGES
         pages = np.concatenate([np.arange(first, first + self._grid.pages_per_layer) for first in self._rows(layer)])
-        wanted = pages[view.prefetchable[pages] & (self._use[pages] > self.confidence)]
-        best_first = np.argsort(-self._use[wanted], kind="stable")
-        likely: PageIds = wanted[best_first[: view.prefetch_quota]]
+        candidates = pages[view.prefetchable[pages] & (self._use[pages] > self.confidence)]
+        best_first = np.argsort(-self._use[candidates], kind="stable")
+        likely: PageIds = candidates[best_first[: view.prefetch_quota]]
         return likely
 
     def _least_of(self, view: View, layer: int, count: int) -> PageIds:

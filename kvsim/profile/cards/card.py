@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, PositiveFloat, PositiveInt, model_validator
 
-from kvsim.errors import ScenarioError
+from kvsim.scenario.file import as_bytes
 from kvsim.scenario.toml import Listed, Strict, nearest
-from kvsim.units import parse_bytes
 
 RATES = ("bf16", "fp16", "fp8", "int8")
 """Number formats that a card may have a matrix rate for."""
@@ -23,17 +22,7 @@ FIGURES = (
 )
 """Fields that are figures: each has a source in the cards that ship."""
 
-
-def _as_bytes(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_bytes(value)
-    except ScenarioError as problem:
-        raise ValueError(str(problem)) from None
-
-
-Bytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(_as_bytes)]
+Bytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(as_bytes)]
 """A size, or a rate in bytes a second, above zero: ``"24 GiB"`` or whole bytes."""
 
 

@@ -166,7 +166,9 @@ def _layers(
     per_step = np.clip(fades, 0, _MAX_PERSISTENCE)
     dynamic = np.clip((step - lasting) / np.maximum(per_step, 1e-6), 0, 1 - lasting)
     jitter = np.maximum(1 - lasting - dynamic, 0)
-    persistence, shift_kept = _with_shifts((step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments)
+    persistence, shift_correlation = _with_shifts(
+        (step - lasting) / np.maximum(dynamic, 1e-6), jitter, dynamic, moments
+    )
     total = real.sink_frac + real.recent_frac
     scale = np.where(total > 1, 1 / total, 1.0) * (1 - 1e-9)
     spreads = spread_of(profile)
@@ -185,7 +187,7 @@ def _layers(
                 jitter_spread_nats=spread * float(jitter[layer]) ** 0.5,
                 persistence_per_step=float(persistence[layer]),
                 shift_rate_per_step=float(moments.shift_rate_per_step[layer]),
-                shift_redraw_frac=float(1 - shift_kept[layer] ** 2),
+                shift_redraw_frac=float(1 - shift_correlation[layer] ** 2),
                 burst_rate_per_step=float(moments.burst_rate_per_step[layer]),
                 burst_size_nats=float(moments.burst_size_nats[layer]),
                 burst_duration_steps=int(moments.burst_duration_steps[layer]),
@@ -209,8 +211,8 @@ def _with_shifts(
     part = jitter / np.maximum(dynamic, 1e-6)
     average = np.clip(average, 0, _MAX_PERSISTENCE)
     persistence = np.clip((average + rate * more * (1 + part)) / (1 + rate * more), average, _MAX_PERSISTENCE)
-    shift_kept = 1 - (1 - average / np.maximum(persistence, 1e-9)) / np.where(rate > 0, rate, 1)
-    return persistence, np.clip(np.where(persistence > 0, shift_kept, 1), 0, 1)
+    shift_correlation = 1 - (1 - average / np.maximum(persistence, 1e-9)) / np.where(rate > 0, rate, 1)
+    return persistence, np.clip(np.where(persistence > 0, shift_correlation, 1), 0, 1)
 
 
 def _estimate(settings: _Settings, layer: int, step_corr: float, mass_spread: float) -> EstimateParameters | None:

@@ -16,9 +16,9 @@ from kvsim.traces.generator.parameters import GeneratorParameters
 from kvsim.traces.generator.process import Process, columns_of, estimates, masses, recent_pages, shares_at
 from kvsim.types import BoolArray, IntArray, Scores, pages_of
 
-_KEPT_STEPS = 2
+_CACHED_STEPS = 2
 """Steps whose scores are kept; an older one is made again from the seed."""
-_KEPT_BYTES = 2**26
+_CACHED_BYTES = 2**26
 """Scores of more steps stay as long as all of them take no more than this."""
 
 
@@ -64,7 +64,7 @@ class SyntheticSource:
         self._columns = columns_of([parameters.layer_for(layer, self.num_layers) for layer in range(self.num_layers)])
         self._process = Process(self._columns, num_sequences, seed)
         self._cached: dict[int, dict[str, NDArray[np.float16]]] = {}
-        self._most_kept = self._steps_to_keep()
+        self._max_cached = self._steps_to_keep()
         self._next_step = 0
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], SyntheticSource], tuple[dict[str, Any]]]:
@@ -136,7 +136,7 @@ class SyntheticSource:
             num_pages = pages_of(context, self.page_tokens)
             self._process.advance(num_pages, num_pages - recent_pages(self.page_tokens))
             self._next_step += 1
-        while len(self._cached) >= self._most_kept:
+        while len(self._cached) >= self._max_cached:
             del self._cached[next(iter(self._cached))]
         self._cached[step] = self._scores_now(context)
         return self._cached[step]
@@ -144,7 +144,7 @@ class SyntheticSource:
     def _steps_to_keep(self) -> int:
         pages = pages_of(self._context_tokens + self.num_steps, self.page_tokens)
         step_bytes = 2 * len(self.channels) * self.num_sequences * self.num_layers * pages
-        return self.num_steps if self.num_steps * step_bytes <= _KEPT_BYTES else min(_KEPT_STEPS, self.num_steps)
+        return self.num_steps if self.num_steps * step_bytes <= _CACHED_BYTES else min(_CACHED_STEPS, self.num_steps)
 
     def _scores_now(self, context_tokens: int) -> dict[str, NDArray[np.float16]]:
         doublings = max(0.0, log2(context_tokens / self.parameters.context_tokens))

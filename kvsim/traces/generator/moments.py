@@ -126,7 +126,7 @@ def _recency_exponent(ages: list[FloatArray], page_tokens: int, target: FloatArr
     return _solve(fall, target)
 
 
-def _near_exponent(ages: list[FloatArray], page_tokens: int, middle_end: int, wanted_ratio: FloatArray) -> FloatArray:
+def _near_exponent(ages: list[FloatArray], page_tokens: int, middle_end: int, target_ratio: FloatArray) -> FloatArray:
     """Return the exponent at which the pages between weigh what was seen against the middle."""
     recent = recent_pages(page_tokens)
     near = []  # a row of ages for each context, as long as the longest; what is no page of that kind has weight 0
@@ -146,7 +146,7 @@ def _near_exponent(ages: list[FloatArray], page_tokens: int, middle_end: int, wa
         between_frac: FloatArray = between.mean(axis=-1) / middle.mean(axis=-1)
         return between_frac
 
-    return _solve(ratio, wanted_ratio)
+    return _solve(ratio, target_ratio)
 
 
 def _solve(rising: Callable[[FloatArray], FloatArray], target: FloatArray) -> FloatArray:

@@ -38,7 +38,7 @@ class Columns:
     persistence: Field
     jitter: Field
     shift_rate: FloatArray
-    shift_kept: Field
+    shift_correlation: Field
     burst_rate: FloatArray
     burst_size: FloatArray
     burst_steps: FloatArray
@@ -71,7 +71,7 @@ def columns_of(layers: Sequence[LayerParameters]) -> Columns:
         persistence=single([layer.persistence_per_step for layer in layers]),
         jitter=single([layer.jitter_spread_nats for layer in layers]),
         shift_rate=double([layer.shift_rate_per_step for layer in layers]),
-        shift_kept=single([(1 - layer.shift_redraw_frac) ** 0.5 for layer in layers]),
+        shift_correlation=single([(1 - layer.shift_redraw_frac) ** 0.5 for layer in layers]),
         burst_rate=double([layer.burst_rate_per_step for layer in layers]),
         burst_size=double([layer.burst_size_nats for layer in layers]),
         burst_steps=double([layer.burst_duration_steps for layer in layers]),
@@ -140,7 +140,7 @@ class Process:
         columns = self._columns
         shape = self._dynamic.shape
         is_shift = self._event_rng.random(shape[0])[:, None, None] < columns.shift_rate
-        persistence = columns.persistence * np.where(is_shift, columns.shift_kept, np.float32(1))
+        persistence = columns.persistence * np.where(is_shift, columns.shift_correlation, np.float32(1))
         self._dynamic *= persistence
         self._dynamic_rng.standard_normal(dtype=np.float32, out=self._fresh)
         _relate_layers(self._fresh, columns.affinity)

@@ -12,11 +12,8 @@ from tests.engine.families.models import tiny_model_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def on_one_thread(one_thread):
+    """Every test of a family computes on one thread."""
 
 
 @pytest.fixture(scope="session", params=list(FAMILIES))

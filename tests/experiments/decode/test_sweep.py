@@ -98,12 +98,12 @@ def test_processes_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_finished_cells_are_found_again_and_only_others_simulated(tmp_path: Path) -> None:
     first = swept(tmp_path, *SMALL)
-    assert (first.num_found, first.num_simulated) == (0, 8)
+    assert (first.num_reused, first.num_simulated) == (0, 8)
     again = swept(tmp_path, *SMALL)
-    assert (again.num_found, again.num_simulated) == (8, 0)
+    assert (again.num_reused, again.num_simulated) == (8, 0)
     assert text_of(again) == text_of(first)
     wider = swept(tmp_path, *SMALL[:2], "budget.context_frac=[0.2, 0.3, 0.5]")
-    assert (wider.num_found, wider.num_simulated) == (8, 4)
+    assert (wider.num_reused, wider.num_simulated) == (8, 4)
     assert swept(tmp_path, *SMALL, fresh=True).num_simulated == 8
 
 
@@ -216,7 +216,7 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path, monkeypatch: pytest
     assert len(kept(tmp_path)) == 3
     assert not list((tmp_path / "smollm2_cpu" / "cells").glob(".*"))
     again = swept(tmp_path, *SMALL)
-    assert (again.num_found, again.num_simulated) == (3, 5)
+    assert (again.num_reused, again.num_simulated) == (3, 5)
     assert text_of(again) == run_of(*SMALL)
 
 
@@ -235,8 +235,8 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     process.wait()
     num_kept = len(kept(tmp_path))
     again = swept(tmp_path, *options)
-    assert 3 <= num_kept <= again.num_found < 28
-    assert again.num_found + again.num_simulated == 28
+    assert 3 <= num_kept <= again.num_reused < 28
+    assert again.num_reused + again.num_simulated == 28
     assert text_of(again) == run_of(*options)
 
 

@@ -114,15 +114,15 @@ class Bench:
         return self._snapshots[key]
 
     def run(
-        self, given: DecodeInput, prompts: tuple[int, ...], *, is_stamped: bool = False, **options: Any
+        self, run_input: DecodeInput, prompts: tuple[int, ...], *, is_stamped: bool = False, **options: Any
     ) -> DecodeResult:
         """Return one decode run over the text; `options` are those of `kvsim.engine.paged.decode.decode`."""
-        snapshot, forced = self.snapshot(prompts, given.num_steps)
+        snapshot, forced = self.snapshot(prompts, run_input.num_steps)
         torch.set_num_threads(self._num_threads)
         return decode(
             self._model,
             snapshot,
-            given,
+            run_input,
             bandwidth_bytes_per_s=self._bandwidth_bytes_per_s,
             forced_tokens=forced,
             is_stamped=is_stamped,
@@ -157,10 +157,10 @@ class Bench:
             recall = _mass_recall(open_trace(merged), chosen)
             trace = merged.read_bytes()
         assert dense.logits is not None and sparse.logits is not None
-        expected, found = dense.logits.log_softmax(-1), sparse.logits.log_softmax(-1)
+        expected, actual = dense.logits.log_softmax(-1), sparse.logits.log_softmax(-1)
         goes_on = torch.from_numpy(_goes_on(chosen))
-        kl = (expected.exp() * (expected - found)).sum(-1)[goes_on]
-        agree = (expected.argmax(-1) == found.argmax(-1))[goes_on]
+        kl = (expected.exp() * (expected - actual)).sum(-1)[goes_on]
+        agree = (expected.argmax(-1) == actual.argmax(-1))[goes_on]
         return Recording(
             trace=trace,
             mass_recall_frac=recall,
@@ -168,22 +168,22 @@ class Bench:
             greedy_agreement_frac=float(agree.double().mean()),
         )
 
-    def _record_run(self, given: DecodeInput, prompts: tuple[int, ...], path: Path) -> DecodeResult:
-        snapshot, _ = self.snapshot(prompts, given.num_steps)
+    def _record_run(self, run_input: DecodeInput, prompts: tuple[int, ...], path: Path) -> DecodeResult:
+        snapshot, _ = self.snapshot(prompts, run_input.num_steps)
         with trace_writer(
-            path, given, snapshot, self.shape, model=self._name, text=self._text, recorded="teacher-forced"
+            path, run_input, snapshot, self.shape, model=self._name, text=self._text, recorded="teacher-forced"
         ) as writer:
             return self.run(
-                given,
+                run_input,
                 prompts,
                 keeps_logits=True,
-                observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(self._model)),
+                observer=lambda pool: DecodeRecorder(writer, run_input, pool, weightings_of(self._model)),
             )
 
 
-def _goes_on(given: DecodeInput) -> NDArray[np.bool_]:
+def _goes_on(run_input: DecodeInput) -> NDArray[np.bool_]:
     """Return whether each sequence still decodes at each step, ``[num_sequences, num_steps]``."""
-    goes_on: NDArray[np.bool_] = np.arange(given.num_steps) < np.array(given.steps)[:, None]
+    goes_on: NDArray[np.bool_] = np.arange(run_input.num_steps) < np.array(run_input.steps)[:, None]
     return goes_on
 
 
@@ -196,11 +196,11 @@ def _merge(dense: TraceFile, sparse: TraceFile, path: Path) -> None:
             writer.append(sparse.context_tokens(step).tolist(), values)
 
 
-def _mass_recall(trace: TraceFile, given: DecodeInput) -> NDArray[np.float64]:
-    recalls, goes_on = np.zeros((trace.num_steps, trace.num_layers)), _goes_on(given)
+def _mass_recall(trace: TraceFile, run_input: DecodeInput) -> NDArray[np.float64]:
+    recalls, goes_on = np.zeros((trace.num_steps, trace.num_layers)), _goes_on(run_input)
     for step, layer in np.ndindex(recalls.shape):
-        mass = trace.mass(step, layer, given.page_tokens).astype(np.float64)[goes_on[:, step]]
-        chosen = trace.selection(step, layer, given.page_tokens)
+        mass = trace.mass(step, layer, run_input.page_tokens).astype(np.float64)[goes_on[:, step]]
+        chosen = trace.selection(step, layer, run_input.page_tokens)
         assert chosen is not None  # the engine recorded it
         chosen = chosen[goes_on[:, step]]
         recalls[step, layer] = ((mass * chosen).sum(axis=1) / mass.sum(axis=1)).mean()

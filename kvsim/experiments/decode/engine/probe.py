@@ -55,19 +55,19 @@ class Need:
         return 1 << (taken - 1).bit_length() if taken else 0
 
 
-def need_of(given: DecodeInput, shape: ModelShape, *, weights_bytes: int, keeps_host_pages: bool) -> Need:
-    """Return what decoding by `given` takes."""
-    grid, page_bytes = given.setting.grid, shape.page_bytes(given.page_tokens)
-    kept_pages = grid.num_pages if given.drops else given.setting.capacity_pages
+def need_of(run_input: DecodeInput, shape: ModelShape, *, weights_bytes: int, keeps_host_pages: bool) -> Need:
+    """Return what decoding by `run_input` takes."""
+    grid, page_bytes = run_input.setting.grid, shape.page_bytes(run_input.page_tokens)
+    device_pages = grid.num_pages if run_input.drops else run_input.setting.capacity_pages
     of_a_layer = grid.num_sequences * grid.pages_per_layer * page_bytes
     read_pages = grid.pages_per_layer
-    if given.selector is not None and given.policy.attends == "selection":
-        read_pages = given.selector.max_pages(read_pages)
-    summary_bytes = _summary_bytes(given, shape) if given.scores_pages else 0
-    start_bytes = of_a_layer + summary_bytes if given.scores_pages else 0
+    if run_input.selector is not None and run_input.policy.attends == "selection":
+        read_pages = run_input.selector.max_pages(read_pages)
+    summary_bytes = _summary_bytes(run_input, shape) if run_input.scores_pages else 0
+    start_bytes = of_a_layer + summary_bytes if run_input.scores_pages else 0
     return Need(
         weights_bytes=weights_bytes,
-        slots_bytes=(kept_pages + grid.num_sequences) * page_bytes,
+        slots_bytes=(device_pages + grid.num_sequences) * page_bytes,
         summary_bytes=summary_bytes,
         working_bytes=max(start_bytes, grid.num_sequences * read_pages * page_bytes)
         + shape.activation_bytes(grid.num_sequences, grid.num_sequences),
@@ -76,27 +76,34 @@ def need_of(given: DecodeInput, shape: ModelShape, *, weights_bytes: int, keeps_
     )
 
 
-def _summary_bytes(given: DecodeInput, shape: ModelShape) -> int:
+def _summary_bytes(run_input: DecodeInput, shape: ModelShape) -> int:
     """Return the device bytes of the page summaries, from those of one page and of two: they grow by the page."""
-    one, two = (_bytes_of_summaries(given, shape, num_pages) for num_pages in (1, 2))
-    return one + (given.setting.grid.pages_per_layer - 1) * (two - one)
+    one, two = (_bytes_of_summaries(run_input, shape, num_pages) for num_pages in (1, 2))
+    return one + (run_input.setting.grid.pages_per_layer - 1) * (two - one)
 
 
-def _bytes_of_summaries(given: DecodeInput, shape: ModelShape, num_pages: int) -> int:
-    whole = given.setting.grid
+def _bytes_of_summaries(run_input: DecodeInput, shape: ModelShape, num_pages: int) -> int:
+    whole = run_input.setting.grid
     grid = PageGrid(num_sequences=whole.num_sequences, num_layers=whole.num_layers, pages_per_layer=num_pages)
     tokens = torch.zeros(
-        (whole.num_sequences, whole.num_layers, num_pages * given.page_tokens, 2, shape.num_kv_heads, shape.head_dim),
+        (
+            whole.num_sequences,
+            whole.num_layers,
+            num_pages * run_input.page_tokens,
+            2,
+            shape.num_kv_heads,
+            shape.head_dim,
+        ),
         dtype=TORCH_DTYPES[shape.dtype],
     )
-    snapshot = Snapshot(tokens=tokens, prompt_tokens=num_pages * given.page_tokens, next_token=torch.empty((0, 1)))
+    snapshot = Snapshot(tokens=tokens, prompt_tokens=num_pages * run_input.page_tokens, next_token=torch.empty((0, 1)))
 
     def keys() -> Any:
         return snapshot.layer_keys("cpu")
 
-    made: list[Any] = [make_summaries(given.channel, grid, keys(), page_tokens=given.page_tokens, device="cpu")]
-    if given.predicts and not isinstance(made[0], QuestSummaries):
-        made.append(QuestSummaries(grid, keys(), page_tokens=given.page_tokens, device="cpu"))
+    made: list[Any] = [make_summaries(run_input.channel, grid, keys(), page_tokens=run_input.page_tokens, device="cpu")]
+    if run_input.predicts and not isinstance(made[0], QuestSummaries):
+        made.append(QuestSummaries(grid, keys(), page_tokens=run_input.page_tokens, device="cpu"))
     return sum(held.nbytes for one in made for held in vars(one).values() if isinstance(held, torch.Tensor))
 
 
@@ -125,13 +132,15 @@ class ContextProbe:
             total_bytes = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes))
 
-    def fits(self, given: DecodeInput, *, context_tokens: int, keeps_host_pages: bool, is_peer: bool = False) -> bool:
+    def fits(
+        self, run_input: DecodeInput, *, context_tokens: int, keeps_host_pages: bool, is_peer: bool = False
+    ) -> bool:
         """Return whether decoding to `context_tokens` works; False where the device had too little memory.
 
-        `given` is used up. Nothing of a failed trial stays on the device.
+        `run_input` is used up. Nothing of a failed trial stays on the device.
         """
         try:
-            self._try(given, context_tokens, keeps_host_pages=keeps_host_pages, is_peer=is_peer)
+            self._try(run_input, context_tokens, keeps_host_pages=keeps_host_pages, is_peer=is_peer)
         except (RuntimeError, MemoryError) as problem:  # torch.OutOfMemoryError is a RuntimeError
             if not _is_out_of_memory(problem):
                 raise
@@ -151,29 +160,29 @@ class ContextProbe:
             torch.cuda.set_per_process_memory_fraction(1.0)
         self._tidy()
 
-    def _try(self, given: DecodeInput, context_tokens: int, *, keeps_host_pages: bool, is_peer: bool) -> None:
+    def _try(self, run_input: DecodeInput, context_tokens: int, *, keeps_host_pages: bool, is_peer: bool) -> None:
         if self._device == "cuda":
             self._tidy()
             torch.cuda.reset_peak_memory_stats()
-        snapshot = self._snapshot(given, context_tokens - NUM_STEPS, keeps_host_pages=keeps_host_pages)
+        snapshot = self._snapshot(run_input, context_tokens - NUM_STEPS, keeps_host_pages=keeps_host_pages)
         forced = torch.ones((snapshot.num_sequences, NUM_STEPS), dtype=torch.int64)
         if is_peer:
             decode_on(
-                offloaded_cache, self._model, snapshot, forced, page_tokens=given.page_tokens, counts_copies=False
+                offloaded_cache, self._model, snapshot, forced, page_tokens=run_input.page_tokens, counts_copies=False
             )
             return
         decode(
             self._model,
             snapshot,
-            given,
+            run_input,
             bandwidth_bytes_per_s=_UNPACED_BYTES_PER_S,
             forced_tokens=forced,
             mechanism=self._mechanism,
         )
 
-    def _snapshot(self, given: DecodeInput, prompt_tokens: int, *, keeps_host_pages: bool) -> Snapshot:
-        grid = given.setting.grid
-        room = grid.pages_per_layer * given.page_tokens
+    def _snapshot(self, run_input: DecodeInput, prompt_tokens: int, *, keeps_host_pages: bool) -> Snapshot:
+        grid = run_input.setting.grid
+        room = grid.pages_per_layer * run_input.page_tokens
         rows = grid.num_layers * grid.num_sequences if keeps_host_pages else 1
         if self._tokens is None or len(self._tokens) < rows * room:
             self._drop_tokens()  # before the next are made: both may not fit

@@ -30,7 +30,7 @@ FIELD_NAMES = {
 }
 """What axes and tables call a field, with its unit."""
 
-_GIVEN = ("trace.", "run.batch", "run.seed", "profile.", "measure.", "model.")
+_UNCHOSEN = ("trace.", "run.batch", "run.seed", "profile.", "measure.", "model.")
 """How fields begin that a user is given and does not choose."""
 
 
@@ -53,7 +53,7 @@ def varied_fields(summary: Summary) -> list[str]:
 
 def conditions_of(summary: Summary) -> list[str]:
     """Return the varied fields that are given and not chosen: what is read, how long, how many, on what, which seed."""
-    return [key for key in varied_fields(summary) if key.startswith(_GIVEN)]
+    return [key for key in varied_fields(summary) if key.startswith(_UNCHOSEN)]
 
 
 def front_of(summary: Summary) -> list[int]:

@@ -20,7 +20,7 @@ _STALE_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptCell:
+class FinishedCell:
     """What became of one cell: its entry of ``summary.json``, or the error that ended it."""
 
     entry: Mapping[str, Any] | None
@@ -30,7 +30,7 @@ class KeptCell:
     """The traceback of an error that is not the scenario's."""
 
 
-def cell_text(key: str, cell: KeptCell) -> str:
+def cell_text(key: str, cell: FinishedCell) -> str:
     """Return the text of a cell's file: with its key and a digest, so that a torn file is known for one."""
     pairs = None if cell.entry is None else list(cell.entry.items())  # in order: verdicts name fields in it
     content = {"key": key, "entry": pairs, "error": cell.error, "traceback": cell.traceback}
@@ -38,7 +38,7 @@ def cell_text(key: str, cell: KeptCell) -> str:
     return f"{content_digest(text)}\n{text}"
 
 
-def parse_cell(key: str, text: str) -> KeptCell | None:
+def parse_cell(key: str, text: str) -> FinishedCell | None:
     """Return what `text` says of the cell `key`, or None where it is damaged or speaks of another."""
     written, _, content = text.partition("\n")
     if written != content_digest(content):
@@ -47,12 +47,12 @@ def parse_cell(key: str, text: str) -> KeptCell | None:
     if contents.get("key") != key:
         return None
     pairs = contents["entry"]
-    return KeptCell(
+    return FinishedCell(
         entry=None if pairs is None else dict(pairs), error=contents["error"], traceback=contents["traceback"]
     )
 
 
-def read_cell(folder: Path, key: str) -> KeptCell | None:
+def read_cell(folder: Path, key: str) -> FinishedCell | None:
     """Return the cell `key` that `folder` keeps, or None where there is none, or a damaged one."""
     try:
         return parse_cell(key, (folder / f"{key}{_SUFFIX}").read_text(encoding="utf-8"))

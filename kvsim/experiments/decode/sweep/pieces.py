@@ -16,7 +16,7 @@ from kvsim.experiments.decode.outside_profile import beyond_profile
 from kvsim.experiments.decode.simulate import same_run, simulate_cell
 from kvsim.experiments.decode.sources import Sources
 from kvsim.experiments.decode.summarise import simulated_entry
-from kvsim.experiments.decode.sweep.finished import KeptCell, cell_text, write_cell
+from kvsim.experiments.decode.sweep.finished import FinishedCell, cell_text, write_cell
 from kvsim.experiments.types import ignore
 
 PIECES_PER_WORKER = 32
@@ -81,7 +81,7 @@ def simulate_piece(piece: Piece) -> dict[str, str]:
     return texts
 
 
-def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
+def _outcomes(run: Run, sources: Sources) -> list[FinishedCell]:
     """Return what became of cells that share their rows: each its entry, or all the error."""
     try:
         cell = run[0][1]
@@ -90,15 +90,15 @@ def _outcomes(run: Run, sources: Sources) -> list[KeptCell]:
             check_needs(other)
             beyond_profile([other])
         rows = simulate_cell(cell, sources, ignore)
-        return [KeptCell(entry=simulated_entry(other, rows), error=None) for _, other in run]
+        return [FinishedCell(entry=simulated_entry(other, rows), error=None) for _, other in run]
     except KvsimError as problem:
         lines = str(problem).splitlines()
         error = "; ".join(line for line in lines if not line.startswith(" "))  # others are code: of a plug-in
         code = str(problem) if any(line.startswith(" ") for line in lines) else None
-        return [KeptCell(entry=None, error=error, traceback=code)] * len(run)
+        return [FinishedCell(entry=None, error=error, traceback=code)] * len(run)
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        return [KeptCell(entry=None, error=error, traceback=traceback.format_exc())] * len(run)
+        return [FinishedCell(entry=None, error=error, traceback=traceback.format_exc())] * len(run)
 
 
 _here = threading.local()

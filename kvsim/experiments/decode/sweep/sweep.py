@@ -18,7 +18,14 @@ from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.simulate import build_cells
 from kvsim.experiments.decode.sources import Sources
 from kvsim.experiments.decode.summarise import simulated_summary
-from kvsim.experiments.decode.sweep.finished import KeptCell, has_cell, make_folder, parse_cell, read_cell, write_cell
+from kvsim.experiments.decode.sweep.finished import (
+    FinishedCell,
+    has_cell,
+    make_folder,
+    parse_cell,
+    read_cell,
+    write_cell,
+)
 from kvsim.experiments.decode.sweep.keys import cell_keys
 from kvsim.experiments.decode.sweep.pieces import Piece, pieces_of, simulate_piece
 from kvsim.experiments.decode.workers import cluster, in_worker, processes
@@ -57,7 +64,7 @@ class Sweep:
     result: RunResult
     """The cells that have figures, without rows; the summary of a sweep without failures is that of `kvsim run`."""
     failed: tuple[FailedCell, ...]
-    num_found: int
+    num_reused: int
     """Cells that lay finished on disk."""
     num_simulated: int
     folder: Path
@@ -114,17 +121,17 @@ def sweep(
     return _gather(scenario, job, built, outcomes, sources, len(missing), len(cells) - len(missing), cells_folder)
 
 
-def _refused(cell: Refused) -> KeptCell:
-    return KeptCell(entry=None, error="; ".join(str(cell.error).splitlines()))
+def _refused(cell: Refused) -> FinishedCell:
+    return FinishedCell(entry=None, error="; ".join(str(cell.error).splitlines()))
 
 
-def _finished(folder: Path, keys: Sequence[str]) -> dict[str, KeptCell]:
+def _finished(folder: Path, keys: Sequence[str]) -> dict[str, FinishedCell]:
     """Return the cells that have figures; failed ones are tried again."""
     stored = {key: read_cell(folder, key) for key in dict.fromkeys(keys)}
     return {key: cell for key, cell in stored.items() if cell is not None and cell.entry is not None}
 
 
-def _written(folder: Path, key: str, content: str) -> KeptCell:
+def _written(folder: Path, key: str, content: str) -> FinishedCell:
     """Return a cell that a worker finished, and keep it where the worker's machine could not."""
     if not has_cell(folder, key):
         try:
@@ -176,10 +183,10 @@ def _gather(
     scenario: Scenario,
     job: Job,
     cells: Sequence[Cell | Refused],
-    outcomes: Sequence[KeptCell],
+    outcomes: Sequence[FinishedCell],
     sources: Sources,
     num_simulated: int,
-    num_found: int,
+    num_reused: int,
     folder: Path,
 ) -> Sweep:
     """Return the cells that have figures as a result, and what became of the others."""
@@ -212,7 +219,7 @@ def _gather(
     return Sweep(
         result=RunResult(summary=summary, rows={}, manifest=manifest),
         failed=tuple(failed),
-        num_found=num_found,
+        num_reused=num_reused,
         num_simulated=num_simulated,
         folder=folder,
     )

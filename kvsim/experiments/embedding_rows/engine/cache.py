@@ -116,12 +116,12 @@ class RowCache:
 
     def insert(self, rows: IntArray, slots: IntArray, values: torch.Tensor) -> None:
         """Write rows into their slots; those whose slot is -1 are not kept."""
-        is_kept = slots >= 0
-        if not is_kept.any():
+        is_stored = slots >= 0
+        if not is_stored.any():
             return
-        if not is_kept.all():
-            values = values.index_select(0, self._places(np.flatnonzero(is_kept)))
-            rows, slots = rows[is_kept], slots[is_kept]
+        if not is_stored.all():
+            values = values.index_select(0, self._places(np.flatnonzero(is_stored)))
+            rows, slots = rows[is_stored], slots[is_stored]
         self.slots.index_copy_(0, self._places(slots), values)
         self._tags[slots] = rows
 

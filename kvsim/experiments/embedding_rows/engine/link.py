@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class EmulatedRowLink:
         self._hidden_size, self._dtype = hidden_size, dtype
         self._sent = 0
         self._on_the_way: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-        self._link = EmulatedLink(cast("Any", self), bandwidth_bytes_per_s)
+        self._link = EmulatedLink(self, bandwidth_bytes_per_s)
 
     def staging(self, num_rows: int) -> torch.Tensor:
         """Return memory of the host."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -15,30 +15,6 @@ from kvsim.engine.model.forward import logits_of
 from kvsim.experiments.embedding_rows.engine.cache import CachedEmbedding, RowCache, RowTally, cached_embedding
 from kvsim.scenario.digest import content_digest
 from kvsim.types import IntArray
-
-
-class Call(Protocol):
-    """One call of the embedding; see `kvsim.experiments.embedding_rows.calls.EmbedCall`."""
-
-    @property
-    def tokens(self) -> IntArray:
-        """``[batch, tokens]``."""
-
-    @property
-    def step(self) -> int:
-        """0 is a prompt: it begins with nothing cached."""
-
-    @property
-    def ahead(self) -> IntArray:
-        """Tokens whose rows are fetched while the model computes."""
-
-    @property
-    def counts(self) -> bool:
-        """False: it is carried out and not reported."""
-
-    @property
-    def is_fresh(self) -> bool:
-        """The cache is empty before this call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +75,7 @@ def run_plain(model: Any, calls: list[Any]) -> list[RowStep]:
 def run_cached(
     model: Any,
     episodes: list[list[Any]],
-    make_books: Callable[[list[Any]], RowCacheState],
+    make_state: Callable[[list[Any]], RowCacheState],
     *,
     bandwidth_bytes_per_s: float | None,
     chunk_rows: int,
@@ -110,18 +86,18 @@ def run_cached(
     ----------
     episodes
         Calls as `kvsim.experiments.embedding_rows.calls.episodes` groups them.
-    make_books
+    make_state
         Returns an empty cache state for an episode.
     """
     steps: list[RowStep] = []
     counts = RowCounts()
     with cached_embedding(
-        model, make_books(episodes[0]), bandwidth_bytes_per_s=bandwidth_bytes_per_s, chunk_rows=chunk_rows
+        model, make_state(episodes[0]), bandwidth_bytes_per_s=bandwidth_bytes_per_s, chunk_rows=chunk_rows
     ) as cache:
         timed = _Timed(CachedEmbedding(cache), cache)
         model.set_input_embeddings(timed)
         for episode in episodes:
-            cache.restart(make_books(episode))
+            cache.restart(make_state(episode))
             steps += _steps(model, timed, episode, cache)
             cache.settle(None)
             counts = counts.plus(cache.state.counts)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kvsim.experiments.plan.result import Option, Plan
-from kvsim.report.text import WIDTH, aligned, wrapped
+from kvsim.report.tables import WIDTH, aligned, wrapped
 from kvsim.units import format_bytes, format_seconds
 
 SCHEMA_VERSION = 1

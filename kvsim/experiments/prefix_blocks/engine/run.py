@@ -39,14 +39,14 @@ def answer(
     A prompt that is found to its end computes its last block again, as in vLLM, for the logits of its last token.
     """
     watch = Stopwatch()
-    num_hits, num_kept, num_evicted = 0, 0, 0
+    num_hits, num_held, num_evicted = 0, 0, 0
     slots: tuple[int, ...] = ()
     held = DynamicCache(config=model.config)
     done = 0
     if cache is not None and store is not None:
         most_hits = (len(token_ids) - 1) // block_tokens
         decided = cache.request(hash_blocks(token_ids, block_tokens), next_uses, most_hits=most_hits)
-        num_hits, num_kept, slots = decided.num_hits, decided.num_kept, decided.slots
+        num_hits, num_held, slots = decided.num_hits, decided.num_held, decided.slots
         num_evicted = len(decided.evicted)
         done = num_hits * block_tokens
         held = store.restore(slots[:num_hits], done)
@@ -54,5 +54,5 @@ def answer(
     logits = prefill_logits(model, ids, held, chunk_tokens=chunk_tokens)
     timed = watch.stop(logits[0])
     if store is not None:
-        store.put(held, num_hits, slots[num_hits:num_kept])
+        store.put(held, num_hits, slots[num_hits:num_held])
     return Answered(**timed, num_hits=num_hits, num_evicted=num_evicted)

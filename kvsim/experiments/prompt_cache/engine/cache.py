@@ -86,8 +86,8 @@ class PromptCache:
         check_whole_context(model.config, type(model).__name__)
         self._model = model
         token_bytes = shape.num_layers * shape.page_bytes(1)
-        self._make_books = partial(PromptCacheState, token_bytes, tuple(tiers), least_tokens=least_tokens)
-        self._state = self._make_books()
+        self._make_state = partial(PromptCacheState, token_bytes, tuple(tiers), least_tokens=least_tokens)
+        self._state = self._make_state()
         has_host = any(tier.tier == "host" for tier in tiers)
         if has_host and model.device.type == "cpu" and not bandwidth_bytes_per_s:
             raise KvsimError("a host tier on the CPU is behind an emulated link: say its bandwidth_bytes_per_s")
@@ -122,7 +122,7 @@ class PromptCache:
             self._carry_out(done, tokens.size, cache)
         except BaseException:
             self._states.clear()
-            self._state = self._make_books()
+            self._state = self._make_state()
             raise
         return done
 

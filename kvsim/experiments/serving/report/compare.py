@@ -24,6 +24,11 @@ def compare_text(
     missed = [row for row in rows if not row["is_met"]]
     names = ["; ".join(f"{key.rpartition('.')[2]} {sim[key]}" for key in keys) or "all" for sim, _ in cells]
     lines = [_schedules_line(contents["schedules"])] if contents["schedules"] else []
+    if ratios := [sim["step_time_ratio"] for sim, _ in cells if "step_time_ratio" in sim]:
+        lines.append(
+            f"machine: random requests between the runs took {', '.join(f'{ratio:.3f}' for ratio in ratios)} times "
+            "what the profile says of them, cell by cell; so do the steps that were simulated"
+        )
     if not contents["counts_equal"]:
         lines.append(f"The requests are not the same: {contents['divergence']}")
     lines.append(_table(rows, names))

@@ -17,13 +17,16 @@ _PART_NAMES = {
 }
 
 
-def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, engine: str) -> list[str]:
+def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, engine: str, is_drawn: bool) -> list[str]:
     """Return lines about the cells that stand out, where the time goes, and what to distrust."""
     lines = [*_slo_lines(cells), *_limit_lines(cells), _time_line(cells), *_caveats(cells)]
-    lines.append(
-        "Times end where the engine has the token: no network, tokeniser or API server. Intervals: every step as "
-        "short, and as long, as the profile's costs may be."
+    intervals = (
+        "Figures are medians over draws, each with a spread of steps of its own and costs within what the profile may "
+        "be off; intervals hold nine of ten."
+        if is_drawn
+        else "Intervals: every step as short, and as long, as the profile's costs may be."
     )
+    lines.append(f"Times end where the engine has the token: no network, tokeniser or API server. {intervals}")
     if profile_kind != "measured":
         lines.append(f"The costs are {profile_kind}, not measured on this engine ({engine}).")
     elif engine.startswith("none"):

@@ -32,9 +32,15 @@ class Traffic:
     """How a trace was read, for people."""
 
 
-def random_of(seed: int, name: str) -> np.random.Generator:
-    """Return the generator of one source of randomness: equal seeds give equal numbers, whatever else is drawn."""
-    return np.random.default_rng([seed, _STREAMS.index(name)])
+def random_of(seed: int, name: str, draw: int = 0) -> np.random.Generator:
+    """Return the generator of one source of randomness: equal seeds give equal numbers, whatever else is drawn.
+
+    Parameters
+    ----------
+    draw
+        Which of several draws from that source.
+    """
+    return np.random.default_rng([seed, _STREAMS.index(name), *([draw] if draw else [])])
 
 
 def make_traffic(scenario: Serving, base_dir: Path | None) -> Traffic:
