@@ -25,6 +25,12 @@ def padded(prompts, ids):
     return torch.stack(rows)
 
 
+def assert_close(model, logits, expected):
+    """Compare logits; padding shifts the chunks of transformers' delta nets, which round by their place in a chunk."""
+    atol = 2e-3 if model.config.model_type.startswith(("qwen3_next", "qwen3_5")) else 5e-5
+    torch.testing.assert_close(logits, expected, rtol=2e-5, atol=atol)
+
+
 @functools.lru_cache(maxsize=1)
 def batch(model):
     """Return the batch's snapshot, and logits and greedy tokens of each prompt alone on transformers' own cache."""
@@ -42,7 +48,7 @@ def test_each_prompt_of_a_batch_has_the_tokens_and_logits_that_it_has_alone(mode
     for pages in (6, 7):
         result = run(model, snapshot, input_for(snapshot, policy, num_steps=NUM_STEPS, pages_per_layer=pages))
         assert torch.equal(result.tokens, tokens)
-        torch.testing.assert_close(result.logits, logits, rtol=2e-5, atol=5e-5)
+        assert_close(model, result.logits, logits)
         of_layer = sum(-(-(tokens + 1) // 16) for tokens in PROMPTS)
         assert result.counts["selected"][0] == of_layer * snapshot.num_layers
 
@@ -63,7 +69,7 @@ def test_each_prompt_of_a_batch_has_the_pages_chosen_that_it_has_chosen_alone(mo
     for pages in (3, 4):
         given = input_for(snapshot, policy, pages_per_layer=pages, pinned=(1, 1), **options)
         result = run(model, snapshot, given)
-        torch.testing.assert_close(result.logits, torch.cat(expected), rtol=2e-5, atol=5e-5)
+        assert_close(model, result.logits, torch.cat(expected))
         assert (result.counts["selected"] == selected).all()
         moved += result.counts["to_device_bytes"].sum()
     assert moved > 0
