@@ -24,14 +24,14 @@ CAPTURED_TOKENS, DECODED_TOKENS = 7900, 256
 
 SMALL: dict[str, Sequence[str]] = {
     SCENARIO: (
-        "measure.prompt_tokens=[200]",
+        "measure.prompt_tokens=200",
         "budget.context_frac=[0.8]",
         "selector.k_pages=2",
         "measure.num_steps=6",
         "measure.repeats=1",
         "run.warmup_steps=1",
     ),
-    "kv_prefetch": ("measure.prompt_tokens=[100]", "selector.name=full", "budget.pages_per_layer=8")
+    "kv_prefetch": ("measure.prompt_tokens=100", "selector.name=full", "budget.pages_per_layer=8")
     + ("measure.num_steps=6", "measure.repeats=1", "run.warmup_steps=1"),
     "kv_on_off": ("run.batch=[1]", "run.prompt_tokens=[32]", "run.new_tokens=3", "run.repeats=1"),
     "prompt_cache": ("prompts.document_tokens=[64]", "cache.tier=device", "measure.repeats=1"),
@@ -41,7 +41,7 @@ SMALL: dict[str, Sequence[str]] = {
 }
 """What a scenario is cut down to where the command itself is tried."""
 
-AS_IT_IS = ("run.batch=4", "page_tokens=16", "measure.prompt_tokens=[1000,2000]", "measure.repeats=3")
+AS_IT_IS = ("run.batch=4", "page_tokens=16", "sweep.measure.prompt_tokens=[1000,2000]", "measure.repeats=3")
 """The grid over the link at its own speed: more sequences and smaller pages, as far as the trained model can stall."""
 
 MEASURED_ONLY = ("kv_prefetch",)

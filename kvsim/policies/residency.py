@@ -188,9 +188,7 @@ class Residency:
         """Say what is wrong with a plan that was not carried out, or left pages without a slot."""
         if outcome == page_table.UNSOUND:
             self.check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
-        self.check_slots(
-            step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size
-        )
+        self.check_slots(step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size)
         raise PolicyError(f"{self._name}: step {step}, layer {layer}: the plan names pages that do not exist")
 
     def _drop(self, *, step: int, layer: int, scores: Scores, num_pages: IntArray, opened: PageIds) -> Decision:

@@ -321,8 +321,8 @@ class RunChoice(Strict):
 class Measure(Strict):
     """How the experiment is run for real: `kvsim measure` and `kvsim crosscheck`; the simulation needs none of it."""
 
-    prompt_tokens: PositiveInt
-    """Tokens of context before the first step."""
+    prompt_tokens: PositiveInt | Annotated[Listed[PositiveInt], Field(min_length=1)]
+    """Tokens of context before the first step: one number for all sequences, or a list with one for each."""
     text: str = "python-docs"
     """What is read: ``python-docs`` (Python's own help topics), ``python-code``, or a UTF-8 text file."""
     num_steps: PositiveInt = 40
@@ -344,6 +344,11 @@ class Measure(Strict):
         """Leave out the newest field where it is absent: digests of older scenarios stay what they were."""
         return {name: value for name, value in dump(self).items() if name != "sequence_steps" or value is not None}
 
+    @property
+    def longest_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.prompt_tokens if isinstance(self.prompt_tokens, int) else max(self.prompt_tokens)
+
     def steps_of(self, num_sequences: int) -> tuple[int, ...] | None:
         """Return the steps of each of `num_sequences`; None where all decode all of them."""
         steps = self.sequence_steps
@@ -358,7 +363,8 @@ class Scenario(AnyScenario):
     one_of: ClassVar = (("budget.pages_per_layer", "budget.bytes", "budget.context_frac"), ONE_PROFILE)
     lists: ClassVar = (
         *("run.policies", "run.layers_per_device", "exclude"),
-        *("trace.extrapolate.sequence_tokens", "trace.extrapolate.sequence_steps", "measure.sequence_steps"),
+        *("trace.extrapolate.sequence_tokens", "trace.extrapolate.sequence_steps"),
+        *("measure.prompt_tokens", "measure.sequence_steps"),
     )
     not_swept: ClassVar = {"run.policies": ": every policy of run.policies already runs in every cell"}
     younger: ClassVar = (

@@ -59,6 +59,8 @@ def as_bytes(value: Any) -> Any:
 SizeBytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(as_bytes), AfterValidator(_is_memory)]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 Scalar: TypeAlias = str | int | float | bool
+Swept: TypeAlias = Scalar | Listed[int]
+"""A value of a field that varies; those of a field that may be a list are lists too."""
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """``KEY=VALUE`` texts as the command line has them, or values by dotted field. A list sweeps its field."""
@@ -93,9 +95,9 @@ class AnyScenario(Strict):
     schema_version: Literal[1]
     name: Annotated[str, AfterValidator(_is_name)]
     question: str = ""
-    sweep: dict[str, Listed[Scalar]] = {}
+    sweep: dict[str, Listed[Swept]] = {}
     """Dotted fields and the values each takes; the cells are their product."""
-    exclude: Listed[dict[str, Listed[Scalar]]] = ()
+    exclude: Listed[dict[str, Listed[Swept]]] = ()
     """Combinations to leave out: those whose every field named has one of the values given for it."""
     output: Output = Output()
 
@@ -132,8 +134,9 @@ class AnyScenario(Strict):
         return copied
 
     def swept_values(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the values of dotted fields, as those that vary have them in one cell."""
-        return {key: self.value_at(key) for key in keys}
+        """Return the values of dotted fields, as those that vary have them in one cell; lists as text."""
+        values = {key: self.value_at(key) for key in keys}
+        return {key: ", ".join(map(str, one)) if isinstance(one, tuple) else one for key, one in values.items()}
 
     def value_at(self, dotted: str) -> Any:
         """Return the value of a dotted field; None where a table on the way is absent."""
@@ -178,7 +181,7 @@ def parse_scenario(
     """Return the scenario in `tables`, as `tree` describes it, with overrides applied, and with its cells.
 
     The value of a ``KEY=VALUE`` is TOML, or else text. A list sweeps its field, but for those that are lists
-    (`AnyScenario.lists`).
+    (`AnyScenario.lists`), which a list of lists sweeps.
 
     Parameters
     ----------
@@ -296,14 +299,16 @@ def _exclude_errors(tables: dict[str, Any], sweep: dict[str, Any], exclude: Sequ
 
 
 def _override(tree: type[AnyScenario], tables: dict[str, Any], key: str, value: Any) -> None:
-    """Set a field, or sweep it where `value` is a list of values, not of tables; it no longer varies otherwise."""
+    """Set a field, or sweep it where `value` is a list of its values, not of tables; it no longer varies otherwise."""
     sweep = tables.setdefault("sweep", {})
     if isinstance(sweep, dict):
         sweep.pop(key, None)
         for other in _alternatives(tree, key):
             sweep.pop(other, None)
         is_list = isinstance(value, list | tuple) and not any(isinstance(one, dict) for one in value)
-        if is_list and key not in tree.lists and not key.startswith("sweep."):
+        if key in tree.lists:
+            is_list = is_list and any(isinstance(one, list | tuple) for one in value)
+        if is_list and not key.startswith("sweep."):
             sweep[key] = value
             return
     _set(tree, tables, key, value)

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from kvsim.cli import run_command
 from kvsim.profile.profile import load_profile, write_profile
-from tests.experiments.decode.test_measure import scenario_file  # noqa: F401
+from tests.experiments.decode.measured import scenario_file  # noqa: F401
 
 
 def written(path: Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ FAULTS = [
     ("[0.1, 0.25, 0.5]", "[]", "sweep: budget.context_frac: an empty list; give at least one value"),
     ("[0.1, 0.25, 0.5]", "0.5", 'sweep."budget.context_frac": should be a list, found 0.5'),
     ("[0.1, 0.25, 0.5]", "[0.1, 2.0]", "sweep: budget.context_frac: should be at most 1, found 2.0"),
-    ("[0.1, 0.25, 0.5]", "[0.1, [2]]", 'sweep."budget.context_frac".1: should be text in quotes or a number or tr'),
+    ("[0.1, 0.25, 0.5]", "[0.1, [2]]", "sweep: budget.context_frac: should be a number, found a list"),
     ('"budget.context_frac" =', '"page_tokens.x" =', "sweep: page_tokens.x: page_tokens is no table, so 'x' cannot be"),
     ('"budget.context_frac" =', '"name" =', "sweep: name cannot be swept"),
     ('"budget.context_frac" =', '"run.policies" =', "sweep: run.policies cannot be swept: every policy of run.pol"),

@@ -44,15 +44,16 @@ class DecodeRecorder:
         self._selection = np.zeros((*layers, grid.pages_per_layer), dtype=np.bool_)
         units = grid.pages_per_layer * run_input.page_tokens // UNIT_TOKENS
         self._mass: NDArray[np.float32] = np.zeros((*layers, units), dtype=np.float32)
-        self._first_tokens = grid.pages_per_layer * run_input.page_tokens  # of the first step, once it has come
 
     def layer(
-        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: IntArray
     ) -> None:
         """Take down one layer: `selected` pages in `slots`, the last of each sequence short of `unfilled_tokens`."""
         grid, page_tokens = self._input.setting.grid, self._input.page_tokens
+        self._scores[:, layer] = 0
         self._scores[:, layer, : seen.scores.shape[1]] = seen.scores
         if seen.speculation is not None:
+            self._speculation[:, layer + 1] = 0
             self._speculation[:, layer + 1, : seen.speculation.shape[1]] = seen.speculation
         self._selection[:, layer] = False
         self._mass[:, layer] = 0
@@ -63,12 +64,13 @@ class DecodeRecorder:
             if not indices.size:  # the sequence has ended
                 continue
             self._selection[sequence, layer, indices] = True
-            tokens = self._token_mass(layer, query[sequence, :, 0], slots[part], unfilled_tokens)
+            tokens = self._token_mass(layer, query[sequence, :, 0], slots[part], int(unfilled_tokens[sequence]))
             by_unit = tokens.reshape(indices.size, page_tokens // UNIT_TOKENS, UNIT_TOKENS).sum(axis=-1)
             self._mass[sequence, layer].reshape(grid.pages_per_layer, -1)[indices] = by_unit
 
-    def end_step(self, context_tokens: int) -> None:
-        """Write the record of a step at whose end every sequence has `context_tokens` tokens."""
+    def end_step(self, sequence_tokens: IntArray) -> None:
+        """Write the record of a step at whose end the sequences have `sequence_tokens`."""
+        context_tokens = int(sequence_tokens.max())
         num_pages = pages_of(context_tokens, self._input.page_tokens)
         num_units = pages_of(context_tokens, UNIT_TOKENS)
         values: dict[str, NDArray[Any]] = {
@@ -79,14 +81,7 @@ class DecodeRecorder:
             values[f"{self._input.channel}@{self._input.page_tokens}"] = self._scores[:, :, :num_pages]
         if _records_speculation(self._input):
             values[f"{NEXT_LAYER}@{self._input.page_tokens}"] = self._speculation[:, :, :num_pages]
-        self._writer.append(self._contexts(context_tokens), values)
-
-    def _contexts(self, context_tokens: int) -> list[int]:
-        """Return the tokens of each sequence: one that has ended keeps those of its last step."""
-        run_input = self._input
-        first = self._first_tokens = min(self._first_tokens, context_tokens)
-        steps = run_input.sequence_steps or [run_input.num_steps] * run_input.setting.grid.num_sequences
-        return [min(context_tokens, first + own - 1) for own in steps]
+        self._writer.append(sequence_tokens.tolist(), values)
 
     def _token_mass(
         self, layer: int, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
@@ -115,7 +110,8 @@ def trace_writer(
     recorded
         ``teacher-forced`` or ``greedy``: where each next token came from.
     """
-    max_tokens = snapshot.prompt_tokens + run_input.num_steps
+    prompts: list[int] = snapshot.sequence_tokens.tolist()
+    max_tokens = max(tokens + steps for tokens, steps in zip(prompts, run_input.steps, strict=True))
     names = [MASS, f"{SELECTION}@{run_input.page_tokens}"]
     if run_input.scores_pages:
         names.append(f"{run_input.channel}@{run_input.page_tokens}")
@@ -130,7 +126,7 @@ def trace_writer(
             "recorded": recorded,
             "num_layers": snapshot.num_layers,
             "num_sequences": snapshot.num_sequences,
-            "prompt_tokens": (snapshot.prompt_tokens,) * snapshot.num_sequences,
+            "prompt_tokens": tuple(prompts),
             "max_tokens": max_tokens,
             "channels": tuple(channel_of(name, max_tokens) for name in names),
         }

@@ -65,7 +65,8 @@ def prefill_logits(
     positions
         Where they stand, as `ids`; behind what the cache holds, where absent.
     mask
-        What they see of the cache and each other, ``[1, 1, tokens, cached + tokens]``; all before, where absent.
+        What they see of the cache and each other, ``[1, 1, tokens, cached + tokens]``, or which tokens are no padding,
+        ``[num_sequences, cached + tokens]``; all before, where absent.
     progress
         Called with the tokens of each chunk done.
     """
@@ -78,7 +79,8 @@ def prefill_logits(
             if positions is not None:
                 options["position_ids"] = positions[:, chunk]
             if mask is not None:
-                options["attention_mask"] = mask[:, :, chunk, : cached + chunk.stop]
+                seen = mask if mask.ndim == 2 else mask[:, :, chunk]
+                options["attention_mask"] = seen[..., : cached + chunk.stop]
             logits = logits_of(model, ids[:, chunk].to(model.device), cache, **options)[:, -1]
             if progress is not None:
                 progress(chunk.stop - chunk.start)

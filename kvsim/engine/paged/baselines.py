@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from kvsim.engine.model.held import Held, held_by
 from kvsim.engine.paged.decode import DecodeResult, timed_step, undisturbed
-from kvsim.engine.paged.prefill import Snapshot
+from kvsim.engine.paged.prefill import Snapshot, left_padding
 from kvsim.engine.paged.tally import BYTES, COUNTS
 from kvsim.types import pages_of
 
@@ -40,6 +40,7 @@ def decode_on(
     pages, so all other counts are 0.
     """
     num_steps = forced_tokens.shape[1]
+    prompts = snapshot.sequence_tokens
     cache = make_cache(model)
     fill(cache, snapshot, held_by(model.config), model.device)
     moved = CopyCounts(cache.layers) if counts_copies else None
@@ -50,11 +51,12 @@ def decode_on(
     tokens: list[torch.Tensor] = []
     with undisturbed():
         for step in range(num_steps):
-            outcome = timed_step(model, cache, forced_tokens[:, step : step + 1], None)
+            places = padding_at(step, snapshot, model.device)
+            outcome = timed_step(model, cache, forced_tokens[:, step : step + 1], None, **places)
             step_s.append(outcome.step_s)
             tokens.append(outcome.chosen)
-            pages = pages_of(snapshot.prompt_tokens + 1 + step, page_tokens)
-            counts["selected"][step] = pages * snapshot.num_layers * snapshot.num_sequences
+            pages = sum(pages_of(tokens + 1 + step, page_tokens) for tokens in prompts.tolist())
+            counts["selected"][step] = pages * snapshot.num_layers
             if moved is not None:
                 counts["to_device_bytes"][step], counts["to_host_bytes"][step] = moved.read()
     return DecodeResult(
@@ -68,13 +70,30 @@ def decode_on(
     )
 
 
+def padding_at(step: int, snapshot: Snapshot, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what a model is handed besides the tokens of `step` where a cache holds padding; nothing where not."""
+    if snapshot.unequal_tokens is None:
+        return {}
+    tokens = (snapshot.sequence_tokens + step + 1).tolist()
+    positions, mask = left_padding(tokens, snapshot.prompt_tokens + step + 1, device)
+    return {"position_ids": positions[:, -1:], "attention_mask": mask}
+
+
 def fill(cache: Any, snapshot: Snapshot, held: Held, device: torch.device) -> None:
-    """Give `cache` the prompt's keys and values, layer by layer, as a prefill does."""
+    """Give `cache` the prompt's keys and values, layer by layer, as a prefill does: padded on the left."""
     paged = (place for place in range(len(cache.layers)) if place not in snapshot.unpaged)
     for layer, place in zip(range(snapshot.num_layers), paged, strict=True):
-        cache.update(*held.parts(snapshot.layer_prompt(layer, device)), place)
+        cache.update(*held.parts(_padded(snapshot, snapshot.layer_prompt(layer, device))), place)
     for place, layer in snapshot.unpaged.items():
         cache.layers[place] = copy.deepcopy(layer)  # states are written in place
+
+
+def _padded(snapshot: Snapshot, prompt: torch.Tensor) -> torch.Tensor:
+    """Return the prompt of a layer with each sequence moved to the end."""
+    if snapshot.unequal_tokens is None:
+        return prompt
+    shifts = [snapshot.prompt_tokens - tokens for tokens in snapshot.unequal_tokens]
+    return torch.stack([own.roll(shift, dims=0) for own, shift in zip(prompt, shifts, strict=True)])
 
 
 class CopyCounts:

@@ -66,7 +66,7 @@ def max_tokens_of(scenario: Scenario, model: Any, max_tokens: int | None) -> int
     if max_tokens is None:
         if scenario.measure is None:
             raise ScenarioError(f"{scenario.name}: no [measure] table states the longest context; give max_tokens=")
-        max_tokens = scenario.measure.prompt_tokens + scenario.measure.num_steps
+        max_tokens = scenario.measure.longest_prompt_tokens + scenario.measure.num_steps
     if max_tokens < 1:
         raise KvsimError(f"max_tokens={max_tokens}: should be at least 1")
     check_readable(model, max_tokens, where="max_tokens")

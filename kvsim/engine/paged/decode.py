@@ -18,6 +18,7 @@ from kvsim.engine.links.base import EmulatedLink, Link, Transfer
 from kvsim.engine.links.cuda import CudaLink, Mechanism
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.forward import logits_of
+from kvsim.engine.model.layers import window_layers
 from kvsim.engine.model.sdpa import cudnn_left_out
 from kvsim.engine.paged.attention import attached
 from kvsim.engine.paged.cuda_stamps import EventStamps
@@ -100,7 +101,7 @@ def decode(
             assert isinstance(run, PagedRun)  # what runs attend to is recorded on one device
             run.observer = observer(run.pool)
         for step in range(run_input.num_steps):
-            decoder.run.show(visible_at(step, run_input, snapshot.prompt_tokens))
+            decoder.run.show(visible_at(step, run_input, snapshot))
             outcome = decoder.step(fed if forced_tokens is None else forced_tokens[:, step : step + 1])
             decoder.run.end()
             fed = outcome.chosen
@@ -123,12 +124,13 @@ def decode(
     )
 
 
-def visible_at(step: int, run_input: DecodeInput, prompt_tokens: int) -> Visible | None:
+def visible_at(step: int, run_input: DecodeInput, snapshot: Snapshot) -> Visible | None:
     """Return what attention may read at `step`: nothing of the sequences that have ended; None where none has."""
-    if run_input.sequence_steps is None or step < min(run_input.sequence_steps):
+    if step < min(run_input.steps):
         return None
-    goes_on = step < np.array(run_input.sequence_steps)
-    tokens = np.broadcast_to(goes_on[:, None], (goes_on.size, prompt_tokens + step + 1))
+    steps = np.array(run_input.steps)
+    longest = int((snapshot.sequence_tokens + np.minimum(step + 1, steps)).max())
+    tokens = np.broadcast_to(step < steps[:, None], (steps.size, longest))
     return Visible(tokens, run_input.page_tokens)
 
 
@@ -170,6 +172,8 @@ class Decoder:
         self.link = run.link
         self._model = model
         self._stamps = stamps
+        self._is_even = snapshot.unequal_tokens is None
+        self._window = max(window_layers(model.config).values(), default=None)
         self._cache = Cache(layers=cache_layers(model, run, snapshot))
         self._num_steps = 0
 
@@ -177,16 +181,30 @@ class Decoder:
         """Run one step on `fed`, ``[num_sequences, 1]``; its tokens count once the caller ends it (`PagedRun.end`)."""
         self.run.begin(self._num_steps)
         self._num_steps += 1
-        return timed_step(self._model, self._cache, fed, self._stamps)
+        return timed_step(self._model, self._cache, fed, self._stamps, **self._places())
+
+    def _places(self) -> dict[str, torch.Tensor]:
+        """Return where the tokens of a batch of unequal length stand, and what windows, padded on the left, show."""
+        if self._is_even:
+            return {}
+        positions = torch.from_numpy(self.run.sequence_tokens.copy()).to(self._model.device)[:, None]
+        if self._window is None:
+            return {"position_ids": positions}
+        width = min(self._window, self.run.context_tokens + 1)
+        shown = torch.arange(width, device=positions.device) >= width - 1 - positions
+        return {"position_ids": positions, "attention_mask": shown[:, None, None]}
 
 
-def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None) -> StepOutcome:
-    """Run `model` on the tokens `fed`, ``[num_sequences, 1]``, over any cache, from the token to the next one's id."""
+def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None, **options: Any) -> StepOutcome:
+    """Run `model` on the tokens `fed`, ``[num_sequences, 1]``, over any cache, from the token to the next one's id.
+
+    `options` go to the model.
+    """
     started_cpu_s, started_s = time.thread_time(), time.perf_counter()
     if stamps is not None:
         stamps.mark()
     on_device = fed.to(model.device)
-    logits = logits_of(model, on_device, cache)[:, -1]
+    logits = logits_of(model, on_device, cache, **options)[:, -1]
     likeliest = logits.argmax(dim=-1, keepdim=True)
     if stamps is not None:
         stamps.mark()

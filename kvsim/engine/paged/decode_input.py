@@ -34,6 +34,11 @@ class DecodeInput:
     devices: tuple[DeviceShare, ...] = ()
     """What each has where the layers lie on several; none where they lie on one, which has `policy` and `setting`."""
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps that each sequence decodes before it ends."""
+        return self.sequence_steps or (self.num_steps,) * self.setting.grid.num_sequences
+
     def of(self, share: DeviceShare) -> DecodeInput:
         """Return what the run of one device needs."""
         return replace(self, setting=share.setting, policy=share.policy, devices=())

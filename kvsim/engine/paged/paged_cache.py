@@ -273,7 +273,7 @@ class _ScoreShare:
         return sum_frac / count if count else float("nan")
 
     def layer(
-        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: IntArray
     ) -> None:
         """Take one layer in."""
         del query, slots, unfilled_tokens
@@ -284,7 +284,7 @@ class _ScoreShare:
                 self._sum_frac += float(row[indices].sum() / row.sum())
                 self._count += 1
 
-    def end_step(self, context_tokens: int) -> None:
+    def end_step(self, sequence_tokens: IntArray) -> None:
         """Note what the step came to: other threads may ask in the middle of the next."""
-        del context_tokens
+        del sequence_tokens
         self._at_end.append((self._sum_frac, self._count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,7 +26,7 @@ from kvsim.engine.paged.visible import Visible
 from kvsim.errors import CapacityError
 from kvsim.policies.base import NO_PAGES, reads_speculation
 from kvsim.policies.residency import Decision, Residency
-from kvsim.types import IntArray, PageIds, pages_of
+from kvsim.types import BoolArray, IntArray, PageIds
 
 
 class Observer(Protocol):
@@ -40,12 +39,12 @@ class Observer(Protocol):
         selected: PageIds,
         query: torch.Tensor,
         slots: IntArray,
-        unfilled_tokens: int,
+        unfilled_tokens: IntArray,
     ) -> None:
-        """See what attention is about to read."""
+        """See what attention is about to read, the last page of each sequence short of `unfilled_tokens`."""
 
-    def end_step(self, context_tokens: int) -> None:
-        """See that a step ended."""
+    def end_step(self, sequence_tokens: IntArray) -> None:
+        """See that a step ended; `sequence_tokens` are those of each sequence, ``[num_sequences]``."""
 
 
 class PagedRun:
@@ -70,6 +69,10 @@ class PagedRun:
     ) -> None:
         self.run_input = run_input
         self.context_tokens = snapshot.prompt_tokens
+        """Tokens of the longest sequence; those that have ended are counted on, as a cache that pads them does."""
+        self.sequence_tokens = snapshot.sequence_tokens
+        """Tokens of each sequence, those of the pass under way not counted, ``[num_sequences]``."""
+        self._is_even = snapshot.unequal_tokens is None
         self.tally = Tally(len(pool.tag_of), run_input.num_steps, pool.page_bytes)
         self.observer: Observer | None = None
         self._visible: Visible | None = None
@@ -166,30 +169,51 @@ class PagedRun:
     def _place_prompt(self, snapshot: Snapshot) -> None:
         """Put what prefill left where it belongs: whole pages on the host, the first residents on the device."""
         grid, page_tokens = self._grid, self.run_input.page_tokens
-        num_pages = pages_of(snapshot.prompt_tokens, page_tokens)
-        whole = snapshot.prompt_tokens // page_tokens
-        by_layer = self._pool.is_on_host.reshape(-1, grid.pages_per_layer)
-        by_layer[:] = False
-        by_layer[:, :whole] = True
-        resident = self._residency.start(np.full(grid.num_sequences, num_pages))
+        num_whole, rest = np.divmod(snapshot.sequence_tokens, page_tokens)
+        num_pages = num_whole + (rest > 0)
+        by_layer = self._pool.is_on_host.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)
+        by_layer[:] = np.arange(grid.pages_per_layer) < num_whole[:, None, None]
+        resident = self._residency.start(num_pages)
         self._pool.place(resident)
         for layer in range(grid.num_layers):
-            for sequence in range(grid.num_sequences):
-                page = grid.first_page(sequence=sequence, layer=layer) + num_pages - 1
-                self._open_slots[layer, sequence] = self._pool.slot_of[page]
-        if whole < num_pages and (self._open_slots == NOWHERE).any():
+            self._open_slots[layer] = self._pool.slot_of[self._first_pages(layer)[:-1] + num_pages - 1]
+        if (self._open_slots[:, rest > 0] == NOWHERE).any():
             raise CapacityError("the budget does not hold the open pages; give each layer of each sequence one or more")
 
     def show(self, visible: Visible | None) -> None:
         """Let attention read what is `visible` in the step under way; everything where it is None."""
         self._visible = visible
         if visible is not None and visible.ended.any():
-            self._going_on = np.flatnonzero(~visible.ended)
-            self._open_indices = [None] * self._grid.num_layers
-            self._residency.end(visible.ended)
+            self.end_sequences(visible.ended)
+            self._size_up()
+
+    def end_sequences(self, ended: BoolArray) -> None:
+        """Let sequences take and read no more pages from the next step on, ``[num_sequences]``."""
+        self._going_on = np.flatnonzero(~ended)
+        self._open_indices = [None] * self._grid.num_layers
+        self._residency.end(ended)
+
+    def _size_up(self) -> None:
+        """Work out, for all layers of the step under way, the pages of each sequence; 0 for one that has ended."""
+        page_tokens, going_on = self.run_input.page_tokens, self._going_on
+        index, place = np.divmod(self.sequence_tokens[going_on], page_tokens)
+        self._num_pages = np.zeros(self._grid.num_sequences, dtype=np.int64)
+        self._num_pages[going_on] = index + 1
+        self._known_pages = self._num_pages.copy()
+        self._known_pages[going_on] -= place == 0
+        self._unfilled_tokens = -(self.sequence_tokens + 1) % page_tokens
+        self._opening, self._filled = going_on[place == 0], going_on[place == page_tokens - 1]
+        self._place: (
+            int | torch.Tensor
+        )  # where the new token goes in each open page: one number if it is the same in all
+        if self._is_even and place.size:
+            self._place = int(place[0])
+        else:
+            self._place = torch.from_numpy(place).to(self._pool.slots.device, non_blocking=True)
 
     def begin(self, step: int) -> None:
         """Start a step: the new token is not yet counted in `context_tokens`."""
+        self._size_up()
         self._step = step
         self._traffic.step = step
         self.tally.begin(step)
@@ -197,8 +221,9 @@ class PagedRun:
     def end(self) -> None:
         """End a step: every sequence that has not ended is one token longer."""
         self.context_tokens += 1
+        self.sequence_tokens[self._going_on] += 1
         if self.observer is not None:
-            self.observer.end_step(self.context_tokens)
+            self.observer.end_step(self.sequence_tokens)
 
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new token of each sequence and hand just that to attention, as a transformers cache does."""
@@ -207,10 +232,9 @@ class PagedRun:
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write a token's key and value into each sequence's open page, opening one where the last is full."""
-        index, place = divmod(self.context_tokens, self.run_input.page_tokens)
-        if place == 0:
-            self._open(layer, index)
-        slots = self._pool.slots
+        if self._opening.size:
+            self._open(layer)
+        slots, place = self._pool.slots, self._place
         going_on: slice | torch.Tensor = slice(None)
         if len(self._going_on) < self._grid.num_sequences:
             going_on = torch.from_numpy(self._going_on).to(slots.device)
@@ -233,9 +257,9 @@ class PagedRun:
             self._open_indices[layer] = index
         return index
 
-    def _open(self, layer: int, index: int) -> None:
-        self._opened = self._first_pages(layer)[self._going_on] + index
-        for sequence, page in zip(self._going_on.tolist(), self._opened.tolist(), strict=True):
+    def _open(self, layer: int) -> None:
+        self._opened = self._first_pages(layer)[self._opening] + self._num_pages[self._opening] - 1
+        for sequence, page in zip(self._opening.tolist(), self._opened.tolist(), strict=True):
             self._open_slots[layer, sequence] = self._traffic.open_page(page)
         self._open_indices[layer] = None
 
@@ -243,19 +267,17 @@ class PagedRun:
         """Select, decide, move, wait and attend: ``[num_sequences, 1, num_heads, head_dim]``."""
         self._mark()
         query = self._queries.inward(layer, query)
-        context = self.context_tokens + 1
-        num_pages = pages_of(context, self.run_input.page_tokens)
         predicted = None
         if self._scoring is not None and self.run_input.predicts:
-            predicted = self._scoring.predict(layer, context)
+            predicted = self._scoring.predict(layer, self._known_pages, self._num_pages)
         self._mark()
-        seen, selected = self._select(layer, query, num_pages, predicted)
+        seen, selected = self._select(layer, query, predicted)
         self._mark()
-        decision = self._decide(layer, seen, selected, num_pages)
+        decision = self._decide(layer, seen, selected)
         selected = decision.selected
         self._mark()
         misses = selected[self._pool.slot_of[selected] == NOWHERE]
-        waits_for, demand = self._submit(layer, decision, context)
+        waits_for, demand = self._submit(layer, decision)
         self._mark()
         if waits_for:
             self.link.wait(waits_for)
@@ -265,34 +287,32 @@ class PagedRun:
         check_agreement(decision, misses, self._opened, self._pool.num_free, spare_slots)
         self._opened = self._opened[:0]
         self.tally.digest(selected, misses, decision.victims, decision.prefetches)
-        output = self._queries.outward(layer, self._read(layer, seen, decision, demand, query, context))
+        output = self._queries.outward(layer, self._read(layer, seen, decision, demand, query))
         self._mark()
         return output
 
-    def _select(
-        self, layer: int, query: torch.Tensor, num_pages: int, predicted: torch.Tensor | None
-    ) -> tuple[Seen, PageIds]:
-        grid, selector = self._grid, self.run_input.selector
+    def _select(self, layer: int, query: torch.Tensor, predicted: torch.Tensor | None) -> tuple[Seen, PageIds]:
+        grid, selector, num_pages = self._grid, self.run_input.selector, self._num_pages
         if self._scoring is None or selector is None:
             self._mark()
-            seen = Seen(scores=np.zeros((grid.num_sequences, num_pages), dtype=np.float16))
+            seen = Seen(scores=np.zeros((grid.num_sequences, int(num_pages.max())), dtype=np.float16))
             self._mark()
-            chosen = [np.arange(num_pages)] * grid.num_sequences
+            chosen = [np.arange(count) for count in num_pages.tolist()]
         else:
             assert self._key is not None
             on_device = self._scoring.score(layer, self._key, query, num_pages, predicted)
             self._mark()
             seen = self._scoring.read(on_device)
             if self._visible is not None:
-                seen = dataclasses.replace(seen, scores=self._visible.scores(seen.scores))
+                seen = seen.shown(self._visible)
             self._mark()
-            chosen = [choose(selector, row, num_pages) for row in seen.scores]
+            chosen = [choose(selector, row, count) for row, count in zip(seen.scores, num_pages.tolist(), strict=True)]
         if self._visible is not None:
             chosen = self._visible.readable(chosen)
         ids = [grid.first_page(sequence=s, layer=layer) + indices for s, indices in enumerate(chosen)]
         return seen, ids[0] if len(ids) == 1 else np.concatenate(ids)
 
-    def _decide(self, layer: int, seen: Seen, selected: PageIds, num_pages: int) -> Decision:
+    def _decide(self, layer: int, seen: Seen, selected: PageIds) -> Decision:
         """Ask the policy; one that keeps everything has nothing to say, and is not asked."""
         if self.run_input.policy.holds == "everything":
             return Decision(
@@ -303,18 +323,16 @@ class PagedRun:
                 prefetches=NO_PAGES,
                 opened=self._opened,
             )
-        own_pages = np.zeros(self._grid.num_sequences, dtype=np.int64)
-        own_pages[self._going_on] = num_pages
         return self._residency.decide(
             step=self._step,
             layer=layer,
             selected=selected,
             scores=seen.scores,
             speculation=seen.speculation,
-            num_pages=own_pages,
+            num_pages=self._num_pages,
         )
 
-    def _submit(self, layer: int, decision: Decision, context: int) -> tuple[list[Transfer], Transfer | None]:
+    def _submit(self, layer: int, decision: Decision) -> tuple[list[Transfer], Transfer | None]:
         traffic = self._traffic
         waits_for = traffic.late(decision.hits)
         demand = None
@@ -323,8 +341,8 @@ class PagedRun:
         if demand is not None:
             waits_for.append(demand)
         writes_back = self.run_input.policy.holds == "budget" and not self.run_input.drops
-        if writes_back and context % self.run_input.page_tokens == 0:
-            traffic.write_back(self._first_pages(layer)[self._going_on] + context // self.run_input.page_tokens - 1)
+        if writes_back and self._filled.size:
+            traffic.write_back(self._first_pages(layer)[self._filled] + self._num_pages[self._filled] - 1)
         return waits_for, demand
 
     def _read(
@@ -334,21 +352,20 @@ class PagedRun:
         decision: Decision,
         demand: Transfer | None,
         query: torch.Tensor,
-        context: int,
     ) -> torch.Tensor:
         """Check every slot's tag, count what is read, and attend."""
         pool, run_input, weighting = self._pool, self.run_input, self._weightings[layer]
         slots = pool.slot_of[decision.selected]
         pool.check(decision.selected, slots)
         self.tally.read(slots, self._traffic.number_of(demand))
-        unfilled = -context % run_input.page_tokens
+        unfilled = self._unfilled_tokens
         if self.observer is not None:
             self.observer.layer(layer, seen, decision.selected, query, slots, unfilled)
         indices = torch.from_numpy(slots).to(pool.slots.device, non_blocking=True)
         bounds = np.searchsorted(decision.selected, self._first_pages(layer))
         counts = np.diff(bounds)
-        if (counts == counts[0]).all():
-            num_tokens = int(counts[0]) * run_input.page_tokens - unfilled
+        if self._is_even and (counts == counts[0]).all():
+            num_tokens = int(counts[0]) * run_input.page_tokens - int(unfilled[0])
             shown = self._shown(decision.selected, num_tokens, None)
             return attend_pages(query, pool.slots, indices.view(len(counts), -1), num_tokens, weighting, shown)
         parts = []
@@ -357,7 +374,7 @@ class PagedRun:
             if count == 0:  # it has ended: nobody reads what comes of it
                 parts.append(torch.zeros_like(own).transpose(1, 2))
                 continue
-            num_tokens = count * run_input.page_tokens - unfilled
+            num_tokens = count * run_input.page_tokens - int(unfilled[sequence])
             shown = self._shown(decision.selected[part], num_tokens, sequence)
             parts.append(attend_pages(own, pool.slots, indices[None, part], num_tokens, weighting, shown))
         return torch.cat(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import torch
 
 from kvsim.engine.model.families import weightings_of
+from kvsim.engine.paged.batch_summaries import BatchSummaries
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import Speculation
-from kvsim.engine.paged.summaries import QuestSummaries, make_summaries
+from kvsim.engine.paged.summaries import bounds_keys, check_channel, make_summaries
+from kvsim.engine.paged.visible import Visible
 from kvsim.kernels.pages.top_k import top_k
 from kvsim.policies.selectors import Selector, TopK, middle_of
 from kvsim.traces.access.base import NEXT_LAYER
-from kvsim.types import IntArray, PageGrid, Scores, pages_of
+from kvsim.types import IntArray, PageGrid, Scores
 
 
 def choose(selector: Selector, scores: Scores, num_pages: int) -> IntArray:
@@ -35,6 +38,11 @@ class Seen:
     """Of the layer's pages, ``[num_sequences, num_pages]``."""
     speculation: Scores | None = None
     """Of the next layer's pages, likewise; None at the last layer, and where nobody asks for it."""
+
+    def shown(self, visible: Visible) -> Seen:
+        """Return the same with 0 for pages that hold nothing visible."""
+        speculation = None if self.speculation is None else visible.scores(self.speculation)
+        return Seen(scores=visible.scores(self.scores), speculation=speculation)
 
 
 class Scoring:
@@ -62,37 +70,40 @@ class Scoring:
         predicts: bool,
         shows_speculation: bool,
     ) -> None:
+        check_channel(channel)
         self._grid = grid
         self._weightings = weightings_of(model)
-        self._page_tokens = page_tokens
         self._device = device
         self._selects_by_speculation = channel == NEXT_LAYER
         self._shows_speculation = shows_speculation
-        self._summaries = make_summaries(
-            channel, grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device
-        )
+        make = functools.partial(make_summaries, page_tokens=page_tokens, device=device)
+        self._summaries = BatchSummaries(functools.partial(make, channel), grid, snapshot, device)
         self._all_summaries = [self._summaries]
         self.speculation: Speculation | None = None
         if predicts:
             bounds = self._summaries
-            if not isinstance(bounds, QuestSummaries):
-                bounds = QuestSummaries(grid, snapshot.layer_keys(device), page_tokens=page_tokens, device=device)
+            if not bounds_keys(channel):
+                bounds = BatchSummaries(functools.partial(make, NEXT_LAYER), grid, snapshot, device)
                 self._all_summaries.append(bounds)
             self.speculation = Speculation(model, bounds)
         self._predicted: torch.Tensor | None = None
 
-    def predict(self, layer: int, context_tokens: int) -> torch.Tensor | None:
+    def predict(self, layer: int, known_pages: IntArray, num_pages: IntArray) -> torch.Tensor | None:
         """Return the next layer's scores, ``[num_sequences, num_pages]`` on the device; None if there is none.
 
-        `context_tokens` are those of the step under way, whose new token the next layer does not have yet.
+        Parameters
+        ----------
+        known_pages
+            Pages of each sequence without the new token of the step under way, which the next layer does not have yet.
+        num_pages
+            With it.
         """
         if self.speculation is None or layer + 1 == self._grid.num_layers:
             return None
-        known = pages_of(context_tokens - 1, self._page_tokens)
-        return self.speculation.scores(layer + 1, known, pages_of(context_tokens, self._page_tokens))
+        return self.speculation.scores(layer + 1, known_pages, int(num_pages.max()))
 
     def score(
-        self, layer: int, key: torch.Tensor, query: torch.Tensor, num_pages: int, predicted: torch.Tensor | None
+        self, layer: int, key: torch.Tensor, query: torch.Tensor, num_pages: IntArray, predicted: torch.Tensor | None
     ) -> torch.Tensor | list[torch.Tensor]:
         """Add the new token's key to its page and score the layer; `predicted` is what `predict` returned.
 
@@ -103,9 +114,9 @@ class Scoring:
             on a GPU in one tensor, for one read-back.
         """
         for summaries in self._all_summaries:
-            summaries.update(layer, num_pages - 1, key)
+            summaries.update(layer, num_pages, key)
         if self._selects_by_speculation:
-            scores = self._predicted if layer else self._nothing(num_pages)
+            scores = self._predicted if layer else self._nothing(int(num_pages.max()))
             assert scores is not None
             self._predicted = predicted
         else:

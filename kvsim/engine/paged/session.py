@@ -23,6 +23,7 @@ from kvsim.engine.paged.attachment import attach, detach
 from kvsim.engine.paged.continuation import Continuation
 from kvsim.engine.paged.copying import copy_whole
 from kvsim.engine.paged.decode_input import DecodeInput
+from kvsim.engine.paged.padding import Padding
 from kvsim.engine.paged.paged_run import Observer, PagedRun
 from kvsim.engine.paged.prefill import Snapshot
 from kvsim.engine.paged.speculation import listen
@@ -115,6 +116,7 @@ class Session:
         self._expected: set[tuple[int, int]] = set()  # threads and layers whose attention comes next
         self._run: PagedRun | SplitRun | None = None
         self._held_tokens = 0  # before the run
+        self._padding: Padding | None = None  # of those; the run's pages have none
         self._heard: dict[int, tuple[torch.Tensor, Rotary | None]] = {}  # by thread: others compute on the model, too
         self._handles = listen(model, self._hear) if run_input.predicts else []
         attach(model, self)
@@ -200,6 +202,8 @@ class Session:
         self._check_open()
         if layer == 0:
             tokens, page_tokens = self._visible_tokens, self.run_input.page_tokens
+            if self._padding is not None:
+                tokens = self._padding.seen_of(tokens)
             self._run.show(None if tokens is None else Visible(tokens, page_tokens))
         heard = self._heard.pop(threading.get_ident(), None)
         if heard is not None and self._run.speculation is not None:
@@ -233,6 +237,7 @@ class Session:
             copied = Session(self.model, run_input, max_tokens=self._max_tokens, continuation=continuation, **options)
             copied._unread[:], copied._ended[:] = self._unread, self._ended
             copied.prompt_tokens, copied._held_tokens = self.prompt_tokens, self._held_tokens
+            copied._padding, copied._visible_tokens = self._padding, self._visible_tokens
             copied.observer = copy.deepcopy(self.observer, memo)
             if self._run is not None:
                 copied._take_over(self._run.copied(run_input, self._make_link, memo))
@@ -330,6 +335,9 @@ class Session:
         self._run.link.close()
         self._run.flush()
         self._held_tokens, self._tokens = self._run.context_tokens, self._run.host_tokens
+        if self._padding is not None:
+            self._padding.put_back(self._tokens, self._run.sequence_tokens)
+            self._padding = None
         for sequence in np.flatnonzero(self._ended).tolist():  # places that were never written, and may hold NaN
             self._tokens[sequence, :, torch.from_numpy(np.flatnonzero(self._unread[sequence]))] = 0
         self._ended[:] = False
@@ -366,12 +374,21 @@ class Session:
             assert self._tokens is not None
             # Ordinary tensors, whatever mode the caller is in: the next step may come in another.
             with torch.inference_mode(False):
+                seen = self._visible_tokens
+                if seen is not None and seen.any(axis=1).all():  # a turn of one token has shown no mask of its own yet
+                    self._padding = Padding(seen)
+                    self._padding.take_out(self._tokens)
                 snapshot = Snapshot(
-                    tokens=self._tokens, prompt_tokens=self._held_tokens, next_token=torch.empty((0, 1))
+                    tokens=self._tokens,
+                    prompt_tokens=self._held_tokens,
+                    next_token=torch.empty((0, 1)),
+                    unequal_tokens=None if self._padding is None else self._padding.sequence_tokens,
                 )
                 run = make_run(self.model, self.run_input, snapshot, self._make_link)
             run.observer = self.observer
             self._take_over(run)
         self._stepping = threading.get_ident()
         assert self._run is not None
+        if self.continuation.ended.any():  # the pass's mask, which hides them, is shown after its first layer's tokens
+            self._run.end_sequences(self.continuation.ended)
         self._run.begin(self._finished.run_steps)

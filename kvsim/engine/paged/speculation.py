@@ -10,8 +10,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from kvsim.engine.model.families import Queries, Rotary, decoder_layers, weightings_of
+from kvsim.engine.paged.batch_summaries import BatchSummaries
 from kvsim.engine.paged.host_queries import HostQueries, host_queries
-from kvsim.engine.paged.summaries import QuestSummaries
+from kvsim.types import IntArray
 
 
 class Speculation:
@@ -23,7 +24,7 @@ class Speculation:
     partial weights.
     """
 
-    def __init__(self, model: Any, summaries: QuestSummaries) -> None:
+    def __init__(self, model: Any, summaries: BatchSummaries) -> None:
         self._queries: Queries | HostQueries = host_queries(model) or Queries(model)
         self._weightings = weightings_of(model)
         self._summaries = summaries
@@ -33,22 +34,23 @@ class Speculation:
         """Keep what enters a layer, ``[num_sequences, 1, hidden_size]``, until that layer attends."""
         self._heard = hidden, rotary
 
-    def scores(self, layer: int, known_pages: int, num_pages: int) -> torch.Tensor:
+    def scores(self, layer: int, known_pages: IntArray, num_pages: int) -> torch.Tensor:
         """Return the scores of `layer` by what was last heard, ``[num_sequences, num_pages]``, in float16.
 
-        `known_pages` of its pages have tokens by now; the others get 0.
+        `known_pages` of each sequence's pages have tokens by now; the others get 0.
         """
         assert self._heard is not None, "no layer was heard"
         hidden, rotary = self._heard
         self._heard = None
         weighting = self._weightings[layer]
-        if isinstance(self._queries, HostQueries):
-            bounds = self._summaries.host_bounds(layer)
-            scores = self._queries.scores(layer, hidden, rotary, bounds, known_pages, weighting)
+        bounds = self._summaries.host_bounds(layer) if isinstance(self._queries, HostQueries) else None
+        if isinstance(self._queries, HostQueries) and bounds is not None:
+            scores = self._queries.scores(layer, hidden, rotary, bounds, int(known_pages.max()), weighting)
             known = torch.from_numpy(scores.astype(np.float16))
         else:
             known = self._summaries.scores(layer, self._queries.of(layer, hidden, rotary), known_pages, weighting)
-        return known if known_pages == num_pages else torch.nn.functional.pad(known, (0, num_pages - known_pages))
+        unknown = num_pages - known.shape[1]
+        return torch.nn.functional.pad(known, (0, unknown)) if unknown else known
 
 
 def listen(model: Any, hear: Callable[[torch.Tensor, Rotary | None], None]) -> list[RemovableHandle]:

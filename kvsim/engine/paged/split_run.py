@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -22,7 +23,7 @@ from kvsim.engine.paged.stamps import Stamps
 from kvsim.engine.paged.tally import merged
 from kvsim.engine.paged.visible import Visible
 from kvsim.policies.devices import DeviceShare
-from kvsim.types import IntArray, PageGrid, PageIds
+from kvsim.types import BoolArray, IntArray, PageGrid, PageIds
 
 
 def make_run(
@@ -74,6 +75,11 @@ class SplitRun:
         return self.runs[0].context_tokens
 
     @property
+    def sequence_tokens(self) -> IntArray:
+        """Tokens of each sequence, likewise, ``[num_sequences]``."""
+        return self.runs[0].sequence_tokens
+
+    @property
     def observer(self) -> Observer | None:
         """Whoever looks on; it sees the layers and pages of the whole model."""
         return self._observer
@@ -104,6 +110,11 @@ class SplitRun:
         for run in self.runs:
             run.show(visible)
 
+    def end_sequences(self, ended: BoolArray) -> None:
+        """Let sequences take and read no more pages from the next step on, ``[num_sequences]``."""
+        for run in self.runs:
+            run.end_sequences(ended)
+
     @property
     def speculation(self) -> SplitRun | None:
         """What wants to hear the layers, if anything does."""
@@ -133,7 +144,7 @@ class SplitRun:
         for run in self.runs:
             run.end()
         if self._observer is not None:
-            self._observer.end_step(self.context_tokens)
+            self._observer.end_step(self.sequence_tokens)
 
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new token of each sequence and hand just that to attention."""
@@ -187,13 +198,13 @@ class _OfWhole:
         self._whole = whole
 
     def layer(
-        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: int
+        self, layer: int, seen: Seen, selected: PageIds, query: torch.Tensor, slots: IntArray, unfilled_tokens: IntArray
     ) -> None:
         """Pass on what attention is about to read."""
         pages = self._share.in_whole(selected, self._whole)
         self._observer.layer(self._share.layers[layer], seen, pages, query, slots, unfilled_tokens)
 
-    def end_step(self, context_tokens: int) -> None:
+    def end_step(self, sequence_tokens: IntArray) -> None:
         """Nothing to do: a step ends when it has ended on all devices."""
 
 
@@ -203,4 +214,4 @@ def _part_of(snapshot: Snapshot, layers: range) -> Snapshot:
     if not tokens.is_contiguous():
         own = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=snapshot.tokens.is_pinned())
         tokens = own.copy_(tokens)
-    return Snapshot(tokens=tokens, prompt_tokens=snapshot.prompt_tokens, next_token=snapshot.next_token)
+    return dataclasses.replace(snapshot, tokens=tokens)

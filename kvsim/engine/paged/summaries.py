@@ -139,6 +139,11 @@ def make_summaries(channel: str, grid: PageGrid, keys: PromptKeys, *, page_token
     return _KINDS[channel](grid, keys, page_tokens=page_tokens, device=device)
 
 
+def bounds_keys(channel: str) -> bool:
+    """Return whether the summaries behind a channel are those that speculation scores by, too."""
+    return _KINDS[channel] is QuestSummaries
+
+
 def check_channel(channel: str) -> None:
     """Refuse a score channel that the engine cannot compute while it runs.
 

@@ -32,8 +32,13 @@ class Visible:
         return ended
 
     def scores(self, scores: Scores) -> Scores:
-        """Return `scores`, ``[num_sequences, num_pages]``, with 0 for pages that hold no visible token."""
-        return np.where(self._pages, scores, scores.dtype.type(0))
+        """Return `scores`, ``[num_sequences, num_pages]``, with 0 for pages that hold no visible token.
+
+        They may lack the last pages, of sequences that have ended.
+        """
+        shown = np.zeros(self._pages.shape, dtype=scores.dtype)
+        np.copyto(shown[:, : scores.shape[1]], scores, where=self._pages[:, : scores.shape[1]])
+        return shown
 
     def readable(self, chosen: Sequence[IntArray]) -> list[IntArray]:
         """Return of each sequence's chosen pages those that hold a visible token."""

@@ -298,11 +298,37 @@ def measure_of(scenario: Scenario) -> Measure:
     return scenario.measure
 
 
+def prompts_of(scenario: Scenario) -> tuple[int, ...]:
+    """Return the tokens of each sequence's prompt, as they are measured.
+
+    Raises
+    ------
+    ScenarioError
+        If the scenario says lengths for another batch than its own.
+    """
+    tokens, batch = measure_of(scenario).prompt_tokens, scenario.run.batch
+    if isinstance(tokens, int):
+        return (tokens,) * batch
+    if len(tokens) != batch:
+        raise ScenarioError(
+            f"{scenario.name}: measure.prompt_tokens has {len(tokens)} numbers for run.batch = {batch}; give one for "
+            f"each sequence, or vary the length of all with sweep.measure.prompt_tokens = {list(tokens)}"
+        )
+    return tokens
+
+
+def steps_of(scenario: Scenario) -> tuple[int, ...]:
+    """Return the steps that each sequence decodes, as they are measured."""
+    measure, batch = measure_of(scenario), scenario.run.batch
+    return measure.steps_of(batch) or (measure.num_steps,) * batch
+
+
 def measured_extent(scenario: Scenario, shape: ModelShape) -> Extent:
     """Return how long a measured run of the scenario is."""
     del shape
-    measure = measure_of(scenario)
-    return Extent(context_tokens=measure.prompt_tokens + measure.num_steps, num_steps=measure.num_steps)
+    lengths = zip(prompts_of(scenario), steps_of(scenario), strict=True)
+    longest = max(prompt + steps for prompt, steps in lengths)
+    return Extent(context_tokens=longest, num_steps=measure_of(scenario).num_steps)
 
 
 def _sized(cell: Cell, extent: Extent) -> Cell:

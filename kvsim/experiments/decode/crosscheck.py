@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvsim.errors import TraceError
-from kvsim.experiments.decode.cells import measure_of
+from kvsim.experiments.decode.cells import measure_of, prompts_of
 from kvsim.experiments.decode.recorded import is_like, trace_name
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shipped import CAPTURE_SUFFIX
@@ -47,18 +47,16 @@ def accesses_in(place: Path) -> Callable[[Scenario], Path]:
                     return file
                 problems[file] = problem
         problems_text = "; ".join(f"{file.name} {problem}" for file, problem in list(problems.items())[:3])
-        raise TraceError(
-            place, f"no accesses for {measure_of(scenario).prompt_tokens} tokens of prompt: {problems_text}"
-        )
+        raise TraceError(place, f"no accesses for {_shown(prompts_of(scenario))} tokens of prompt: {problems_text}")
 
     return find
 
 
 def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | None:
     """Return why a trace cannot stand for what a measurement of the scenario would record; None where it can."""
-    measure = measure_of(scenario)
-    if set(trace.header.prompt_tokens) != {measure.prompt_tokens}:
-        return f"has {' and '.join(f'{tokens}' for tokens in sorted(set(trace.header.prompt_tokens)))}"
+    measure, prompts, recorded = measure_of(scenario), prompts_of(scenario), trace.header.prompt_tokens
+    if recorded != (prompts if len(set(prompts)) > 1 else prompts[:1] * len(recorded)):
+        return f"has {_shown(recorded)}"
     if trace.num_steps < measure.num_steps:
         return f"has {trace.num_steps} steps, measured are {measure.num_steps}"
     channel = scenario.selector.channel
@@ -68,6 +66,11 @@ def _unfit(trace: TraceFile, scenario: Scenario, num_sequences: int) -> str | No
     if trace.num_sequences != num_sequences:
         return f"has {trace.num_sequences} sequences"
     return None
+
+
+def _shown(prompts: tuple[int, ...]) -> str:
+    """Return the lengths of prompts in words: one number where all have it."""
+    return f"{prompts[0]}" if len(set(prompts)) == 1 else ", ".join(map(str, prompts))
 
 
 def _chosen(trace: TraceFile, scenario: Scenario) -> str | None:

@@ -17,7 +17,7 @@ from kvsim.engine.paged.decode import DecodeResult
 from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.timeline import spans_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.cells import Cell, measure_of, only
+from kvsim.experiments.decode.cells import Cell, measure_of, only, prompts_of, steps_of
 from kvsim.experiments.decode.engine.bench import Bench, Recording
 from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measured
 from kvsim.experiments.decode.fresh_profile import fresh_profile
@@ -107,7 +107,7 @@ def measure_timeline(scenario: Scenario, number: int, job: Job) -> tuple[TimedRu
     job.progress(0.4)
     run_input = decode_input(cell)
     _hand_over(run_input, cell, recording)
-    run = bench.run(run_input, measure_of(cell.scenario).prompt_tokens, is_stamped=True)
+    run = bench.run(run_input, prompts_of(cell.scenario), is_stamped=True)
     job.progress(0.4)
     rows = run.counts | {"step": np.arange(run_input.num_steps)}
     measured = TimedRun(name="measured", spans=spans_of(run, run_input.setting.grid), rows=rows)
@@ -178,22 +178,21 @@ def _record(bench: Bench, cells: Sequence[Cell]) -> Recording:
     resident = first.with_policy("resident")
     speculates = any(reads_speculation(decode_input(cell).policy) for cell in cells if not cell.is_peer)
     chosen = dataclasses.replace(decode_input(resident), records_speculation=speculates, devices=())
-    return bench.record(chosen, decode_input(resident, reads_all=True), measure_of(first.scenario).prompt_tokens)
+    return bench.record(chosen, decode_input(resident, reads_all=True), prompts_of(first.scenario))
 
 
 def _run(bench: Bench, cell: Cell, recording: Recording, *, is_stamped: bool) -> DecodeResult:
-    measure = measure_of(cell.scenario)
+    prompts = prompts_of(cell.scenario)
     if cell.is_peer:
         return bench.run_offloaded(
-            measure.prompt_tokens,
-            cell.scenario.run.batch,
-            measure.num_steps,
+            prompts,
+            measure_of(cell.scenario).num_steps,
             page_tokens=cell.scenario.page_tokens,
             counts_copies=is_stamped,
         )
     run_input = decode_input(cell)
     _hand_over(run_input, cell, recording)
-    return bench.run(run_input, measure.prompt_tokens, is_stamped=is_stamped)
+    return bench.run(run_input, prompts, is_stamped=is_stamped)
 
 
 def _hand_over(run_input: DecodeInput, cell: Cell, recording: Recording) -> None:
@@ -207,8 +206,7 @@ def _hand_over(run_input: DecodeInput, cell: Cell, recording: Recording) -> None
 def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Recording) -> Rows:
     """Return the rows of one cell: those of each repeat, then those of the instrumented run."""
     scenario = cell.scenario
-    measure = measure_of(scenario)
-    steps = np.arange(measure.num_steps)
+    steps = np.arange(measure_of(scenario).num_steps)
     mass = _mass_recall_frac(cell, recording)
     tables = []
     for repetition, run in enumerate(runs):
@@ -221,12 +219,20 @@ def _table(number: int, cell: Cell, runs: Sequence[DecodeResult], recording: Rec
             "is_stamped": np.full(steps.size, run is runs[-1]),
             "is_warmup": steps < scenario.run.warmup_steps,
             "step": steps,
-            "context_tokens": measure.prompt_tokens + 1 + steps,
+            "context_tokens": _longest_tokens(scenario),
             "step_s": run.step_s,
             "mass_recall_frac": mass,
         }
         tables.append(rows | _parts(run, steps.size) | (runs[-1] if cell.is_peer else run).counts)
     return joined(tables)
+
+
+def _longest_tokens(scenario: Scenario) -> NDArray[np.int64]:
+    """Return the tokens of the longest sequence that still decodes, at each step."""
+    steps = np.arange(measure_of(scenario).num_steps)
+    tokens: NDArray[np.int64] = np.array(prompts_of(scenario))[:, None] + 1 + steps
+    longest: NDArray[np.int64] = np.where(steps < np.array(steps_of(scenario))[:, None], tokens, 0).max(axis=0)
+    return longest
 
 
 def _mass_recall_frac(cell: Cell, recording: Recording) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.errors import ScenarioError
-from kvsim.experiments.decode.cells import Cell, measure_of
+from kvsim.experiments.decode.cells import Cell, measure_of, prompts_of
 from kvsim.policies import Residency
 from kvsim.policies.base import Policy, Setting
 from kvsim.policies.future import is_oracle
@@ -45,8 +45,10 @@ def _named(scenario: Scenario, read_by: str) -> str:
     packed = f"-{scenario.model.quantisation}" if scenario.model.quantisation else ""
     steps = measure.steps_of(scenario.run.batch)
     ends = f"-ends{content_digest(repr(steps), num_bytes=3)}" if steps is not None else ""
-    context = f"{measure.prompt_tokens}x{scenario.run.batch}-page{scenario.page_tokens}"
-    return f"{context}-{selector}{read_by}{packed}{ends}.kvtrace"
+    prompts = prompts_of(scenario)
+    unequal = f"-prompts{content_digest(repr(prompts), num_bytes=3)}" if len(set(prompts)) > 1 else ""
+    context = f"{max(prompts)}x{scenario.run.batch}-page{scenario.page_tokens}"
+    return f"{context}-{selector}{read_by}{packed}{unequal}{ends}.kvtrace"
 
 
 def replay_of(cell: Cell, trace: bytes, num_steps: int) -> Replay:

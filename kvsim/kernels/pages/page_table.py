@@ -101,7 +101,7 @@ def carry_out(
         free[0 if shares else page // pages_per_layer % num_layers] -= 1
     for place in range(hits.size):
         flags[EVICTABLE, hits[place]] = was_evictable[place]
-    for pool in range(free.size):  # noqa: SIM110 (a generator costs numba seconds to compile)
+    for pool in range(free.size):
         if free[pool] < 0:
             return NO_SLOT
     return CARRIED_OUT

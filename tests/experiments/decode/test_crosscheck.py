@@ -6,45 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from kvsim.calibration.staleness import Verdict
 from kvsim.cli import run_command
-from kvsim.engine.model.loading import read_shape
 from kvsim.errors import TraceError
 from kvsim.experiments.decode import fresh_profile as wiring
 from kvsim.experiments.decode.crosscheck import accesses_in
 from kvsim.experiments.decode.report.targets import verdict_lines
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.types import Job
-from kvsim.profile.profile import load_profile, write_profile
+from kvsim.profile.profile import load_profile
 from kvsim.scenario.decode import load_scenario
-from tests.accesses import make_profile
-from tests.experiments.decode.test_measure import SCENARIO
+from tests.experiments.decode.measured import written
 
 SMALL = ("--set", "run.batch=1", "--set", "measure.num_steps=10", "--set", "measure.repeats=1")
 
 
 @pytest.fixture(scope="module")
 def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("crosscheck")
-    shape = read_shape(tiny_model_path, "fp32")
-    profile = make_profile(bandwidth_bytes_per_s=2e9)
-    link = profile.link.model_copy(update={"stated_bandwidth_bytes_per_s": 5e8, "emulated": True})
-    machine = profile.machine.model_copy(update={"num_threads": 1, "date": "2026-11-21T00:00:00+00:00"})
-    write_profile(profile.model_copy(update={"shape": shape, "link": link, "machine": machine}), folder / "p.toml")
-    for seed, name in enumerate(("text.txt", "other.txt")):
-        letters = np.random.default_rng(seed).choice(list("etaoin shrdlu"), size=600)
-        (folder / name).write_text("".join(letters))
-    sizes = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
-        for name, value in shape
-        if value is not None
-    )
-    file = folder / "tiny.toml"
-    file.write_text(SCENARIO.format(model=tiny_model_path, shape=sizes, profile="p.toml", text="text.txt"))
-    return file
+    return written(tmp_path_factory.mktemp("crosscheck"), tiny_model_path, date="2026-11-21T00:00:00+00:00")
 
 
 def result_in(folder: Path) -> Path:

@@ -21,9 +21,9 @@ from kvsim.scenario.models.devices import device_kv_bytes, device_weight_bytes
 from kvsim.scenario.models.known import known_model
 from kvsim.scenario.models.memory import kv_bytes, weight_bytes
 from kvsim.scenario.models.tensors import count
+from tests.experiments.decode.measured import measure, simulated
+from tests.experiments.decode.measured import scenario_file as scenario_file
 from tests.experiments.decode.small import SMALL, made
-from tests.experiments.decode.test_measure import measure, simulated
-from tests.experiments.decode.test_measure import scenario_file as scenario_file
 
 POLICIES = """["resident", "lru", "attention", "belady", "sink-window",
     {name="arc", label="p", arguments={prefetch="speculation"}}]"""

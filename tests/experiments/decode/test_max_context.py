@@ -163,7 +163,8 @@ def test_counted_bytes_are_those_of_the_tensors_that_a_run_holds(
             with decoding(tiny_model, snapshot, input_, pool, EmulatedLink(pool, 1e12), None) as decoder:
                 scoring = decoder.run._scoring
         assert scoring is not None
-        held = [tensor for one in scoring._all_summaries for tensor in vars(one).values()]
+        parts = [part for one in scoring._all_summaries for _, part in one._parts]
+        held = [tensor for part in parts for tensor in vars(part).values()]
         assert need.summary_bytes == sum(one.nbytes for one in held if isinstance(one, torch.Tensor))
         assert need.slots_bytes == pool.slots.nbytes
         assert need.host_bytes == pool.host_pages.nbytes
@@ -178,7 +179,7 @@ def test_a_batch_of_two_reaches_half_as_far(scenario_file: Path) -> None:
 
 
 def test_cells_that_differ_in_context_alone_are_one(scenario_file: Path) -> None:
-    assert len(found(scenario_file, "measure.prompt_tokens=[100, 150]", "run.policies=lru")) == 1
+    assert len(found(scenario_file, "sweep.measure.prompt_tokens=[100, 150]", "run.policies=lru")) == 1
 
 
 def test_stream_reaches_further_the_less_it_keeps(scenario_file: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,87 +15,19 @@ from transformers import DynamicCache
 from kvsim.engine.model.loading import read_shape
 from kvsim.engine.model.text import read_text
 from kvsim.errors import KvsimError, ResultError, ScenarioError, TraceError
-from kvsim.experiments.decode import measure as measuring
 from kvsim.experiments.decode.engine import bench as runs
 from kvsim.experiments.decode.experiment import check_simulated
 from kvsim.experiments.decode.recorded import trace_name
-from kvsim.experiments.decode.report.compare import COUNTED, Comparison, compare, first_divergence
+from kvsim.experiments.decode.report.compare import COUNTED, compare, first_divergence
 from kvsim.experiments.decode.report.targets import verdict_lines
-from kvsim.experiments.decode.simulate import simulate
-from kvsim.experiments.types import Job
 from kvsim.policies import Paged, Setting, make_policy
-from kvsim.profile.profile import write_profile
 from kvsim.report.results import RunResult, load_result, write_result
-from kvsim.scenario.decode import Scenario, load_scenario
+from kvsim.scenario.decode import load_scenario
 from kvsim.scenario.shipped import find_scenario
 from kvsim.traces import open_trace
 from kvsim.types import PageGrid
-from tests.accesses import make_profile
-
-SCENARIO = """
-schema_version = 1
-name = "tiny"
-page_tokens = 16
-[model]
-path = "{model}"
-[model.shape]
-{shape}
-[profile]
-path = "{profile}"
-[trace]
-path = "smollm2-docs"
-[budget]
-context_frac = 0.5
-[selector]
-name = "top-k"
-k_pages = 3
-sink_pages = 1
-recent_pages = 1
-channel = "estimate:quest"
-[prefetch]
-quota_pages = 2
-chunk_pages = 2
-[run]
-policies = ["resident", "lru", "attention"]
-warmup_steps = 2
-[measure]
-text = "{text}"
-prompt_tokens = 150
-num_steps = 14
-repeats = 2
-[sweep]
-"budget.context_frac" = [0.35, 0.6]
-"run.batch" = [1, 2]
-"""
-
-
-@pytest.fixture(scope="module")
-def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    shape = read_shape(tiny_model_path, "fp32")
-    profile = make_profile(bandwidth_bytes_per_s=2e9)
-    link = profile.link.model_copy(update={"stated_bandwidth_bytes_per_s": 5e8, "emulated": True})
-    machine = profile.machine.model_copy(update={"num_threads": 1})
-    write_profile(profile.model_copy(update={"shape": shape, "link": link, "machine": machine}), folder / "p.toml")
-    letters = np.random.default_rng(0).choice(list("etaoin shrdlu"), size=600)
-    (folder / "text.txt").write_text("".join(letters))
-    sizes = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
-        for name, value in shape
-        if value is not None
-    )
-    file = folder / "tiny.toml"
-    file.write_text(SCENARIO.format(model=tiny_model_path, shape=sizes, profile="p.toml", text="text.txt"))
-    return file
-
-
-class Measured(NamedTuple):
-    result: RunResult
-    traces: dict[str, bytes]
-
-
-def measure(scenario: Scenario, file: Path) -> Measured:
-    return Measured(*measuring.measure(scenario, Job(text=file.read_text(), base_dir=file.parent)))
+from tests.experiments.decode.measured import Measured, measure, simulated
+from tests.experiments.decode.measured import scenario_file as scenario_file
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +38,6 @@ def measured(scenario_file: Path) -> Measured:
 @pytest.fixture(scope="module")
 def folder(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_result(measured.result, tmp_path_factory.mktemp("results"), measured.traces)
-
-
-@dataclass
-class Check:
-    """A measured scenario simulated on its own accesses, and the two compared."""
-
-    simulated: RunResult
-    comparison: Comparison
-
-
-def simulated(scenario: Scenario, measured: RunResult, folder: Path, base_dir: Path) -> Check:
-    found = simulate(scenario, Job(base_dir=base_dir, recorded=folder))
-    return Check(found, compare(found, measured))
 
 
 def test_simulator_and_engine_agree_on_every_count_of_every_step(
@@ -382,24 +300,3 @@ def test_dropping_by_scores_is_not_measured_and_the_line_says_why(scenario_file:
     scenario = load_scenario(scenario_file, ["run.policies=h2o"])
     with pytest.raises(ScenarioError, match="'h2o' drops pages by scores"):
         measure(scenario, scenario_file)
-
-
-def test_sequences_that_end_at_different_steps_count_alike_in_simulator_and_engine(
-    scenario_file: Path, tmp_path: Path
-) -> None:
-    overrides = ["run.batch=3", "measure.sequence_steps=[14, 5, 11]", "budget.context_frac=[0.35, 0.6]"]
-    overrides += ["measure.prompt_tokens=120", "measure.repeats=1"]
-    with pytest.raises(ScenarioError, match="sequence_steps: the largest is 14, should be num_steps, 20"):
-        load_scenario(scenario_file, [*overrides, "measure.num_steps=20"])
-    full = ['selector.name="full"', "budget.context_frac=0.8", 'run.policies=["lru", "stream", "sink-window"]']
-    for place, others in enumerate((['run.policies=["resident", "lru", "attention", "sieve"]'], full)):
-        scenario = load_scenario(scenario_file, [*overrides, *others])
-        found = measure(scenario, scenario_file)
-        folder = write_result(found.result, tmp_path / str(place), found.traces)
-        check = simulated(scenario, found.result, folder, scenario_file.parent)
-        assert check.comparison.divergence is None
-        rows = found.result.rows
-        lru = (rows["policy"] == "lru") & (rows["cell"] == rows["cell"][rows["policy"] == "lru"].min())
-        selected = rows["selected"][lru & rows["is_stamped"]]
-        assert selected[4] > selected[5] > 0 and selected[10] > selected[11] > 0
-        assert rows["to_device_bytes"].sum() > 0 and rows["to_host_bytes"].sum() > 0

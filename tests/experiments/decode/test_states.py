@@ -21,7 +21,7 @@ from kvsim.scenario.decode import load_scenario
 from kvsim.traces import open_trace
 from tests.accesses import make_profile
 from tests.engine.families.models import tiny_model_of
-from tests.experiments.decode.test_measure import SCENARIO
+from tests.experiments.decode.measured import SCENARIO
 
 POLICIES = '["resident", "lru", "attention", "tests.speculative:Speculative"]'
 

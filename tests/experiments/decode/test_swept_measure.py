@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from kvsim.report.results import write_result
 from kvsim.scenario.decode import load_scenario
-from tests.experiments.decode.test_measure import measure, scenario_file, simulated  # noqa: F401
+from tests.experiments.decode.measured import measure, scenario_file, simulated  # noqa: F401
 
 
 def test_cells_of_a_swept_text_and_number_of_steps_are_measured_on_their_own(

@@ -77,36 +77,47 @@ class Bench:
         self._ids: NDArray[np.int64] = np.array(
             tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
         )
-        self._snapshots: dict[tuple[int, int, int], tuple[Snapshot, torch.Tensor]] = {}
+        self._snapshots: dict[tuple[tuple[int, ...], int], tuple[Snapshot, torch.Tensor]] = {}
         self.shape = shape_of(self._model)
 
-    def snapshot(self, prompt_tokens: int, num_sequences: int, num_steps: int) -> tuple[Snapshot, torch.Tensor]:
+    def snapshot(self, prompts: tuple[int, ...], num_steps: int) -> tuple[Snapshot, torch.Tensor]:
         """Return the prefilled context, made once, and the tokens to feed after it, ``[num_sequences, num_steps]``.
 
-        Sequence s reads the text from token ``s * (prompt_tokens + num_steps)`` on.
+        Parameters
+        ----------
+        prompts
+            Tokens of each sequence's prompt. A sequence reads the text from where the one before it ends.
         """
-        key = prompt_tokens, num_sequences, num_steps
+        key = prompts, num_steps
         if key not in self._snapshots:
-            each = prompt_tokens + num_steps
-            if self._ids.size < num_sequences * each:
+            ends = np.cumsum(np.array(prompts) + num_steps)
+            if self._ids.size < ends[-1]:
+                of_each = ", ".join(map(str, prompts)) if len(set(prompts)) > 1 else f"{prompts[0]}"
                 raise ScenarioError(
-                    f"measure.text {self._text!r} has {self._ids.size} tokens; {num_sequences} sequences of "
-                    f"{prompt_tokens} and {num_steps} steps need {num_sequences * each}"
+                    f"measure.text {self._text!r} has {self._ids.size} tokens; {len(prompts)} sequences of {of_each} "
+                    f"and {num_steps} steps need {ends[-1]}"
                 )
-            check_readable(self._model, each, where="measure.prompt_tokens and measure.num_steps")
-            ids = torch.from_numpy(self._ids[: num_sequences * each].reshape(num_sequences, each))
+            check_readable(self._model, max(prompts) + num_steps, where="measure.prompt_tokens and measure.num_steps")
+            ids = np.zeros((len(prompts), max(prompts) + num_steps), dtype=np.int64)
+            for own, tokens, end in zip(ids, prompts, ends.tolist(), strict=True):
+                own[-tokens - num_steps :] = self._ids[end - tokens - num_steps : end]
+            padded, forced = torch.from_numpy(ids[:, : max(prompts)]), torch.from_numpy(ids[:, max(prompts) :])
             torch.set_num_threads(os.cpu_count() or 1)  # nothing is timed
             snapshot = prefill(
-                self._model, ids[:, :prompt_tokens], room_tokens=num_steps, chunk_tokens=self._chunk_tokens
+                self._model,
+                padded,
+                room_tokens=num_steps,
+                chunk_tokens=self._chunk_tokens,
+                sequence_tokens=prompts,
             )
-            self._snapshots = {key: (snapshot, ids[:, prompt_tokens:])}
+            self._snapshots = {key: (snapshot, forced)}
         return self._snapshots[key]
 
     def run(
-        self, run_input: DecodeInput, prompt_tokens: int, *, is_stamped: bool = False, **options: Any
+        self, run_input: DecodeInput, prompts: tuple[int, ...], *, is_stamped: bool = False, **options: Any
     ) -> DecodeResult:
         """Return one decode run over the text; `options` are those of `kvsim.engine.paged.decode.decode`."""
-        snapshot, forced = self.snapshot(prompt_tokens, run_input.setting.grid.num_sequences, run_input.num_steps)
+        snapshot, forced = self.snapshot(prompts, run_input.num_steps)
         torch.set_num_threads(self._num_threads)
         return decode(
             self._model,
@@ -120,19 +131,19 @@ class Bench:
         )
 
     def run_offloaded(
-        self, prompt_tokens: int, num_sequences: int, num_steps: int, *, page_tokens: int, counts_copies: bool
+        self, prompts: tuple[int, ...], num_steps: int, *, page_tokens: int, counts_copies: bool
     ) -> DecodeResult:
         """Return a decode run over the text on transformers' own offloaded cache; see `engine.paged.baselines`."""
-        snapshot, forced = self.snapshot(prompt_tokens, num_sequences, num_steps)
+        snapshot, forced = self.snapshot(prompts, num_steps)
         return decode_on(
             offloaded_cache, self._model, snapshot, forced, page_tokens=page_tokens, counts_copies=counts_copies
         )
 
-    def record(self, chosen: DecodeInput, full: DecodeInput, prompt_tokens: int) -> Recording:
+    def record(self, chosen: DecodeInput, full: DecodeInput, prompts: tuple[int, ...]) -> Recording:
         """Run `chosen`, which selects pages, and `full`, which reads all; neither is timed."""
         with tempfile.TemporaryDirectory() as folder:
             dense_path, sparse_path = Path(folder) / "dense.kvtrace", Path(folder) / "sparse.kvtrace"
-            dense = self._record_run(full, prompt_tokens, dense_path)
+            dense = self._record_run(full, prompts, dense_path)
             if not chosen.scores_pages:
                 return Recording(
                     trace=dense_path.read_bytes(),
@@ -140,7 +151,7 @@ class Bench:
                     kl_mean_nats=None,
                     greedy_agreement_frac=None,
                 )
-            sparse = self._record_run(chosen, prompt_tokens, sparse_path)
+            sparse = self._record_run(chosen, prompts, sparse_path)
             merged = Path(folder) / "merged.kvtrace"
             _merge(open_trace(dense_path), open_trace(sparse_path), merged)
             recall = _mass_recall(open_trace(merged), chosen)
@@ -157,14 +168,14 @@ class Bench:
             greedy_agreement_frac=float(agree.double().mean()),
         )
 
-    def _record_run(self, run_input: DecodeInput, prompt_tokens: int, path: Path) -> DecodeResult:
-        snapshot, _ = self.snapshot(prompt_tokens, run_input.setting.grid.num_sequences, run_input.num_steps)
+    def _record_run(self, run_input: DecodeInput, prompts: tuple[int, ...], path: Path) -> DecodeResult:
+        snapshot, _ = self.snapshot(prompts, run_input.num_steps)
         with trace_writer(
             path, run_input, snapshot, self.shape, model=self._name, text=self._text, recorded="teacher-forced"
         ) as writer:
             return self.run(
                 run_input,
-                prompt_tokens,
+                prompts,
                 keeps_logits=True,
                 observer=lambda pool: DecodeRecorder(writer, run_input, pool, weightings_of(self._model)),
             )
@@ -172,8 +183,7 @@ class Bench:
 
 def _goes_on(run_input: DecodeInput) -> NDArray[np.bool_]:
     """Return whether each sequence still decodes at each step, ``[num_sequences, num_steps]``."""
-    steps = run_input.sequence_steps or (run_input.num_steps,) * run_input.setting.grid.num_sequences
-    goes_on: NDArray[np.bool_] = np.arange(run_input.num_steps) < np.array(steps)[:, None]
+    goes_on: NDArray[np.bool_] = np.arange(run_input.num_steps) < np.array(run_input.steps)[:, None]
     return goes_on
 
 
