@@ -189,7 +189,7 @@ class Residency:
         if outcome == page_table.UNSOUND:
             self.check(plan_victims=victims, prefetches=prefetches, step=step, layer=layer)
         self.check_slots(step, layer, num_victims=victims.size, num_misses=misses.size, num_prefetches=prefetches.size)
-        raise PolicyError(f"{self._name}: step {step}, layer {layer}: the plan names pages that do not exist")
+        raise RuntimeError("the compiled page table refuses a plan that the plain one accepts")
 
     def _drop(self, *, step: int, layer: int, scores: Scores, num_pages: IntArray, opened: PageIds) -> Decision:
         """Let the policy drop pages of a layer for good; attention reads the others."""
@@ -306,6 +306,10 @@ class Residency:
             Naming the step, the layer and the first wrong page.
         """
         where = f"{self._name}: step {step}, layer {layer}"
+        named = np.concatenate((plan_victims, prefetches))
+        unknown = named[(named < 0) | (named >= self._evictable.size)]
+        if unknown.size:
+            raise PolicyError(f"{where}: there is no page {int(unknown[0])}, the last is {self._evictable.size - 1}")
         if plan_victims.size and not bool(self._evictable[plan_victims].all()):
             page = int(plan_victims[~self._evictable[plan_victims]][0])
             raise PolicyError(f"{where}: victim {page} may not leave (selected, pinned, open or not on the device)")

@@ -271,6 +271,8 @@ class Faulty:
             "resident prefetched": Plan(victims=gone, prefetches=np.flatnonzero(view.resident)[:1]),
             "prefetch without slot": Plan(victims=gone, prefetches=absent),
             "prefetch twice": Plan(victims=np.flatnonzero(view.evictable), prefetches=np.repeat(absent, 2)),
+            "negative victim": Plan(victims=np.flatnonzero(view.evictable)[:1] - view.evictable.size),
+            "prefetch of no page": Plan(victims=gone, prefetches=np.array([view.resident.size])),
             "beyond quota": Plan(
                 victims=np.flatnonzero(view.evictable), prefetches=np.flatnonzero(view.prefetchable)[:5]
             ),
@@ -287,6 +289,8 @@ class Faulty:
         ("resident prefetched", "cannot be prefetched"),
         ("prefetch without slot", "without a slot"),
         ("prefetch twice", "prefetched twice"),
+        ("negative victim", "there is no page -"),
+        ("prefetch of no page", "there is no page"),
         ("beyond quota", "the quota is"),
     ],
 )
