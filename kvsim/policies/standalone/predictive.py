@@ -54,7 +54,7 @@ class Predictive(Attention):
         confidence_step: float = 0.01,
         error_decay_frac: float = 0.8,
         reach_frac: float = 1.5,
-        pays_from_pages: float = 1.5,
+        pays_from_pages: float = 2.0,
         need_decay_frac: float = 0.8,
     ) -> None:
         super().__init__(
