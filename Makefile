@@ -29,7 +29,7 @@ MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 SHIPPED := $(wildcard scenarios/*.toml profiles/*.toml captures/*.kvtrace)
 SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find kvsim -name '*.py') kvsim/scenario/template.toml $(wildcard kvsim/report/html/assets/*) $(SHIPPED)
 
-.PHONY: demo test test-latest fuzz install-test vllm model readme lock clean
+.PHONY: demo test coverage test-latest fuzz install-test vllm model readme lock clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/installed
@@ -41,6 +41,9 @@ test: install-test model
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+coverage: install-test model
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --cov --cov-report=term
 
 test-latest: model

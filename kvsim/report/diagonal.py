@@ -16,8 +16,9 @@ from kvsim.report.style import add_panels, legend_above, new_figure, policy_look
 from kvsim.report.tables import is_missing, percent
 from kvsim.units import format_bytes, format_seconds
 
+_MOST_COLUMNS = 4
 _TICKS, _MOST_TICKS = 5, 12
-"""Of an axis, and of all panels together: more would run into each other."""
+"""Of an axis, and of all panels of a row together: more would run into each other."""
 _WIDE = 3.0
 """A panel whose ends lie so many times apart has logarithmic axes."""
 
@@ -37,7 +38,7 @@ class Panel:
 def diagonal_figure(
     title: str, panels: Sequence[Panel], *, color_by: str, marker_by: str | None = None, band_frac: float = 0.1
 ) -> Figure:
-    """Return the panels in a row; those without a cell that has the figure are left out.
+    """Return the panels in rows of up to four; those without a cell that has the figure are left out.
 
     Colours, and markers unless `marker_by` gives them another field, distinguish the values of one field. A side with
     fields ``low`` and ``high`` shows them as its interval. The band reaches `band_frac` to either side of the diagonal.
@@ -47,16 +48,22 @@ def diagonal_figure(
     colors = {value: look["color"] for value, look in policy_looks(cell[color_by] for cell in every).items()}
     shapes = policy_looks(cell[marker_by or color_by] for cell in every)
     markers = {value: look["marker"] for value, look in shapes.items()}
-    figure = new_figure(4.8, title, f"The band is {percent(band_frac, 0)} to either side.")
-    axes = add_panels(figure, 1, max(1, len(shown)))[0]
+    num_columns = min(max(1, len(shown)), _MOST_COLUMNS)
+    num_rows = max(1, -(-len(shown) // num_columns))
+    figure = new_figure(1.2 + 3.6 * num_rows, title, f"The band is {percent(band_frac, 0)} to either side.")
+    rows = add_panels(figure, num_rows, num_columns)
+    axes = [axis for row in rows for axis in row]
+    for axis in axes[max(1, len(shown)) :]:
+        axis.set_visible(False)
     for axis, (panel, cells) in zip(axes, shown, strict=False):
-        _draw_diagonal(axis, panel, cells, band_frac, num_ticks=min(_TICKS, _MOST_TICKS // len(shown)))
+        _draw_diagonal(axis, panel, cells, band_frac, num_ticks=min(_TICKS, _MOST_TICKS // num_columns))
         for cell in cells:
             look = {"color": colors[cell[color_by]], "marker": markers[cell[marker_by or color_by]]}
             sides = {which: cell[side(panel.name, which)] for which in SIDES}
             arms = {f"{place}err": _arms(cell, panel.name, which) for place, which in zip("xy", SIDES, strict=True)}
             axis.errorbar(sides["measured"], sides["simulated"], **arms, **look, markersize=6, elinewidth=1, zorder=2)
-    axes[0].set_ylabel("simulated")
+    for row in rows:
+        row[0].set_ylabel("simulated")
     if marker_by is None:
         handles = {_named(color_by, value): _mark(color, markers[value]) for value, color in colors.items()}
     else:

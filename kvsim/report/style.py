@@ -21,7 +21,7 @@ PALETTE = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#9
 """Eight colours after Okabe and Ito (2008), as seaborn's ``colorblind`` has them."""
 
 POLICY_COLORS = {"resident": "#555555", "stream": "#DE8F05", "lru": "#0173B2", "attention": "#029E73"}
-POLICY_COLORS |= {"baseline": "#555555", "reactive": "#0173B2", "predictive": "#029E73"}  # as an experiment names them
+POLICY_COLORS |= {"predictive": "#D55E00", "baseline": "#555555", "reactive": "#0173B2"}  # as experiments name them
 """Of policies, the same in every picture."""
 _MARKERS = "osD^vPX*<>phd8"
 _LINES: tuple[Any, ...] = ("solid", "solid", "solid", (0, (4, 2.5)), (0, (1, 1.5)))
@@ -88,7 +88,9 @@ def policy_looks(policies: Iterable[Any]) -> dict[Any, dict[str, Any]]:
     Lines get thinner and more broken from one to the next: where two policies are equal, both can be seen.
     """
     names = list(dict.fromkeys(policies))
-    spare = [color for color in PALETTE if color not in POLICY_COLORS.values()]
+    taken = {POLICY_COLORS[name] for name in names if name in POLICY_COLORS}
+    reserved = [color for color in PALETTE if color in POLICY_COLORS.values() and color not in taken]
+    spare = [color for color in PALETTE if color not in POLICY_COLORS.values()] + reserved
     others = [name for name in names if name not in POLICY_COLORS]
     colors = POLICY_COLORS | {name: spare[number % len(spare)] for number, name in enumerate(others)}
     return {

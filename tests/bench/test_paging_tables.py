@@ -45,7 +45,7 @@ def test_the_shipped_experiment_runs_on_a_tiny_model_from_measurement_to_tables(
         "profile.path": '"p.toml"',
         "page_tokens": "16",
         "measure.text": '"text.txt"',
-        "measure.prompt_tokens": "[40, 150]",
+        "sweep.measure.prompt_tokens": "[40, 150]",
         "measure.num_steps": "12",
         "measure.repeats": "2",
         "exclude": '[{"budget.pages_per_layer" = [8], "selector.name" = ["top-k"]}]',

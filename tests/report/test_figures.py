@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from kvsim.experiments.decode.report.figures import PARTS, figures_of, hit_figure, latency_figure, parts_figure
+from kvsim.report.diagonal import Panel, diagonal_figure
 from kvsim.report.results import RunResult
 from kvsim.report.style import STYLE, png, policy_looks
 
@@ -221,6 +222,24 @@ def test_a_policy_keeps_its_colour_whatever_else_is_drawn():
     assert alone["lru"]["color"] == together["lru"]["color"]
     assert len({to_rgb(look["color"]) for look in together.values()}) == 4
     assert len({look["marker"] for look in together.values()}) == 4
+
+
+def test_eight_policies_have_eight_colours():
+    names = ["lru", "one", "two", "attention", "three", "four", "predictive", "five"]
+    assert len({to_rgb(look["color"]) for look in policy_looks(names).values()}) == len(names)
+
+
+def test_a_comparison_of_many_policies_has_rows_of_four_panels():
+    cells = [
+        {"policy": f"policy-{number}", "tpot_simulated_s": 0.06 + number / 1000, "tpot_measured_s": 0.061}
+        for number in range(7)
+    ]
+    panels = [Panel(title=cell["policy"], name="tpot_s", cells=[cell]) for cell in cells]
+    figure = diagonal_figure("title", panels, color_by="policy")
+    drawn = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in drawn] == [cell["policy"] for cell in cells]
+    assert {axis.get_gridspec().ncols for axis in drawn} == {4}
+    assert [axis.get_ylabel() for axis in drawn] == ["simulated", "", "", "", "simulated", "", ""]
 
 
 DEFICIENCIES = {
