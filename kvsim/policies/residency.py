@@ -217,7 +217,7 @@ class Residency:
         where = f"{self._name}: step {step}, layer {layer}"
         if plan.prefetches.size or (grid.layer_of(victims) != layer).any():
             raise PolicyError(f"{where}: a policy that drops may only drop pages of this layer, and fetch none")
-        self._release(victims)
+        self._release(victims, layer)
         num_held = np.count_nonzero(rows, axis=1)
         if (num_held > share).any():
             raise PolicyError(
@@ -277,25 +277,17 @@ class Residency:
         self._evictable[first + max(window, 0) : first + total] = False
         self._prefetchable[first + total - 1] = False
 
-    def _admit(self, pages: PageIds, layer: int | None) -> None:
+    def _admit(self, pages: PageIds, layer: int) -> None:
         self.resident[pages] = True
         self._evictable[pages] = True
         self._prefetchable[pages] = False
-        self._take(pages, layer, 1)
+        self._free[layer if self._pools > 1 else 0] -= pages.size
 
-    def _release(self, pages: PageIds) -> None:
+    def _release(self, pages: PageIds, layer: int) -> None:
         self.resident[pages] = False
         self._evictable[pages] = False
         self._prefetchable[pages] = self._may_return[pages] if self._may_return.size else True
-        self._take(pages, None, -1)
-
-    def _take(self, pages: PageIds, layer: int | None, sign: int) -> None:
-        if self._pools == 1:
-            self._free[0] -= sign * pages.size
-        elif layer is not None:
-            self._free[layer] -= sign * pages.size
-        else:
-            np.subtract.at(self._free, self.setting.grid.layer_of(pages), sign)
+        self._free[layer if self._pools > 1 else 0] += pages.size
 
     def check(self, *, plan_victims: PageIds, prefetches: PageIds, step: int, layer: int) -> None:
         """Refuse a plan that breaks the protocol; `plan_victims` ascend.

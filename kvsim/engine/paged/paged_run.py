@@ -203,9 +203,8 @@ class PagedRun:
         self._known_pages[going_on] -= place == 0
         self._unfilled_tokens = -(self.sequence_tokens + 1) % page_tokens
         self._opening, self._filled = going_on[place == 0], going_on[place == page_tokens - 1]
-        self._place: (
-            int | torch.Tensor
-        )  # where the new token goes in each open page: one number if it is the same in all
+        # where the new token goes in each open page: one number if it is the same in all
+        self._place: int | torch.Tensor
         if self._is_even and place.size:
             self._place = int(place[0])
         else:
