@@ -77,9 +77,9 @@ class Fields:
             return 1
         return value
 
-    def sizes(self, key: str, length: int) -> list[int]:
+    def sizes(self, key: str) -> list[int]:
         """Return one whole number for each layer, from a list or from one number for all."""
-        values = self.raw(key)
+        values, length = self.raw(key), self.num_layers()
         if not isinstance(values, list):
             return [self.size(key)] * length
         is_right = all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= MAX_SIZE for v in values)
@@ -88,17 +88,17 @@ class Fields:
             return [1] * length
         return values
 
-    def num_layers(self, *keys: str) -> int:
+    def num_layers(self) -> int:
         """Return the number of layers."""
-        number = self.size(*(keys or ("num_hidden_layers",)))
+        number = self.size("num_hidden_layers")
         if number > MAX_LAYERS:
-            self._wrong.append(f"{keys[0] if keys else 'num_hidden_layers'} should be at most {MAX_LAYERS}")
+            self._wrong.append(f"num_hidden_layers should be at most {MAX_LAYERS}")
             return 1
         return number
 
-    def optional_size(self, *keys: str) -> int | None:
+    def optional_size(self, key: str) -> int | None:
         """Return the whole number of the first key that is there, or None."""
-        return self.size(*keys) if any(key in self for key in keys) else None
+        return self.size(key) if key in self else None
 
     def flag(self, key: str, *, default: bool) -> bool:
         """Return a truth value; the default is the one of the family's own code."""
@@ -116,11 +116,12 @@ class Fields:
             return default
         return float(value)
 
-    def words(self, key: str, length: int, known: Mapping[str, str]) -> list[str] | None:
+    def words(self, key: str, known: Mapping[str, str]) -> list[str] | None:
         """Return a list of one word for each layer, each as `known` translates it; None where the key is missing."""
         values = self.raw(key)
         if values is None:
             return None
+        length = self.num_layers()
         if not isinstance(values, list) or len(values) != length:
             self._wrong.append(f"{key} should be a list of {length} entries, one a layer")
             return None

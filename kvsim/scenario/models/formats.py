@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from kvsim.errors import ScenarioError
@@ -92,14 +92,7 @@ _Q6_K = _gguf("q6_k", 6, 256, 18, indivisible=_Q8_0)
 
 def _file(form: WeightFormat, tables: WeightFormat = _Q6_K) -> WeightFormat:
     """Return the type as `llama-quantize` writes whole files of it: embeddings and head are packed too."""
-    return WeightFormat(
-        name=form.name,
-        bits=form.bits,
-        block_columns=form.block_columns,
-        block_bytes=form.block_bytes,
-        indivisible=form.indivisible,
-        packs_tables=tables,
-    )
+    return replace(form, packs_tables=tables)
 
 
 WEIGHT_FORMATS: dict[str, WeightFormat] = {

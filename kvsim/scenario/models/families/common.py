@@ -42,15 +42,28 @@ def attention(
     )
 
 
+def biased_attention(
+    fields: Fields, key: str = "attention_bias", *, default: bool = False, norm: QueryKeyNorm | None = None
+) -> Attention:
+    """Return full attention in which a flag says whether its four projections have biases."""
+    bias = fields.flag(key, default=default)
+    return attention(fields, qkv_bias=bias, out_bias=bias, norm=norm)
+
+
 def mlp(fields: Fields, *, bias: bool = False, is_gated: bool = True, key: str = "intermediate_size") -> Mlp:
     """Return an MLP of the width that a key names."""
     return Mlp(intermediate_size=fields.size(key), is_gated=is_gated, up_bias=bias, down_bias=bias)
 
 
-def layer_kinds(fields: Fields, num_layers: int, usual: Callable[[int], str]) -> list[str]:
+def layer_kinds(fields: Fields, usual: Callable[[int], str]) -> list[str]:
     """Return ``full`` or ``sliding`` for each layer: from `layer_types`, or as the family's code has it by default."""
-    listed = fields.words("layer_types", num_layers, ATTENTION_KINDS)
-    return listed if listed is not None else [usual(index) for index in range(num_layers)]
+    listed = fields.words("layer_types", ATTENTION_KINDS)
+    return listed if listed is not None else [usual(index) for index in range(fields.num_layers())]
+
+
+def same_window(fields: Fields) -> list[str]:
+    """Return ``sliding`` for every layer where the configuration has a window, else ``full``."""
+    return ["sliding" if "sliding_window" in fields else "full"] * fields.num_layers()
 
 
 def full_every(period: int) -> Callable[[int], str]:
@@ -71,22 +84,21 @@ def with_window(full: Attention, window_tokens: int | None) -> Attention:
 
 
 def layers_of(
-    fields: Fields, mixers: Sequence[Mixer], mlps: Sequence[Mlp | Experts], *, num_norms: int, norm_bias: bool = False
+    fields: Fields,
+    mixers: Sequence[Mixer] | Mixer,
+    mlps: Sequence[Mlp | Experts] | Mlp | Experts,
+    *,
+    num_norms: int = 2,
+    norm_bias: bool = False,
 ) -> tuple[Layer, ...]:
-    """Return one layer for each mixer, with norms of the hidden size."""
+    """Return the layers, with norms of the hidden size; a mixer or an MLP by itself is that of every layer."""
+    mixers = mixers if isinstance(mixers, Sequence) else [mixers] * fields.num_layers()
+    mlps = mlps if isinstance(mlps, Sequence) else [mlps] * len(mixers)
     norm_numbers = num_norms * fields.size("hidden_size") * (2 if norm_bias else 1)
     return tuple(
         Layer(mixers=(mixer,), mlps=(part,), norm_numbers=norm_numbers)
         for mixer, part in zip(mixers, mlps, strict=True)
     )
-
-
-def alike(
-    fields: Fields, mixer: Mixer, part: Mlp | Experts, *, num_norms: int = 2, norm_bias: bool = False
-) -> tuple[Layer, ...]:
-    """Return layers that are all alike."""
-    num_layers = fields.num_layers()
-    return layers_of(fields, [mixer] * num_layers, [part] * num_layers, num_norms=num_norms, norm_bias=norm_bias)
 
 
 def decoder(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from kvsim.scenario.models.attention import Attention
 from kvsim.scenario.models.blocks import Experts, Layer, Mlp
 from kvsim.scenario.models.families.common import (
-    alike,
     attention,
+    biased_attention,
     decoder,
     full_every,
     layer_kinds,
@@ -24,37 +24,30 @@ from kvsim.scenario.models.tensors import Tensor, linear, vector
 
 def gemma(fields: Fields) -> ModelSpec:
     """Gemma 1."""
-    bias = fields.flag("attention_bias", default=False)
-    mixer = attention(fields, qkv_bias=bias, out_bias=bias)
-    return decoder(fields, alike(fields, mixer, mlp(fields)), tied=True)
+    return decoder(fields, layers_of(fields, biased_attention(fields), mlp(fields)), tied=True)
 
 
 def gemma2(fields: Fields) -> ModelSpec:
     """Gemma 2: a window in every other layer, the first included; norms before and behind attention and MLP."""
-    bias = fields.flag("attention_bias", default=False)
-    mixer = attention(fields, qkv_bias=bias, out_bias=bias)
-    kinds = layer_kinds(fields, fields.num_layers(), full_every(2))
-    mixers = windowed(fields, mixer, kinds)
-    return decoder(fields, layers_of(fields, mixers, [mlp(fields)] * len(kinds), num_norms=4), tied=True)
+    mixer = biased_attention(fields)
+    mixers = windowed(fields, mixer, layer_kinds(fields, full_every(2)))
+    return decoder(fields, layers_of(fields, mixers, mlp(fields), num_norms=4), tied=True)
 
 
 def gemma3(fields: Fields) -> ModelSpec:
     """Gemma 3: the same with norms of queries and keys, and windows in five of six layers."""
     fields.refuse("use_bidirectional_attention", "attention to tokens that come later")
     period = fields.size("sliding_window_pattern", "_sliding_window_pattern", default=6)
-    bias = fields.flag("attention_bias", default=False)
-    mixer = attention(fields, norm="head", qkv_bias=bias, out_bias=bias)
-    kinds = layer_kinds(fields, fields.num_layers(), full_every(period))
-    mixers = windowed(fields, mixer, kinds)
-    return decoder(fields, layers_of(fields, mixers, [mlp(fields)] * len(kinds), num_norms=4), tied=True)
+    mixer = biased_attention(fields, norm="head")
+    mixers = windowed(fields, mixer, layer_kinds(fields, full_every(period)))
+    return decoder(fields, layers_of(fields, mixers, mlp(fields), num_norms=4), tied=True)
 
 
 def gemma3n(fields: Fields) -> ModelSpec:
     """Gemma 3n: per-layer inputs, several residual streams (AltUp), and last layers that read earlier ones' keys."""
-    num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
-    kinds = layer_kinds(fields, num_layers, full_every(5))
-    mixers = _shared(windowed(fields, attention(fields, norm="head"), kinds), fields)
-    widths = fields.sizes("intermediate_size", num_layers)
+    hidden = fields.size("hidden_size")
+    mixers = _shared(windowed(fields, attention(fields, norm="head"), layer_kinds(fields, full_every(5))), fields)
+    widths = fields.sizes("intermediate_size")
     streams, rank, width = (
         fields.size(key) for key in ("altup_num_inputs", "laurel_rank", "hidden_size_per_layer_input")
     )
@@ -96,11 +89,10 @@ def _per_layer_tables(fields: Fields, width: int) -> tuple[Tensor, ...]:
 def gemma4(fields: Fields) -> ModelSpec:
     """Gemma 4: full layers with wider heads, maybe per-layer inputs, shared keys, experts next to a dense MLP."""
     fields.refuse("use_bidirectional_attention", "attention to tokens that come later", unless=(None, "vision"))
-    num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
-    kinds = layer_kinds(fields, num_layers, full_every(6))
+    hidden = fields.size("hidden_size")
     narrow = with_window(attention(fields, norm="head"), fields.size("sliding_window"))
     wide = _wide(fields, narrow)
-    mixers = _shared([narrow if kind == "sliding" else wide for kind in kinds], fields)
+    mixers = _shared([narrow if kind == "sliding" else wide for kind in layer_kinds(fields, full_every(6))], fields)
     width = fields.size("hidden_size_per_layer_input", default=0, least=0)
     inputs = (*linear("mlp", width, hidden), *linear("mlp", hidden, width)) if width else ()
     has_experts = fields.flag("enable_moe_block", default=False)

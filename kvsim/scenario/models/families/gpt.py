@@ -6,7 +6,15 @@ from dataclasses import replace
 
 from kvsim.scenario.models.attention import Attention
 from kvsim.scenario.models.blocks import Mlp
-from kvsim.scenario.models.families.common import alike, attention, decoder, layers_of, mlp, windowed
+from kvsim.scenario.models.families.common import (
+    attention,
+    biased_attention,
+    decoder,
+    layers_of,
+    mlp,
+    same_window,
+    windowed,
+)
 from kvsim.scenario.models.fields import Fields
 from kvsim.scenario.models.spec import ModelSpec
 from kvsim.scenario.models.tensors import Tensor, linear, vector
@@ -20,7 +28,7 @@ def gpt2(fields: Fields) -> ModelSpec:
         mixer = replace(mixer, num_kv_heads=1)
     spec = decoder(
         fields,
-        alike(fields, mixer, _four_times(fields, bias=True), norm_bias=True),
+        layers_of(fields, mixer, _four_times(fields, bias=True), norm_bias=True),
         tied=True,
         norm_bias=True,
         outer=_positions(fields, fields.size("max_position_embeddings")),
@@ -54,7 +62,9 @@ def _positions(fields: Fields, num_rows: int) -> tuple[Tensor, ...]:
 
 def gptj(fields: Fields) -> ModelSpec:
     """GPT-J: attention and MLP read one norm; the head has a bias."""
-    layers = alike(fields, _every_head(fields, bias=False), _four_times(fields, bias=True), num_norms=1, norm_bias=True)
+    layers = layers_of(
+        fields, _every_head(fields, bias=False), _four_times(fields, bias=True), num_norms=1, norm_bias=True
+    )
     return decoder(fields, layers, norm_bias=True, has_head_bias=True)
 
 
@@ -62,13 +72,12 @@ def gpt_neox(fields: Fields) -> ModelSpec:
     """GPT-NeoX and Pythia."""
     mixer = _every_head(fields, bias=fields.flag("attention_bias", default=True))
     part = mlp(fields, bias=True, is_gated=False)
-    return decoder(fields, alike(fields, mixer, part, norm_bias=True), norm_bias=True)
+    return decoder(fields, layers_of(fields, mixer, part, norm_bias=True), norm_bias=True)
 
 
 def bloom(fields: Fields) -> ModelSpec:
     """BLOOM: no positions but slopes (ALiBi), a norm on the embeddings."""
-    mixer = _every_head(fields, bias=True)
-    layers = alike(fields, mixer, _four_times(fields, bias=True), norm_bias=True)
+    layers = layers_of(fields, _every_head(fields, bias=True), _four_times(fields, bias=True), norm_bias=True)
     embedding_norm = vector("norms", 2 * fields.size("hidden_size"))
     return decoder(fields, layers, tied=True, norm_bias=True, outer=embedding_norm)
 
@@ -78,7 +87,6 @@ def opt(fields: Fields) -> ModelSpec:
     if not fields.flag("layer_norm_elementwise_affine", default=True):
         fields.refuse("layer_norm_elementwise_affine", "layer norms without weights", unless=())
     bias = fields.flag("enable_bias", default=True)
-    mixer = _every_head(fields, bias=bias)
     part = Mlp(intermediate_size=fields.size("ffn_dim"), is_gated=False, up_bias=bias, down_bias=bias)
     hidden, width = fields.size("hidden_size"), fields.optional_size("word_embed_proj_dim")
     is_narrow = width is not None and width != hidden
@@ -86,7 +94,7 @@ def opt(fields: Fields) -> ModelSpec:
     removes_norm = fields.flag("_remove_final_layer_norm", default=False)
     spec = decoder(
         fields,
-        alike(fields, mixer, part, norm_bias=True),
+        layers_of(fields, _every_head(fields, bias=bias), part, norm_bias=True),
         tied=True,
         norm_bias=True,
         has_final_norm=fields.flag("do_layer_norm_before", default=True) and not removes_norm,
@@ -108,16 +116,17 @@ def falcon(fields: Fields) -> ModelSpec:
     num_norms = fields.size("num_ln_in_parallel_attn", default=2 if is_new else 1) if is_parallel else 2
     width = fields.size("ffn_hidden_size", default=4 * fields.size("hidden_size"))
     part = Mlp(intermediate_size=width, is_gated=False, up_bias=bias, down_bias=bias)
-    return decoder(fields, alike(fields, mixer, part, num_norms=num_norms, norm_bias=True), tied=True, norm_bias=True)
+    return decoder(
+        fields, layers_of(fields, mixer, part, num_norms=num_norms, norm_bias=True), tied=True, norm_bias=True
+    )
 
 
 def starcoder2(fields: Fields) -> ModelSpec:
     """StarCoder2: biases everywhere, a window in every layer where one is set."""
-    bias = fields.flag("use_bias", default=True)
-    kinds = ["sliding" if "sliding_window" in fields else "full"] * fields.num_layers()
-    mixers = windowed(fields, attention(fields, qkv_bias=bias, out_bias=bias), kinds)
-    parts = [mlp(fields, bias=bias, is_gated=False)] * len(kinds)
-    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2, norm_bias=True), tied=True, norm_bias=True)
+    mixer = biased_attention(fields, "use_bias", default=True)
+    mixers = windowed(fields, mixer, same_window(fields))
+    part = mlp(fields, bias=mixer.qkv_bias, is_gated=False)
+    return decoder(fields, layers_of(fields, mixers, part, norm_bias=True), tied=True, norm_bias=True)
 
 
 def phi(fields: Fields) -> ModelSpec:
@@ -125,5 +134,5 @@ def phi(fields: Fields) -> ModelSpec:
     mixer = attention(fields, qkv_bias=True, out_bias=True)
     if fields.flag("qk_layernorm", default=False):
         mixer = replace(mixer, norm_numbers=4 * mixer.head_dim)
-    layers = alike(fields, mixer, mlp(fields, bias=True, is_gated=False), num_norms=1, norm_bias=True)
+    layers = layers_of(fields, mixer, mlp(fields, bias=True, is_gated=False), num_norms=1, norm_bias=True)
     return decoder(fields, layers, norm_bias=True, has_head_bias=True)

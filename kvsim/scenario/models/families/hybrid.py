@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kvsim.scenario.models.attention import Attention
 from kvsim.scenario.models.blocks import Layer, Mlp, State
-from kvsim.scenario.models.families.common import attention, decoder, layers_of, mlp
+from kvsim.scenario.models.families.common import attention, biased_attention, decoder, layers_of, mlp
 from kvsim.scenario.models.families.moe import experts, shared_expert, sparse_or_dense
 from kvsim.scenario.models.fields import Fields
 from kvsim.scenario.models.spec import ModelSpec
@@ -25,14 +25,12 @@ _KINDS = {
 
 def _delta_mixers(fields: Fields) -> list[Attention | State]:
     """Return gated delta nets in three of four layers, else attention with a gate as wide as the queries."""
-    num_layers = fields.num_layers()
     period = fields.size("full_attention_interval", default=4)
-    kinds = fields.words("layer_types", num_layers, _KINDS)
+    kinds = fields.words("layer_types", _KINDS)
     if kinds is None:
-        kinds = ["state" if (index + 1) % period else "full" for index in range(num_layers)]
+        kinds = ["state" if (index + 1) % period else "full" for index in range(fields.num_layers())]
     fields.refuse("attn_output_gate", "attention without a gate on its output", unless=(None, True))
-    bias = fields.flag("attention_bias", default=False)
-    full = attention(fields, norm="head", qkv_bias=bias, out_bias=bias)
+    full = biased_attention(fields, norm="head")
     full = replace(full, gate_numbers=full.num_heads * full.head_dim)
     linear = gated_delta(
         hidden_size=fields.size("hidden_size"),
@@ -49,14 +47,14 @@ def qwen3_next(fields: Fields) -> ModelSpec:
     """Qwen3-Next and Qwen3.5 MoE."""
     mixers = _delta_mixers(fields)
     sparse = shared_expert(fields, experts(fields, width_key="moe_intermediate_size"))
-    parts = sparse_or_dense(fields, sparse, len(mixers))
-    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2), state_dtype=state_dtype(fields))
+    parts = sparse_or_dense(fields, sparse)
+    return decoder(fields, layers_of(fields, mixers, parts), state_dtype=state_dtype(fields))
 
 
 def qwen3_5(fields: Fields) -> ModelSpec:
     """Qwen3.5, dense."""
     mixers = _delta_mixers(fields)
-    layers = layers_of(fields, mixers, [mlp(fields)] * len(mixers), num_norms=2)
+    layers = layers_of(fields, mixers, mlp(fields))
     return decoder(fields, layers, state_dtype=state_dtype(fields))
 
 
@@ -86,8 +84,7 @@ def _mamba2(fields: Fields, *, inner: int, has_norm: bool, in_bias: bool, out_bi
 
 
 def _bamba_mixers(fields: Fields, kinds: list[str]) -> list[Attention | State]:
-    bias = fields.flag("attention_bias", default=False)
-    full = attention(fields, qkv_bias=bias, out_bias=bias)
+    full = biased_attention(fields)
     has_bias = fields.flag("mamba_proj_bias", default=False)
     inner = fields.size("mamba_expand", default=2) * fields.size("hidden_size")
     if "state" not in kinds:
@@ -102,25 +99,24 @@ def bamba(fields: Fields) -> ModelSpec:
     full = set(fields.indices("attn_layer_indices"))
     mixers = _bamba_mixers(fields, ["full" if index in full else "state" for index in range(num_layers)])
     part = mlp(fields, bias=fields.flag("mlp_bias", default=False))
-    return decoder(fields, layers_of(fields, mixers, [part] * num_layers, num_norms=2))
+    return decoder(fields, layers_of(fields, mixers, part))
 
 
 def granite_hybrid(fields: Fields) -> ModelSpec:
     """Granite 4: layers in `layer_types`, an MLP that every token passes, and experts or none."""
     num_layers = fields.num_layers()
-    mixers = _bamba_mixers(fields, fields.words("layer_types", num_layers, _KINDS) or ["state"] * num_layers)
+    mixers = _bamba_mixers(fields, fields.words("layer_types", _KINDS) or ["state"] * num_layers)
     shared = Mlp(intermediate_size=fields.size("shared_intermediate_size"))
     if fields.size("num_local_experts", default=0, least=0) == 0:
         fields.ignore("num_experts_per_tok", "intermediate_size")
-        return decoder(fields, layers_of(fields, mixers, [shared] * num_layers, num_norms=2))
+        return decoder(fields, layers_of(fields, mixers, shared))
     part = replace(experts(fields), shared=shared)
-    return decoder(fields, layers_of(fields, mixers, [part] * num_layers, num_norms=2))
+    return decoder(fields, layers_of(fields, mixers, part))
 
 
 def falcon_h1(fields: Fields) -> ModelSpec:
     """Falcon-H1: attention and Mamba-2 side by side in every layer."""
     fields.refuse("mamba_use_mlp", "layers without an MLP", unless=(None, True))
-    bias = fields.flag("attention_bias", default=False)
     hidden = fields.size("hidden_size")
     state = _mamba2(
         fields,
@@ -130,7 +126,7 @@ def falcon_h1(fields: Fields) -> ModelSpec:
         out_bias=fields.flag("projectors_bias", default=False),
     )
     layer = Layer(
-        mixers=(attention(fields, qkv_bias=bias, out_bias=bias), state),
+        mixers=(biased_attention(fields), state),
         mlps=(mlp(fields, bias=fields.flag("mlp_bias", default=False)),),
         norm_numbers=2 * hidden,
     )
@@ -157,7 +153,7 @@ def jamba(fields: Fields) -> ModelSpec:
     is_sparse = _periodic(fields, "expert_layer", num_layers)
     mixers = [full if choice else linear for choice in is_full]
     parts = [sparse if choice and sparse.num_experts > 1 else dense for choice in is_sparse]
-    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2))
+    return decoder(fields, layers_of(fields, mixers, parts))
 
 
 def _periodic(fields: Fields, prefix: str, num_layers: int) -> list[bool]:
@@ -168,7 +164,7 @@ def _periodic(fields: Fields, prefix: str, num_layers: int) -> list[bool]:
 def lfm2(fields: Fields) -> ModelSpec:
     """LFM2: gated short convolutions, and attention in some layers."""
     num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
-    kinds = fields.words("layer_types", num_layers, _KINDS)
+    kinds = fields.words("layer_types", _KINDS)
     full_layers = set(fields.indices("full_attn_idxs"))
     if kinds is None:
         kinds = ["full" if index in full_layers else "state" for index in range(num_layers)]
@@ -178,7 +174,7 @@ def lfm2(fields: Fields) -> ModelSpec:
     )
     width = _lfm2_width(fields)
     mixers = [full if kind == "full" else state for kind in kinds]
-    layers = layers_of(fields, mixers, [Mlp(intermediate_size=width)] * num_layers, num_norms=2)
+    layers = layers_of(fields, mixers, Mlp(intermediate_size=width))
     return decoder(fields, layers, tied=fields.flag("tie_embedding", default=True))
 
 
@@ -194,7 +190,7 @@ def _lfm2_width(fields: Fields) -> int:
 def minimax(fields: Fields) -> ModelSpec:
     """MiniMax-Text-01: lightning attention in most layers, experts in all."""
     num_layers = fields.num_layers()
-    listed = fields.words("layer_types", num_layers, _KINDS)
+    listed = fields.words("layer_types", _KINDS)
     codes = fields.indices("attn_type_list")  # 0: lightning, 1: attention
     if listed is None and len(codes) == num_layers:
         listed = ["full" if code else "state" for code in codes]
@@ -203,4 +199,4 @@ def minimax(fields: Fields) -> ModelSpec:
     full = attention(fields)
     state = lightning(hidden_size=fields.size("hidden_size"), num_heads=full.num_heads, head_dim=full.head_dim)
     mixers = [full if kind == "full" else state for kind in listed]
-    return decoder(fields, layers_of(fields, mixers, [experts(fields)] * num_layers, num_norms=2))
+    return decoder(fields, layers_of(fields, mixers, experts(fields)))

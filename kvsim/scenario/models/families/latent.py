@@ -27,30 +27,27 @@ def latent(fields: Fields) -> Latent:
 
 def deepseek_v2(fields: Fields) -> ModelSpec:
     """DeepSeek-V2: the router has no correction."""
-    num_layers = fields.num_layers()
     sparse = replace(corrected_experts(fields), router_bias_numbers=0)
     dense = mlp(fields, bias=fields.flag("mlp_bias", default=False))
-    parts = dense_first(fields, sparse, dense, num_layers)
-    return decoder(fields, layers_of(fields, [latent(fields)] * num_layers, parts, num_norms=2))
+    parts = dense_first(fields, sparse, dense)
+    return decoder(fields, layers_of(fields, latent(fields), parts))
 
 
 def deepseek_v3(fields: Fields) -> ModelSpec:
     """DeepSeek-V3, R1, and Kimi K2; layers that predict further tokens are not counted."""
-    num_layers = fields.num_layers()
-    parts = dense_first(fields, corrected_experts(fields), mlp(fields), num_layers)
-    return decoder(fields, layers_of(fields, [latent(fields)] * num_layers, parts, num_norms=2))
+    parts = dense_first(fields, corrected_experts(fields), mlp(fields))
+    return decoder(fields, layers_of(fields, latent(fields), parts))
 
 
 def indexed(fields: Fields) -> ModelSpec:
     """DeepSeek-V3.2 and GLM-5: an indexer chooses the tokens that are read; some layers take an earlier choice."""
-    num_layers = fields.num_layers()
     chosen = fields.size("index_topk")
     indexer = Indexer(num_heads=fields.size("index_n_heads"), head_dim=fields.size("index_head_dim"))
     reads = replace(latent(fields), num_chosen_tokens=chosen)
     chooses = replace(reads, indexer=indexer)
     mixers = [chooses if kind == "full" else reads for kind in _choices(fields)]
-    parts = dense_first(fields, corrected_experts(fields), mlp(fields), num_layers)
-    return decoder(fields, layers_of(fields, mixers, parts, num_norms=2))
+    parts = dense_first(fields, corrected_experts(fields), mlp(fields))
+    return decoder(fields, layers_of(fields, mixers, parts))
 
 
 def _choices(fields: Fields) -> list[str]:
@@ -58,7 +55,7 @@ def _choices(fields: Fields) -> list[str]:
     num_layers = fields.num_layers()
     fields.refuse("index_topk_pattern", "a pattern of shared choices", unless=(None,))
     fields.ignore("index_topk_freq", "index_skip_topk_offset")
-    listed = fields.words("indexer_types", num_layers, {"full": "full", "shared": "shared"})
+    listed = fields.words("indexer_types", {"full": "full", "shared": "shared"})
     if listed is not None:
         return listed
     period = fields.size("index_topk_freq", default=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from kvsim.scenario.models.blocks import Experts, Layer, State
@@ -24,19 +25,18 @@ def nemotron_h(fields: Fields) -> ModelSpec:
     fields.ignore("expand", "intermediate_size", "mamba_proj_bias", "moe_shared_expert_overlap", "num_hidden_layers")
     fields.ignore("mtp_hybrid_override_pattern", "mtp_layers_block_type", "norm_eps")
     bias = fields.flag("mlp_bias", default=False)
-    blocks: dict[str, Layer] = {}
     kinds = _nemotron_kinds(fields)
-    norm_numbers = fields.size("hidden_size")
-    for kind in dict.fromkeys(kinds):
-        if kind == "full":
-            blocks[kind] = Layer(mixers=(attention(fields),), norm_numbers=norm_numbers)
-        elif kind == "state":
-            blocks[kind] = Layer(mixers=(_nemotron_state(fields),), norm_numbers=norm_numbers)
-        elif kind == "mlp":
-            blocks[kind] = Layer(mlps=(mlp(fields, bias=bias, is_gated=False),), norm_numbers=norm_numbers)
-        else:
-            blocks[kind] = Layer(mlps=(_nemotron_experts(fields),), norm_numbers=norm_numbers)
-    return decoder(fields, tuple(blocks[kind] for kind in kinds), state_dtype=state_dtype(fields))
+    layer = Layer(norm_numbers=fields.size("hidden_size"))
+    blocks: dict[str, Callable[[], Layer]] = {
+        "full": lambda: replace(layer, mixers=(attention(fields),)),
+        "state": lambda: replace(
+            layer, mixers=(_mamba2(fields, heads="mamba_num_heads", width="mamba_head_dim", state="ssm_state_size"),)
+        ),
+        "mlp": lambda: replace(layer, mlps=(mlp(fields, bias=bias, is_gated=False),)),
+        "moe": lambda: replace(layer, mlps=(_nemotron_experts(fields),)),
+    }
+    layers = {kind: blocks[kind]() for kind in dict.fromkeys(kinds)}  # only those that are there read their keys
+    return decoder(fields, tuple(layers[kind] for kind in kinds), state_dtype=state_dtype(fields))
 
 
 def _nemotron_kinds(fields: Fields) -> list[str]:
@@ -50,14 +50,14 @@ def _nemotron_kinds(fields: Fields) -> list[str]:
     return [fields.translated("layers_block_type", word, _BLOCK_WORDS) for word in words]
 
 
-def _nemotron_state(fields: Fields) -> State:
+def _mamba2(fields: Fields, *, heads: str, width: str, state: str) -> State:
     has_bias = fields.flag("use_bias", default=False)
     return mamba2(
         hidden_size=fields.size("hidden_size"),
-        num_heads=fields.size("mamba_num_heads"),
-        head_dim=fields.size("mamba_head_dim"),
+        num_heads=fields.size(heads),
+        head_dim=fields.size(width),
         num_groups=fields.size("n_groups"),
-        state_size=fields.size("ssm_state_size"),
+        state_size=fields.size(state),
         kernel=fields.size("conv_kernel"),
         conv_bias=fields.flag("use_conv_bias", default=True),
         in_bias=has_bias,
@@ -99,19 +99,6 @@ def mamba_model(fields: Fields) -> ModelSpec:
 def mamba2_model(fields: Fields) -> ModelSpec:
     """Mamba-2 by itself."""
     fields.ignore("expand")  # the heads say it
-    hidden = fields.size("hidden_size")
-    has_bias = fields.flag("use_bias", default=False)
-    mixer = mamba2(
-        hidden_size=hidden,
-        num_heads=fields.size("num_heads"),
-        head_dim=fields.size("head_dim"),
-        num_groups=fields.size("n_groups"),
-        state_size=fields.size("state_size"),
-        kernel=fields.size("conv_kernel"),
-        conv_bias=fields.flag("use_conv_bias", default=True),
-        in_bias=has_bias,
-        out_bias=has_bias,
-        has_norm=True,
-    )
-    layer = Layer(mixers=(mixer,), norm_numbers=hidden)
+    mixer = _mamba2(fields, heads="num_heads", width="head_dim", state="state_size")
+    layer = Layer(mixers=(mixer,), norm_numbers=fields.size("hidden_size"))
     return decoder(fields, (layer,) * fields.num_layers())
