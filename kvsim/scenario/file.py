@@ -110,8 +110,7 @@ class AnyScenario(Strict):
             table = value_at(tables, ".".join(outer)) if outer else tables
             if not table[last]:
                 del table[last]
-        text = json.dumps(tables, sort_keys=True)
-        return content_digest(text)
+        return content_digest(json.dumps(tables, sort_keys=True))
 
     @cached_property
     def cells(self) -> tuple[Self, ...]:
@@ -232,15 +231,7 @@ def _cells(
             yield cell
 
 
-_NOT_SWEPT = {
-    "schema_version": "",
-    "name": "",
-    "question": "",
-    "output": "",
-    "sweep": "",
-    "exclude": "",
-    "kind": "",
-}
+_NOT_SWEPT = dict.fromkeys(("schema_version", "name", "question", "output", "sweep", "exclude", "kind"), "")
 
 
 def _swept(tree: type[ScenarioT], tables: dict[str, Any], known: list[str]) -> tuple[tuple[ScenarioT, ...], list[str]]:

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -21,7 +19,7 @@ from kvsim.scenario.models.formats import KV_FORMATS, WEIGHT_FORMATS, kv_format
 from kvsim.scenario.models.memory import activation_bytes, weight_bytes
 from kvsim.scenario.models.spec import ModelSpec
 from kvsim.scenario.shape_spec import spec_of
-from kvsim.scenario.toml import nearest
+from kvsim.scenario.toml import Strict, nearest
 
 DType: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
@@ -47,10 +45,8 @@ WeightsName: TypeAlias = Annotated[str, AfterValidator(_named(WEIGHT_FORMATS, "f
 KVName: TypeAlias = Annotated[str, AfterValidator(_named(KV_FORMATS, "format of the KV cache"))]
 
 
-class ExpertSizes(BaseModel):
+class ExpertSizes(Strict):
     """Gated experts of which each token visits some, in place of the MLP of all layers but the first few."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     num_experts: PositiveInt
     experts_per_token: PositiveInt
@@ -62,10 +58,8 @@ class ExpertSizes(BaseModel):
     """First layers whose MLP is a plain one, of the shape's `intermediate_size`."""
 
 
-class StateSizes(BaseModel):
+class StateSizes(Strict):
     """Layers that hold a state of constant size in place of keys and values: delta nets, Mamba, convolutions."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     num_layers: PositiveInt
     parameters: PositiveInt
@@ -78,13 +72,11 @@ class StateSizes(BaseModel):
     """Numbers of one token alive at once."""
 
 
-class ModelShape(BaseModel):
+class ModelShape(Strict):
     """The sizes of a decoder-only transformer whose layers all attend to the whole context and have the same heads.
 
     Llama-like (gated MLP), or GPT-2-like where positions are learned. `spec` counts its weights and activations.
     """
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     num_layers: PositiveInt
     hidden_size: PositiveInt
@@ -231,7 +223,7 @@ class ModelShape(BaseModel):
         return activation_bytes(self.spec, step_tokens, num_logit_rows, number_bytes=self.dtype_bytes)
 
 
-_YOUNGER = tuple(list(ModelShape.model_fields)[list(ModelShape.model_fields).index("attention_biases") :])
+_YOUNGER = tuple(ModelShape.model_fields)[list(ModelShape.model_fields).index("attention_biases") :]
 
 
 def check_keys(shape: ModelShape, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from kvsim.errors import CalibrationError, KvsimError, ScenarioError, TraceError
@@ -53,7 +53,7 @@ def find_scenario(name_or_path: str) -> Path:
     ScenarioError
         If there is none.
     """
-    return _find(name_or_path, "scenario", ".toml", None, _raise_as(ScenarioError))
+    return _find(name_or_path, "scenario", ".toml", None, ScenarioError)
 
 
 def find_profile(name_or_path: str, beside: Path | None = None) -> Path:
@@ -64,7 +64,7 @@ def find_profile(name_or_path: str, beside: Path | None = None) -> Path:
     CalibrationError
         If there is none.
     """
-    return _find(name_or_path, "profile", ".toml", beside, _raise_as(CalibrationError))
+    return _find(name_or_path, "profile", ".toml", beside, CalibrationError)
 
 
 def find_capture(name_or_path: str, beside: Path | None = None) -> Path:
@@ -115,10 +115,9 @@ def _find_stream(name_or_path: str, kind: str, suffix: str, beside: Path | None)
     known = shipped("captures", suffix)
     if name_or_path in known:
         return known[name_or_path]
-    places = [Path(name_or_path), *([beside / name_or_path] if beside is not None else [])]
-    for place in places:
-        if _exists(place):
-            return place
+    place = next(_places(name_or_path, beside), None)
+    if place is not None:
+        return place
     hint = nearest(name_or_path, known) if "/" not in name_or_path else ""
     raise TraceError(name_or_path, f"no such {kind}{hint}")
 
@@ -152,29 +151,24 @@ def write_template(name: str) -> Path:
     return path
 
 
-def _raise_as(error: type[KvsimError]) -> Callable[[str, str], KvsimError]:
-    return lambda name, problem: error(f"{name}: {problem}")
-
-
-def _find(
-    name_or_path: str, noun: str, suffix: str, beside: Path | None, error: Callable[[str, str], KvsimError]
-) -> Path:
+def _find(name_or_path: str, noun: str, suffix: str, beside: Path | None, error: type[KvsimError]) -> Path:
     """Return the file that is meant: a shipped one of this name, else that of this path."""
     is_name = "/" not in name_or_path and not name_or_path.endswith(suffix)
     known = shipped(f"{noun}s", suffix) if is_name else {}
     if name_or_path in known:
         return known[name_or_path]
-    places = [Path(name_or_path)]
-    if beside is not None:
-        places.append(beside / name_or_path)
-    for place in places:
-        if _exists(place) and (place.is_file() or not is_name):
-            return place
+    place = next((place for place in _places(name_or_path, beside) if place.is_file() or not is_name), None)
+    if place is not None:
+        return place
+    problem = f"no such {noun} file" + ("" if beside is None else f" here, nor in {beside}")
     if is_name:
-        hint = nearest(name_or_path, known)
-        raise error(name_or_path, f"no {noun} of this name ships with kvsim{hint} (a path ends in {suffix})")
-    beside_too = "" if beside is None else f" here, nor in {beside}"
-    raise error(name_or_path, f"no such {noun} file{beside_too}")
+        problem = f"no {noun} of this name ships with kvsim{nearest(name_or_path, known)} (a path ends in {suffix})"
+    raise TraceError(name_or_path, problem) if error is TraceError else error(f"{name_or_path}: {problem}")
+
+
+def _places(path: str, beside: Path | None) -> Iterator[Path]:
+    """Yield what exists of `path` in the current folder and in `beside`."""
+    return (folder / path for folder in (Path(), *([beside] if beside else [])) if _exists(folder / path))
 
 
 def _exists(path: Path) -> bool:

@@ -82,10 +82,10 @@ def validate(model: type[ModelT], tables: dict[str, Any], *, where: str, error: 
 
     Each line gives the key, what was found, what would be right and, for an unknown key, the nearest valid one.
     """
-    try:
-        return model.model_validate(tables)
-    except ValidationError as problem:
-        raise error("\n".join(f"{where}: {detail}" for detail in _errors(model, tables, problem))) from None
+    value, details = parsed(model, tables)
+    if value is None:
+        raise error("\n".join(f"{where}: {detail}" for detail in details))
+    return value
 
 
 def leaves_at(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -158,7 +158,7 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield item
 
 
-Key: typing.TypeAlias = tuple[Any, ...]
+Key: TypeAlias = tuple[Any, ...]
 
 _EXPECTED = {
     "string_type": "text in quotes",
@@ -292,14 +292,13 @@ def _shown_key(key: Key) -> str:
 def _fields_at(model: type[BaseModel], path: Key) -> list[str]:
     current: list[type[BaseModel]] = [model]
     for part in path:
-        inner_models = [
-            inner
-            for outer in current
-            if part in outer.model_fields
-            for inner in _models_in(outer.model_fields[str(part)].annotation)
-        ]
-        current = inner_models or current  # a place in a list, or a free key of a table of models
+        current = _models_under(current, part) or current  # a place in a list, or a free key of a table of models
     return [name for inner in current for name in inner.model_fields]
+
+
+def _models_under(models: list[type[BaseModel]], name: Any) -> list[type[BaseModel]]:
+    fields = (model.model_fields[name] for model in models if name in model.model_fields)
+    return [inner for field in fields for inner in _models_in(field.annotation)]
 
 
 def _paths(model: type[BaseModel]) -> Iterator[Key]:
@@ -324,12 +323,7 @@ def field_types(model: type[BaseModel], dotted: str) -> set[type]:
     *outer, last = dotted.split(".")
     models = [model]
     for part in outer:
-        models = [
-            inner
-            for one in models
-            if part in one.model_fields
-            for inner in _models_in(one.model_fields[part].annotation)
-        ]
+        models = _models_under(models, part)
     annotations = [one.model_fields[last].annotation for one in models if last in one.model_fields]
     return {kind for annotation in annotations for kind in _types_in(annotation)}
 

@@ -72,7 +72,7 @@ def describe(spec: ModelSpec, *, kv: str = "bf16", contexts_tokens: tuple[int, .
 
     Contexts longer than a model with learned positions can have are left out.
     """
-    limit = spec.max_positions if spec.has_position_limit else None
+    limit = spec.most_positions
     contexts = [tokens for tokens in contexts_tokens if limit is None or tokens <= limit] or [limit or 0]
     return Description(
         name=spec.name,

@@ -11,7 +11,7 @@ from kvsim.errors import ScenarioError
 from kvsim.scenario.models.tensors import Part, Tensor
 from kvsim.scenario.toml import nearest
 
-_LAYERS: frozenset[Part] = frozenset({"attention", "state", "mlp", "experts", "shared experts"})
+PACKED_PARTS: frozenset[Part] = frozenset({"attention", "state", "mlp", "experts", "shared experts"})
 """Parts whose linear layers are packed; embeddings, head, router, norms, biases and convolutions are not."""
 
 
@@ -32,7 +32,7 @@ class WeightFormat:
     """Blocks run on from one output to the next."""
     column_bytes: int = 0
     """Bytes for each input besides, as an order of the inputs takes."""
-    packs: frozenset[Part] = field(default=_LAYERS)
+    packs: frozenset[Part] = field(default=PACKED_PARTS)
     packs_tables: WeightFormat | None = None
     """The format of the embedding table and the head; None leaves them unpacked."""
     indivisible: WeightFormat | None = None
@@ -57,11 +57,6 @@ class WeightFormat:
         return tensor.copies * (packed + math.ceil(num_blocks * self.block_bytes) + self.column_bytes * tensor.columns)
 
 
-def plain(name: str, bits: int) -> WeightFormat:
-    """Return a format that stores every number by itself."""
-    return WeightFormat(name=name, bits=bits)
-
-
 def grouped(name: str, bits: int, group: int | None, *, zero_bits: int = 0, order: bool = False) -> WeightFormat:
     """Return a format of integers with a 16-bit scale, and maybe a zero point, for each group of inputs of an output.
 
@@ -76,9 +71,6 @@ def grouped(name: str, bits: int, group: int | None, *, zero_bits: int = 0, orde
     return WeightFormat(
         name=name, bits=bits, block_columns=group, block_bytes=size_bytes, column_bytes=4 if order else 0
     )
-
-
-_BF16, _FP16, _FP32 = plain("bf16", 16), plain("fp16", 16), plain("fp32", 32)
 
 
 def _gguf(name: str, bits: int, block: int, rest_bytes: int, indivisible: WeightFormat | None = None) -> WeightFormat:
@@ -96,9 +88,9 @@ def _file(form: WeightFormat, tables: WeightFormat = _Q6_K) -> WeightFormat:
 
 
 WEIGHT_FORMATS: dict[str, WeightFormat] = {
-    "fp32": _FP32,
-    "bf16": _BF16,
-    "fp16": _FP16,
+    "fp32": WeightFormat(name="fp32", bits=32),
+    "bf16": WeightFormat(name="bf16", bits=16),
+    "fp16": WeightFormat(name="fp16", bits=16),
     "fp8": WeightFormat(name="fp8", bits=8, block_rows=None, block_bytes=4),
     "fp8-block": WeightFormat(name="fp8-block", bits=8, block_rows=128, block_columns=128, block_bytes=4),
     "int8": WeightFormat(name="int8", bits=8, block_bytes=4),

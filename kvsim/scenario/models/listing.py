@@ -34,12 +34,10 @@ class ModelRow:
 
 def list_models() -> Iterator[ModelRow]:
     """Yield every model that ships, by name."""
-    for name, entry in known_models().items():
-        yield _row(known_model(name), entry.hub)
+    return (_row(known_model(name), entry.hub) for name, entry in known_models().items())
 
 
 def _row(spec: ModelSpec, hub: str) -> ModelRow:
-    limit = spec.max_positions if spec.has_position_limit else None
     return ModelRow(
         name=spec.name,
         hub=hub,
@@ -48,6 +46,6 @@ def _row(spec: ModelSpec, hub: str) -> ModelRow:
         num_layers=len(spec.layers),
         max_positions=spec.max_positions,
         token_bytes=kv_pieces(spec)[-1].token_bytes,
-        context_bytes=kv_bytes(spec, min(CONTEXT_TOKENS, limit or CONTEXT_TOKENS)),
+        context_bytes=kv_bytes(spec, min(CONTEXT_TOKENS, spec.most_positions or CONTEXT_TOKENS)),
         not_paged="; ".join(differences(spec)),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvsim.scenario.models.fields import UnsupportedError
-from kvsim.scenario.models.formats import WEIGHT_FORMATS, Quantisation, WeightFormat, grouped
+from kvsim.scenario.models.formats import PACKED_PARTS, WEIGHT_FORMATS, Quantisation, WeightFormat, grouped
 from kvsim.scenario.models.spec import ModelSpec
 from kvsim.scenario.models.tensors import Part
 
@@ -138,7 +138,6 @@ def _group(table: Mapping[str, Any]) -> int | None:
     return value
 
 
-_ALL_LAYERS: frozenset[Part] = frozenset({"attention", "state", "mlp", "experts", "shared experts"})
 _MODULES: tuple[tuple[str, frozenset[Part]], ...] = (
     (r"lm_head|embed|visual|vision|audio|projector|norm|router|gate$|e_score_correction_bias|mtp|eh_proj", frozenset()),
     (r"shared_expert", frozenset({"shared experts"})),
@@ -151,7 +150,7 @@ _MODULES: tuple[tuple[str, frozenset[Part]], ...] = (
 
 
 def _with_ignored(form: WeightFormat, ignored: Iterable[str], spec: ModelSpec, *, only_experts: bool) -> Quantisation:
-    parts: set[Part] = set(_ALL_LAYERS - {"experts"}) if only_experts else set()
+    parts: set[Part] = set(PACKED_PARTS - {"experts"}) if only_experts else set()
     single: set[tuple[int, Part]] = set()
     for word in ignored:
         about = _parts_of(word)
@@ -187,5 +186,5 @@ def _parts_of(word: str) -> frozenset[Part]:
         if re.search(pattern, tail):
             return parts
     if re.search(r"layers\.\d+$", tail):
-        return _ALL_LAYERS
+        return PACKED_PARTS
     raise UnsupportedError(f"quantised weights that leave out {word[:60]!r}")

@@ -54,6 +54,11 @@ class ModelSpec:
         matrix = Tensor(part="head", rows=self.vocab_size, columns=self.table.columns)
         return (*(() if self.tied_embeddings else (matrix,)), *vector("head", self.vocab_size * self.has_head_bias))
 
+    @property
+    def most_positions(self) -> int | None:
+        """The longest sequence that can be computed at all; None where nothing limits it."""
+        return self.max_positions if self.has_position_limit else None
+
     def layer_counts(self) -> dict[Layer, int]:
         """Return how many layers are alike, in the order in which they first appear."""
         return dict(Counter(self.layers))
