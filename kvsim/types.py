@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+AnyScalar = TypeVar("AnyScalar", bound=np.generic)
 
 PageIds: TypeAlias = NDArray[np.int64]
 """Dense page ids, one integer a page; see `PageGrid`."""
@@ -59,6 +61,26 @@ class PageGrid:
     def first_page(self, *, sequence: int, layer: int) -> int:
         """Return the id of page 0 of one layer of one sequence."""
         return (sequence * self.num_layers + layer) * self.pages_per_layer
+
+    def first_pages(self, layer: int) -> PageIds:
+        """Return the id of page 0 of one layer of each sequence, ``[num_sequences]``."""
+        return np.arange(self.num_sequences) * self.num_layers * self.pages_per_layer + layer * self.pages_per_layer
+
+    def of_layer(self, by_page: NDArray[AnyScalar], layer: int) -> NDArray[AnyScalar]:
+        """Return what an array by page id has of one layer, ``[num_sequences, pages_per_layer]``, as a view."""
+        rows = by_page.reshape(self.num_sequences, self.num_layers, self.pages_per_layer)
+        layer_rows: NDArray[AnyScalar] = rows[:, layer]
+        return layer_rows
+
+    def layer_pages(self, layer: int, chosen: BoolArray) -> PageIds:
+        """Return the pages of one layer that are `chosen`, ``[num_sequences, pages_per_layer]``, ascending."""
+        sequences, indices = np.nonzero(chosen)
+        return self.first_pages(layer)[sequences] + indices
+
+    def sequence_of(self, pages: PageIds) -> IntArray:
+        """Return the sequence of each page."""
+        sequences: IntArray = pages // (self.num_layers * self.pages_per_layer)
+        return sequences
 
     def layer_of(self, pages: PageIds) -> IntArray:
         """Return the layer of each page."""

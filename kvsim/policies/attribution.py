@@ -6,9 +6,9 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any
 
 from kvsim.errors import KvsimError, PolicyError, ScenarioError
@@ -26,16 +26,14 @@ _NOT_OWN = [
 @contextmanager
 def careful_import(what: str, module_name: str) -> Iterator[None]:
     """Report whatever the import of a plug-in's module raises, and keep what it prints off standard output."""
-    printed_to, sys.stdout = sys.stdout, sys.stderr
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
         where = f"{what}: cannot import {module_name!r}"
         raise ScenarioError(account_of(problem, where, module_name, verb="")) from None
-    finally:
-        sys.stdout = printed_to
 
 
 def construct(what: str, kind: type[Any], *arguments: Any, **options: Any) -> Any:
@@ -48,17 +46,15 @@ def construct(what: str, kind: type[Any], *arguments: Any, **options: Any) -> An
     PolicyError
         If it raises anything else.
     """
-    printed_to, sys.stdout = sys.stdout, sys.stderr
     try:
-        return kind(*arguments, **options)
+        with redirect_stdout(sys.stderr):
+            return kind(*arguments, **options)
     except (ValueError, KvsimError) as problem:
         raise ScenarioError(f"{what}: {problem}") from None
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
         raise PolicyError(account_of(problem, f"{what}: __init__", kind.__module__)) from None
-    finally:
-        sys.stdout = printed_to
 
 
 def attribute(what: str, own: Any, name: str) -> Any:
@@ -94,8 +90,8 @@ def account_of(problem: BaseException, where: str, module_name: str, *, verb: st
     """
     package = module_name.partition(".")[0]
     frames = [
-        traceback.FrameSummary(frame.tb_frame.f_code.co_filename, frame.tb_lineno, frame.tb_frame.f_code.co_name)
-        for frame in _frames(problem.__traceback__)
+        traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in traceback.walk_tb(problem.__traceback__)
         if _is_own(frame, package)
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -113,14 +109,8 @@ def _text_of(problem: BaseException) -> str:
         return ""
 
 
-def _frames(trace: TracebackType | None) -> Iterator[TracebackType]:
-    while trace is not None:
-        yield trace
-        trace = trace.tb_next
-
-
-def _is_own(frame: TracebackType, package: str) -> bool:
-    if str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+def _is_own(frame: FrameType, package: str) -> bool:
+    if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
         return True
-    file = frame.tb_frame.f_code.co_filename
+    file = frame.f_code.co_filename
     return not file.startswith("<") and not any(Path(file).resolve().is_relative_to(folder) for folder in _NOT_OWN)

@@ -7,14 +7,12 @@ the engine drive the same class at the same points with the same arguments, so i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.types import BoolArray, PageGrid, PageIds, Partition, Scores
-
-AnyScalar = TypeVar("AnyScalar", bound=np.generic)
+from kvsim.types import AnyScalar, BoolArray, PageGrid, PageIds, Partition, Scores
 
 NO_PAGES: PageIds = np.empty(0, dtype=np.int64)
 NO_PAGES.flags.writeable = False
@@ -112,6 +110,12 @@ def read_only(array: NDArray[AnyScalar]) -> NDArray[AnyScalar]:
     shown = array.view()
     shown.flags.writeable = False
     return shown
+
+
+def scores_of(pages: PageIds, view: View, grid: PageGrid) -> Scores:
+    """Return the view's scores of pages of its layer."""
+    scores: Scores = view.scores[grid.sequence_of(pages), grid.index_of(pages)]
+    return scores
 
 
 def reads_speculation(policy: Policy) -> bool:

@@ -164,7 +164,7 @@ class Paged:
         left = []
         for layer in sorted({view.layer, *layers.tolist()}):
             of_layer = np.flatnonzero(layers == layer)
-            free_slots = view.free_slots if layer == view.layer else self._free_in(view, layer)
+            free_slots = view.free_slots if layer == view.layer else self._pools.num_free(view.resident, layer)
             gone = self._leaving(view, layer, free_slots, of_layer.size, spared)
             comes[of_layer[max(0, free_slots + gone.size) :]] = False
             left.append(gone)
@@ -199,9 +199,3 @@ class Paged:
         self._blocked[:] = False if spared is None else spared
         self._blocked[gone] = True
         return self._blocked
-
-    def _free_in(self, view: View, layer: int) -> int:
-        """Return the free slots of another layer's pool."""
-        grid = self._grid
-        rows = view.resident.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)
-        return self._pools.capacity_pages - int(np.count_nonzero(rows[:, layer]))

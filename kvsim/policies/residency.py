@@ -195,9 +195,8 @@ class Residency:
         """Let the policy drop pages of a layer for good; attention reads the others."""
         grid = self.setting.grid
         share = self.setting.capacity_pages // (grid.num_layers * grid.num_sequences)
-        rows = self.resident.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)[:, layer]
-        firsts = np.arange(grid.num_sequences) * grid.num_layers * grid.pages_per_layer + layer * grid.pages_per_layer
-        held = (firsts[:, None] + np.arange(grid.pages_per_layer))[rows]
+        rows = grid.of_layer(self.resident, layer)
+        held = grid.layer_pages(layer, rows)
         plan = self.policy.decide(
             View(
                 step=step,
@@ -225,7 +224,7 @@ class Residency:
             )
         selected = np.setdiff1d(held, victims, assume_unique=True)
         if not num_pages.all():
-            selected = selected[num_pages[selected // (grid.num_layers * grid.pages_per_layer)] > 0]
+            selected = selected[num_pages[grid.sequence_of(selected)] > 0]
         return Decision(
             selected=selected, hits=selected, misses=NO_PAGES, victims=victims, prefetches=NO_PAGES, opened=opened
         )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 import numpy as np
 
-from kvsim.policies.base import Plan, Setting, View
-from kvsim.policies.dropping.share import lowest, over_share, plan_of, retained_share
-from kvsim.types import FloatArray, PageIds
+from kvsim.policies.base import Plan, Setting, View, scores_of
+from kvsim.policies.dropping.share import Dropping, lowest, over_share, plan_of, retained_share
+from kvsim.types import FloatArray
 
 
-class HeavyHitters:
+class HeavyHitters(Dropping):
     """Keep the latest pages and those of the largest accumulated score; what leaves is gone.
 
     After H2O (arXiv 2306.14048); differs: whole pages, all heads of a layer together, and what is summed is the
@@ -24,28 +22,17 @@ class HeavyHitters:
         Share of the budget that belongs to the latest pages, the open one among them.
     """
 
-    attends: ClassVar[Literal["selection", "everything", "resident"]] = "resident"
-    holds: ClassVar[Literal["budget", "everything"]] = "budget"
-    reads_selection: ClassVar[bool] = True
-
     def __init__(self, setting: Setting, *, recent_frac: float = 0.5) -> None:
         if not 0 <= recent_frac < 1:
             raise ValueError(f"recent_frac must be in [0, 1), got {recent_frac}")
-        self._setting = setting
+        super().__init__(setting)
         self._num_recent = int(recent_frac * retained_share(setting))
         self._total: FloatArray = np.zeros(setting.grid.num_pages)
-
-    def start(self, resident: PageIds) -> None:
-        """Nothing is known of the prompt's attention."""
-
-    def page_opened(self, page: int) -> None:
-        """Nothing to remember."""
 
     def decide(self, view: View) -> Plan:
         """Return the pages of least accumulated score that are not among the latest."""
         grid = self._setting.grid
-        sequences, indices = np.divmod(view.selected, grid.num_layers * grid.pages_per_layer)
-        self._total[view.selected] += view.scores[sequences, indices % grid.pages_per_layer]
+        self._total[view.selected] += scores_of(view.selected, view, grid)
         victims = []
         for sequence, pages, count in over_share(view, self._setting):
             first = grid.first_page(sequence=sequence, layer=view.layer)

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.policies.base import NO_PAGES, NOTHING, Plan, Setting, View
 from kvsim.types import PageIds
+
+
+class Dropping:
+    """What policies that drop pages have in common: they learn in decisions alone."""
+
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "resident"
+    holds: ClassVar[Literal["budget", "everything"]] = "budget"
+    reads_selection: ClassVar[bool] = True
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def start(self, resident: PageIds) -> None:
+        """Nothing is known of the prompt's attention."""
+
+    def page_opened(self, page: int) -> None:
+        """Nothing to remember."""
 
 
 def retained_share(setting: Setting) -> int:

@@ -31,14 +31,14 @@ class Pools:
 
     def candidates(self, evictable: BoolArray, pool: int, spared: BoolArray | None) -> PageIds:
         """Return the pages of a pool that may leave and are not spared, ascending."""
-        grid = self._grid
         may_leave = evictable if spared is None else evictable & ~spared
         if self._is_shared:
             return np.flatnonzero(may_leave)
-        firsts = (grid.first_page(sequence=sequence, layer=pool) for sequence in range(grid.num_sequences))
-        return np.concatenate(
-            [first + np.flatnonzero(may_leave[first : first + grid.pages_per_layer]) for first in firsts]
-        )
+        return self._grid.layer_pages(pool, self._grid.of_layer(may_leave, pool))
+
+    def num_free(self, resident: BoolArray, pool: int) -> int:
+        """Return the slots of a layer's own pool that no resident page has."""
+        return self.capacity_pages - int(np.count_nonzero(self._grid.of_layer(resident, pool)))
 
 
 def may_leave(page: int, evictable: BoolArray, spared: BoolArray | None) -> bool:

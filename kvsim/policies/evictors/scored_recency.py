@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvsim.policies.base import Setting, View
+from kvsim.policies.base import Setting, View, scores_of
 from kvsim.policies.evictors.pools import Pools
 from kvsim.types import BoolArray, FloatArray, PageIds
 
@@ -39,12 +39,10 @@ class ScoredRecency:
     def touch(self, view: View) -> None:
         """Let the layer's sums decay, and add the scores of what is read."""
         grid = self._grid
-        for sequence in range(grid.num_sequences):
-            first = grid.first_page(sequence=sequence, layer=view.layer)
-            self._sums[first : first + grid.pages_per_layer] *= self._score_decay_frac
+        of_layer = grid.of_layer(self._sums, view.layer)
+        of_layer *= self._score_decay_frac
         self._sums[view.misses] = 0.0
-        sequences = view.selected // (grid.num_layers * grid.pages_per_layer)
-        self._sums[view.selected] += view.scores[sequences, grid.index_of(view.selected)].astype(np.float64)
+        self._sums[view.selected] += scores_of(view.selected, view, grid).astype(np.float64)
 
     def victims(self, view: View, pool: int, count: int, spared: BoolArray | None) -> PageIds:
         """Return the pages with the least sums."""

@@ -37,21 +37,19 @@ class Lookahead:
         self._capacity_pages = setting.capacity_pages
         self._was_read: BoolArray = np.zeros(setting.grid.num_pages, dtype=np.bool_)
         self._num_read: IntArray = np.zeros((setting.grid.num_layers, setting.grid.num_sequences), dtype=np.int64)
-        self._firsts: IntArray = np.array(
-            [[_first(setting.grid, s, layer) for s in range(setting.grid.num_sequences)] for layer in range(num_layers)]
-        )
+        self._firsts: IntArray = np.array([setting.grid.first_pages(layer) for layer in range(num_layers)])
 
     def layer(self, view: View) -> int:
         """Return the layer to prefetch for, and take down how many pages this one reads."""
         reads_of = np.searchsorted(view.selected, self._firsts[view.layer] + self.grid.pages_per_layer)
         self._num_read[view.layer] = reads_of - np.searchsorted(view.selected, self._firsts[view.layer])
-        self._rows(self._was_read, view.layer)[:] = False
+        self.grid.of_layer(self._was_read, view.layer)[:] = False
         self._was_read[view.selected] = True
         return (view.layer + self._ahead_layers) % self.grid.num_layers
 
     def free_pages(self, view: View, layer: int) -> BoolArray:
         """Return the pages of `layer` that may or may not be read, ``[num_sequences, pages_per_layer]``."""
-        free = self._rows(view.prefetchable, layer) | self._rows(view.evictable, layer)
+        free = self.grid.of_layer(view.prefetchable, layer) | self.grid.of_layer(view.evictable, layer)
         if layer == view.layer:
             free |= is_selected(view, self.grid)
         return free
@@ -61,7 +59,7 @@ class Lookahead:
         last: IntArray = self._num_read[layer]
         # Before its first decision a layer is taken to read as many as the one before it.
         read: IntArray = np.where(last > 0, last, self._num_read[view.layer])
-        always = np.count_nonzero(self._rows(view.resident, layer) & ~free, axis=1)
+        always = np.count_nonzero(self.grid.of_layer(view.resident, layer) & ~free, axis=1)
         expected: IntArray = np.maximum(read - always, 0)
         return expected
 
@@ -93,12 +91,8 @@ class Lookahead:
     def _spare(self, layer: int, expected: PageIds) -> None:
         fits = int(self._num_read.sum()) <= self._capacity_pages
         np.copyto(self.spared, self._was_read if fits else False)
-        self._rows(self.spared, layer)[:] = False
+        self.grid.of_layer(self.spared, layer)[:] = False
         self.spared[expected] = True
-
-    def _rows(self, mask: BoolArray, layer: int) -> BoolArray:
-        grid = self.grid
-        return mask.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)[:, layer]
 
 
 class LookaheadPrefetcher(DecisionPrefetcher):
@@ -115,8 +109,7 @@ class LookaheadPrefetcher(DecisionPrefetcher):
 def is_selected(view: View, grid: PageGrid) -> BoolArray:
     """Return the selection of the view's layer as a mask, ``[num_sequences, pages_per_layer]``."""
     mask: BoolArray = np.zeros((grid.num_sequences, grid.pages_per_layer), dtype=np.bool_)
-    sequences = view.selected // (grid.num_layers * grid.pages_per_layer)
-    mask[sequences, view.selected % grid.pages_per_layer] = True
+    mask[grid.sequence_of(view.selected), grid.index_of(view.selected)] = True
     return mask
 
 
@@ -125,7 +118,3 @@ def log_scores(scores: Scores, grid: PageGrid) -> FloatArray:
     padded: FloatArray = np.full((grid.num_sequences, grid.pages_per_layer), SCORE_FLOOR)
     padded[:, : scores.shape[1]] += scores
     return np.log(padded)
-
-
-def _first(grid: PageGrid, sequence: int, layer: int) -> int:
-    return grid.first_page(sequence=sequence, layer=layer)

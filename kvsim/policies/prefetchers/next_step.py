@@ -28,12 +28,8 @@ class NextStep(DecisionPrefetcher):
 
     def wanted(self, view: View) -> PageIds:
         """Return the layer's pages that were read within the window and are not there."""
-        grid = self._grid
         self._read_at[view.selected] = view.step
-        firsts = [grid.first_page(sequence=each, layer=view.layer) for each in range(grid.num_sequences)]
-        pages = np.concatenate([np.arange(first, first + grid.pages_per_layer) for first in firsts])
-        read_at = self._read_at[pages]
-        likely = view.prefetchable[pages] & (read_at > view.step - self.window_steps)
-        latest_first = np.argsort(-read_at[likely], kind="stable")
-        candidates: PageIds = pages[likely][latest_first[: view.prefetch_quota]]
-        return candidates
+        was_read = self._grid.of_layer(self._read_at, view.layer) > view.step - self.window_steps
+        pages = self._grid.layer_pages(view.layer, was_read & self._grid.of_layer(view.prefetchable, view.layer))
+        latest_first = np.argsort(-self._read_at[pages], kind="stable")
+        return pages[latest_first[: view.prefetch_quota]]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.policies.base import NO_PAGES, NOTHING, Plan, Setting, View
+from kvsim.policies.evictors.pools import Pools
 from kvsim.types import PageIds
 
 _LOW_FACTOR = 16
@@ -53,7 +54,7 @@ class Attention:
         if not 0 < target_precision_frac < 1:
             raise ValueError(f"target_precision_frac must be in (0, 1), got {target_precision_frac}")
         self._grid = setting.grid
-        self._is_shared = setting.partition == "shared"
+        self._pools = Pools(setting)
         self._decay_frac = decay_frac
         self._target_frac = target_precision_frac
         self._confidence_step = confidence_step
@@ -74,7 +75,7 @@ class Attention:
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and this layer's likely ones for the next step."""
         self._learn(view)
-        coming = self._coming(view)
+        coming = self._likely(view, view.layer)
         victims = self._least_used(view, max(0, coming.size - view.free_slots))
         must_leave = max(0, -view.free_slots)
         num_free = max(0, view.free_slots)
@@ -91,9 +92,7 @@ class Attention:
 
     def _learn(self, view: View) -> None:
         grid = self._grid
-        for sequence in range(grid.num_sequences):
-            first = grid.first_page(sequence=sequence, layer=view.layer)
-            scores = view.scores[sequence].astype(np.float64)
+        for first, scores in zip(grid.first_pages(view.layer), view.scores.astype(np.float64), strict=True):
             pages = slice(first, first + scores.size)
             recent = self._recent[pages]
             recent *= self._decay_frac
@@ -106,34 +105,20 @@ class Attention:
         self._adapt(used=int(np.count_nonzero(self._is_unread[view.selected])), wasted=0)
         self._is_unread[view.selected] = False
 
-    def _coming(self, view: View) -> PageIds:
+    def _likely(self, view: View, layer: int) -> PageIds:
+        """Return the pages of `layer` of enough predicted use that are not there, the likeliest first."""
         if view.prefetch_quota == 0:
             return NO_PAGES
-        grid = self._grid
-        parts = []
-        for sequence in range(grid.num_sequences):
-            first = grid.first_page(sequence=sequence, layer=view.layer)
-            pages = slice(first, first + view.scores.shape[1])
-            likely = view.prefetchable[pages] & (self._use[pages] > self.confidence)
-            parts.append(first + np.flatnonzero(likely))
-        coming = np.concatenate(parts)
-        best_first = np.argsort(-self._use[coming], kind="stable")
-        return coming[best_first[: view.prefetch_quota]]
+        is_likely = self._grid.of_layer(self._use, layer) > self.confidence
+        candidates = self._grid.layer_pages(layer, is_likely & self._grid.of_layer(view.prefetchable, layer))
+        best_first = np.argsort(-self._use[candidates], kind="stable")
+        return candidates[best_first[: view.prefetch_quota]]
 
     def _least_used(self, view: View, count: int) -> PageIds:
         """Return up to `count` evictable pages, least predicted use first, ties to the smallest id."""
         if count == 0:
             return NO_PAGES
-        if self._is_shared:
-            candidates = np.flatnonzero(view.evictable)
-        else:
-            grid = self._grid
-            candidates = np.concatenate(
-                [
-                    first + np.flatnonzero(view.evictable[first : first + grid.pages_per_layer])
-                    for first in (grid.first_page(sequence=s, layer=view.layer) for s in range(grid.num_sequences))
-                ]
-            )
+        candidates = self._pools.candidates(view.evictable, self._pools.of_layer(view.layer), None)
         use = self._use[candidates]
         is_low = use <= self._low_use
         if np.count_nonzero(is_low) < min(count, use.size):

@@ -22,8 +22,7 @@ class CompiledAttention(Attention):
         self._tables = np.stack((self._recent, self._use))  # recent scores and predicted use, [2, num_page_ids]
         self._use = self._tables[1]
         self._arguments = float(self._confidence_step), float(self._target_frac), float(self._decay_frac)
-        num_pools = 1 if self._is_shared else grid.num_layers
-        self._pools = num_pools, grid.pages_per_layer, grid.num_layers * grid.pages_per_layer
+        self._sizes = self._pools.count, grid.pages_per_layer, grid.num_layers * grid.pages_per_layer
 
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and this layer's likely ones for the next step."""
@@ -36,7 +35,7 @@ class CompiledAttention(Attention):
             view.prefetchable,
             (float(self.confidence), *self._arguments),
             (view.layer, int(view.free_slots), view.prefetch_quota),
-            self._pools,
+            self._sizes,
         )
         victims, prefetches, self.confidence = decided
         return Plan(victims=victims, prefetches=prefetches) if victims.size or prefetches.size else NOTHING

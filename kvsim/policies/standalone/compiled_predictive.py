@@ -26,9 +26,8 @@ class CompiledPredictive(Predictive):
         self._no_speculation = np.zeros((grid.num_sequences, 0))
         decays = self._decay_frac, self._error_decay_frac, self._need_decay_frac, self._reach_frac
         self._arguments = tuple(float(each) for each in (self._confidence_step, self._target_frac, *decays))
-        num_pools = 1 if self._is_shared else grid.num_layers
-        step = grid.num_layers * grid.pages_per_layer
-        self._pools = num_pools, self._capacity_pages // num_pools, grid.pages_per_layer, step
+        pools = self._pools.count, self._pools.capacity_pages
+        self._sizes = *pools, grid.pages_per_layer, grid.num_layers * grid.pages_per_layer
 
     def decide(self, view: View) -> Plan:
         """Return the pages of least predicted use as victims, and the likely ones of the next layer, or of this one."""
@@ -46,7 +45,7 @@ class CompiledPredictive(Predictive):
             (view.resident, view.evictable, view.prefetchable),
             (float(self.confidence), *self._arguments),
             (view.layer, int(view.free_slots), view.prefetch_quota),
-            self._pools,
+            self._sizes,
         )
         victims, prefetches, self.confidence = decided
         self._choose_prediction(view.layer)

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.policies.base import NO_PAGES, NOTHING, Plan, Setting, View
+from kvsim.policies.prefetchers.lookahead import SCORE_FLOOR
 from kvsim.policies.standalone.attention import Attention
 from kvsim.types import BoolArray, FloatArray, IntArray, PageIds
-
-SCORE_FLOOR = 1e-6
-"""Added to a score before its logarithm: far below what selects a page, and finite where a score is 0."""
 
 
 class Predictive(Attention):
@@ -72,7 +70,6 @@ class Predictive(Attention):
         if pays_from_pages < 0:
             raise ValueError(f"pays_from_pages must be at least 0, got {pays_from_pages}")
         grid = setting.grid
-        self._capacity_pages = setting.capacity_pages
         self._error_decay_frac = error_decay_frac
         self._reach_frac = reach_frac
         self._pays_from_pages = pays_from_pages
@@ -101,11 +98,11 @@ class Predictive(Attention):
             self._expect(view, coming)
         candidates = self._likely(view, coming)
         due = max(0, -view.free_slots)
-        if self._is_shared or coming == view.layer:
+        if self._pools.count == 1 or coming == view.layer:
             both = self._least_of(view, view.layer, max(0, candidates.size - view.free_slots))
             leaving, pushed_out, num_free = both[:due], both[due:], max(0, view.free_slots)
         else:
-            num_free = self._free_in(view, coming)
+            num_free = self._pools.num_free(view.resident, coming)
             leaving = self._least_of(view, view.layer, due)
             pushed_out = self._least_of(view, coming, max(0, candidates.size - num_free))
         rivals = candidates[num_free : num_free + pushed_out.size]
@@ -124,15 +121,11 @@ class Predictive(Attention):
         need = self._needs[(layer + 2) % self._grid.num_layers]
         self.reads_speculation = bool(need >= self._pays_from_pages)  # NaN: nothing is known yet
 
-    def _rows(self, layer: int) -> list[int]:
-        grid = self._grid
-        return [grid.first_page(sequence=sequence, layer=layer) for sequence in range(grid.num_sequences)]
-
     def _learn_errors(self, view: View) -> None:
         if not self._was_predicted[view.layer]:
             return
         decay_frac = self._error_decay_frac if self._is_corrected[view.layer] else 0.0
-        for first, scores in zip(self._rows(view.layer), view.scores, strict=True):
+        for first, scores in zip(self._grid.first_pages(view.layer), view.scores, strict=True):
             pages = slice(first, first + scores.size)
             error = np.log(scores.astype(np.float64) + SCORE_FLOOR) - self._predicted[pages]
             self._correction[pages] = decay_frac * self._correction[pages] + (1.0 - decay_frac) * error
@@ -140,9 +133,9 @@ class Predictive(Attention):
 
     def _count(self, view: View, used: int) -> None:
         """Take down how many pages the layer reads, and how many had to come for it."""
-        firsts = np.array([*self._rows(view.layer), self._grid.num_pages])
-        ends = firsts[:-1] + self._grid.pages_per_layer
-        self._num_read[view.layer] = np.searchsorted(view.selected, ends) - np.searchsorted(view.selected, firsts[:-1])
+        firsts = self._grid.first_pages(view.layer)
+        reads_of = np.searchsorted(view.selected, firsts + self._grid.pages_per_layer)
+        self._num_read[view.layer] = reads_of - np.searchsorted(view.selected, firsts)
         came, need = float(view.misses.size + used), self._needs[view.layer]
         decay_frac = self._need_decay_frac
         self._needs[view.layer] = came if np.isnan(need) else decay_frac * need + (1 - decay_frac) * came
@@ -150,8 +143,9 @@ class Predictive(Attention):
     def _expect(self, view: View, layer: int) -> None:
         """Set the predicted use of the pages of `layer` that may come or go."""
         assert view.speculation is not None
+        firsts = self._grid.first_pages(layer)
         self._num_read[layer] = np.where(self._num_read[layer] == 0, self._num_read[view.layer], self._num_read[layer])
-        for sequence, (first, predicted) in enumerate(zip(self._rows(layer), view.speculation, strict=True)):
+        for sequence, (first, predicted) in enumerate(zip(firsts, view.speculation, strict=True)):
             pages = np.arange(first, first + predicted.size)
             self._predicted[pages] = np.log(predicted.astype(np.float64) + SCORE_FLOOR)
             is_movable = view.evictable[pages] | view.prefetchable[pages]
@@ -167,24 +161,11 @@ class Predictive(Attention):
             self._use[movable] = use + (ranks >= bar) if count else use
         self._was_predicted[layer] = True
 
-    def _likely(self, view: View, layer: int) -> PageIds:
-        """Return the pages of `layer` of enough predicted use that are not there, the likeliest first."""
-        if view.prefetch_quota == 0:
-            return NO_PAGES
-        pages = np.concatenate([np.arange(first, first + self._grid.pages_per_layer) for first in self._rows(layer)])
-        candidates = pages[view.prefetchable[pages] & (self._use[pages] > self.confidence)]
-        best_first = np.argsort(-self._use[candidates], kind="stable")
-        likely: PageIds = candidates[best_first[: view.prefetch_quota]]
-        return likely
-
     def _least_of(self, view: View, layer: int, count: int) -> PageIds:
         """Return up to `count` evictable pages of the pool of `layer`, the least worth first."""
         if count == 0:
             return NO_PAGES
-        may_leave = view.evictable
-        if not self._is_shared:
-            may_leave = may_leave & (self._grid.layer_of(np.arange(self._grid.num_pages)) == layer)
-        candidates = np.flatnonzero(may_leave)
+        candidates = self._pools.candidates(view.evictable, self._pools.of_layer(layer), None)
         return candidates[np.argsort(self._worth(candidates, view.layer), kind="stable")[:count]]
 
     def _worth(self, pages: PageIds, layer: int) -> FloatArray:
@@ -194,8 +175,3 @@ class Predictive(Attention):
         is_expected = use >= 1.0
         worth: FloatArray = np.where(is_expected, 2.0 + num_layers - ahead - 1.0 / np.maximum(use, 1.0), use)
         return worth
-
-    def _free_in(self, view: View, layer: int) -> int:
-        grid = self._grid
-        rows = view.resident.reshape(grid.num_sequences, grid.num_layers, grid.pages_per_layer)
-        return self._capacity_pages // grid.num_layers - int(np.count_nonzero(rows[:, layer]))

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from kvsim.policies.base import NO_PAGES, Plan, Setting, View
-from kvsim.types import PageIds
+from kvsim.types import BoolArray, PageIds
 
 
 class Stream:
@@ -57,9 +57,5 @@ class Stream:
             parts.append(self._pages(view.evictable, (view.layer + 1) % num_layers)[:short_of_misses])
         return np.concatenate(parts) if parts else NO_PAGES
 
-    def _pages(self, mask: np.ndarray[tuple[int], np.dtype[np.bool_]], layer: int) -> PageIds:
-        parts = []
-        for sequence in range(self._grid.num_sequences):
-            first = self._grid.first_page(sequence=sequence, layer=layer)
-            parts.append(first + np.flatnonzero(mask[first : first + self._grid.pages_per_layer]))
-        return np.concatenate(parts)
+    def _pages(self, mask: BoolArray, layer: int) -> PageIds:
+        return self._grid.layer_pages(layer, self._grid.of_layer(mask, layer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -180,14 +180,10 @@ def _watched(read: list[str]) -> Iterator[None]:
 
         return watched
 
-    patches = [mock.patch.object(time, name, watch(name, getattr(time, name))) for name in _CLOCKS]
-    for patch in patches:
-        patch.start()
-    try:
+    with ExitStack() as patches:
+        for name in _CLOCKS:
+            patches.enter_context(mock.patch.object(time, name, watch(name, getattr(time, name))))
         yield
-    finally:
-        for patch in patches:
-            patch.stop()
 
 
 @contextmanager
