@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from gpu_parts.jobs import Outcome, Setting, write_json
 from gpu_parts.profiles import TINY
+from gpu_parts.workload import paged_input
 from kvsim.calibration.random_inputs import random_model
 from kvsim.engine.model.forward import CACHE_ARGUMENT
 from kvsim.engine.model.held import held_by
@@ -21,12 +22,10 @@ from kvsim.engine.paged.decode import decode, undisturbed
 from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.prefill import Snapshot, prefill
 from kvsim.errors import KvsimError
-from kvsim.policies import POLICIES, find_policy, make_policy
-from kvsim.policies import Setting as PolicySetting
+from kvsim.policies import POLICIES
 from kvsim.scenario.shapes import DType
-from kvsim.types import PageGrid, pages_of
+from kvsim.types import PageGrid
 
-PAGE_TOKENS = 32
 TOLERANCE_FRAC: dict[str, float] = {"fp32": 1e-4, "bf16": 3e-2}
 """How far a logit may lie off, of the largest in absolute value: another kernel adds in another order."""
 
@@ -135,33 +134,11 @@ def _row(
 
 
 def _given(snapshot: Snapshot, policy: str, budget_frac: float, num_steps: int) -> DecodeInput:
-    grid = PageGrid(
-        num_sequences=snapshot.num_sequences,
-        num_layers=snapshot.num_layers,
-        pages_per_layer=pages_of(snapshot.prompt_tokens + num_steps, PAGE_TOKENS),
-    )
-    holds_all = find_policy(policy).holds == "everything"
-    least = 2 * grid.pages_per_layer * grid.num_sequences + grid.num_layers * grid.num_sequences
-    setting = PolicySetting(
-        grid=grid,
-        capacity_pages=grid.num_pages if holds_all else max(int(budget_frac * grid.num_pages), least),
-        partition="shared",
-        prefetch_quota_pages=4,
-        seed=0,
-    )
-    return DecodeInput(
-        selector=None,
-        channel="estimate:quest",
-        policy=make_policy(policy, setting, {}),
-        setting=setting,
-        page_tokens=PAGE_TOKENS,
-        pinned_first_pages=0,
-        pinned_last_pages=0,
-        num_steps=num_steps,
-        warmup_steps=0,
-        chunk_pages=4,
-        window_transfers=2,
-    )
+    def budget_pages(grid: PageGrid) -> int:
+        least = 2 * grid.pages_per_layer * grid.num_sequences + grid.num_layers * grid.num_sequences
+        return max(int(budget_frac * grid.num_pages), least)
+
+    return paged_input(snapshot, policy, num_steps, budget_pages=budget_pages, quota_pages=4, window_transfers=2)
 
 
 def _bandwidth(model: Any) -> float | None:

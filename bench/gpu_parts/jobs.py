@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kvsim.scenario.whole_files import write_whole
+
 State = Literal["done", "failed", "left out", "not started"]
 
 
@@ -124,17 +126,10 @@ def digest_of(path: Path) -> str:
 
 def write_json(path: Path, contents: Any) -> Path:
     """Write JSON, whole or not at all, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(contents, indent=1, default=float) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_text(path, json.dumps(contents, indent=1, default=float))
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text, whole or not at all, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, (text.rstrip("\n") + "\n").encode())
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -99,36 +100,59 @@ def k_for(context_tokens: int, budget_frac: float) -> int:
 
 
 def input_for(snapshot: Snapshot, choice: Choice, num_steps: int) -> DecodeInput:
-    """Return what a run of `choice` needs."""
+    """Return the input of a run of `choice`."""
+    selector = None
+    if choice.k_pages is not None:
+        selector = TopK(k_pages=choice.k_pages, sink_pages=SINK_PAGES, recent_pages=RECENT_PAGES)
+    budget_frac = 1.0 if choice.budget_frac is None else choice.budget_frac
+    return paged_input(
+        snapshot,
+        choice.policy,
+        num_steps,
+        budget_pages=lambda grid: int(budget_frac * grid.num_pages),
+        quota_pages=8,
+        window_transfers=4,
+        selector=selector,
+        pinned_pages=(SINK_PAGES, RECENT_PAGES),
+    )
+
+
+def paged_input(
+    snapshot: Snapshot,
+    policy: str,
+    num_steps: int,
+    *,
+    budget_pages: Callable[[PageGrid], int],
+    quota_pages: int,
+    window_transfers: int,
+    selector: TopK | None = None,
+    pinned_pages: tuple[int, int] = (0, 0),
+) -> DecodeInput:
+    """Return the input of a run of a policy in pages of `PAGE_TOKENS`, with the first and last that never leave."""
     grid = PageGrid(
         num_sequences=snapshot.num_sequences,
         num_layers=snapshot.num_layers,
         pages_per_layer=pages_of(snapshot.prompt_tokens + num_steps, PAGE_TOKENS),
     )
-    holds_all = find_policy(choice.policy).holds == "everything"
-    budget_frac = 1.0 if holds_all or choice.budget_frac is None else choice.budget_frac
     setting = PolicySetting(
         grid=grid,
-        capacity_pages=grid.num_pages if holds_all else int(budget_frac * grid.num_pages),
+        capacity_pages=grid.num_pages if find_policy(policy).holds == "everything" else budget_pages(grid),
         partition="shared",
-        prefetch_quota_pages=8,
+        prefetch_quota_pages=quota_pages,
         seed=0,
     )
-    selector = None
-    if choice.k_pages is not None:
-        selector = TopK(k_pages=choice.k_pages, sink_pages=SINK_PAGES, recent_pages=RECENT_PAGES)
     return DecodeInput(
         selector=selector,
         channel="estimate:quest",
-        policy=make_policy(choice.policy, setting, {}),
+        policy=make_policy(policy, setting, {}),
         setting=setting,
         page_tokens=PAGE_TOKENS,
-        pinned_first_pages=SINK_PAGES,
-        pinned_last_pages=RECENT_PAGES,
+        pinned_first_pages=pinned_pages[0],
+        pinned_last_pages=pinned_pages[1],
         num_steps=num_steps,
         warmup_steps=0,
-        chunk_pages=8,
-        window_transfers=4,
+        chunk_pages=quota_pages,
+        window_transfers=window_transfers,
     )
 
 

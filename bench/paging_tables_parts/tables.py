@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
+from kvsim.report.tables import aligned
 from paging_tables_parts.modes import Cell, Experiment, outcomes, pooled, saved_frac
 
 _MS, _MB = 1e3, 1e-6
@@ -64,7 +65,7 @@ def _word(key: str) -> str:
 
 
 def _modes_table(experiment: Experiment) -> str:
-    titles = ["Latency (ms)", "Speedup %", "Stall %", "Hit Rate %", "Mispred Cost", "vs full %", "Mass %"]
+    titles = ["Strategy", "Latency (ms)", "Speedup %", "Stall %", "Hit Rate %", "Mispred Cost", "vs full %", "Mass %"]
     rows: list[list[str]] = []
     for setting in experiment.settings:
         rows.append([_heading(experiment, setting)])
@@ -86,7 +87,7 @@ def _modes_table(experiment: Experiment) -> str:
                     _percent(found["mass_recall_frac"]),
                 ]
             )
-    return _table(["Strategy", *titles], rows)
+    return "\n".join(aligned([titles, *rows]))
 
 
 def _contexts_table(experiment: Experiment) -> str:
@@ -99,7 +100,7 @@ def _contexts_table(experiment: Experiment) -> str:
             cells = [experiment.cell(setting, context, mode) for mode in experiment.modes]
             speedups = [_signed(saved_frac(cell["latency_s"], cells[0]["latency_s"])) for cell in cells[1:]]
             rows.append([f"  {context:,} tokens", *(_range_ms(cell) for cell in cells), *speedups])
-    return _table(titles, rows)
+    return "\n".join(aligned([titles, *rows]))
 
 
 def _memory_table(experiment: Experiment) -> str:
@@ -121,7 +122,7 @@ def _memory_table(experiment: Experiment) -> str:
                     "N/A" if cell["budget_pages"] is None else str(cell["budget_pages"]),
                 ]
             )
-    return _table(titles, rows)
+    return "\n".join(aligned([titles, *rows]))
 
 
 def _prediction_table(experiment: Experiment) -> str:
@@ -149,7 +150,7 @@ def _prediction_table(experiment: Experiment) -> str:
                     f"{wasted_bytes * _MB / (experiment.num_tokens * cell['batch']):.2f}",
                 ]
             )
-    return _table(titles, rows) if rows else "Prefetching: no mode prefetched a page."
+    return "\n".join(aligned([titles, *rows])) if rows else "Prefetching: no mode prefetched a page."
 
 
 def experiment_figure(experiment: Experiment) -> Figure:
@@ -212,17 +213,3 @@ def _percent(fraction: float | None) -> str:
 
 def _signed(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction + 0.0:+.1f}"
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> str:
-    """Return aligned columns; a row of one text is a heading over those that follow."""
-    full = [titles, *(row for row in rows if len(row) > 1)]
-    widths = [max(len(row[column]) for row in full) for column in range(len(titles))]
-    lines = [_line(titles, widths), "  ".join("-" * size for size in widths)]
-    lines += [row[0] if len(row) == 1 else _line(row, widths) for row in rows]
-    return "\n".join(lines)
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    numbers = [text.rjust(size) for text, size in zip(row[1:], widths[1:], strict=True)]
-    return "  ".join([row[0].ljust(widths[0]), *numbers]).rstrip()

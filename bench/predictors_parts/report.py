@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from kvsim.report.style import PALETTE, STYLE, add_panels, legend_above, new_figure
+from kvsim.report.tables import aligned
 
 BASE, ALONE, BOUNDS = "previous-step", "lru", ("belady", "oracle-prefetch")
 MIN_GAIN_POINTS, MAX_STALL_FRAC = 10.0, 0.5
@@ -53,7 +54,8 @@ def predictors_text(records: Sequence[Mapping[str, Any]], *, markdown: bool = Fa
         head = ["predictor", "recall", "moved", "avoided", "used", "of misses"]
         head += [f"{part} {name.split('-')[0]}" for name in profiles for part in ("stall", "step")]
         table = [head] + [_cells(row, profiles) for row in rows.to_dict("records")]
-        lines += [f"budget {budget_pages} pages a layer", *_aligned(table, markdown=markdown), ""]
+        shown = _markdown(table) if markdown else aligned(table, rule=False)
+        lines += [f"budget {budget_pages} pages a layer", *shown, ""]
     return "\n".join([*lines, LEGEND])
 
 
@@ -69,18 +71,9 @@ def _percent(value: float) -> str:
     return "-" if pd.isna(value) else f"{100 * value:.1f}%"
 
 
-def _aligned(table: Sequence[Sequence[str]], *, markdown: bool) -> list[str]:
-    if markdown:
-        rule = ["---"] + ["---:"] * (len(table[0]) - 1)
-        return ["", *("| " + " | ".join(row) + " |" for row in (table[0], rule, *table[1:]))]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(table[0]) - 1)
+    return ["", *("| " + " | ".join(row) + " |" for row in (table[0], rule, *table[1:]))]
 
 
 def predictors_verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:

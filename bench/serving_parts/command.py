@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from kvsim.scenario.overrides import override_texts
 from serving_parts.traffic import AZURE, BLOCK_TOKENS, BUDGET_TOKENS, MOST_TOKENS, SEQUENCES, Traffic
 
 
@@ -31,7 +32,7 @@ def run_command(traces: Path, traffic: Traffic) -> dict[str, Any]:
         "sweep": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        options = [word for name, value in changes.items() for word in ("--set", f"{name}={_toml(value)}")]
+        options = [word for text in override_texts(changes) for word in ("--set", text)]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "kvsim", "run", "serving", *options, "-o", folder, "--json"],
@@ -51,9 +52,3 @@ def run_command(traces: Path, traffic: Traffic) -> dict[str, Any]:
         "cpu_s": (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime),
         "files": files,
     }
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + "}"
-    return json.dumps(value)

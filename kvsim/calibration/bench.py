@@ -15,9 +15,9 @@ from kvsim.calibration.random_inputs import Schedule, random_ids, random_snapsho
 from kvsim.engine.links.base import Link
 from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.model.layers import paged_layers
-from kvsim.engine.paged.decode import Decoder, StepOutcome, decoding
+from kvsim.engine.paged.decode import Decoder, StepOutcome, running
 from kvsim.engine.paged.decode_input import DecodeInput
-from kvsim.engine.paged.fresh_run import make_pool
+from kvsim.engine.paged.fresh_run import fresh_run
 from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps
 from kvsim.policies import Setting, make_policy
 from kvsim.scenario.shapes import ModelShape
@@ -112,10 +112,10 @@ class Bench:
         snapshot = random_snapshot(
             self.tokens, num_layers=self.num_layers, num_sequences=num_sequences, prompt_tokens=each - 1
         )
-        pool = make_pool(snapshot, run_input, device=self.model.device.type)
         stamps = self.make_stamps()
-        with decoding(self.model, snapshot, run_input, pool, self.make_link(pool), stamps) as decoder:
-            yield decoder, schedule, stamps, pool
+        run = fresh_run(self.model, run_input, snapshot, self.make_link, stamps)
+        with running(self.model, run, snapshot, stamps) as decoder:
+            yield decoder, schedule, stamps, run.pool
 
     def step(self, decoder: Decoder) -> StepOutcome:
         """Feed random tokens for one step; the context stays as long as it was."""

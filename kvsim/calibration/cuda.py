@@ -74,7 +74,7 @@ class DeviceStamps(Stamps):
         for step, first in enumerate(starts):
             events = self._events[step * self._per_step : (step + 1) * self._per_step]
             edges_s[step] = [first.elapsed_time(event) * 1e-3 for event in events]  # CUDA gives ms
-        parts = parts_of(edges_s, num_layers)
+        parts = parts_of(np.diff(edges_s, axis=1), num_layers)
         return parts | {"sync": np.zeros_like(parts["sync"])}
 
 

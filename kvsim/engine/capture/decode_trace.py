@@ -73,14 +73,10 @@ class DecodeRecorder:
         context_tokens = int(sequence_tokens.max())
         num_pages = pages_of(context_tokens, self._input.page_tokens)
         num_units = pages_of(context_tokens, UNIT_TOKENS)
-        values: dict[str, NDArray[Any]] = {
-            MASS: self._mass[:, :, :num_units],
-            f"{SELECTION}@{self._input.page_tokens}": self._selection[:, :, :num_pages],
-        }
-        if self._input.scores_pages:
-            values[f"{self._input.channel}@{self._input.page_tokens}"] = self._scores[:, :, :num_pages]
-        if _records_speculation(self._input):
-            values[f"{NEXT_LAYER}@{self._input.page_tokens}"] = self._speculation[:, :, :num_pages]
+        by_page: dict[str, NDArray[Any]] = {SELECTION: self._selection, self._input.channel: self._scores}
+        by_page |= {NEXT_LAYER: self._speculation} if _records_speculation(self._input) else {}
+        values: dict[str, NDArray[Any]] = {MASS: self._mass[:, :, :num_units]}
+        values |= {name: by_page[name.partition("@")[0]][:, :, :num_pages] for name in _page_channels(self._input)}
         self._writer.append(sequence_tokens.tolist(), values)
 
     def _token_mass(
@@ -100,6 +96,13 @@ def _records_speculation(run_input: DecodeInput) -> bool:
     return run_input.predicts and run_input.records_speculation and run_input.channel != NEXT_LAYER
 
 
+def _page_channels(run_input: DecodeInput) -> list[str]:
+    """Return the channels that have a value a page, in the order of the file."""
+    names = [SELECTION, *([run_input.channel] if run_input.scores_pages else [])]
+    names += [NEXT_LAYER] if _records_speculation(run_input) else []
+    return [f"{name}@{run_input.page_tokens}" for name in names]
+
+
 def trace_writer(
     path: Path, run_input: DecodeInput, snapshot: Snapshot, shape: ModelShape, *, model: str, text: str, recorded: str
 ) -> TraceWriter:
@@ -112,11 +115,6 @@ def trace_writer(
     """
     prompts: list[int] = snapshot.sequence_tokens.tolist()
     max_tokens = max(tokens + steps for tokens, steps in zip(prompts, run_input.steps, strict=True))
-    names = [MASS, f"{SELECTION}@{run_input.page_tokens}"]
-    if run_input.scores_pages:
-        names.append(f"{run_input.channel}@{run_input.page_tokens}")
-    if _records_speculation(run_input):
-        names.append(f"{NEXT_LAYER}@{run_input.page_tokens}")
     header = TraceHeader.model_validate(
         {
             "model": model,
@@ -128,7 +126,7 @@ def trace_writer(
             "num_sequences": snapshot.num_sequences,
             "prompt_tokens": tuple(prompts),
             "max_tokens": max_tokens,
-            "channels": tuple(channel_of(name, max_tokens) for name in names),
+            "channels": tuple(channel_of(name, max_tokens) for name in (MASS, *_page_channels(run_input))),
         }
     )
     return TraceWriter(path, header)

@@ -39,5 +39,5 @@ class EventStamps(Stamps):
                 for first in range(0, len(self._events), per_step)
             ]
         )  # CUDA gives ms
-        parts = parts_of(edges_s, num_layers)
+        parts = parts_of(np.diff(edges_s, axis=1), num_layers)
         return parts | {"sync": parts["sync"] + parts["choose"], "choose": np.zeros_like(parts["choose"])}

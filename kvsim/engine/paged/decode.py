@@ -214,20 +214,6 @@ def timed_step(model: Any, cache: Any, fed: torch.Tensor, stamps: Stamps | None,
 
 
 @contextmanager
-def decoding(
-    model: Any, snapshot: Snapshot, run_input: DecodeInput, pool: PagePool, link: Link, stamps: Stamps | None
-) -> Iterator[Decoder]:
-    """Put a fresh paged run under `model` while the block lasts, as `running` does; the link is closed in any case."""
-    try:
-        run = PagedRun(model, run_input, snapshot, pool, link, stamps)
-    except BaseException:
-        link.close()
-        raise
-    with running(model, run, snapshot, stamps) as decoder:
-        yield decoder
-
-
-@contextmanager
 def running(model: Any, run: PagedRun | SplitRun, snapshot: Snapshot, stamps: Stamps | None) -> Iterator[Decoder]:
     """Put a run under `model` while the block lasts, and close its link at the end.
 

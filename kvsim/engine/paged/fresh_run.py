@@ -21,7 +21,7 @@ def fresh_run(
     model: Any, run_input: DecodeInput, snapshot: Snapshot, make_link: MakeLink, stamps: Stamps | None = None
 ) -> PagedRun:
     """Return a run on a pool and a link of its own, on the device where the layers of `model` lie."""
-    pool = make_pool(snapshot, run_input, device=str(torch_device_of(model)))
+    pool = _make_pool(snapshot, run_input, device=str(torch_device_of(model)))
     link = make_link(pool)
     try:
         return PagedRun(model, run_input, snapshot, pool, link, stamps)
@@ -30,7 +30,7 @@ def fresh_run(
         raise
 
 
-def make_pool(snapshot: Snapshot, run_input: DecodeInput, *, device: str) -> PagePool:
+def _make_pool(snapshot: Snapshot, run_input: DecodeInput, *, device: str) -> PagePool:
     """Return the pool of a run: the snapshot's memory on the host, the budget's slots on the device.
 
     Where the policy drops pages, prefill leaves all of them on the device, so there is a slot for each.

@@ -225,12 +225,10 @@ class PagedRun:
             self.observer.end_step(self.sequence_tokens)
 
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the new token of each sequence and hand just that to attention, as a transformers cache does."""
-        self.append(layer, key, value)
-        return key, value
+        """Write the new token of each sequence into its open page, opening one where the last is full.
 
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Write a token's key and value into each sequence's open page, opening one where the last is full."""
+        Just that token is handed to attention, as a transformers cache does.
+        """
         if self._opening.size:
             self._open(layer)
         slots, place = self._pool.slots, self._place
@@ -246,6 +244,7 @@ class PagedRun:
         else:
             slots[self._open_index(layer), place] = torch.stack((key[going_on, :, 0], value[going_on, :, 0]), dim=1)
         self._key = self._held.key(key, value)
+        return key, value
 
     def _open_index(self, layer: int) -> torch.Tensor:
         """Return the slots of the open pages that tokens still come to, on the device, brought there once a page."""

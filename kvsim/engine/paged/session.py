@@ -188,7 +188,7 @@ class Session:
                     self._end_turn()
                 self._begin()
             assert self._run is not None
-            self._run.append(layer, key, value)
+            self._run.update(layer, key, value)
         self._key = key
         if self._held.latent_numbers is not None:
             self._expected.add((threading.get_ident(), layer))

@@ -147,14 +147,9 @@ class SplitRun:
             self._observer.end_step(self.sequence_tokens)
 
     def update(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the new token of each sequence and hand just that to attention."""
-        self.append(layer, key, value)
-        return key, value
-
-    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Write a token's key and value into each sequence's open page."""
+        """Write the new token of each sequence into its open page and hand just that to attention."""
         number, own = self._place(layer)
-        self.runs[number].append(own, key, value)
+        return self.runs[number].update(own, key, value)
 
     def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         """Select, decide, move, wait and attend on the layer's device."""

@@ -49,29 +49,23 @@ class Stamps:
 
     def edges_s(self, num_layers: int) -> NDArray[np.float64]:
         """Return every stamp in seconds since the first, ``[num_steps, 3 + 10 * num_layers]``."""
-        stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, _stamps_a_step(num_layers))
+        stamps = self._by_step(num_layers)
         edges_s: NDArray[np.float64] = (stamps - stamps[0, 0]) * 1e-9
         return edges_s
 
     def parts_s(self, num_layers: int) -> dict[str, NDArray[np.float64]]:
         """Return the seconds of each part: ``embed`` and ``head`` by step, the others ``[num_steps, num_layers]``."""
-        stamps = np.array(self._stamps_ns, dtype=np.int64).reshape(-1, _stamps_a_step(num_layers))
-        return _parts(np.diff(stamps, axis=1) * 1e-9, num_layers)
+        return parts_of(np.diff(self._by_step(num_layers), axis=1) * 1e-9, num_layers)
+
+    def _by_step(self, num_layers: int) -> NDArray[np.int64]:
+        return np.array(self._stamps_ns, dtype=np.int64).reshape(-1, 3 + len(LAYER_PARTS) * num_layers)
 
 
-def parts_of(edges_s: NDArray[np.float64], num_layers: int) -> dict[str, NDArray[np.float64]]:
-    """Return what `Stamps.parts_s` does, of given boundaries, ``[num_steps, 3 + 10 * num_layers]``."""
-    return _parts(np.diff(edges_s, axis=1), num_layers)
-
-
-def _parts(spans_s: NDArray[np.float64], num_layers: int) -> dict[str, NDArray[np.float64]]:
+def parts_of(spans_s: NDArray[np.float64], num_layers: int) -> dict[str, NDArray[np.float64]]:
+    """Return what `Stamps.parts_s` does, of the time between boundaries, ``[num_steps, 2 + 10 * num_layers]``."""
     layers = spans_s[:, 1:-1].reshape(-1, num_layers, len(LAYER_PARTS))
     parts = {"embed": spans_s[:, 0], "head": spans_s[:, -1]}
     return parts | {name: layers[:, :, place] for place, name in enumerate(LAYER_PARTS)}
-
-
-def _stamps_a_step(num_layers: int) -> int:
-    return 3 + len(LAYER_PARTS) * num_layers
 
 
 @contextmanager

@@ -19,8 +19,7 @@ from kvsim.calibration.machine import device_memory_bytes, free_memory_bytes
 from kvsim.cli import run_command
 from kvsim.engine.links.base import EmulatedLink
 from kvsim.engine.model.loading import read_shape
-from kvsim.engine.paged.decode import decoding
-from kvsim.engine.paged.fresh_run import make_pool
+from kvsim.engine.paged.fresh_run import fresh_run
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode import max_context
 from kvsim.experiments.decode.cells import Cell
@@ -159,9 +158,9 @@ def test_counted_bytes_are_those_of_the_tensors_that_a_run_holds(
         probe = ContextProbe(tiny_model, cell.shape, mechanism="memcpy")
         snapshot = probe._snapshot(input_, 318, keeps_host_pages=True)
         with torch.inference_mode():
-            pool = make_pool(snapshot, input_, device="cpu")
-            with decoding(tiny_model, snapshot, input_, pool, EmulatedLink(pool, 1e12), None) as decoder:
-                scoring = decoder.run._scoring
+            run = fresh_run(tiny_model, input_, snapshot, lambda pool: EmulatedLink(pool, 1e12))
+        run.link.close()
+        scoring, pool = run._scoring, run.pool
         assert scoring is not None
         parts = [part for one in scoring._all_summaries for _, part in one._parts]
         held = [tensor for part in parts for tensor in vars(part).values()]
