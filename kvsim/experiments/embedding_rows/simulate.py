@@ -10,8 +10,8 @@ import numpy as np
 
 from kvsim.caches import Cache
 from kvsim.caches.rows import RowCounts
-from kvsim.errors import ResultError, TraceError
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.errors import TraceError
+from kvsim.experiments.base import make_result, profile_of, recorded_file, shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams
 from kvsim.experiments.embedding_rows.calls import (
     EmbedCall,
@@ -31,7 +31,7 @@ from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.report.applies import mean, ratio
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
@@ -42,40 +42,37 @@ RECORDED = "served.jsonl"
 
 def check(scenario: EmbeddingRows, base_dir: Path | None) -> int:
     """Check profile, stream and sizes, and return the number of cells."""
-    cells = cells_of(scenario)
-    for cell, _ in cells:
+    for cell in scenario.cells:
         served = served_of(cell.stream, shape_of(cell).vocab_size, base_dir)
         requests_of(cell, served)
         bigrams_of(cell, served)
         budget_rows(cell)
         costs_of(cell, profile_of(cell, base_dir))
-    return len(cells)
+    return len(scenario.cells)
 
 
 def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
     """Simulate every cell, over the whole stream or over what a measured result recorded."""
-    swept_cells = cells_of(scenario)
     entries, tables, digests = [], [], set()
-    profile = profile_of(swept_cells[0][0], job.base_dir)
-    for number, (cell, swept) in enumerate(swept_cells):
+    for cell in scenario.cells:
         profile = profile_of(cell, job.base_dir)
         served, requests, bigrams = inputs_of(cell, job)
         calls = calls_of(cell, requests, bigrams)
         costs = costs_of(cell, profile)
-        timed, counts = simulate_calls(cell, calls, costs)
-        entry = cell_of(cell, profile, served, timed.columns(), counts)
+        columns, counts = simulate_calls(cell, calls, costs)
+        entry = cell_of(cell, profile, served, columns, counts)
         entry |= predicted(bigrams, requests)
         entry["bound_hit_frac"] = bound_hit_frac(cell, calls)
         entry["outside_frac"] = float(np.mean([costs.is_outside(call) for call in calls]))
-        entries.append(entry | swept)
-        tables.append(rows_of(number, timed.columns()))
-        digests.add(digest_of(requests))
-        job.progress(1 / len(swept_cells))
+        entries.append(entry | cell.swept_values(scenario.sweep))
+        tables.append(columns)
+        digests.add(content_digest(requests))
+        job.progress(1 / len(scenario.cells))
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=verdict_of(entries),
         profile=profile,
         extra={"tokens_digest": "-".join(sorted(digests))},
@@ -88,9 +85,7 @@ def inputs_of(cell: EmbeddingRows, job: Job, most: int | None = None) -> tuple[S
     bigrams = bigrams_of(cell, served)
     if job.recorded is None:
         return served, requests_of(cell, served, most), bigrams
-    file = job.recorded / RECORDED
-    if not file.is_file():
-        raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")
+    file = recorded_file(job.recorded, RECORDED)
     tokens = read_token_stream(file).tokens
     each = cell.run.batch * (cell.run.prompt_tokens + cell.run.new_tokens)
     if tokens.size % each:
@@ -155,11 +150,6 @@ def cell_of(
     }
 
 
-def rows_of(number: int, columns: Mapping[str, FloatArray | IntArray]) -> dict[str, Any]:
-    """Return a row for each counted call of one cell."""
-    return {"cell": np.full(columns["step"].size, number), **columns}
-
-
 def predicted(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | None]:
     """Return how often the next token of a request was among those that the predictor expected."""
     if bigrams is None:
@@ -177,8 +167,3 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
         hits += int(cache.access(rows).hits[counts].sum())
         accesses += int(counts.sum())
     return hits / accesses
-
-
-def digest_of(requests: IntArray) -> str:
-    """Return a digest that differs between different requests."""
-    return content_digest(requests)

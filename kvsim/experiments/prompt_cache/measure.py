@@ -12,7 +12,7 @@ from kvsim.engine.model.first_token import agreement_of, medians
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_cache.calibrate import restore_tables
 from kvsim.experiments.prompt_cache.costs import slower_s
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
@@ -35,8 +35,10 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
     ScenarioError
         If the model is not of the scenario's shape or reads too few tokens, or more is swept than prompts and cache.
     """
-    cells = [cell for cell, _ in cells_of(scenario)]
-    _check_swept(scenario)
+    cells = scenario.cells
+    wrong = next((key for key in scenario.sweep if not key.startswith(("prompts.", "cache."))), None)
+    if wrong is not None:
+        raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of prompts and cache, not {wrong}")
     profile = profile_of(scenario, job.base_dir)
     streams = Streams(job.base_dir)
     for cell in cells:
@@ -45,10 +47,11 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
         check_vocabulary(cell.prompts, streams.of(cell), shape_of(cell).vocab_size)
     path = model_path_of(scenario, job.base_dir)
     model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
-    _check_lengths(scenario, model, [prompt for cell in cells for prompt in streams.of(cell)])
+    longest = max((prompt for cell in cells for prompt in streams.of(cell)), key=len)
+    where = f"{scenario.name}: the longest prompt (prompts.max_tokens cuts them)"
+    check_length(longest.size, context_limit_of(model), where=where)
     use_threads(profile.machine.num_threads)
     chunk_tokens = scenario.prefill_chunk_tokens
-    longest = max((prompt for cell in cells for prompt in streams.of(cell)), key=len)
     answer(model, longest, chunk_tokens=chunk_tokens)  # the first call is slower than any other
     full: dict[Any, list[list[Answered]]] = {cell.prompts: [] for cell in cells}
     runs: list[list[list[Answered]]] = [[] for _ in cells]
@@ -63,23 +66,12 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
             runs[number].append(answered)
             job.progress(share)
     measured = [
-        _cell(number, cell, streams.of(cell), runs[number], full[cell.prompts], report)
-        for number, (cell, report) in enumerate(zip(cells, reports, strict=True))
+        _cell(cell, streams.of(cell), own, full[cell.prompts], report)
+        for cell, own, report in zip(cells, runs, reports, strict=True)
         if report is not None
     ]
     entries, tables = [entry for entry, _ in measured], [table for _, table in measured]
     return result_of(scenario, job, entries, tables, streams, profile=profile, is_measured=True), {}
-
-
-def _check_swept(scenario: PromptCacheScenario) -> None:
-    wrong = next((key for key in scenario.sweep if not key.startswith(("prompts.", "cache."))), None)
-    if wrong is not None:
-        raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of prompts and cache, not {wrong}")
-
-
-def _check_lengths(scenario: PromptCacheScenario, model: Any, prompts: Sequence[IntArray]) -> None:
-    where = f"{scenario.name}: the longest prompt (prompts.max_tokens cuts them)"
-    check_length(max(map(len, prompts)), context_limit_of(model), where=where)
 
 
 def _through_cache(
@@ -97,7 +89,6 @@ def _through_cache(
 
 
 def _cell(
-    number: int,
     cell: PromptCacheScenario,
     prompts: Sequence[IntArray],
     runs: list[list[Answered]],
@@ -132,11 +123,7 @@ def _cell(
         "evicted": report.evicted,
         "demoted": report.demoted,
     } | agreement_of(own, full[0])
-    rows = rows_of(number, prompts, sent) | {
-        "reused_tokens": np.array(held),
-        "busy_s": medians(runs, "busy_s"),
-    }
-    return entry, rows
+    return entry, rows_of(prompts, sent) | {"reused_tokens": np.array(held), "busy_s": medians(runs, "busy_s")}
 
 
 MEASUREMENT: Measurement[PromptCacheScenario] = Measurement(measure=measure, cost_tables=restore_tables)

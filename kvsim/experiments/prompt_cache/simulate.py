@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prompts.accounting import Keeping, PromptCacheState, Reuse
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.experiments.base import make_result, profile_of, shape_of
 from kvsim.experiments.prompt_cache.costs import PromptCosts
 from kvsim.experiments.prompt_cache.prompts import digest_of, prompts_of
 from kvsim.experiments.prompt_cache.report.break_even import break_evens
@@ -20,7 +20,7 @@ from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario, Prompts
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.report.applies import mean
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import check_context
 from kvsim.types import BoolArray, FloatArray, IntArray
 
@@ -42,19 +42,18 @@ class Sent:
 
 def check(scenario: PromptCacheScenario, base_dir: Path | None) -> int:
     """Check profile, costs, prompts and budgets, and return the number of cells."""
-    cells = cells_of(scenario)
     streams = Streams(base_dir)
-    for cell, _ in cells:
+    for cell in scenario.cells:
         prompts = streams.of(cell)
         PromptCosts(profile_of(cell, base_dir), cell, longest_of(cell, prompts))
         state_of(cell, prompts)
-    return len(cells)
+    return len(scenario.cells)
 
 
 def warnings(scenario: PromptCacheScenario, beside: Path | None) -> list[str]:
     """Return a line if times are not known."""
     streams, lines = Streams(beside), []
-    for cell, _ in cells_of(scenario):
+    for cell in scenario.cells:
         lines.append(PromptCosts(profile_of(cell, beside), cell, longest_of(cell, streams.of(cell))).unknown)
     return list(dict.fromkeys(line for line in lines if line is not None))
 
@@ -74,10 +73,8 @@ def longest_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
 
 def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
     """Send every cell's prompts through its cache state."""
-    swept_cells = cells_of(scenario)
     entries, tables, streams, unknown = [], [], Streams(job.base_dir), []
-    profile = profile_of(swept_cells[0][0], job.base_dir)
-    for number, (cell, _) in enumerate(swept_cells):
+    for cell in scenario.cells:
         profile = profile_of(cell, job.base_dir)
         prompts = streams.of(cell)
         costs = PromptCosts(profile, cell, longest_of(cell, prompts))
@@ -85,8 +82,8 @@ def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
         sent, is_outside = _send(cell, prompts, costs)
         outside_frac = None if costs.unknown else float(is_outside.mean())
         entries.append(cell_of(cell, prompts, sent) | {"ttft_outside_frac": outside_frac})
-        tables.append(rows_of(number, prompts, sent))
-        job.progress(1 / len(swept_cells))
+        tables.append(rows_of(prompts, sent))
+        job.progress(1 / len(scenario.cells))
     return result_of(scenario, job, entries, tables, streams, profile=profile, unknown=unknown)
 
 
@@ -197,12 +194,10 @@ def _of_hits(sent: Sent, is_hit: NDArray[np.bool_], hit_bytes: int) -> dict[str,
     }
 
 
-def rows_of(number: int, prompts: Sequence[IntArray], sent: Sent) -> dict[str, NDArray[Any]]:
+def rows_of(prompts: Sequence[IntArray], sent: Sent) -> dict[str, NDArray[Any]]:
     """Return a row for each prompt of one cell."""
-    size = len(prompts)
     return {
-        "cell": np.full(size, number),
-        "request": np.arange(size),
+        "request": np.arange(len(prompts)),
         "prompt_tokens": np.array([prompt.size for prompt in prompts]),
         "reused_tokens": np.array([reuse.tokens for reuse in sent.reuses]),
         "from_host": np.array([reuse.tier == "host" for reuse in sent.reuses]),
@@ -238,7 +233,7 @@ def result_of(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=[*list(filter(None, unknown))[-1:], *lines],
         profile=profile,
         is_measured=is_measured,

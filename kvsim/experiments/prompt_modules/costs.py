@@ -173,9 +173,8 @@ def prompt_of(cell: PromptModules, assembly: Assembly, *, ttft_s: float, full_s:
 
 
 def rows_of(
-    number: int, case: Case, counts: dict[str, NDArray[np.int64]], *, ttft_s: FloatArray, full_s: FloatArray
+    case: Case, counts: dict[str, NDArray[np.int64]], *, ttft_s: FloatArray, full_s: FloatArray
 ) -> dict[str, NDArray[Any]]:
     """Return a row for each request of one cell."""
-    size = int(case.requests.size)
-    own = {"cell": np.full(size, number), "request": np.arange(size), "prompt": case.requests}
+    own = {"request": np.arange(case.requests.size), "prompt": case.requests}
     return {**own, **counts, "ttft_s": ttft_s, "ttft_full_s": full_s}

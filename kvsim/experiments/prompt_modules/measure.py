@@ -13,7 +13,7 @@ from kvsim.engine.links.states import StateLink, make_link
 from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleStoreState
 from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_positions, source_of
 from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
@@ -25,7 +25,7 @@ from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
 from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.types import FloatArray
 
 LENGTHS = "lengths.json"
@@ -78,7 +78,7 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
     ScenarioError
         If the model is not of the scenario's shape, reads too few positions, or counts other tokens than the scenario.
     """
-    cells = [cell for cell, _ in cells_of(scenario)]
+    cells = scenario.cells
     source, profile = source_of(scenario, job.base_dir), profile_of(scenario, job.base_dir)
     bench = _bench(scenario, job, source, profile)
     cases = [case_of(cell, source, bench.length_of) for cell in cells]
@@ -206,15 +206,15 @@ def _result(
     prices: dict[tuple[Any, ...], list[Divergence]],
 ) -> RunResult:
     entries, tables, prompts = [], [], {}
-    for number, (cell, swept) in enumerate(cells_of(scenario)):
+    for number, cell in enumerate(scenario.cells):
         case, own = cases[number], runs[number]
         times = timed[_key(cell)]
         counts = counts_table([_counts(done) for done in own])
         ttft_s = np.array([done.ttft_s for done in own])
         full_s: FloatArray = np.array([times[request].full_s for request in case.requests])
-        entries.append(cell_of(cell, case, counts, ttft_s=ttft_s, full_s=full_s) | swept)
+        entries.append(cell_of(cell, case, counts, ttft_s=ttft_s, full_s=full_s) | cell.swept_values(scenario.sweep))
         processor_s = np.array([done.processor_s for done in own])
-        tables.append(rows_of(number, case, counts, ttft_s=ttft_s, full_s=full_s) | {"processor_s": processor_s})
+        tables.append(rows_of(case, counts, ttft_s=ttft_s, full_s=full_s) | {"processor_s": processor_s})
         for assembly, time, price in zip(case.assemblies, times, prices[_key(cell)[1:]], strict=True):
             one = prompt_of(cell, assembly, ttft_s=time.stored_s, full_s=time.full_s) | asdict(price)
             prompts[(*_key(cell), assembly.name)] = one | {"full_processor_s": time.full_processor_s}
@@ -222,7 +222,7 @@ def _result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=verdict_of(entries, list(prompts.values())),
         profile=profile,
         seed=scenario.stream.seed,

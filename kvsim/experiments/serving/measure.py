@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kvsim.engine.vllm import VllmProcess
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of
+from kvsim.experiments.base import make_result, model_path_of, profile_of, stacked
 from kvsim.experiments.serving.costs import memory_of, parameters_of
 from kvsim.experiments.serving.fresh_profile import fresh_profile
 from kvsim.experiments.serving.latency import latency_figures, meets, request_rows
@@ -21,7 +21,7 @@ from kvsim.experiments.serving.probes import Probes, probe_rows
 from kvsim.experiments.serving.real import Row, place_of, recorded_workload, rows_of, with_tokens
 from kvsim.experiments.serving.run import FIGURES
 from kvsim.experiments.serving.scenario import RealEngine, Serving, Slo
-from kvsim.experiments.serving.simulate import stacked, traffic_entry
+from kvsim.experiments.serving.simulate import traffic_entry
 from kvsim.experiments.serving.speed import PROBES
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job, Measurement
@@ -42,7 +42,7 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
         If vLLM is not there or does not start.
     """
     real = _real_of(scenario)
-    cells = [(cell, swept, make_traffic(cell, job.base_dir)) for cell, swept in cells_of(scenario)]
+    cells = [(cell, make_traffic(cell, job.base_dir)) for cell in scenario.cells]
     profile = profile_of(scenario, job.base_dir)
     model = str(Path(model_path_of(scenario, job.base_dir)).resolve())
     runs: list[list[_Run]] = [[] for _ in cells]
@@ -50,7 +50,7 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
     files: dict[str, bytes] = {}
     plans = [
         (number, cell, traffic, parameters_of(cell, memory_of(cell, profile).num_blocks))
-        for number, (cell, _, traffic) in enumerate(cells)
+        for number, (cell, traffic) in enumerate(cells)
     ]
     for parameters in dict.fromkeys(plan[-1] for plan in plans):
         with VllmProcess(model, _vllm_parameters(parameters), num_threads=real.threads) as vllm:
@@ -71,18 +71,18 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
                         files[name] = recorded_workload(f"{scenario.name}-{number}", rows, parameters, trace)
                         job.progress(1 / (len(cells) * real.repeats))
     entries = [
-        traffic_entry(cell, traffic, memory_of(cell, profile)) | _entry_of(own) | swept
-        for (cell, swept, traffic), own in zip(cells, runs, strict=True)
+        traffic_entry(cell, traffic, memory_of(cell, profile)) | _entry_of(own) | cell.swept_values(scenario.sweep)
+        for (cell, traffic), own in zip(cells, runs, strict=True)
     ]
     result = make_result(
         scenario,
         job,
         cells=entries,
-        rows=stacked([_with_repeats([run.rows for run in own]) for own in runs]),
+        rows=[stacked([run.rows for run in own], by="repeat") for own in runs],
         tables={
-            "timeline": stacked([_with_repeats([run.timeline for run in own[:1]]) for own in runs]),
-            "itl": stacked([_with_repeats([run.gaps for run in own]) for own in runs]),
-            PROBES: stacked([_with_repeats(own) for own in around]),
+            "timeline": [stacked([own[0].timeline], by="repeat") for own in runs],
+            "itl": [stacked([run.gaps for run in own], by="repeat") for own in runs],
+            PROBES: [stacked(own, by="repeat") for own in around],
         },
         verdict=[_verdict(real)],
         profile=profile,
@@ -218,11 +218,6 @@ def _entry_of(runs: Sequence[_Run]) -> dict[str, Any]:
     names = runs[0].figures
     medians = {name: type(names[name])(np.median([run.figures[name] for run in runs])) for name in names}
     return medians | {"repeats": {name: [run.figures[name] for run in runs] for name in FIGURES if name in names}}
-
-
-def _with_repeats(tables: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return the tables of all runs of a cell as one, the number of its run in each row."""
-    return stacked(list(tables), by="repeat")
 
 
 MEASUREMENT: Measurement[Serving] = Measurement(measure=measure, fresh_profile=fresh_profile)

@@ -13,7 +13,7 @@ from kvsim.cli import run_command
 from kvsim.engine.model.generation import generate, peak_bytes
 from kvsim.engine.model.loading import load_model
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.experiments.base import cells_of, shape_of
+from kvsim.experiments.base import shape_of
 from kvsim.experiments.kv_on_off import simulate as kv_on_off
 from kvsim.experiments.kv_on_off.report import exponent
 from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
@@ -120,7 +120,7 @@ def test_the_memory_of_the_trained_model_is_prediction(model_path: Path, new_tok
     model, _ = load_model(model_path, "bf16", "cpu")
     changes = ["run.batch=2", "run.prompt_tokens=12", f"run.new_tokens={new_tokens}"]
     _, scenario = load_named(find_scenario("kv_on_off"), changes)
-    for cell, _ in cells_of(scenario):
+    for cell in scenario.cells:
         taken = peak_bytes(model, np.arange(24).reshape(2, 12), new_tokens, use_cache=cell.run.use_cache)
         predicted = kv_on_off.peak_bytes(cell, shape_of(cell))
         assert taken - 100_000 <= predicted <= taken, "but for scratch memory that torch hands out as tensors"
