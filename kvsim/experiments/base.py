@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ class CacheScenario(AnyScenario):
     """The experiment; each tree allows its own name only."""
     model: ModelChoice
     profile: ProfileChoice
+
+
+EntryT = TypeVar("EntryT", bound=Mapping[str, Any])
+"""The entry of a cell in the summary: a `TypedDict` of its experiment."""
 
 
 def shape_of(scenario: CacheScenario) -> ModelShape:
@@ -162,6 +166,14 @@ def make_result(
         manifest=manifest_of(scenario, job, seed=seed, is_measured=is_measured),
         tables={name: stacked(own) for name, own in (tables or {}).items()},
     )
+
+
+def extended(entry: EntryT, *more: Mapping[str, Any]) -> EntryT:
+    """Return the entry of a cell with further fields: its values of swept ones, whose names only the scenario knows."""
+    fields: dict[str, Any] = dict(entry)
+    for part in more:
+        fields |= part
+    return cast("EntryT", fields)
 
 
 def stacked(tables: Sequence[Rows], *, by: str = "cell") -> dict[str, NDArray[Any]]:

@@ -12,13 +12,13 @@ from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.embedding_rows.calibrate import row_tables
 from kvsim.experiments.embedding_rows.calls import EmbedCall, calls_of, episodes, state_of
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, inputs_of, predicted
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, inputs_of, predicted_frac
 from kvsim.experiments.types import Job, Measurement
 from kvsim.report.results import RunResult
 from kvsim.scenario.checks import check_length
@@ -47,7 +47,7 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
         _, requests, bigrams = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
         each = cell.run.prompt_tokens + cell.run.new_tokens
         check_length(each, context_limit_of(model), where=f"{cell.name}: run.prompt_tokens and run.new_tokens")
-        plans.append((calls_of(cell, requests, bigrams), predicted(bigrams, requests)))
+        plans.append((calls_of(cell, requests, bigrams), predicted_frac(bigrams, requests)))
     use_threads(profile.machine.num_threads)
     run_plain(model, plans[0][0][:2])  # the first call of a model is slower than any other
     repeats = scenario.measure.repeats
@@ -60,13 +60,13 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
             job.progress(1 / (len(cells) * repeats))
     entries, tables = [], []
     for number, cell in enumerate(cells):
-        calls, predictions = plans[number]
+        calls, expected_frac = plans[number]
         columns = _columns([call for call in calls if call.counts], runs[number], plain)
         served, _, _ = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
-        entry = cell_of(cell, profile, served, columns, runs[number][0].counts) | predictions
+        entry = cell_of(cell, profile, served, columns, runs[number][0].counts, expected_frac)
         same = [a.logits_digest == b.logits_digest for a, b in zip(runs[number][0].steps, plain[0], strict=True)]
         entry["same_logits_frac"] = float(np.mean(same))
-        entries.append(entry | cell.swept_values(scenario.sweep))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
         tables.append(columns)
     result = make_result(
         scenario,

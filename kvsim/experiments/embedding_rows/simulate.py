@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kvsim.caches import Cache
 from kvsim.caches.rows import RowCounts
 from kvsim.errors import TraceError
-from kvsim.experiments.base import make_result, profile_of, recorded_file, shape_of
+from kvsim.experiments.base import extended, make_result, profile_of, recorded_file, shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams
 from kvsim.experiments.embedding_rows.calls import (
     EmbedCall,
@@ -25,6 +24,7 @@ from kvsim.experiments.embedding_rows.calls import (
     row_bytes,
     served_of,
 )
+from kvsim.experiments.embedding_rows.cell import RowsCell
 from kvsim.experiments.embedding_rows.clock import costs_of, simulate_calls
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
@@ -60,11 +60,10 @@ def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
         calls = calls_of(cell, requests, bigrams)
         costs = costs_of(cell, profile)
         columns, counts = simulate_calls(cell, calls, costs)
-        entry = cell_of(cell, profile, served, columns, counts)
-        entry |= predicted(bigrams, requests)
+        entry = cell_of(cell, profile, served, columns, counts, predicted_frac(bigrams, requests))
         entry["bound_hit_frac"] = bound_hit_frac(cell, calls)
         entry["outside_frac"] = float(np.mean([costs.is_outside(call) for call in calls]))
-        entries.append(entry | cell.swept_values(scenario.sweep))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
         tables.append(columns)
         digests.add(content_digest(requests))
         job.progress(1 / len(scenario.cells))
@@ -100,7 +99,8 @@ def cell_of(
     served: Served,
     columns: Mapping[str, FloatArray | IntArray],
     counts: RowCounts,
-) -> dict[str, Any]:
+    predicted_frac: float | None,
+) -> RowsCell:
     """Return the cell's entry of the summary from its calls, simulated or measured."""
     shape = shape_of(cell)
     is_prompt = columns["step"] == 0
@@ -147,15 +147,15 @@ def cell_of(
         "is_drawn": served.is_drawn,
         "zipf_exponent": served.zipf_exponent,
         "computes_as": None if profile.shape == shape else profile.name,
+        "predicted_frac": predicted_frac,
     }
 
 
-def predicted(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | None]:
+def predicted_frac(bigrams: Bigrams | None, requests: IntArray) -> float | None:
     """Return how often the next token of a request was among those that the predictor expected."""
     if bigrams is None:
-        return {"predicted_frac": None}
-    flat = requests.reshape(-1, requests.shape[-1])
-    return {"predicted_frac": float(np.mean([bigrams.recall_frac(tokens) for tokens in flat]))}
+        return None
+    return float(np.mean([bigrams.recall_frac(tokens) for tokens in requests.reshape(-1, requests.shape[-1])]))
 
 
 def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:

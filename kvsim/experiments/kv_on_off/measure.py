@@ -85,7 +85,7 @@ def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: lis
                 raise EngineError(f"{cell.name}: cell {number}: two runs generated different tokens")
         step_s = np.median([run.step_s for run in own], axis=0)
         entry = cell_of(cell, step_s, peak_bytes=peaks[number])
-        entry |= {"kv_bytes": own[0].kv_bytes, "computed_tokens": own[0].computed_tokens}
+        entry["kv_bytes"], entry["computed_tokens"] = own[0].kv_bytes, own[0].computed_tokens
         entry["latency_repeats_s"] = [float(run.step_s.sum()) for run in own]
         place = (cell.run.batch, cell.run.prompt_tokens, cell.run.new_tokens)
         other_ids = tokens.setdefault(place, own[0].token_ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.experiments.base import check_calls, make_result, profile_of, shape_of
+from kvsim.experiments.kv_on_off.cell import KvCell
 from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.experiments.types import Job
@@ -116,7 +116,7 @@ def pass_bytes(shape: ModelShape, num_sequences: int, num_tokens: int) -> int:
     return positions + tokens * _POSITION_BYTES + max(in_mlp, at_head)
 
 
-def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) -> dict[str, Any]:
+def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) -> KvCell:
     """Return the cell's entry of the summary."""
     run = scenario.run
     latency_s = float(step_s.sum())
@@ -150,11 +150,11 @@ def rows_of(scenario: KvOnOff, step_s: NDArray[np.float64], repetition: int = 0)
     }
 
 
-def _place(cell: Mapping[str, Any]) -> tuple[int, int, int]:
+def _place(cell: KvCell) -> tuple[int, int, int]:
     return cell["batch"], cell["prompt_tokens"], cell["new_tokens"]
 
 
-def add_speeds(cells: list[dict[str, Any]]) -> None:
+def add_speeds(cells: list[KvCell]) -> None:
     """Add ``speed_vs_off``: the time without a cache over the cell's own, where both were run."""
     off_s = {_place(cell): cell["latency_s"] for cell in cells if not cell["use_cache"]}
     for cell in cells:
@@ -162,15 +162,16 @@ def add_speeds(cells: list[dict[str, Any]]) -> None:
         cell["speed_vs_off"] = base_s / cell["latency_s"] if base_s is not None else None
 
 
-def verdict_of(cells: list[dict[str, Any]]) -> list[str]:
+def verdict_of(cells: list[KvCell]) -> list[str]:
     """Return what the cells say in words."""
-    pairs = [cell for cell in cells if cell["use_cache"] and cell["speed_vs_off"] is not None]
+    pairs = [(speed, cell) for cell in cells if cell["use_cache"] and (speed := cell["speed_vs_off"]) is not None]
     if not pairs:
         return []
-    least, most = min(pairs, key=lambda cell: cell["speed_vs_off"]), max(pairs, key=lambda cell: cell["speed_vs_off"])
-    prompts = "{prompt_tokens} tokens of prompt, batch {batch}"
+    least, most = (
+        "{:.1f} times ({prompt_tokens} tokens of prompt, batch {batch})".format(speed, **cell)
+        for speed, cell in (choose(pairs, key=lambda pair: pair[0]) for choose in (min, max))
+    )
     return [
-        f"Keeping keys and values makes generation {least['speed_vs_off']:.1f} times ({prompts.format(**least)}) to "
-        f"{most['speed_vs_off']:.1f} times ({prompts.format(**most)}) as fast, for at most "
-        f"{format_bytes(max(cell['kv_bytes'] for cell in pairs))} of cache."
+        f"Keeping keys and values makes generation {least} to {most} as fast, for at most "
+        f"{format_bytes(max(cell['kv_bytes'] for _, cell in pairs))} of cache."
     ]

@@ -16,7 +16,7 @@ from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.engine.run import Answered, answer
 from kvsim.experiments.prefix_blocks.engine.store import BlockStore
 from kvsim.experiments.prefix_blocks.report import verdict_of
@@ -137,7 +137,7 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
         )
         ttft_s = medians(runs[number], "ttft_s")
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
-        entries.append(entry | agreement_of(own, full[0]) | cell.swept_values(scenario.sweep))
+        entries.append(extended(entry, agreement_of(own, full[0]), cell.swept_values(scenario.sweep)))
         rows = rows_of(requests, done, ttft_s=ttft_s, full_s=full_s)
         tables.append(rows | {"processor_s": medians(runs[number], "processor_s")})
     profile = profile_of(scenario, job.base_dir)

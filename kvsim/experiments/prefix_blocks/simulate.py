@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
-from kvsim.experiments.base import make_result, prefill_or_reason, profile_of, recorded_file, shape_of
+from kvsim.experiments.base import extended, make_result, prefill_or_reason, profile_of, recorded_file, shape_of
+from kvsim.experiments.prefix_blocks.cell import BlocksCell
 from kvsim.experiments.prefix_blocks.report import verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
@@ -73,7 +74,7 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         entry["bound_block_hit_frac"] = ratio(int(bound.hits.sum()), num_blocks)
         entry["unlimited_block_hit_frac"] = ratio(int(unlimited.hits.sum()), num_blocks)
         entry["ttft_outside_frac"] = outside_frac
-        entries.append(entry | cell.swept_values(scenario.sweep))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
         tables.append(rows_of(requests, done, ttft_s=ttft_s, full_s=full_s))
         job.progress(1 / len(scenario.cells))
     return make_result(
@@ -168,7 +169,7 @@ def backward_of(requests: RequestBlocks) -> str | None:
 
 def cell_of(
     cell: PrefixBlocks, requests: RequestBlocks, done: Replayed, *, ttft_s: FloatArray, full_s: FloatArray
-) -> dict[str, Any]:
+) -> BlocksCell:
     """Return the cell's entry of the summary."""
     counts = requests.counts
     has_blocks = counts > 0

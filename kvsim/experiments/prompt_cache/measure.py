@@ -12,8 +12,9 @@ from kvsim.engine.model.first_token import agreement_of, medians
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_cache.calibrate import restore_tables
+from kvsim.experiments.prompt_cache.cell import PromptsCell
 from kvsim.experiments.prompt_cache.costs import slower_s
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
 from kvsim.experiments.prompt_cache.engine.run import Answered, answer
@@ -94,7 +95,7 @@ def _cell(
     runs: list[list[Answered]],
     full: list[list[Answered]],
     report: PromptCacheReport,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[PromptsCell, dict[str, Any]]:
     """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
     own = runs[0]
     sent = Sent(
@@ -115,14 +116,9 @@ def _cell(
             for run, alone in zip(runs, full, strict=True)
         ]
         busy_s, full_busy_s = (medians(each, "busy_s") for each in (runs, full))
-        entry |= {"gain_repeats_s": gains_s, "busy_gain_s": float((full_busy_s - busy_s)[is_hit].mean())}
-    entry |= {
-        "reused_tokens": report.reused_tokens,
-        "hits": report.hits,
-        "host_hits": report.host_hits,
-        "evicted": report.evicted,
-        "demoted": report.demoted,
-    } | agreement_of(own, full[0])
+        entry["gain_repeats_s"], entry["busy_gain_s"] = gains_s, float((full_busy_s - busy_s)[is_hit].mean())
+    counted = ("reused_tokens", "hits", "host_hits", "evicted", "demoted")
+    entry = extended(entry, {name: getattr(report, name) for name in counted}, agreement_of(own, full[0]))
     return entry, rows_of(prompts, sent) | {"reused_tokens": np.array(held), "busy_s": medians(runs, "busy_s")}
 
 

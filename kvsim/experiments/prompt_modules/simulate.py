@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.experiments.base import make_result, profile_of
+from kvsim.experiments.base import extended, make_result, profile_of
 from kvsim.experiments.prompt_modules.case import case_of, source_of
+from kvsim.experiments.prompt_modules.cell import PromptEntry
 from kvsim.experiments.prompt_modules.costs import (
-    PROMPT_KEYS,
     all_stored,
     cell_of,
     costs_of,
     counts_of,
+    prompt_key,
     prompt_of,
     rows_of,
 )
@@ -41,7 +42,7 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
     source = source_of(scenario, job.base_dir)
     length_of = lengths_of(scenario, source, job.base_dir)
     entries, tables = [], []
-    prompts: dict[tuple[Any, ...], dict[str, Any]] = {}
+    prompts: dict[tuple[Any, ...], PromptEntry] = {}
     for cell in scenario.cells:
         case = case_of(cell, source, length_of)
         profile = profile_of(cell, job.base_dir)
@@ -62,12 +63,12 @@ def simulate(scenario: PromptModules, job: Job) -> RunResult:
         entry["bound_hit_frac"] = sum(done.num_hits for done in bound) / max(1, len(case.accesses))
         outside = [costs.is_outside(assembly, cell.cache.tier) for assembly in arrived]
         entry["ttft_outside_frac"] = float(np.mean(outside))
-        entries.append(entry | cell.swept_values(scenario.sweep))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
         tables.append(rows_of(case, counts, ttft_s=ttft_s, full_s=full_s))
         for assembly in case.assemblies:
             warm_s = costs.ttft_s(case, assembly, all_stored(assembly), cell.cache.tier)
             one = prompt_of(cell, assembly, ttft_s=warm_s, full_s=costs.full_s(assembly))
-            prompts[tuple(one[key] for key in PROMPT_KEYS)] = one
+            prompts[prompt_key(one)] = one
         job.progress(1 / len(scenario.cells))
     return make_result(
         scenario,

@@ -14,10 +14,10 @@ from kvsim.experiments.serving.core import make_blocks, make_core
 from kvsim.experiments.serving.costs import Platform, interval_frac, parameters_of
 from kvsim.experiments.serving.latency import RATES, TIMES, latency_figures, meets, request_rows
 from kvsim.experiments.serving.scenario import Serving
-from kvsim.experiments.serving.tiers import make_offload, tier_figures, tier_setup
+from kvsim.experiments.serving.tiers import make_offload, tier_figures, transfer_times
 from kvsim.experiments.serving.traffic import Traffic
 from kvsim.experiments.serving.traffic.make import random_of
-from kvsim.sim.serving import Served, StepCosts, simulate_serving
+from kvsim.sim.serving import Served, StepCosts, TierSetup, simulate_serving
 from kvsim.sim.serving.monitor import COLUMNS
 
 FIGURES = (*TIMES, *RATES, "met_frac")
@@ -25,8 +25,8 @@ FIGURES = (*TIMES, *RATES, "met_frac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellRun:
-    """What one simulation of one cell gave."""
+class ServedCell:
+    """What serving one cell once gave, simulated or for real."""
 
     figures: dict[str, Any]
     rows: dict[str, NDArray[Any]]
@@ -35,6 +35,12 @@ class CellRun:
     """Means over stretches of time: requests that run and wait, the share of blocks in use, tokens."""
     gaps: dict[str, NDArray[Any]]
     """Times between tokens, and how often each occurred."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRun(ServedCell):
+    """What one simulation of one cell gave."""
+
     parts_s: dict[str, float]
     """Seconds of each part of all steps."""
     most: dict[str, float]
@@ -79,7 +85,7 @@ def run_cell(
         traffic.sessions,
         step_costs,
         is_async=engine.async_scheduling,
-        tiers=tier_setup(scenario, platform, offload) if offload else None,
+        tiers=TierSetup(offload=offload, transfer_s=transfer_times(scenario, platform)) if offload else None,
         progress=progress,
     )
     return _cell_run(scenario, traffic, served, step_costs, offload)

@@ -98,22 +98,15 @@ class _Traffics:
 
     def __init__(self, base_dir: Path | None) -> None:
         self._base_dir = base_dir
-        self._made: dict[Any, Traffic] = {}
+        self._made: dict[str, Traffic] = {}
 
     def of(self, cell: Serving) -> Traffic:
         """Return the traffic of a cell."""
-        key = (
-            cell.trace,
-            cell.generated,
-            cell.arrivals,
-            cell.run.seed,
-            cell.engine.block_size,
-            cell.engine.max_model_len,
-        )
-        text = repr(key)
-        if text not in self._made:
-            self._made[text] = make_traffic(cell, self._base_dir)
-        return self._made[text]
+        engine = cell.engine
+        key = repr((cell.trace, cell.generated, cell.arrivals, cell.run.seed, engine.block_size, engine.max_model_len))
+        if key not in self._made:
+            self._made[key] = make_traffic(cell, self._base_dir)
+        return self._made[key]
 
     @property
     def readings(self) -> list[str]:

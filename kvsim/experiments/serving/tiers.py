@@ -15,7 +15,7 @@ from kvsim.experiments.base import shape_of
 from kvsim.experiments.serving.costs import Memory, Platform
 from kvsim.experiments.serving.scenario import Serving, TierChoice
 from kvsim.profile.serving import ServingCosts
-from kvsim.sim.serving import Served, TierSetup
+from kvsim.sim.serving import Served
 from kvsim.units import format_bytes
 
 
@@ -63,11 +63,6 @@ def check_tiers(scenario: Serving, memory: Memory) -> None:
 def num_chunks(scenario: Serving, memory: Memory, size_bytes: int) -> int:
     """Return the chunks that fit into a tier."""
     return size_bytes // (_choice_of(scenario).chunk_blocks * memory.block_bytes)
-
-
-def tier_setup(scenario: Serving, platform: Platform, offload: Offload) -> TierSetup:
-    """Return the tiers with the links between them."""
-    return TierSetup(offload=offload, transfer_s=transfer_times(scenario, platform))
 
 
 def transfer_times(scenario: Serving, platform: Platform) -> dict[Kind, Callable[[int], float]]:
