@@ -135,7 +135,7 @@ def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) 
     }
 
 
-def rows_of(scenario: KvOnOff, step_s: NDArray[np.float64], repetition: int = 0) -> dict[str, Any]:
+def rows_of(scenario: KvOnOff, step_s: NDArray[np.float64], repetition: int = 0) -> dict[str, NDArray[Any]]:
     """Return a row for each generated token of one cell."""
     run = scenario.run
     steps = np.arange(run.new_tokens)

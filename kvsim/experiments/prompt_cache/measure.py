@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.first_token import agreement_of, medians
@@ -95,7 +96,7 @@ def _cell(
     runs: list[list[Answered]],
     full: list[list[Answered]],
     report: PromptCacheReport,
-) -> tuple[PromptsCell, dict[str, Any]]:
+) -> tuple[PromptsCell, dict[str, NDArray[Any]]]:
     """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
     own = runs[0]
     sent = Sent(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ _APART_S = 1e5
 """Longer than any request takes."""
 
 
-def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[str, dict[str, Any]]:
+def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[str, dict[str, float]]:
     r"""Return figures of latency by predictors that know costs but no batches.
 
     ``alone``: each request has the engine for itself. ``m_d_1``: one server that takes as long for each as the mean

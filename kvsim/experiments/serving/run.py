@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ FIGURES = (*TIMES, *RATES, "met_frac")
 class ServedCell:
     """What serving one cell once gave, simulated or for real."""
 
-    figures: dict[str, Any]
+    figures: dict[str, float]
     rows: dict[str, NDArray[Any]]
     """A row a request."""
     timeline: dict[str, NDArray[Any]]
@@ -54,7 +54,6 @@ def run_cell(
     *,
     scale: float = 1.0,
     draw: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> CellRun:
     """Serve the traffic of one cell.
 
@@ -86,7 +85,6 @@ def run_cell(
         step_costs,
         is_async=engine.async_scheduling,
         tiers=TierSetup(offload=offload, transfer_s=transfer_times(scenario, platform)) if offload else None,
-        progress=progress,
     )
     return _cell_run(scenario, traffic, served, step_costs, offload)
 

@@ -88,12 +88,12 @@ def transfer_times(scenario: Serving, platform: Platform) -> dict[Kind, Callable
     return times
 
 
-def tier_figures(served: Served, rows: Mapping[str, NDArray[Any]], prompt_tokens: int) -> dict[str, Any]:
+def tier_figures(served: Served, rows: Mapping[str, NDArray[Any]], prompt_tokens: int) -> dict[str, float]:
     """Return what the tiers and their links did; nothing where there are none."""
     if "loaded_tokens" not in rows:
         return {}
     loaded = int(rows["loaded_tokens"].sum())
-    figures = {
+    figures: dict[str, float] = {
         "device_hit_frac": (int(rows["hit_tokens"].sum()) - loaded) / prompt_tokens,
         "loaded_frac": loaded / prompt_tokens,
     }
