@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from kvsim.experiments.serving.report.tables import text_of
 from kvsim.report.results import RunResult
@@ -142,7 +142,7 @@ def mark_plainly(side: Any, low: float, high: float) -> None:
     """Put numbers that people write on a logarithmic axis."""
     side.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    side.set_minor_formatter(NullFormatter())
+    side.set_minor_locator(NullLocator())
 
 
 def _groups(summary: Mapping[str, Any], others: list[str]) -> dict[str, list[Mapping[str, Any]]]:
