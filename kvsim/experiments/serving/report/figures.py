@@ -34,7 +34,7 @@ def rate_field(summary: Mapping[str, Any]) -> str | None:
 def cdf_figure(result: RunResult) -> Figure:
     """Return the distribution of each latency, a line a cell."""
     summary, rows, gaps = result.summary, result.rows, result.tables["itl"]
-    figure = new_figure(7.6, f"{summary['scenario']}: latency of requests", _foot(summary))
+    figure = new_figure(7.6, f"{summary['scenario']}: latency of requests", _foot(summary), is_plain_grid=True)
     axes = add_panels(figure, 2, 2)
     panels = {"ttft_s": "time to first token (s)", "tpot_s": "time per output token (s)", "e2e_s": "end to end (s)"}
     handles: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def timeline_figure(result: RunResult) -> Figure:
                    result.tables["timeline"].items()})  # fmt: skip
     label = _label(summary, cells[number])
     title = f"{summary['scenario']}: the engine over time" + (f", {label}" if label else "")
-    figure = new_figure(7.6, title, _foot(summary))
+    figure = new_figure(7.6, title, _foot(summary), is_plain_grid=True)
     top, middle, bottom = (row[0] for row in add_panels(figure, 3, 1, sharex=True))
     start_s = own["start_s"]
     handles = {
