@@ -13,7 +13,7 @@ from kvsim.experiments.types import Job
 from kvsim.report.results import load_result, write_result
 from kvsim.scenario.shipped import find_scenario
 from tests.experiments.running import check as check_named
-from tests.experiments.serving.tiny import scenario
+from tests.experiments.serving.tiny import scenario, sessions
 
 
 def one_cell(**changes):
@@ -83,12 +83,7 @@ def test_hits_of_the_prefix_cache_move_latency():
     """Peers raised the hit rate and saw no latency change; here the same requests with caching are faster."""
 
     def run(caching):
-        generated = {
-            "num_sessions": 60,
-            "prompt": {"mean": 600.0},
-            "output": {"mean": 8.0},
-            "shared_tokens": 512,
-        }
+        generated = sessions(60, prompt=600.0, output=8.0) | {"shared_tokens": 512}
         return one_cell(generated=generated, engine__enable_prefix_caching=caching, arrivals__rate_hz=1.0)
 
     without, cached = run(False), run(True)

@@ -18,6 +18,11 @@ SMALL_ENGINE = {
 """An engine of eight blocks that can be used, as a workload states it."""
 
 
+def sessions(num_sessions: int, **means: float) -> dict[str, Any]:
+    """Return the table of sessions to generate, all of whose lengths are these."""
+    return {"num_sessions": num_sessions, **{name: {"mean": mean} for name, mean in means.items()}}
+
+
 def tables(**changes: Any) -> dict[str, Any]:
     """Return the tables of a scenario file; a change is a dotted field with ``__`` for its dots; None leaves it out."""
     made: dict[str, Any] = {
