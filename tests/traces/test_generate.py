@@ -160,10 +160,6 @@ def test_recent_mass_falls_with_the_stated_power_of_age():
     assert mass[1] == mass[40]  # older than 1024 tokens
 
 
-def middle(source: SyntheticSource) -> Any:
-    return measure_statistics(source, 32)
-
-
 @pytest.mark.parametrize(
     ("name", "low", "high", "statistic", "sign", "fixed"),
     [
