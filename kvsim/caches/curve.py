@@ -47,6 +47,11 @@ class MissCurve:
         line = 1 - np.arange(shares.size) / self.num_keys
         return int(np.argmax(line - (shares - shares[-1]) / span))
 
+    def budget_for(self, miss_frac: float) -> int | None:
+        """Return the least budget that misses at most `miss_frac` of the accesses, None where none does."""
+        enough = np.flatnonzero(self.miss_frac <= miss_frac)
+        return int(enough[0]) if enough.size else None
+
 
 def miss_curve(keys: ArrayLike) -> MissCurve:
     """Return the curve of a trace of keys.

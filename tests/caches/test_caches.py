@@ -132,6 +132,8 @@ def test_the_curve_of_a_trace_longer_than_its_tree_is_exact() -> None:
 def test_the_knee_of_a_working_set_is_the_working_set() -> None:
     curve = miss_curve([*list(range(10)) * 50, *range(1_000, 1_200)])
     assert curve.knee == 10
+    assert curve.budget_for(0.5) == 10
+    assert curve.budget_for(0.0) is None
 
 
 @settings(max_examples=60)
