@@ -89,22 +89,8 @@ def test_every_public_name_is_there_and_has_a_type() -> None:
 def test_a_run_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = kvsim.run("smollm2_cpu", SMALL, policies=["resident", "lru"])
     typed = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
-    assert (
-        run_command(
-            [
-                "run",
-                "smollm2_cpu",
-                *typed,
-                "--set",
-                "run.policies=resident,lru",
-                "--json",
-                "-o",
-                str(tmp_path),
-                "--no-figures",
-            ]
-        )
-        == 0
-    )
+    options = ["--set", "run.policies=resident,lru", "--json", "-o", str(tmp_path), "--no-figures"]
+    assert run_command(["run", "smollm2_cpu", *typed, *options]) == 0
     printed = capsys.readouterr().out
     assert summary_json(result.summary) == printed
     (folder,) = (tmp_path / "smollm2_cpu").iterdir()
@@ -153,6 +139,12 @@ def counts(result: kvsim.Result) -> dict[str, list[int]]:
     return {policy: row for policy, *row in result.cells[["policy", *names]].itertuples(index=False)}
 
 
+def share_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two processes share the cells of any run."""
+    monkeypatch.setattr(kvsim.experiments.decode.simulate, "MIN_DECISIONS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(kvsim.experiments.decode.simulate.os, "cpu_count", lambda: 2)
+
+
 POLICIES = [
     "kvsim.policies.evictors.lru:Lru",
     Mine,
@@ -167,8 +159,7 @@ def test_classes_and_instances_decide_as_the_class_by_its_name(monkeypatch: pyte
     found = counts(alone)
     assert list(found) == ["kvsim.policies.evictors.lru:Lru", "Mine", "Template", "second template", "with an argument"]
     assert len({tuple(row) for row in found.values()}) == 1 and found["Mine"][1] > 0
-    monkeypatch.setattr(kvsim.experiments.decode.simulate, "MIN_DECISIONS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(kvsim.experiments.decode.simulate.os, "cpu_count", lambda: 2)
+    share_among_processes(monkeypatch)
     assert counts(kvsim.run("smollm2_cpu", SMALL, policies=POLICIES)) == found
 
 
@@ -196,8 +187,7 @@ def test_an_error_of_a_class_names_it_in_processes_too(monkeypatch: pytest.Monke
         def touch(self, view: Any) -> None:
             raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(kvsim.experiments.decode.simulate, "MIN_DECISIONS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(kvsim.experiments.decode.simulate.os, "cpu_count", lambda: 2)
+    share_among_processes(monkeypatch)
     with pytest.raises(PolicyError, match=r"Failing.*step 0, layer 0: touch raised ZeroDivisionError: oh"):
         kvsim.run("smollm2_cpu", SMALL, policies=["lru", Failing])
 

@@ -10,12 +10,11 @@ import pandas as pd
 import pytest
 
 import kvsim
-import kvsim.experiments.decode.simulate
 from kvsim.errors import ResultError, ScenarioError, TraceError
 from kvsim.experiments.decode.sweep.whatif import origin_of
 from kvsim.scenario.shipped import find_capture
 from kvsim.traces.access.file import open_trace
-from tests.test_library import SMALL, counts
+from tests.test_library import SMALL, counts, share_among_processes
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,7 @@ def test_a_trace_of_arrays_is_replayed_in_processes_and_for_a_batch(
 ) -> None:
     options = {**SMALL, "run.batch": [1, 2]}
     alone = kvsim.run("smollm2_cpu", options, policies=["lru", "fifo"], trace=recorded[1])
-    monkeypatch.setattr(kvsim.experiments.decode.simulate, "MIN_DECISIONS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(kvsim.experiments.decode.simulate.os, "cpu_count", lambda: 2)
+    share_among_processes(monkeypatch)
     shared = kvsim.run("smollm2_cpu", options, policies=["lru", "fifo"], trace=recorded[1])
     pd.testing.assert_frame_equal(alone.cells, shared.cells)
 

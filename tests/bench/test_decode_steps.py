@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 from kvsim.policies import make_policy
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile
-
-ROOT = Path(__file__).parents[2]
+from tests.scripts import ROOT, load_script
 
 
 def test_every_path_is_timed_and_the_fast_path_does_what_events_do() -> None:
@@ -29,10 +26,7 @@ def test_every_path_is_timed_and_the_fast_path_does_what_events_do() -> None:
 
 
 def test_memory_does_not_grow_with_steps() -> None:
-    spec = importlib.util.spec_from_file_location("bench_decode_steps", ROOT / "bench" / "decode_steps.py")
-    assert spec is not None and spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = load_script("bench/decode_steps.py")
     profile = bench.reduced(load_profile(find_profile("cpu-smollm2-135m")))
     peaks = []
     for num_steps in (256, 20_480, 61_440):  # the first compiles; whole periods and many chunks, so that none is cut

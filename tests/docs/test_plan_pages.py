@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import re
-import sys
-from pathlib import Path
-from types import ModuleType
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+from tests.scripts import ROOT, load_script
 
-
-def script(name: str, folder: Path = DOCS) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
+DOCS = ROOT / "docs"
 
 
 def test_the_examples_are_what_the_command_prints() -> None:
-    plan = script("plan")
+    plan = load_script("docs/plan.py")
     example = plan.printed()
     for page, until in plan.PAGES.items():
         text = page.read_text(encoding="utf-8")
@@ -32,7 +21,7 @@ def test_the_examples_are_what_the_command_prints() -> None:
 
 def test_the_answers_are_those_of_their_commands() -> None:
     text = (DOCS / "questions.md").read_text(encoding="utf-8")
-    questions = script("questions")
+    questions = load_script("docs/questions.py")
     assert questions.with_table(text) == text, "run: python docs/questions.py"
     remarks = re.findall(r"^\d+\. \*\*", text, flags=re.MULTILINE)
     assert len(remarks) == 10
@@ -43,7 +32,7 @@ def test_the_table_of_the_processor_is_that_of_its_script() -> None:
     shown = re.search(r"<!-- CPU: .*-->\n(.*?)<!-- end of CPU -->", text, flags=re.DOTALL)
     numbers = re.search(r"cpu_estimate.py --measured (\S+) (\S+)", text)
     assert shown is not None and numbers is not None
-    bench = script("cpu_estimate", DOCS.parent / "bench")
+    bench = load_script("bench/cpu_estimate.py")
     bandwidth, rate = (float(number) * 1e9 for number in numbers.groups())
     assert shown[1] == bench.table(bench.load_profile(bench.PROFILE), bandwidth, rate)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import mean
 
-from tests.docs.test_plan_pages import DOCS, script
+from tests.scripts import ROOT, load_script
 
 
 def test_the_tables_are_those_of_the_committed_measurement() -> None:
-    predictors = script("predictors")
-    text = (DOCS / "predictors.md").read_text(encoding="utf-8")
+    predictors = load_script("docs/predictors.py")
+    text = (ROOT / "docs" / "predictors.md").read_text(encoding="utf-8")
     assert f"{predictors.BEGIN}{predictors.written()}{predictors.END}" in text, "run: python docs/predictors.py"
 
 
 def test_the_predictive_step_is_the_fastest_of_those_that_can_be_run() -> None:
     """The claims of the page and the README, on the measured steps of every text."""
-    cells = script("predictors").cells()
+    cells = load_script("docs/predictors.py").cells()
 
     def measured(text: str, budget: int) -> Callable[[str], float]:
         own = {

@@ -1,8 +1,7 @@
-"""README says what is so: its commands are those of the command line, its blocks are tagged, its links lead on."""
+"""README says what is so: its commands are those of the command line, its blocks are tagged."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,18 +9,14 @@ from types import ModuleType
 import pytest
 
 from kvsim.policies import POLICIES
+from tests.scripts import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def readme() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/readme.py")
 
 
 def test_the_table_of_commands_is_that_of_the_command_line(readme: ModuleType) -> None:
@@ -54,13 +49,6 @@ def test_blocks_run_in_order_and_stop_at_the_first_failure(
     with pytest.raises(readme.subprocess.CalledProcessError):
         readme.run_blocks("```sh run\nfalse\n```\n```sh run\necho never > c\n```\n")
     assert not (tmp_path / "c").exists()
-
-
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/glossary.md", "docs/profiles.md"])
-def test_every_link_leads_to_a_file(document: str) -> None:
-    path = ROOT / document
-    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_documents_name_every_policy_and_make_knows_what_readme_says() -> None:

@@ -12,14 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.links.base import EmulatedLink, Transfer  # noqa: E402
-from kvsim.engine.links.page_pool import PagePool  # noqa: E402
 from kvsim.engine.model.forward import logits_of  # noqa: E402
 from kvsim.engine.model.sdpa import cudnn_left_out  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
-from kvsim.types import PageGrid  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, cache_of  # noqa: E402
 from tests.engine.families.models import tiny_model_of  # noqa: E402
 from tests.engine.test_paged_cache import assert_untouched  # noqa: E402
 
@@ -45,15 +42,8 @@ def model(request):
 
 
 def cache_for(model, *overrides, **options):
-    options.setdefault("bandwidth_bytes_per_s", FAST_BYTES_PER_S)
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=1,
-        max_tokens=PROMPT_TOKENS + NEW_TOKENS,
-        overrides=("page_tokens=16", "budget.pages_per_layer=7", "selector.k_pages=3", *overrides),
-        **options,
-    )
+    max_tokens = PROMPT_TOKENS + NEW_TOKENS
+    return cache_of(model, "selector.k_pages=3", *overrides, pages=7, max_tokens=max_tokens, **options)
 
 
 def prompt_of(number):
@@ -193,15 +183,6 @@ def test_a_cache_closed_by_another_thread_ends_its_generation_with_one_line(tiny
     in_threads(run, close)
     assert 0 < cache.report().num_steps < NEW_TOKENS - 1
     assert_untouched(tiny_model)
-
-
-@pytest.fixture
-def pool():
-    grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=8)
-    tokens = torch.zeros((1, 1, 8 * 16, 2, 1, 4))
-    pool = PagePool(grid, tokens, page_tokens=16, num_slots=4, device="cpu")
-    pool.is_on_host[:] = True
-    return pool
 
 
 def transfer_of(pool, kind, page, *after):

@@ -11,15 +11,14 @@ torch = pytest.importorskip("torch")
 
 from transformers import DynamicCache  # noqa: E402
 
-from kvsim.engine import PagedCache  # noqa: E402
-from kvsim.engine.model.forward import CACHE_ARGUMENT, logits_of  # noqa: E402
+from kvsim.engine.model.forward import logits_of  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+from tests.engine import decoding  # noqa: E402
+from tests.engine.decoding import FULL, cache_of  # noqa: E402
 from tests.engine.test_paged_cache import assert_untouched  # noqa: E402
 
 PREFIX_TOKENS, PROMPT_TOKENS, NEW_TOKENS = 100, 120, 30
-FULL = 'selector.name="full"'
 
 
 @pytest.fixture(params=["tiny_model", "tiny_gpt2"])
@@ -33,18 +32,12 @@ def ids():
 
 
 def cache_for(model, policy, *overrides, pages=9):
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=1,
-        max_tokens=PROMPT_TOKENS + 2 * NEW_TOKENS,
-        bandwidth_bytes_per_s=FAST_BYTES_PER_S,
-        overrides=("page_tokens=16", f"budget.pages_per_layer={pages}", f"run.policies=[{policy}]", *overrides),
-    )
+    max_tokens = PROMPT_TOKENS + 2 * NEW_TOKENS
+    return cache_of(model, f"run.policies=[{policy}]", *overrides, pages=pages, max_tokens=max_tokens)
 
 
 def generate(model, ids, cache, num_tokens=NEW_TOKENS):
-    return model.generate(ids, **{CACHE_ARGUMENT: cache}, do_sample=False, eos_token_id=None, max_new_tokens=num_tokens)
+    return decoding.generate(model, ids, cache, max_new_tokens=num_tokens)
 
 
 def counts_of(cache):

@@ -12,12 +12,10 @@ torch = pytest.importorskip("torch")
 from kvsim.engine.links import cuda as cuda_link  # noqa: E402
 from kvsim.engine.links.base import Transfer  # noqa: E402
 from kvsim.engine.links.cuda import CudaLink  # noqa: E402
-from kvsim.engine.links.page_pool import EngineError, PagePool  # noqa: E402
+from kvsim.engine.links.page_pool import EngineError  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
-from kvsim.types import PageGrid  # noqa: E402
 from tests.engine.decoding import input_for, run, snapshot_of  # noqa: E402
-
-PAGE_TOKENS = 16
+from tests.engine.test_link import submitted  # noqa: E402
 
 
 class _Event:
@@ -58,17 +56,18 @@ class _Stream:
         pass
 
 
-@pytest.fixture
-def link(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "Event", _Event)
+def _keep_a_diary(monkeypatch, event):
+    """Let the streams and events of torch be those of this test."""
+    monkeypatch.setattr(torch.cuda, "Event", event)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+
+@pytest.fixture
+def link(pool, monkeypatch):
+    _keep_a_diary(monkeypatch, _Event)
     _Event.finished, _Stream.waits = set(), []
-    grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=12)
-    tokens = torch.randn(1, 1, 12 * PAGE_TOKENS, 2, 2, 8)
-    pool = PagePool(grid, tokens, page_tokens=PAGE_TOKENS, num_slots=12, device="cpu")
-    pool.is_on_host[:] = True
     return CudaLink(pool, window_transfers=2)
 
 
@@ -82,9 +81,7 @@ def _issued(transfers):
 
 
 def test_prefetches_are_held_back_beyond_the_window_and_demand_is_not(link):
-    prefetches = [_transfer(link, page) for page in range(4)]
-    for transfer in prefetches:
-        link.submit(transfer)
+    prefetches = submitted(link, [_transfer(link, page) for page in range(4)])
     link.advance()
     demand = _transfer(link, 9, "demand")
     link.submit(demand)
@@ -94,9 +91,7 @@ def test_prefetches_are_held_back_beyond_the_window_and_demand_is_not(link):
 
 
 def test_the_window_moves_as_prefetches_finish(link):
-    prefetches = [_transfer(link, page) for page in range(4)]
-    for transfer in prefetches:
-        link.submit(transfer)
+    prefetches = submitted(link, [_transfer(link, page) for page in range(4)])
     link.advance()
     prefetches[0].done.wait()
     link.advance()
@@ -104,9 +99,7 @@ def test_the_window_moves_as_prefetches_finish(link):
 
 
 def test_waiting_for_a_held_back_prefetch_issues_it(link):
-    prefetches = [_transfer(link, page) for page in range(4)]
-    for transfer in prefetches:
-        link.submit(transfer)
+    prefetches = submitted(link, [_transfer(link, page) for page in range(4)])
     link.advance()
     link.wait([prefetches[3]])
     assert _issued(prefetches) == [True, True, False, True]
@@ -123,9 +116,7 @@ def test_a_copy_waits_for_what_still_fills_its_slot(link):
 
 
 def test_drain_issues_everything_and_waits(link):
-    prefetches = [_transfer(link, page) for page in range(4)]
-    for transfer in prefetches:
-        link.submit(transfer)
+    prefetches = submitted(link, [_transfer(link, page) for page in range(4)])
     assert link.drain() == prefetches
     assert all(transfer.is_done for transfer in prefetches)
 
@@ -176,10 +167,7 @@ def test_a_run_over_the_cuda_link_reads_what_one_over_the_emulated_link_reads(po
         return run(tiny_model, snapshot, given, **options)
 
     expected = decoded()
-    monkeypatch.setattr(torch.cuda, "Event", event)
-    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    _keep_a_diary(monkeypatch, event)
     found = decoded(make_link=lambda pool, bandwidth: CudaLink(pool, window_transfers=2))
     assert torch.equal(found.tokens, expected.tokens)
     assert torch.equal(found.logits, expected.logits)

@@ -9,15 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.model.families import weightings_of  # noqa: E402
-from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.policies import make_policy  # noqa: E402
 from kvsim.policies.selectors import Threshold, TopK  # noqa: E402
-from kvsim.sim import Replay, SimulationInput, simulate_decode  # noqa: E402
-from kvsim.traces import open_trace  # noqa: E402
-from tests.accesses import make_profile  # noqa: E402
-from tests.engine.decoding import PAGE_TOKENS, input_for, run, snapshot_of  # noqa: E402
+from kvsim.sim import Replay  # noqa: E402
+from tests.engine.decoding import PAGE_TOKENS, input_for, record, run, simulate, snapshot_of  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,35 +36,6 @@ def snapshot(tiny_model, request):
     return snapshot_of(tiny_model, prompt_tokens=200, num_steps=NUM_STEPS, num_sequences=request.param)
 
 
-def _record(model, snapshot, given, path):
-    shape = shape_of(model)
-    with trace_writer(path, given, snapshot, shape, model="tiny", text="", recorded="greedy") as writer:
-        result = run(
-            model, snapshot, given, observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model))
-        )
-    return open_trace(path), result
-
-
-def _simulate(trace, given, selector, policy):
-    replay = Replay(trace, selector, channel="estimate:quest", page_tokens=PAGE_TOKENS, num_steps=NUM_STEPS)
-    assert replay.grid == given.setting.grid
-    return simulate_decode(
-        SimulationInput(
-            profile=make_profile(),
-            replay=replay,
-            policy=make_policy(policy, given.setting, {}),
-            policy_name=policy,
-            setting=given.setting,
-            page_bytes=2 * 2 * 16 * 4 * PAGE_TOKENS,
-            pinned_first_pages=given.pinned_first_pages,
-            pinned_last_pages=given.pinned_last_pages,
-            warmup_steps=0,
-            chunk_pages=given.chunk_pages,
-            window_transfers=given.window_transfers,
-        )
-    )
-
-
 SELECTORS = {
     "top-k": TopK(k_pages=3, sink_pages=1, recent_pages=1),
     "threshold": Threshold(threshold=0.8, max_k_pages=5, sink_pages=1, recent_pages=1),
@@ -81,7 +47,8 @@ SELECTORS = {
 def test_simulator_and_engine_count_and_decide_alike(tiny_model, snapshot, tmp_path, name):
     selector = SELECTORS[name]
     first = input_for(snapshot, "resident", num_steps=NUM_STEPS, pages_per_layer=1, selector=selector)
-    trace, _ = _record(tiny_model, snapshot, first, tmp_path / "run.trace")
+    trace, _ = record(tiny_model, snapshot, first, tmp_path / "run.trace")
+    replay = Replay(trace, selector, channel="estimate:quest", page_tokens=PAGE_TOKENS, num_steps=NUM_STEPS)
 
     for policy, pages in itertools.product(("resident", "stream", "lru", "attention"), (10, 11, 13)):
         given = input_for(
@@ -93,7 +60,8 @@ def test_simulator_and_engine_count_and_decide_alike(tiny_model, snapshot, tmp_p
             pinned=(1, 1),
         )
         measured = run(tiny_model, snapshot, given).counts
-        simulated = _simulate(trace, given, selector, policy)
+        assert replay.grid == given.setting.grid
+        simulated = simulate(replay, given, make_policy(policy, given.setting, {}))
         for count in COUNTS:
             assert np.array_equal(measured[count], simulated[count]), (policy, pages, count)
         assert policy == "resident" or measured["evicted"].sum() > 0
@@ -102,7 +70,7 @@ def test_simulator_and_engine_count_and_decide_alike(tiny_model, snapshot, tmp_p
 def test_recorded_mass_is_that_of_attention_over_the_pages_read(tiny_model, tmp_path):
     snapshot = snapshot_of(tiny_model, prompt_tokens=100, num_steps=6)
     given = input_for(snapshot, "resident", num_steps=6, pages_per_layer=1)
-    trace, result = _record(tiny_model, snapshot, given, tmp_path / "full.trace")
+    trace, result = record(tiny_model, snapshot, given, tmp_path / "full.trace")
 
     ids = torch.randint(3, 256, (1, 100), generator=torch.Generator().manual_seed(0))
     ids = torch.cat((ids, snapshot.next_token, result.tokens), dim=1)
@@ -124,7 +92,7 @@ def test_recorded_mass_is_that_of_attention_over_the_pages_read(tiny_model, tmp_
 def test_recorded_selection_and_scores_are_those_of_the_run(tiny_model, snapshot, tmp_path):
     selector = SELECTORS["top-k"]
     given = input_for(snapshot, "lru", num_steps=NUM_STEPS, pages_per_layer=8, selector=selector)
-    trace, result = _record(tiny_model, snapshot, given, tmp_path / "run.trace")
+    trace, result = record(tiny_model, snapshot, given, tmp_path / "run.trace")
     for step in (0, NUM_STEPS - 1):
         selected = 0
         for layer in range(3):

@@ -10,19 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.links.base import EmulatedLink  # noqa: E402
 from kvsim.engine.model.placement import device_layers_of  # noqa: E402
 from kvsim.engine.paged.split_run import SplitRun  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError, ScenarioError  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+from tests.engine.decoding import FULL, cache_of  # noqa: E402
 from tests.engine.families.models import LAYER_TYPES, tiny_model_of  # noqa: E402
 from tests.engine.test_paged_cache import assert_untouched, generate, link_threads  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT_TOKENS, NEW_TOKENS = 150, 30
-FULL = 'selector.name="full"'
 SLOW_PAGE_S = 0.03
 TWO = "run.devices=2"
 
@@ -56,21 +54,9 @@ def spread():
 
 
 def cache_for(model, *overrides, policy="lru", pages=8, batch=2, **options):
-    options.setdefault("bandwidth_bytes_per_s", FAST_BYTES_PER_S)
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=batch,
-        max_tokens=PROMPT_TOKENS + NEW_TOKENS,
-        overrides=(
-            "page_tokens=16",
-            "selector.k_pages=3",
-            f"budget.pages_per_layer={pages}",
-            f"run.policies=[{policy!r}]" if policy[0] != "{" else f"run.policies=[{policy}]",
-            *overrides,
-        ),
-        **options,
-    )
+    policies = f"run.policies=[{policy!r}]" if policy[0] != "{" else f"run.policies=[{policy}]"
+    options.setdefault("max_tokens", PROMPT_TOKENS + NEW_TOKENS)
+    return cache_of(model, "selector.k_pages=3", policies, *overrides, pages=pages, batch=batch, **options)
 
 
 def run_of(cache) -> SplitRun:

@@ -10,15 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
-from kvsim.engine.model.families import Queries, check_config, decoder_layers, shape_of  # noqa: E402
+from kvsim.engine.model.families import check_config, shape_of  # noqa: E402
 from kvsim.engine.model.generation import peak_bytes  # noqa: E402
 from kvsim.engine.model.loading import load_model, read_shape  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
-from kvsim.traces.access.file import open_trace  # noqa: E402
 from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for, run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,16 +89,6 @@ def test_a_gpt2_that_attends_otherwise_is_refused(tiny_gpt2, changes):
         check_config(config, "mine")
 
 
-@pytest.mark.parametrize(("policy", "pages"), [("resident", 1), ("stream", 8), ("lru", 5), ("attention", 7)])
-def test_a_gpt2_decodes_on_pages_as_on_the_default_cache(tiny_gpt2, ids, policy, pages):
-    expected, tokens = default_cache_logits(tiny_gpt2, ids, NUM_STEPS)
-    snapshot = prefill(tiny_gpt2, ids, room_tokens=NUM_STEPS, chunk_tokens=64)
-    result = run(tiny_gpt2, snapshot, input_for(snapshot, policy, num_steps=NUM_STEPS, pages_per_layer=pages))
-    assert torch.equal(result.tokens, tokens)
-    torch.testing.assert_close(result.logits, expected, rtol=2e-5, atol=2e-5)
-    assert (result.counts["to_device_bytes"].sum() > 0) == (policy != "resident")
-
-
 def test_the_parts_of_a_gpt2_step_add_up(tiny_gpt2, ids):
     snapshot = prefill(tiny_gpt2, ids, room_tokens=NUM_STEPS)
     selector = TopK(k_pages=2, sink_pages=1, recent_pages=1)
@@ -109,45 +97,6 @@ def test_the_parts_of_a_gpt2_step_add_up(tiny_gpt2, ids):
     assert result.parts_s["attention_output"].shape == (NUM_STEPS, 3)
     total_s = sum(part.reshape(NUM_STEPS, -1).sum(axis=1) for part in result.parts_s.values())
     assert np.allclose(total_s, result.step_s, atol=5e-4)
-
-
-@pytest.mark.parametrize("fixture", ["tiny_model", "tiny_gpt2"])
-def test_the_query_of_a_layer_is_the_one_that_its_attention_gets(request, fixture):
-    model = request.getfixturevalue(fixture)
-    hidden, rotary, found = [], [], []
-
-    def before(module, arguments, named):
-        hidden.append(arguments[0])
-        rotary.append(named.get("position_embeddings"))
-
-    spy = torch.nn.functional.scaled_dot_product_attention
-
-    def attend(query, *others, **named):
-        found.append(query)
-        return spy(query, *others, **named)
-
-    hook = decoder_layers(model)[1].register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
-            model(torch.tensor([[65]]), position_ids=torch.tensor([[9]]))
-            query = Queries(model).of(1, hidden[0], rotary[0])
-    finally:
-        hook.remove()
-    assert torch.allclose(query.flatten(), found[1].flatten(), atol=1e-6)
-
-
-def test_a_gpt2_is_captured_with_all_channels(tiny_gpt2, tiny_tokenizer, tmp_path):
-    text = "".join(chr(33 + number * number % 90) for number in range(120))
-    channels = ("estimate:quest@32", "speculate:next-layer@32")
-    request = CaptureRequest(prompt_tokens=90, decode_tokens=8, channels=channels)
-    path = tmp_path / "gpt2.kvtrace"
-    capture(tiny_gpt2, tiny_tokenizer, text, path, request, origin=CaptureOrigin(model="gpt2", text="made up"))
-    trace = open_trace(path)
-    assert trace.header.shape == shape_of(tiny_gpt2)
-    record = trace.record(7)
-    assert np.allclose(np.asarray(record["mass"], dtype=np.float64).sum(axis=-1), 1, atol=0.01)
-    assert (np.asarray(record["speculate:next-layer@32"])[0, 1:].sum(axis=-1) > 0.9).all()
 
 
 def test_quantised_weights_without_bitsandbytes_are_one_line(gpt2_path, monkeypatch):

@@ -11,25 +11,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kvsim.engine.links.base import EmulatedLink, Transfer  # noqa: E402
-from kvsim.engine.links.page_pool import EngineError, PagePool  # noqa: E402
-from kvsim.types import PageGrid  # noqa: E402
-
-PAGE_TOKENS = 16
-
-
-@pytest.fixture
-def pool():
-    grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=12)
-    tokens = torch.randn(1, 1, 12 * PAGE_TOKENS, 2, 2, 8)
-    pool = PagePool(grid, tokens, page_tokens=PAGE_TOKENS, num_slots=12, device="cpu")
-    pool.is_on_host[:] = True
-    return pool
+from kvsim.engine.links.page_pool import EngineError  # noqa: E402
 
 
 def transfer_of(pool, pages, kind="demand", after=()):
     pages = np.array(pages)
     slots = pool.take(pages) if (pool.slot_of[pages] < 0).all() else pool.slot_of[pages]
     return Transfer(kind=kind, pages=pages, slots=slots, step=0, after=after)
+
+
+def submitted(link, transfers):
+    for transfer in transfers:
+        link.submit(transfer)
+    return transfers
 
 
 def test_pages_arrive_whole_and_tagged(pool):
@@ -47,9 +41,7 @@ def test_pages_arrive_whole_and_tagged(pool):
 def test_back_to_back_transfers_keep_to_the_stated_bandwidth(pool):
     page_s = 5e-3
     link = EmulatedLink(pool, pool.page_bytes / page_s)
-    transfers = [transfer_of(pool, [page]) for page in range(8)]
-    for transfer in transfers:
-        link.submit(transfer)
+    transfers = submitted(link, [transfer_of(pool, [page]) for page in range(8)])
     link.drain()
     link.close()
     lengths_s = [after.end_s - before.end_s for before, after in itertools.pairwise(transfers)]
@@ -72,9 +64,7 @@ def test_an_idle_link_starts_at_submission(pool):
 
 def test_demand_overtakes_prefetches_that_wait(pool):
     link = EmulatedLink(pool, pool.page_bytes / 5e-3)
-    prefetches = [transfer_of(pool, [page], "prefetch") for page in range(4)]
-    for transfer in prefetches:
-        link.submit(transfer)
+    prefetches = submitted(link, [transfer_of(pool, [page], "prefetch") for page in range(4)])
     demand = transfer_of(pool, [9])
     link.submit(demand)
     link.drain()
@@ -85,9 +75,7 @@ def test_demand_overtakes_prefetches_that_wait(pool):
 
 def test_demand_waits_for_the_prefetch_that_still_fills_its_slot(pool):
     link = EmulatedLink(pool, pool.page_bytes / 3e-3)
-    prefetches = [transfer_of(pool, [page], "prefetch") for page in range(3)]
-    for transfer in prefetches:
-        link.submit(transfer)
+    prefetches = submitted(link, [transfer_of(pool, [page], "prefetch") for page in range(3)])
     demand = transfer_of(pool, [9], after=(prefetches[2],))
     link.submit(demand)
     link.drain()

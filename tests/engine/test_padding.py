@@ -14,9 +14,8 @@ from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.padding import Padding  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, FULL  # noqa: E402
 from tests.engine.test_paged_cache import (  # noqa: E402
-    FULL,
     NEW_TOKENS,
     PROMPT_TOKENS,
     cache_for,

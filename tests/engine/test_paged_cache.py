@@ -10,20 +10,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import kvsim.engine.paged.cache_setup as cache_setup  # noqa: E402
-from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError, PolicyError, ScenarioError  # noqa: E402
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits  # noqa: E402
+from tests.engine import decoding  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, FULL, cache_of, default_cache_logits  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPT_TOKENS = 150
 NEW_TOKENS = 37
-FULL = 'selector.name="full"'
 
 
 @pytest.fixture(params=["tiny_model", "tiny_gpt2"])
@@ -38,20 +37,11 @@ def ids():
 
 def cache_for(model, *overrides, policy="lru", pages=8, batch=2, **options):
     options.setdefault("max_tokens", PROMPT_TOKENS + NEW_TOKENS)
-    options.setdefault("bandwidth_bytes_per_s", FAST_BYTES_PER_S)
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=batch,
-        policy=policy,
-        overrides=("page_tokens=16", f"budget.pages_per_layer={pages}", *overrides),
-        **options,
-    )
+    return cache_of(model, *overrides, policy=policy, pages=pages, batch=batch, **options)
 
 
 def generate(model, ids, cache=None, **options):
-    options.setdefault("max_new_tokens", NEW_TOKENS)
-    return model.generate(ids, **{CACHE_ARGUMENT: cache}, do_sample=False, eos_token_id=None, **options)
+    return decoding.generate(model, ids, cache, **{"max_new_tokens": NEW_TOKENS} | options)
 
 
 def link_threads():

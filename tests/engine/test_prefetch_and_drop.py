@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.model.families import weightings_of  # noqa: E402
-from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.policies import PREFETCHERS, make_policy  # noqa: E402
 from kvsim.policies.future import Oracle  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
-from kvsim.sim import Replay, SimulationInput, simulate_decode  # noqa: E402
+from kvsim.sim import Replay  # noqa: E402
 from kvsim.sim.replay import ReplayFuture  # noqa: E402
-from kvsim.traces import open_trace  # noqa: E402
-from tests.accesses import make_profile  # noqa: E402
-from tests.engine.decoding import PAGE_TOKENS, input_for, run, snapshot_of  # noqa: E402
+from tests.engine.decoding import PAGE_TOKENS, input_for, record, run, simulate, snapshot_of  # noqa: E402
 from tests.engine.test_decode_trace import COUNTS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,39 +28,11 @@ def snapshot(tiny_model, request):
     return snapshot_of(tiny_model, prompt_tokens=200, num_steps=NUM_STEPS, num_sequences=request.param)
 
 
-def record(model: Any, snapshot: Any, given: Any, path: Any) -> tuple[Replay, dict[str, np.ndarray]]:
-    shape = shape_of(model)
-    with trace_writer(path, given, snapshot, shape, model="tiny", text="", recorded="greedy") as writer:
-        result = run(
-            model, snapshot, given, observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model))
-        )
-    trace = open_trace(path)
-    replay = Replay(trace, SELECTOR, channel="estimate:quest", page_tokens=PAGE_TOKENS, num_steps=NUM_STEPS)
-    return replay, result.counts
-
-
-def simulate(replay: Replay, given: Any, policy: Any) -> dict[str, np.ndarray]:
-    return simulate_decode(
-        SimulationInput(
-            profile=make_profile(),
-            replay=replay,
-            policy=policy,
-            policy_name="lru",
-            setting=given.setting,
-            page_bytes=2 * 2 * 16 * 4 * PAGE_TOKENS,
-            pinned_first_pages=1,
-            pinned_last_pages=1,
-            warmup_steps=0,
-            chunk_pages=given.chunk_pages,
-            window_transfers=given.window_transfers,
-        )
-    )
-
-
 def test_every_prefetcher_counts_alike_live_and_replayed(tiny_model, snapshot, tmp_path):
     resident = input_for(snapshot, "resident", num_steps=NUM_STEPS, pages_per_layer=1, selector=SELECTOR)
     resident = dataclasses.replace(resident, records_speculation=True)
-    replay, _ = record(tiny_model, snapshot, resident, tmp_path / "run.kvtrace")
+    trace, _ = record(tiny_model, snapshot, resident, tmp_path / "run.kvtrace")
+    replay = Replay(trace, SELECTOR, channel="estimate:quest", page_tokens=PAGE_TOKENS, num_steps=NUM_STEPS)
     fetched = {}
     for prefetch, entry in PREFETCHERS.items():
         for pages in (5, 8):  # fewer than a selection has, and more
@@ -93,7 +59,9 @@ def test_dropping_counts_alike_live_and_replayed(tiny_model, snapshot, tmp_path,
     given = input_for(
         snapshot, policy, num_steps=NUM_STEPS, pages_per_layer=6, selector=SELECTOR, pinned=(1, 1), quota=0
     )
-    replay, measured = record(tiny_model, snapshot, given, tmp_path / "run.kvtrace")
+    trace, result = record(tiny_model, snapshot, given, tmp_path / "run.kvtrace")
+    measured = result.counts
+    replay = Replay(trace, SELECTOR, channel="estimate:quest", page_tokens=PAGE_TOKENS, num_steps=NUM_STEPS)
     simulated = simulate(replay, given, make_policy(policy, given.setting, {}))
     for count in COUNTS:
         np.testing.assert_array_equal(measured[count], simulated[count], err_msg=count)

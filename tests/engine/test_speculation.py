@@ -9,18 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
-from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.model.families import weightings_of  # noqa: E402
-from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
-from kvsim.engine.model.loading import shape_of  # noqa: E402
 from kvsim.engine.paged.host_queries import host_queries  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.traces import open_trace  # noqa: E402
 from kvsim.traces.access.base import NEXT_LAYER  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S, PAGE_TOKENS, input_for, run, snapshot_of  # noqa: E402
+from tests.engine.decoding import PAGE_TOKENS, cache_of, generate, input_for, record, snapshot_of  # noqa: E402
 
 PROMPT, STEPS = 75, 40  # pages open at 80, 96 and 112
 EVERY_PAGE = TopK(k_pages=100, sink_pages=0, recent_pages=0)
@@ -39,18 +34,10 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
-def record(model, snapshot, path, *, channel, selector, forced=None):
+def recorded(model, snapshot, path, *, channel, selector, forced=None):
     given = input_for(snapshot, "resident", num_steps=STEPS, pages_per_layer=1, selector=selector, channel=channel)
     given = dataclasses.replace(given, records_speculation=True)
-    with trace_writer(path, given, snapshot, shape_of(model), model="tiny", text="", recorded="greedy") as writer:
-        run(
-            model,
-            snapshot,
-            given,
-            forced_tokens=forced,
-            observer=lambda pool: DecodeRecorder(writer, given, pool, weightings_of(model)),
-        )
-    return open_trace(path)
+    return record(model, snapshot, given, path, forced_tokens=forced)[0]
 
 
 @pytest.mark.parametrize("channel", ["estimate:quest", "estimate:mean", NEXT_LAYER])
@@ -62,7 +49,7 @@ def test_live_speculation_is_what_a_capture_records(model, tiny_tokenizer, lette
 
     ids = torch.tensor([[ord(letter) for letter in letters[: PROMPT + STEPS]]])
     snapshot = prefill(model, ids[:, :PROMPT], room_tokens=STEPS)
-    live = record(
+    live = recorded(
         model, snapshot, tmp_path / "live.kvtrace", channel=channel, selector=EVERY_PAGE, forced=ids[:, PROMPT:]
     )
     tolerance = 0.1 if host_queries(model) is not None else ONE_ROUNDING  # 8 bits of weights
@@ -79,12 +66,12 @@ def test_live_speculation_is_what_a_capture_records(model, tiny_tokenizer, lette
 def test_sequences_of_a_batch_are_predicted_as_they_are_alone(model, tmp_path):
     both = snapshot_of(model, prompt_tokens=PROMPT, num_steps=STEPS, num_sequences=2)
     forced = torch.randint(3, 256, (2, STEPS), generator=torch.Generator().manual_seed(5))
-    together = record(
+    together = recorded(
         model, both, tmp_path / "two.kvtrace", channel="estimate:quest", selector=EVERY_PAGE, forced=forced
     )
     for sequence in (0, 1):
         alone = dataclasses.replace(both, tokens=both.tokens[sequence : sequence + 1].clone())
-        trace = record(
+        trace = recorded(
             model,
             alone,
             tmp_path / f"{sequence}.kvtrace",
@@ -100,7 +87,7 @@ def test_sequences_of_a_batch_are_predicted_as_they_are_alone(model, tmp_path):
 
 def test_selecting_by_speculation_reads_what_was_predicted_and_the_first_pages_of_layer_0(tiny_model, tmp_path):
     snapshot = snapshot_of(tiny_model, prompt_tokens=PROMPT, num_steps=STEPS)
-    trace = record(tiny_model, snapshot, tmp_path / "run.kvtrace", channel=NEXT_LAYER, selector=FEW_PAGES)
+    trace = recorded(tiny_model, snapshot, tmp_path / "run.kvtrace", channel=NEXT_LAYER, selector=FEW_PAGES)
     assert trace.channels == ("mass", NEXT_LAYER)
     middle_was_chosen = 0
     for step in range(STEPS):
@@ -117,23 +104,9 @@ def test_selecting_by_speculation_reads_what_was_predicted_and_the_first_pages_o
 @pytest.mark.parametrize("policy", ["resident", "tests.speculative:Speculative"])
 def test_generate_can_select_and_prefetch_by_speculation(model, policy):
     ids = torch.randint(3, 256, (2, PROMPT), generator=torch.Generator().manual_seed(3))
-    options = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None}
-    with PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=2,
-        policy=policy,
-        overrides=(
-            "page_tokens=16",
-            "budget.pages_per_layer=6",
-            f"selector.channel={NEXT_LAYER}",
-            "selector.k_pages=1",
-            f'run.policies=["{policy}"]',
-        ),
-        max_tokens=PROMPT + STEPS,
-        bandwidth_bytes_per_s=FAST_BYTES_PER_S,
-    ) as cache:
-        model.generate(ids, **{CACHE_ARGUMENT: cache}, **options)
+    overrides = (f"selector.channel={NEXT_LAYER}", "selector.k_pages=1", f'run.policies=["{policy}"]')
+    with cache_of(model, *overrides, pages=6, batch=2, policy=policy, max_tokens=PROMPT + STEPS) as cache:
+        generate(model, ids, cache, max_new_tokens=STEPS)
         report = cache.report()
     assert report.num_steps == STEPS - 1
     assert 0 < report.score_recall_frac <= 1

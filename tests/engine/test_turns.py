@@ -14,8 +14,8 @@ from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import KvsimError  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
-from tests.engine.test_paged_cache import FULL, assert_untouched, cache_for, concrete_input, generate  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, FULL  # noqa: E402
+from tests.engine.test_paged_cache import assert_untouched, cache_for, concrete_input, generate  # noqa: E402
 
 COUNTS = ("selected", "hits", "misses", "prefetched", "used", "evicted", "to_device_bytes", "to_host_bytes")
 PROMPT_TOKENS = 110

@@ -13,6 +13,7 @@ from kvsim.errors import ScenarioError
 from kvsim.policies import ADMISSIONS, POLICIES, PREFETCHERS, Plan, Setting, View
 from kvsim.policies.testing.conformance import check_policy
 from kvsim.types import PageIds
+from tests.accesses import OwnPolicy
 
 HERE = __name__
 
@@ -32,21 +33,11 @@ def test_every_composition_passes(prefetch: str, admission: str) -> None:
     assert faults("lru", {"prefetch": prefetch, "admission": admission}) == {}
 
 
-class Smallest:
+class Smallest(OwnPolicy):
     """Evicts the smallest ids that may leave, of its own layer's pages first; what others below spoil."""
-
-    attends: ClassVar[Any] = "selection"
-    holds: ClassVar[Any] = "budget"
-    reads_selection: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-
-    def start(self, resident: PageIds) -> None:
-        pass
-
-    def page_opened(self, page: int) -> None:
-        pass
 
     def candidates(self, view: View) -> PageIds:
         pages = np.flatnonzero(view.evictable)
@@ -57,7 +48,7 @@ class Smallest:
 
 
 class Misspelt(Smallest):
-    attends = "selections"
+    attends = "selections"  # type: ignore[assignment]
 
 
 class PinBlind(Smallest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -39,81 +40,54 @@ def decisions_of(name: str, setting: Setting, replay: Replay, arguments: dict[st
     return drive(make_policy(name, setting, arguments), setting, replay)
 
 
+RUNS = st.builds(
+    dict, seed=st.integers(0, 10**6), frac=st.floats(0.45, 0.9), batch=st.integers(1, 2), quota=st.integers(0, 6)
+)
+
+
+def twins_that_decide_alike(name: str, partition: str, run: dict[str, Any], **arguments: Any) -> list[Any]:
+    """Drive the compiled policy and its plain twin over one replay, compare all they decide, and return both."""
+    source = DriftingSource(num_steps=24, start_tokens=250, seed=run["seed"], num_sequences=run["batch"])
+    replay = make_replay(source)
+    setting = setting_of(replay, partition, run["frac"], run["quota"], run["seed"])
+    twins = [make_policy(name, setting, {**arguments, "compiled": choice}) for choice in (True, False)]
+    for left, right in zip(*(drive(twin, setting, replay) for twin in twins), strict=True):
+        np.testing.assert_array_equal(left.victims, right.victims)
+        np.testing.assert_array_equal(left.prefetches, right.prefetches)
+    return twins
+
+
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @pytest.mark.parametrize("name", EVICTORS)
 @settings(max_examples=12)
 @given(
-    seed=st.integers(0, 10**6),
-    frac=st.floats(0.45, 0.9),
-    batch=st.integers(1, 2),
-    quota=st.integers(0, 6),
+    run=RUNS,
     prefetch=st.sampled_from(["none", "attention", "window-union", "previous-step"]),
     admission=st.sampled_from(list(ADMISSIONS)),
 )
 def test_compiled_evictor_names_the_victims_of_its_plain_twin(
-    name: str, partition: str, seed: int, frac: float, batch: int, quota: int, prefetch: str, admission: str
+    name: str, partition: str, run: dict[str, Any], prefetch: str, admission: str
 ) -> None:
-    replay = make_replay(DriftingSource(num_steps=24, start_tokens=250, seed=seed, num_sequences=batch))
-    setting = setting_of(replay, partition, frac, quota, seed)
-    arguments = {"prefetch": prefetch, "admission": admission}
-    compiled, plain = (
-        decisions_of(name, setting, replay, {**arguments, "compiled": choice}) for choice in (True, False)
-    )
-    for left, right in zip(compiled, plain, strict=True):
-        np.testing.assert_array_equal(left.victims, right.victims)
-        np.testing.assert_array_equal(left.prefetches, right.prefetches)
+    twins_that_decide_alike(name, partition, run, prefetch=prefetch, admission=admission)
 
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @settings(max_examples=25)
-@given(
-    seed=st.integers(0, 10**6),
-    frac=st.floats(0.45, 0.9),
-    batch=st.integers(1, 2),
-    quota=st.integers(0, 6),
-    target=st.floats(0.1, 0.9),
-)
-def test_compiled_attention_decides_as_its_plain_twin(
-    partition: str, seed: int, frac: float, batch: int, quota: int, target: float
-) -> None:
-    replay = make_replay(DriftingSource(num_steps=24, start_tokens=250, seed=seed, num_sequences=batch))
-    setting = setting_of(replay, partition, frac, quota, seed)
-    twins = [
-        make_policy("attention", setting, {"target_precision_frac": target, "compiled": choice})
-        for choice in (True, False)
-    ]
-    compiled, plain = (drive(twin, setting, replay) for twin in twins)
-    for left, right in zip(compiled, plain, strict=True):
-        np.testing.assert_array_equal(left.victims, right.victims)
-        np.testing.assert_array_equal(left.prefetches, right.prefetches)
-    assert twins[0].confidence == twins[1].confidence  # type: ignore[attr-defined]
+@given(run=RUNS, target=st.floats(0.1, 0.9))
+def test_compiled_attention_decides_as_its_plain_twin(partition: str, run: dict[str, Any], target: float) -> None:
+    compiled, plain = twins_that_decide_alike("attention", partition, run, target_precision_frac=target)
+    assert compiled.confidence == plain.confidence
 
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
 @settings(max_examples=25)
-@given(
-    seed=st.integers(0, 10**6),
-    frac=st.floats(0.45, 0.9),
-    batch=st.integers(1, 2),
-    quota=st.integers(0, 6),
-    reach=st.floats(0.3, 3.0),
-    pays_from=st.sampled_from([0.0, 0.5, 1.5]),
-)
+@given(run=RUNS, reach=st.floats(0.3, 3.0), pays_from=st.sampled_from([0.0, 0.5, 1.5]))
 def test_compiled_predictive_decides_as_its_plain_twin(
-    partition: str, seed: int, frac: float, batch: int, quota: int, reach: float, pays_from: float
+    partition: str, run: dict[str, Any], reach: float, pays_from: float
 ) -> None:
-    replay = make_replay(DriftingSource(num_steps=24, start_tokens=250, seed=seed, num_sequences=batch))
-    setting = setting_of(replay, partition, frac, quota, seed)
-    arguments = {"reach_frac": reach, "pays_from_pages": pays_from}
-    twins: list[Any] = [
-        make_policy("predictive", setting, {**arguments, "compiled": choice}) for choice in (True, False)
-    ]
-    compiled, plain = (drive(twin, setting, replay) for twin in twins)
-    for left, right in zip(compiled, plain, strict=True):
-        np.testing.assert_array_equal(left.victims, right.victims)
-        np.testing.assert_array_equal(left.prefetches, right.prefetches)
-    assert twins[0].confidence == twins[1].confidence
-    assert twins[0].reads_speculation == twins[1].reads_speculation
+    compiled, plain = twins_that_decide_alike("predictive", partition, run, reach_frac=reach, pays_from_pages=pays_from)
+    assert compiled.confidence == plain.confidence
+    assert compiled.reads_speculation == plain.reads_speculation
 
 
 @pytest.mark.parametrize("partition", ["shared", "per_layer"])
@@ -154,7 +128,9 @@ def test_twins_name_the_same_victims_in_the_same_order_over_any_calls(
         misses = np.array([page for page in selected.tolist() if page not in resident], dtype=np.int64)
         resident |= set(selected.tolist())
         pinned = set(data.draw(pages)) | set(selected.tolist())
-        view = _view(grid, step // 2, layer, selected, misses, resident - pinned, data)
+        scores = np.array(data.draw(st.lists(st.integers(0, 3), min_size=12, max_size=12)), dtype=np.float16)
+        of_step = {"selected": selected, "misses": misses, "scores": scores.reshape(2, 6) / 4}
+        view = _view(grid, resident - pinned, resident - pinned, step=step // 2, layer=layer, **of_step)
         for twin in twins:
             twin.touch(view)
         spared = _mask_of(grid, data.draw(pages)) if data.draw(st.booleans()) else None
@@ -186,25 +162,24 @@ class _AnyFuture:
         return self._selected[step * self.num_layers + layer]
 
 
-def _mask_of(grid: PageGrid, pages: list[int] | set[int]) -> Any:
+def _mask_of(grid: PageGrid, pages: Iterable[int]) -> Any:
     mask = np.zeros(grid.num_pages, dtype=np.bool_)
     mask[list(pages)] = True
     return mask
 
 
 def _view(
-    grid: PageGrid, step: int, layer: int, selected: PageIds, misses: PageIds, may_leave: set[int], data: st.DataObject
+    grid: PageGrid, resident: Iterable[int], may_leave: Iterable[int], *, step: int = 0, layer: int = 0, **read: Any
 ) -> View:
-    scores = np.array(data.draw(st.lists(st.integers(0, 3), min_size=12, max_size=12)), dtype=np.float16)
+    """Return a view of a layer that `read` says `selected`, `misses` and `scores` of, and that prefetches nothing."""
+    nothing = {"selected": NO_PAGES, "misses": NO_PAGES, "scores": np.zeros((1, 12), dtype=np.float16)}
     return View(
         step=step,
         layer=layer,
-        selected=selected,
-        misses=misses,
-        scores=scores.reshape(2, 6) / 4,
-        resident=_mask_of(grid, may_leave),
+        **nothing | read,
+        resident=_mask_of(grid, resident),
         evictable=_mask_of(grid, may_leave),
-        prefetchable=_mask_of(grid, set()),
+        prefetchable=_mask_of(grid, ()),
         free_slots=0,
         prefetch_quota=0,
     )
@@ -242,18 +217,8 @@ class _Read:
             misses = [] if page in self.resident else [page]
             self.resident += misses
             leave = {other for other in self.resident if other != page and other not in kept}
-            view = View(
-                step=0,
-                layer=0,
-                selected=np.array([page]),
-                misses=np.array(misses, dtype=np.int64),
-                scores=np.zeros((1, 12), dtype=np.float16),
-                resident=_mask_of(SHARED.grid, self.resident),
-                evictable=_mask_of(SHARED.grid, leave),
-                prefetchable=_mask_of(SHARED.grid, set()),
-                free_slots=SHARED.capacity_pages - len(self.resident),
-                prefetch_quota=0,
-            )
+            read = {"selected": np.array([page]), "misses": np.array(misses, dtype=np.int64)}
+            view = _view(SHARED.grid, self.resident, leave, **read)
             self.evictor.touch(view)
             if len(self.resident) > SHARED.capacity_pages:
                 gone = self.evictor.victims(view, 0, 1, None).tolist()
@@ -291,19 +256,7 @@ def test_random_draws_evenly_and_otherwise_with_another_seed() -> None:
     first_victims = []
     for seed in range(400):
         evictor = load_class(POLICIES["random"].path, "random")(replace(SHARED, seed=seed))
-        everyone = _mask_of(SHARED.grid, set(range(4)))
-        view = View(
-            step=0,
-            layer=0,
-            selected=NO_PAGES,
-            misses=NO_PAGES,
-            scores=np.zeros((1, 12)),
-            resident=everyone,
-            evictable=everyone,
-            prefetchable=~everyone,
-            free_slots=0,
-            prefetch_quota=0,
-        )
+        view = _view(SHARED.grid, range(4), range(4))
         first_victims.append(int(evictor.victims(view, 0, 1, None)[0]))
     counts = np.bincount(first_victims, minlength=4)
     assert (abs(counts - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)).all(), counts

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies import Plan, Setting
+from tests.accesses import OwnPolicy
 from tests.policies.plug_ins import ANYTHING, Good, outcome_of, run
 
 HERE = __name__
@@ -109,12 +110,9 @@ def test_whatever_an_admission_names_is_used_or_refused_under_its_name(value: An
     assert outcome is None or outcome.startswith(f"admission '{HERE}:OnTrial': step ")
 
 
-class Whole:
+class Whole(OwnPolicy):
     """A whole policy that plans what a test puts here."""
 
-    attends: ClassVar[Any] = "selection"
-    holds: ClassVar[Any] = "budget"
-    reads_selection: ClassVar[bool] = True
     plan: ClassVar[Any] = None
 
     def __init__(self, setting: Setting, *, raises: str = "") -> None:

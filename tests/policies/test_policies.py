@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,8 +13,8 @@ from kvsim.policies.base import reads_speculation
 from kvsim.policies.future import is_oracle
 from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
-from kvsim.types import PageGrid, PageIds
-from tests.accesses import DriftingSource, make_replay, make_setting
+from kvsim.types import PageGrid
+from tests.accesses import DriftingSource, OwnPolicy, make_replay, make_setting
 
 PINNED = 1
 
@@ -116,12 +114,8 @@ def test_nothing_is_moved_when_everything_fits(name: str) -> None:
     assert all(not decision.victims.size and not decision.misses.size for decision in decisions)
 
 
-class Belady:
+class Belady(OwnPolicy):
     """MIN over sets: evict what is read furthest in the future. Handed the future, so for tests of a bound only."""
-
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
-    holds: ClassVar[Literal["budget", "everything"]] = "budget"
-    reads_selection: ClassVar[bool] = True
 
     def __init__(self, replay: Replay) -> None:
         self._uses: dict[int, list[int]] = {}
@@ -130,12 +124,6 @@ class Belady:
             for page in replay.at(step, layer, everything=False).selected.tolist():
                 self._uses.setdefault(page, []).append(now)
         self._num_layers = replay.grid.num_layers
-
-    def start(self, resident: PageIds) -> None:
-        pass
-
-    def page_opened(self, page: int) -> None:
-        pass
 
     def decide(self, view: View) -> Plan:
         now = view.step * self._num_layers + view.layer
@@ -245,21 +233,11 @@ def test_confidence_falls_with_used_and_rises_with_wasted() -> None:
     assert policy.confidence < raised  # type: ignore[attr-defined]
 
 
-class Faulty:
+class Faulty(OwnPolicy):
     """Returns the plan that a test hands it."""
-
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
-    holds: ClassVar[Literal["budget", "everything"]] = "budget"
-    reads_selection: ClassVar[bool] = True
 
     def __init__(self, plan: str) -> None:
         self._plan = plan
-
-    def start(self, resident: PageIds) -> None:
-        pass
-
-    def page_opened(self, page: int) -> None:
-        pass
 
     def decide(self, view: View) -> Plan:
         gone = np.flatnonzero(view.evictable)[: max(0, -view.free_slots)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,14 +12,12 @@ torch = pytest.importorskip("torch")
 from transformers import DynamicCache  # noqa: E402
 
 from kvsim.engine.capture.capture import CaptureOrigin, CaptureRequest, capture  # noqa: E402
-from kvsim.engine.capture.decode_trace import DecodeRecorder, trace_writer  # noqa: E402
-from kvsim.engine.model.families import shape_of, weightings_of  # noqa: E402
 from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
 from kvsim.engine.model.layers import paged_layers, state_layers  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.policies.selectors import TopK  # noqa: E402
 from kvsim.traces.access.file import open_trace  # noqa: E402
-from tests.engine.decoding import input_for, run  # noqa: E402
+from tests.engine.decoding import input_for, record  # noqa: E402
 
 PROMPT_TOKENS, NUM_STEPS = 60, 6
 QUEST, NEXT_LAYER = "estimate:quest", "speculate:next-layer"
@@ -70,11 +67,7 @@ def test_the_engine_sees_the_scores_and_the_speculation_that_a_capture_records(m
     everything = TopK(k_pages=8, sink_pages=0, recent_pages=0)
     given = input_for(snapshot, "resident", num_steps=NUM_STEPS, pages_per_layer=1, selector=everything)
     given = dataclasses.replace(given, records_speculation=True)
-    path = tmp_path / "engine.kvtrace"
-    with trace_writer(path, given, snapshot, shape_of(model), model="", text="", recorded="greedy") as writer:
-        observer = partial(DecodeRecorder, writer, given, weightings=weightings_of(model))
-        run(model, snapshot, given, observer=observer, forced_tokens=ids[:, PROMPT_TOKENS:])
-    engine = open_trace(path)
+    engine, _ = record(model, snapshot, given, tmp_path / "engine.kvtrace", forced_tokens=ids[:, PROMPT_TOKENS:])
     for step in range(NUM_STEPS):
         for layer in range(engine.num_layers):
             for channel in (QUEST, NEXT_LAYER):

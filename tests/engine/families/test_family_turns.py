@@ -8,9 +8,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import DynamicCache  # noqa: E402
 
-from kvsim.engine import PagedCache  # noqa: E402
-from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+from tests.engine.decoding import FULL, cache_of, generate  # noqa: E402
 
 TURN_TOKENS, NEW_TOKENS = (59, 27, 1, 15), 6
 """New prompt tokens of each turn; the last token generated before comes with them."""
@@ -18,15 +16,7 @@ MAX_TOKENS = sum(TURN_TOKENS) + len(TURN_TOKENS) * NEW_TOKENS
 
 
 def paged(model, batch, pages):
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=batch,
-        policy="lru",
-        overrides=("page_tokens=16", f"budget.pages_per_layer={pages}", 'selector.name="full"'),
-        max_tokens=MAX_TOKENS,
-        bandwidth_bytes_per_s=FAST_BYTES_PER_S,
-    )
+    return cache_of(model, FULL, policy="lru", pages=pages, batch=batch, max_tokens=MAX_TOKENS)
 
 
 def converse(model, prompts, cache, padding=()):
@@ -37,8 +27,7 @@ def converse(model, prompts, cache, padding=()):
         if place < len(padding):
             shown[1, : padding[place]] = 0
         ids, mask = torch.cat((ids, prompt), 1), torch.cat((mask, shown), 1)
-        options = {"attention_mask": mask, "max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": None}
-        ids = model.generate(ids, **{CACHE_ARGUMENT: cache}, **options)
+        ids = generate(model, ids, cache, attention_mask=mask, max_new_tokens=NEW_TOKENS)
         mask = torch.cat((mask, torch.ones_like(ids[:, mask.shape[1] :])), 1)
     return ids
 

@@ -8,28 +8,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvsim.engine import PagedCache  # noqa: E402
-from kvsim.engine.model.forward import CACHE_ARGUMENT  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S  # noqa: E402
+from tests.engine import decoding  # noqa: E402
+from tests.engine.decoding import FULL, cache_of  # noqa: E402
 
 PROMPT_TOKENS, NEW_TOKENS = 70, 12
 
 
 def paged(model, batch):
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=batch,
-        policy="lru",
-        overrides=("page_tokens=16", "budget.pages_per_layer=5", 'selector.name="full"'),
-        max_tokens=PROMPT_TOKENS + NEW_TOKENS,
-        bandwidth_bytes_per_s=FAST_BYTES_PER_S,
-    )
+    return cache_of(model, FULL, policy="lru", pages=5, batch=batch, max_tokens=PROMPT_TOKENS + NEW_TOKENS)
 
 
 def generate(model, ids, cache=None, **options):
     options = {"max_new_tokens": NEW_TOKENS, "attention_mask": torch.ones_like(ids)} | options  # 0 may be a token
-    return model.generate(ids, **{CACHE_ARGUMENT: cache}, do_sample=False, eos_token_id=None, **options)
+    return decoding.generate(model, ids, cache, **options)
 
 
 @pytest.fixture(scope="module")

@@ -11,34 +11,24 @@ torch = pytest.importorskip("torch")
 
 from transformers import DynamicCache  # noqa: E402
 
-from kvsim.engine import PagedCache  # noqa: E402
 from kvsim.engine.model.families import shape_of  # noqa: E402
 from kvsim.engine.model.family_table import FAMILIES  # noqa: E402
-from kvsim.engine.model.forward import CACHE_ARGUMENT, logits_of  # noqa: E402
+from kvsim.engine.model.forward import logits_of  # noqa: E402
 from kvsim.engine.model.layers import paged_layers, state_layers  # noqa: E402
 from kvsim.engine.paged.decode import decode  # noqa: E402
 from kvsim.engine.paged.prefill import prefill  # noqa: E402
 from kvsim.errors import CapacityError, KvsimError  # noqa: E402
 from kvsim.scenario.models.config import from_config  # noqa: E402
 from kvsim.scenario.models.memory import kv_bytes  # noqa: E402
-from tests.engine.decoding import FAST_BYTES_PER_S, default_cache_logits, input_for  # noqa: E402
+from tests.engine.decoding import FAST_BYTES_PER_S, FULL, cache_of, default_cache_logits, generate, input_for  # noqa: E402
 from tests.engine.families.models import tiny_model_of  # noqa: E402
 
 PROMPT_TOKENS = 40
 HYBRID = ("qwen3_next", "lfm2", "granitemoehybrid")
 
 
-def paged(model, *, batch=1, max_tokens=64, end_token_ids=()):
-    return PagedCache.from_scenario(
-        "crosscheck_quick",
-        model,
-        batch=batch,
-        policy="lru",
-        overrides=("page_tokens=16", "budget.pages_per_layer=4", 'selector.name="full"'),
-        max_tokens=max_tokens,
-        end_token_ids=end_token_ids,
-        bandwidth_bytes_per_s=FAST_BYTES_PER_S,
-    )
+def paged(model, *, max_tokens=64, **options):
+    return cache_of(model, FULL, policy="lru", pages=4, max_tokens=max_tokens, **options)
 
 
 def states_of(cache):
@@ -134,17 +124,17 @@ def test_a_pass_that_was_cut_short_ends_a_cache_whose_layers_took_it_in(hybrid, 
 
 
 def test_a_turn_after_a_sequence_ended_early_is_refused(hybrid, ids):
-    free = hybrid.generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None)[:, PROMPT_TOKENS:]
+    free = generate(hybrid, ids, max_new_tokens=3)[:, PROMPT_TOKENS:]
     end = int(free[0, 0])
     assert end not in free[1]
-    options = {"do_sample": False, "eos_token_id": end, "pad_token_id": 0}
+    options = {"eos_token_id": end, "pad_token_id": 0}
     with paged(hybrid, batch=2, end_token_ids=(end,)) as cache:
-        every = hybrid.generate(ids, **{CACHE_ARGUMENT: cache}, max_new_tokens=4, **options)
+        every = generate(hybrid, ids, cache, max_new_tokens=4, **options)
         turn = torch.cat((every, ids[:, :5]), dim=1)
         mask = torch.ones_like(turn)
         mask[0, PROMPT_TOKENS + 1 : every.shape[1]] = 0
         with pytest.raises(KvsimError, match="sequence 0 ended before others, and layers that hold a state"):
-            hybrid.generate(turn, **{CACHE_ARGUMENT: cache}, attention_mask=mask, max_new_tokens=2, **options)
+            generate(hybrid, turn, cache, attention_mask=mask, max_new_tokens=2, **options)
 
 
 def test_every_family_with_states_is_among_the_tested(model):

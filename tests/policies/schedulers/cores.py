@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from kvsim.caches.blocks import BlockPool, BlockTables
 from kvsim.policies.schedulers import PlainCore, Request, Scheduler, StepBudget
 
 BLOCK_TOKENS = 4
+LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8)
+LONGEST_BLOCKS = -(-(30 + 12 - 1) // BLOCK_TOKENS)
 
 
 def make_core(

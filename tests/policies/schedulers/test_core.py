@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from kvsim.errors import PolicyError
 from kvsim.policies.schedulers import FcfsQueue, StepPlan
 from kvsim.policies.schedulers.vllm import Vllm
-from tests.policies.schedulers.cores import BLOCK_TOKENS, make_core
-
-LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8)
-LONGEST_BLOCKS = -(-(30 + 12 - 1) // BLOCK_TOKENS)
+from tests.policies.schedulers.cores import LENGTHS, LONGEST_BLOCKS, make_core
 
 
 @dataclass

@@ -3,10 +3,7 @@ from hypothesis import strategies as st
 
 from kvsim.policies.schedulers.static import Static
 from kvsim.policies.schedulers.vllm import Vllm
-from tests.policies.schedulers.cores import BLOCK_TOKENS, make_core, run
-
-LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8)
-LONGEST_BLOCKS = -(-(30 + 12 - 1) // BLOCK_TOKENS)
+from tests.policies.schedulers.cores import LENGTHS, LONGEST_BLOCKS, make_core, run
 
 
 def test_nobody_joins_before_the_whole_batch_is_done():
