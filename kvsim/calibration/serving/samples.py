@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from kvsim.engine.vllm import VllmStep
 from kvsim.profile.serving import PARTS
 from kvsim.types import FloatArray
 
@@ -37,7 +37,7 @@ class StepSamples:
         )
 
 
-def step_samples(steps: Sequence[Mapping[str, Any]], prompt_tokens: Mapping[str, int]) -> StepSamples:
+def step_samples(steps: Sequence[VllmStep], prompt_tokens: Mapping[str, int]) -> StepSamples:
     """Return what each step that did anything had to do, and how long it took.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ class FirstToken:
     """Of the first token, ``[vocab_size]``, in fp32."""
 
 
+class Timed(TypedDict):
+    """The fields of a `FirstToken`."""
+
+    ttft_s: float
+    processor_s: float
+    logits: torch.Tensor
+
+
 class Stopwatch:
     """Wall time and this thread's processor time, from when it was made."""
 
@@ -36,7 +44,7 @@ class Stopwatch:
         """Return the wall time so far."""
         return time.perf_counter() - self._started_s
 
-    def stop(self, logits: torch.Tensor, computing: Stopwatch | None = None) -> dict[str, Any]:
+    def stop(self, logits: torch.Tensor, computing: Stopwatch | None = None) -> Timed:
         """Return the fields of a `FirstToken` once it is there, from the logits of one sequence.
 
         Processor time is that since `computing` was made, where it is given.

@@ -9,13 +9,48 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypedDict, cast
 
 from kvsim.engine.vllm.environment import ENVIRONMENT, find_python
 from kvsim.errors import KvsimError
 
 _SCRIPT = Path(__file__).with_name("inside.py")
 _LAST_LINES = 3
+
+
+class VllmStep(TypedDict):
+    """What is read of one step: what vLLM's scheduler decided, and times in seconds from the start of the run."""
+
+    scheduled: list[tuple[str, int]]
+    """Request and tokens computed of it."""
+    admitted: list[tuple[str, int]]
+    """Request that joined, and its tokens that were there before."""
+    preempted: list[str]
+    free_blocks: int
+    """After the step was decided; `free_after` once its tokens were there."""
+    free_after: int
+    running: int
+    waiting: int
+    start_s: float
+    end_s: float
+    execute_s: float
+    """The forward pass with its sampling, of the time from `start_s` to `end_s`."""
+
+
+class VllmRequest(TypedDict):
+    """A request that was served."""
+
+    id: str
+    arrival_step: int
+
+
+class VllmTrace(TypedDict):
+    """What one run recorded: its steps; of each request its output's ids and when each came, in seconds."""
+
+    steps: list[VllmStep]
+    outputs: dict[str, list[int]]
+    token_s: dict[str, list[float]]
+    requests: list[VllmRequest]
 
 
 class VllmProcess:
@@ -58,7 +93,7 @@ class VllmProcess:
             self.close()
             raise
 
-    def serve(self, requests: Sequence[Mapping[str, Any]], *, clock: str) -> dict[str, Any]:
+    def serve(self, requests: Sequence[Mapping[str, Any]], *, clock: str) -> VllmTrace:
         """Serve requests and return the steps, the outputs and when each token came.
 
         Parameters
@@ -67,7 +102,8 @@ class VllmProcess:
             Rows with `id`, `token_ids`, `max_tokens` and, by `clock`, `arrival_step` (``steps``) or `arrival_s`
             (``wall``), in the order of their arrival.
         """
-        return self._ask({"do": "serve", "requests": [dict(request) for request in requests], "clock": clock})
+        command = {"do": "serve", "requests": [dict(request) for request in requests], "clock": clock}
+        return cast("VllmTrace", self._ask(command))
 
     def __enter__(self) -> VllmProcess:
         return self

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.engine.vllm import VllmProcess
+from kvsim.engine.vllm import VllmProcess, VllmStep, VllmTrace
 from kvsim.errors import ScenarioError
 from kvsim.experiments.base import make_result, model_path_of, profile_of, stacked
 from kvsim.experiments.serving.costs import memory_of, parameters_of
@@ -137,7 +137,7 @@ def _warm_up(vllm: VllmProcess) -> None:
     vllm.serve(with_tokens(rows), clock="steps")
 
 
-def _run_of(traffic: Traffic, rows: Sequence[Row], trace: Mapping[str, Any], slo: Slo | None) -> ServedCell:
+def _run_of(traffic: Traffic, rows: Sequence[Row], trace: VllmTrace, slo: Slo | None) -> ServedCell:
     """Return what one run recorded, in the traffic's order of requests."""
     count = len(traffic.requests)
     times = {name: np.full(count, np.nan) for name in ("arrival_s", "scheduled_s", "first_token_s", "last_token_s")}
@@ -169,7 +169,7 @@ def _run_of(traffic: Traffic, rows: Sequence[Row], trace: Mapping[str, Any], slo
     return ServedCell(rows=columns, gaps=gaps, timeline=_timeline(trace["steps"]), figures=figures)
 
 
-def _timeline(steps: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+def _timeline(steps: Sequence[VllmStep]) -> dict[str, NDArray[Any]]:
     """Return what ran and waited in each step until the next one."""
     start_s = np.array([step["start_s"] for step in steps])
     end_s = np.r_[start_s[1:], steps[-1]["end_s"]]

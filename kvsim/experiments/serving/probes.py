@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from kvsim.calibration.serving.plan import Burst, requests_of
 from kvsim.calibration.serving.samples import StepSamples, step_samples
+from kvsim.engine.vllm import VllmTrace
 from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.profile.serving import PARTS
 
-Serve = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+Serve = Callable[[Sequence[Mapping[str, Any]]], VllmTrace]
 """Serves requests that arrive by steps, and returns what the engine recorded."""
 
 _SEED = 20_261_129

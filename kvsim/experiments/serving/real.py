@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.engine.vllm import VllmTrace
 from kvsim.errors import ScenarioError
 from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.experiments.serving.schedules.tokens import token_ids
@@ -67,7 +68,7 @@ def with_tokens(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def recorded_workload(name: str, rows: Sequence[Row], parameters: EngineParameters, trace: Mapping[str, Any]) -> bytes:
+def recorded_workload(name: str, rows: Sequence[Row], parameters: EngineParameters, trace: VllmTrace) -> bytes:
     """Return what an engine did as a workload file; `kvsim serving schedule FILE --compare` replays it."""
     steps_of = {request["id"]: request["arrival_step"] for request in trace["requests"]}
     content = {
