@@ -69,7 +69,7 @@ class DriftingSource:
 class OwnPolicy:
     """What a policy of a test has besides `decide`: it attends to the selection, and keeps no books."""
 
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
+    attends: ClassVar[Literal["selection", "everything", "resident"]] = "selection"
     holds: ClassVar[Literal["budget", "everything"]] = "budget"
     reads_selection: ClassVar[bool] = True
 

@@ -34,15 +34,19 @@ NUM_STEPS = 24
 JUDGED = ("lru", "previous-step", "corrected", "belady", "oracle-prefetch")
 
 
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the first steps of a shipped capture, as a file."""
-    file = open_trace(find_capture("smollm2-code", Path.cwd()))
-    path = tmp_path_factory.mktemp("captures") / "short.kvtrace"
+def first_steps(capture: Path, num_steps: int, path: Path) -> Path:
+    """Write the first steps of a capture to `path`, and return it."""
+    file = open_trace(capture)
     with TraceWriter(path, file.header) as writer:
-        for step in range(NUM_STEPS):
+        for step in range(num_steps):
             writer.append(file.context_tokens(step).tolist(), dict(file.record(step)))
     return path
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captures")
+    return first_steps(find_capture("smollm2-code", Path.cwd()), NUM_STEPS, folder / "short.kvtrace")
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +133,7 @@ def test_a_budget_that_makes_no_sense_is_refused(text: str) -> None:
 
 
 def test_a_capture_too_short_for_the_warm_up_is_refused(capture: Path, tmp_path: Path) -> None:
-    file = open_trace(capture)
-    path = tmp_path / "few.kvtrace"
-    with TraceWriter(path, file.header) as writer:
-        for step in range(predictors.WARMUP_STEPS + 1):
-            writer.append(file.context_tokens(step).tolist(), dict(file.record(step)))
+    path = first_steps(capture, predictors.WARMUP_STEPS + 1, tmp_path / "few.kvtrace")
     with pytest.raises(ScenarioError, match="has 9 steps; the table needs more than 9"):
         compare_predictors(Comparison(captures=(str(path),)))
 

@@ -12,6 +12,7 @@ from kvsim.policies import Plan, Policy, Residency, Setting, View, make_policy
 from kvsim.policies.dropping.sink_window import SinkWindow
 from kvsim.sim import Replay, simulate_decode
 from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
+from tests.policies.deciding import decisions_of
 
 DROPPING = ("sink-window", "h2o", "snapkv")
 PINNED = 1
@@ -25,20 +26,16 @@ def kept(policy: Policy, setting: Setting, replay: Replay) -> list[np.ndarray]:
     share = setting.capacity_pages // (replay.grid.num_layers * replay.grid.num_sequences)
     gone: set[int] = set()
     selections = []
-    for step in range(replay.num_steps):
-        for layer in range(replay.grid.num_layers):
-            reading = replay.at(step, layer, everything=False)
-            decision = residency.decide(
-                step=step, layer=layer, selected=reading.selected, scores=reading.scores, num_pages=reading.num_pages
-            )
-            assert not decision.misses.size and not decision.prefetches.size
-            assert not gone & set(decision.selected.tolist())
-            assert (replay.grid.layer_of(decision.selected) == layer).all()
-            counts = np.bincount(decision.selected // (replay.grid.num_layers * replay.grid.pages_per_layer))
-            assert counts.max() <= share
-            gone |= set(decision.victims.tolist())
-            selections.append(decision.selected)
-        assert residency.num_free >= 0
+    for number, (_, decision) in enumerate(decisions_of(residency, policy, replay)):
+        assert not decision.misses.size and not decision.prefetches.size
+        assert not gone & set(decision.selected.tolist())
+        layer = number % replay.grid.num_layers
+        assert (replay.grid.layer_of(decision.selected) == layer).all()
+        counts = np.bincount(decision.selected // (replay.grid.num_layers * replay.grid.pages_per_layer))
+        assert counts.max() <= share
+        gone |= set(decision.victims.tolist())
+        selections.append(decision.selected)
+        assert residency.num_free >= 0 or layer < replay.grid.num_layers - 1
     return selections
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from kvsim.errors import PolicyError, ScenarioError
 from kvsim.policies import POLICIES, Decision, Paged, Plan, Policy, Residency, Setting, View, find_policy, make_policy
-from kvsim.policies.base import reads_speculation
 from kvsim.policies.future import is_oracle
 from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
 from kvsim.types import PageGrid
 from tests.accesses import DriftingSource, OwnPolicy, make_replay, make_setting
+from tests.policies.deciding import decisions_of
 
 PINNED = 1
 
@@ -26,29 +26,18 @@ def drive(policy: Policy, setting: Setting, replay: Replay) -> list[Decision]:
     residency = Residency(policy, setting, pinned_first_pages=PINNED, pinned_last_pages=PINNED)
     residency.start(replay.num_pages(replay.context_tokens(0) - 1))
     decisions = []
-    for step in range(replay.num_steps):
-        for layer in range(replay.grid.num_layers):
-            reading = replay.at(step, layer, everything=policy.attends == "everything")
-            before = residency.resident.copy()
-            decision = residency.decide(
-                step=step,
-                layer=layer,
-                selected=reading.selected,
-                scores=reading.scores,
-                num_pages=reading.num_pages,
-                speculation=replay.speculation(step, layer) if reads_speculation(policy) else None,
-            )
-            after = residency.resident
-            if policy.attends != "resident":
-                np.testing.assert_array_equal(decision.selected, reading.selected)
-            assert after[decision.selected].all(), "a selected page owns no slot"
-            assert residency.num_free + int(after.sum()) == setting.capacity_pages
-            came = np.union1d(np.union1d(decision.misses, decision.prefetches), decision.opened)
-            expected = before.copy()
-            expected[came] = True
-            expected[decision.victims] = False
-            np.testing.assert_array_equal(after, expected)
-            decisions.append(decision)
+    expected = residency.resident.copy()
+    for reading, decision in decisions_of(residency, policy, replay):
+        after = residency.resident
+        if policy.attends != "resident":
+            np.testing.assert_array_equal(decision.selected, reading.selected)
+        assert after[decision.selected].all(), "a selected page owns no slot"
+        assert residency.num_free + int(after.sum()) == setting.capacity_pages
+        came = np.union1d(np.union1d(decision.misses, decision.prefetches), decision.opened)
+        expected[came] = True
+        expected[decision.victims] = False
+        np.testing.assert_array_equal(after, expected)
+        decisions.append(decision)
     return decisions
 
 
@@ -165,15 +154,11 @@ def test_lru_evicts_what_a_plain_list_says() -> None:
     replay = make_replay(DriftingSource(seed=5))
     setting = setting_for("lru", replay, 0.4)
     order: list[int] = []
-    residency = Residency(make_policy("lru", setting, {}), setting, pinned_first_pages=PINNED, pinned_last_pages=PINNED)
+    policy = make_policy("lru", setting, {})
+    residency = Residency(policy, setting, pinned_first_pages=PINNED, pinned_last_pages=PINNED)
     order += residency.start(replay.num_pages(replay.context_tokens(0) - 1)).tolist()
     evicted = 0
-    for now in range(replay.num_steps * replay.grid.num_layers):
-        step, layer = divmod(now, replay.grid.num_layers)
-        reading = replay.at(step, layer, everything=False)
-        decision = residency.decide(
-            step=step, layer=layer, selected=reading.selected, scores=reading.scores, num_pages=reading.num_pages
-        )
+    for reading, decision in decisions_of(residency, policy, replay):
         for page in (*decision.opened.tolist(), *reading.selected.tolist()):
             if page in order:
                 order.remove(page)

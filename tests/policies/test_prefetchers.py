@@ -19,6 +19,7 @@ from kvsim.sim import Replay
 from kvsim.sim.replay import ReplayFuture
 from kvsim.traces.access.base import NEXT_LAYER
 from kvsim.types import IntArray, Scores
+from tests.policies.deciding import decisions_of
 
 K_PAGES, SINK_PAGES, RECENT_PAGES = 3, 1, 1
 PAGE_TOKENS = 16
@@ -90,21 +91,7 @@ def run(
         policy.foresee(ReplayFuture(replay, everything=False))
     residency = Residency(policy, setting, pinned_first_pages=SINK_PAGES, pinned_last_pages=RECENT_PAGES)
     residency.start(replay.num_pages(replay.context_tokens(0) - 1))
-    decisions = []
-    for step in range(replay.num_steps):
-        for layer in range(replay.grid.num_layers):
-            reading = replay.at(step, layer, everything=False)
-            decisions.append(
-                residency.decide(
-                    step=step,
-                    layer=layer,
-                    selected=reading.selected,
-                    scores=reading.scores,
-                    num_pages=reading.num_pages,
-                    speculation=replay.speculation(step, layer),
-                )
-            )
-    return decisions
+    return [decision for _, decision in decisions_of(residency, policy, replay)]
 
 
 def misses(decisions: list[Decision], num_layers: int, behind_steps: int, layers: slice = slice(None)) -> int:
