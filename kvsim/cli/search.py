@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +22,6 @@ from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
     from kvsim.experiments.decode.sweep.sweep import Sweep
-    from kvsim.experiments.decode.sweep.whatif import Pair
     from kvsim.report.results import RunResult
 
 
@@ -105,22 +103,17 @@ def whatif(
 
     with reading(result):  # refuses before a folder is made, and before the work
         origin_of(base).scenario()
-        itself = _rows(paired(base.summary, base.summary))
+        itself = list(paired(base.summary, base.summary))
         whatif_contents([], itself)
         whatif_text([], itself, base.summary)
     name = str(base.summary["scenario"])
     folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
         simulated = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
-    rows = _rows(simulated.pairs)
-    contents = summary_json(whatif_contents(simulated.changes, rows))
-    text = contents if as_json else whatif_text(simulated.changes, rows, simulated.result.summary)
+    contents = summary_json(whatif_contents(simulated.changes, simulated.pairs))
+    text = contents if as_json else whatif_text(simulated.changes, simulated.pairs, simulated.result.summary)
     written = write_or_print(lambda: write_result(simulated.result, folder, report_file(simulated.result)), text)
     typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
-
-
-def _rows(pairs: Iterable[Pair]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]:
-    return [(pair.policy, pair.swept, pair.before, pair.after) for pair in pairs]
 
 
 def _folder_of(result: Path, scenario: str) -> Path:

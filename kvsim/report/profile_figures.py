@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
-from kvsim.report.style import PALETTE, add_panels, new_figure, title_panel
+from kvsim.report.style import PALETTE, add_panels_in_rows, new_figure, title_panel
 from kvsim.units import format_bytes, format_seconds
 
 NUM_COLUMNS = 3
@@ -41,14 +41,11 @@ def profile_figure(profile: Profile) -> Figure:
         f"What things cost: {profile.name}",
         f"{label}{link}. Lines: the table, linear between its points; dots: raw samples.",
     )
-    panels = add_panels(figure, num_rows, NUM_COLUMNS)
-    axes = [axis for row in panels for axis in row]
+    axes = add_panels_in_rows(figure, num_panels, NUM_COLUMNS)
     for axis, (name, table) in zip(axes, tables.items(), strict=False):
         _draw_table(axis, name, table)
     if residuals:
         _draw_residuals(axes[len(tables)], residuals)
-    for axis in axes[num_panels:]:
-        axis.set_visible(False)
     return figure
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from kvsim.report.results import RunResult
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
+from kvsim.report.style import PALETTE, add_panels, legend_above, log_ticks, new_figure, png, policy_looks, title_panel
 from kvsim.report.tables import KIND_WORDS
 from kvsim.types import Rows
 
@@ -281,9 +281,7 @@ def _scale_latency(axis: Any, lowest_ms: float, limit_ms: float) -> None:
         return
     axis.set_yscale("log")
     axis.set_ylim(lowest_ms / 1.3, limit_ms)
-    axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axis.yaxis)
 
 
 def _cut_at(longest_ms: list[float]) -> float:
@@ -295,18 +293,23 @@ def _cut_at(longest_ms: list[float]) -> float:
     return ordered[-1] * 1.15
 
 
-def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float) -> None:
+def part_ms(rows: Rows, number: int, columns: Sequence[str]) -> float:
+    """Return the mean time of a part of a cell's steps."""
     counted = counted_rows(rows, number)
+    return 1e3 * float(sum(rows[name][counted].mean() for name in columns))
+
+
+def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float) -> None:
     left_ms = 0.0
     for columns, color, hatch in PARTS.values():
-        part_ms = 1e3 * float(sum(rows[name][counted].mean() for name in columns))
-        width_ms = min(part_ms, max(limit_ms - left_ms, 0.0))
+        long_ms = part_ms(rows, number, columns)
+        width_ms = min(long_ms, max(limit_ms - left_ms, 0.0))
         if width_ms > 0:
             axis.barh(
                 place, width_ms, left=left_ms, height=0.72, color=color, hatch=hatch, edgecolor="white", linewidth=0
             )
-        left_ms += part_ms
-    low_ms, high_ms = np.percentile(rows["step_s"][counted] * 1e3, (5, 95))
+        left_ms += long_ms
+    low_ms, high_ms = np.percentile(rows["step_s"][counted_rows(rows, number)] * 1e3, (5, 95))
     end_ms = min(left_ms, limit_ms)
     if left_ms <= limit_ms:
         axis.plot((low_ms, high_ms), (place, place), color="black", linewidth=1.2)

@@ -33,6 +33,11 @@ class Pair:
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
+    @property
+    def tpot_ratio(self) -> float:
+        """Time per token after over before."""
+        return float(self.after["tpot_p50_s"] / self.before["tpot_p50_s"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
