@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,7 @@ import torch
 
 from kvsim.calibration.fit import Sample, fit_table
 from kvsim.calibration.plan import Plan
-from kvsim.calibration.prefill_cost import random_cache
-from kvsim.engine.model.forward import logits_of
+from kvsim.calibration.prefill_cost import call_s, random_cache
 from kvsim.profile.tables import CostTable
 
 
@@ -59,11 +57,8 @@ def forward_samples(
         for new in plan.forward_new_tokens:
             ids = torch.from_numpy(rng.integers(0, model.config.vocab_size, (batch, new))).to(model.device)
             for attempt in range(plan.num_forwards + 1):
-                cache = random_cache(model, tokens, cached, batch)
-                started_s = time.perf_counter()
-                logits = logits_of(model, ids, cache, logits_to_keep=1)
-                logits[:, -1].argmax(dim=-1).cpu()
+                time_s = call_s(model, ids, random_cache(model, tokens, cached, batch))
                 if attempt:
-                    samples.append((new, cached, scale * (time.perf_counter() - started_s)))
+                    samples.append((new, cached, scale * time_s))
                 advance(1)
     return samples

@@ -33,7 +33,7 @@ def prefill_samples(
         for new in plan.prefill_tokens:
             ids = torch.from_numpy(rng.integers(0, model.config.vocab_size, (1, new))).to(model.device)
             for _ in range(plan.num_prefills):
-                samples.append((new, cached, scale * _prefill_s(model, ids, random_cache(model, tokens, cached))))
+                samples.append((new, cached, scale * call_s(model, ids, random_cache(model, tokens, cached))))
                 advance(1)
     return samples
 
@@ -58,9 +58,9 @@ def random_cache(model: Any, tokens: torch.Tensor, cached: int, batch: int = 1) 
     return cache
 
 
-def _prefill_s(model: Any, ids: torch.Tensor, cache: DynamicCache) -> float:
+def call_s(model: Any, ids: torch.Tensor, cache: DynamicCache) -> float:
+    """Return the seconds of one call of the model, its next tokens read back, as generation does."""
     with torch.inference_mode():
         started_s = time.perf_counter()
-        chosen = logits_of(model, ids, cache, logits_to_keep=1)[:, -1].argmax(dim=-1)
-        chosen.cpu()
+        logits_of(model, ids, cache, logits_to_keep=1)[:, -1].argmax(dim=-1).cpu()
         return time.perf_counter() - started_s
