@@ -1,4 +1,4 @@
-"""What experiments other than decode share: a model, a profile, the cells of a sweep, and the result they end in."""
+"""What experiments share, those other than decode most: a model, a profile, the cells of a sweep, and their result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvsim.profile.prefill import PrefillCost, prefill_cost
 from kvsim.profile.profile import Profile, check_made_for
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
-from kvsim.scenario.decode import MODEL_INPUTS, YOUNGER_OF_PROFILE, ModelChoice, ProfileChoice
+from kvsim.scenario.decode import MODEL_INPUTS, YOUNGER_OF_PROFILE, ModelChoice, ProfileChoice, Scenario
 from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import near
@@ -116,7 +116,7 @@ def cells_of(scenario: ScenarioT) -> list[tuple[ScenarioT, dict[str, Any]]]:
     return [(cell, cell.swept_values(scenario.sweep)) for cell in scenario.cells]
 
 
-def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
+def model_path_of(scenario: CacheScenario | Scenario, beside: Path | None) -> str:
     """Return where the weights are: as the scenario says, or beside it where only that is there.
 
     Raises

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
 from kvsim.experiments.decode.report.errors import count_errors, null_errors, situation, time_errors, values_of
+from kvsim.experiments.decode.report.summary import COUNTED
 from kvsim.report.comparison import check_pair, check_sides, side_by_side
 from kvsim.report.results import RunResult
 from kvsim.types import Rows
-
-COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
-"""Counts that must be equal; `late` and stall depend on time and are compared with an error."""
 
 PARTS = ("embed_s", "attention_input_s", "select_s", "host_s", "stall_s", "attention_s", "attention_output_s", "head_s")
 
