@@ -9,9 +9,11 @@ import simpy
 
 from kvsim.caches.tiers.offload import Kind
 from kvsim.policies.schedulers import Core
+from kvsim.policies.schedulers.compiled import CompiledCore
 from kvsim.sim.serving.arrivals import Arrivals, Sessions
 from kvsim.sim.serving.costs import StepCosts
 from kvsim.sim.serving.engine import Engine
+from kvsim.sim.serving.fast_path import FastEngine
 from kvsim.sim.serving.link import BlockLink
 from kvsim.sim.serving.monitor import Monitor
 from kvsim.sim.serving.sink import Sink
@@ -71,7 +73,11 @@ def simulate_serving(
     sink = Sink(sessions.num_requests, finished)
     monitor = Monitor(core.num_free_blocks)
     links = None if tiers is None else Tiers(env, tiers)
-    engine = Engine(env, core, costs, sink, monitor, is_async=is_async, tiers=links)
+    engine = (
+        FastEngine(env, core, costs, sink, monitor, is_async=is_async)
+        if isinstance(core, CompiledCore)  # which knows no tiers
+        else Engine(env, core, costs, sink, monitor, is_async=is_async, tiers=links)
+    )
     arrivals = Arrivals(env, sessions, engine.submit)
     env.run(until=done)
     monitor.idle(env.now, core.num_free_blocks)
