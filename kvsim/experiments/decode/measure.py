@@ -6,7 +6,6 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from kvsim.experiments.base import model_path_of
 from kvsim.experiments.decode.cells import Cell, measure_of, only, prompts_of, steps_of
 from kvsim.experiments.decode.engine.bench import Bench, BenchInput, Recording
 from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measured
+from kvsim.experiments.decode.entry import MeasuredEntry, MeasuredFigures
 from kvsim.experiments.decode.fresh_profile import fresh_profile
 from kvsim.experiments.decode.max_context import max_contexts
 from kvsim.experiments.decode.provenance import own_inputs
@@ -56,7 +56,7 @@ def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
     total = len(cells) * (repeats + 1) + len(groups)
     bench: Bench | None = None
     tables: dict[int, Rows] = {}
-    extras: dict[int, dict[str, Any]] = {}
+    extras: dict[int, MeasuredFigures] = {}
     traces: Files = {}
     for (made_of, name), numbers in sorted(groups.items(), key=lambda group: repr(group[0])):
         if bench is None or bench.made_of != made_of:
@@ -73,7 +73,9 @@ def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
         for number in numbers:
             tables[number] = _table(number, cells[number], runs[number], recording)
             extras[number] = _extras(cells[number], tables[number], recording)
-    entries = [entry_of(cell, by_step(tables[number])) | extras[number] for number, cell in enumerate(cells)]
+    entries: list[MeasuredEntry] = [
+        {**entry_of(cell, by_step(tables[number])), **extras[number]} for number, cell in enumerate(cells)
+    ]
     manifest = manifest_of(scenario, job, seed=scenario.run.seed, is_measured=True, more=own_inputs(cells, None))
     result = RunResult(
         summary=summarise(scenario, cells, entries) | {"is_measured": True},
@@ -252,7 +254,7 @@ def _check_counts(cell: Cell, first: DecodeResult, other: DecodeResult) -> None:
             raise EngineError(f"{cell.choice.shown}: {name} of step {step} differs between two runs of one cell")
 
 
-def _extras(cell: Cell, rows: Rows, recording: Recording) -> dict[str, Any]:
+def _extras(cell: Cell, rows: Rows, recording: Recording) -> MeasuredFigures:
     """Return what only a measurement knows of a cell."""
     counted = ~rows["is_warmup"]
     stamped = rows["is_stamped"]

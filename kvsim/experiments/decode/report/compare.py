@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
+from kvsim.experiments.decode.entry import Entry, MeasuredEntry, value_of
 from kvsim.experiments.decode.report.errors import count_errors, null_errors, situation, time_errors, values_of
 from kvsim.experiments.decode.report.summary import COUNTED
 from kvsim.report.comparison import check_pair, check_sides, side_by_side
@@ -25,8 +26,6 @@ PARTS = ("embed_s", "attention_input_s", "select_s", "host_s", "stall_s", "atten
 _KEYS = ("policy", "budget_pages", "context_tokens", "batch", "page_tokens")
 OUTSIDE = "out_of_sample_"
 """How the figures of a comparison out of sample begin."""
-
-Cell = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +162,11 @@ def _rows_of(rows: Rows, number: int) -> dict[str, NDArray[Any]]:
 
 def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) -> dict[str, Any]:
     """Return one cell's times side by side, with their errors and parts; `place` is its number in the measured one."""
-    sim, real = simulated.summary["cells"][number], measured.summary["cells"][place]
+    sim: Entry = simulated.summary["cells"][number]
+    real: MeasuredEntry = measured.summary["cells"][place]
     sim_rows, real_rows = _rows_of(simulated.rows, number), _rows_of(measured.rows, place)
     counted = ~sim_rows["is_warmup"]
-    sim_s = float(sim["tpot_mean_s"])
+    sim_s = sim["tpot_mean_s"]
     repeats_s = sorted(real["tpot_repeats_s"])
     real_s = float(np.median(repeats_s))
     low_s, high_s = sim.get("tpot_interval_s") or (sim_s, sim_s)
@@ -193,7 +193,7 @@ def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) ->
     return cell
 
 
-def _counts(simulated: Cell, measured: Cell) -> dict[str, Any]:
+def _counts(simulated: Entry, measured: Entry) -> dict[str, Any]:
     """Return the counts of one cell side by side with their errors; None where there is nothing to err about."""
     hits = simulated["hit_frac"], measured["hit_frac"]
     row = {
@@ -201,7 +201,7 @@ def _counts(simulated: Cell, measured: Cell) -> dict[str, Any]:
         "hit_error_points": 100 * (hits[0] - hits[1]) if hits[0] is not None and hits[1] is not None else None,
     }
     for name in ("hit_frac", "misses", "moved_bytes_per_token"):
-        row |= side_by_side(name, simulated[name], measured[name])
+        row |= side_by_side(name, value_of(simulated, name), value_of(measured, name))
     return row
 
 

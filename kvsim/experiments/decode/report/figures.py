@@ -15,13 +15,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from kvsim.experiments.decode.entry import Entry, value_of
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, log_ticks, new_figure, png, policy_looks, title_panel
 from kvsim.report.tables import KIND_WORDS
 from kvsim.types import Rows
 
 Summary = Mapping[str, Any]
-_Cells = Sequence[tuple[int, Mapping[str, Any]]]
+_Cells = Sequence[tuple[int, Entry]]
 """Cells with their numbers, by which rows name them."""
 
 WINDOW_STEPS = 9
@@ -188,17 +189,25 @@ def _grid(
     Of more than 3 rows or 4 columns, as many are shown, spread evenly, the first and the last among them.
     """
     swept = list(summary.get("swept", ()) if keys is None else keys)
-    numbered = list(enumerate(summary["cells"])) if cells is None else list(cells)
+    numbered: _Cells = list(enumerate(summary["cells"])) if cells is None else list(cells)
     across = next((key for key in swept if key.endswith("context_tokens")), swept[0] if swept else None)
     down = [key for key in swept if key != across]
-    columns = some_of(list(dict.fromkeys(cell[across] for _, cell in numbered)) if across else [None], _MAX_PANELS[1])
-    row_values = some_of(list(dict.fromkeys(tuple(cell[key] for key in down) for _, cell in numbered)), _MAX_PANELS[0])
+    columns = some_of(
+        list(dict.fromkeys(value_of(cell, across) for _, cell in numbered)) if across else [None], _MAX_PANELS[1]
+    )
+    row_values = some_of(
+        list(dict.fromkeys(tuple(value_of(cell, key) for key in down) for _, cell in numbered)), _MAX_PANELS[0]
+    )
     panels = []
     for values in row_values:
         row: list[tuple[str, _Cells]] = []
         for column in columns:
             values_of = dict(zip(down, values, strict=True)) | ({across: column} if across else {})
-            chosen = [(n, cell) for n, cell in numbered if all(cell[key] == value for key, value in values_of.items())]
+            chosen = [
+                (n, cell)
+                for n, cell in numbered
+                if all(value_of(cell, key) == value for key, value in values_of.items())
+            ]
             row.append((_panel_title(values_of), chosen))
         panels.append(row)
     return panels
@@ -322,12 +331,13 @@ def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:
+def hit_point(rows: Rows, number: int, cell: Entry) -> tuple[float, float, float, float]:
     """Return the budget, the hit rate, and the 10th and 90th percentile of the steps' own rates, all in percent."""
     counted = counted_rows(rows, number)
     hits = rows["hits"][counted].astype(float)
     selected = hits + rows["misses"][counted]
     rates = hits[selected > 0] / selected[selected > 0]
     low, high = np.percentile(rates, (10, 90))
+    assert cell["hit_frac"] is not None  # it has a budget
     share = cell["kv_device_bytes"] / max(cell["host_bytes"], cell["kv_device_bytes"])
     return 100 * share, 100 * cell["hit_frac"], 100 * float(low), 100 * float(high)

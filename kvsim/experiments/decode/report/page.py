@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.report.figures import PARTS, counted_rows, hit_point, latency_ms, part_ms
 from kvsim.experiments.decode.report.sweep_front import front_of
 from kvsim.experiments.decode.report.table import LEGEND, shown_columns, swept_keys
@@ -32,7 +33,7 @@ from kvsim.report.results import RunResult
 from kvsim.types import Rows
 from kvsim.units import format_bytes, format_seconds
 
-_Cells = Sequence[tuple[int, Mapping[str, Any]]]
+_Cells = Sequence[tuple[int, Entry]]
 _MAX_STEPS = 48
 """Steps of a cell that are drawn one by one."""
 _MAX_BARS = 40
@@ -77,7 +78,7 @@ def _of_steps(summary: Mapping[str, Any], rows: Rows) -> list[Chart]:
 def _groups(summary: Mapping[str, Any]) -> dict[str, _Cells]:
     """Return the numbered cells of each combination of swept values, by its words."""
     keys = swept_keys(summary)
-    groups: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    groups: dict[str, list[tuple[int, Entry]]] = {}
     for number, cell in enumerate(summary["cells"]):
         name = ", ".join(value_name(key, cell.get(key)) for key in keys) or "all cells"
         if name in groups or len(groups) < MAX_VIEWS:
@@ -157,7 +158,7 @@ def _steps(groups: Mapping[str, _Cells], rows: Rows) -> Chart:
 def _front(summary: Mapping[str, Any]) -> Chart:
     """Return time over memory of every cell; those that no other beats are a series of their own."""
     front = set(front_of(summary))
-    numbered = list(enumerate(summary["cells"]))
+    numbered: _Cells = list(enumerate(summary["cells"]))
     traces = []
     looks = {"no cell beats": Look(color="#D55E00"), "others": Look(color="#949494")}
     for name, is_front in (("others", False), ("no cell beats", True)):
@@ -172,6 +173,6 @@ def _front(summary: Mapping[str, Any]) -> Chart:
     return Chart(title="Time against device memory", views=[view], note=note, height_pixels=440)
 
 
-def _cell_text(cell: Mapping[str, Any], keys: Sequence[str]) -> str:
-    parts = [str(cell["policy"]), *(value_name(key, cell.get(key)) for key in keys)]
+def _cell_text(cell: Entry, keys: Sequence[str]) -> str:
+    parts = [cell["policy"], *(value_name(key, cell.get(key)) for key in keys)]
     return f"{', '.join(parts)}: {format_seconds(cell['tpot_p50_s'])}, {format_bytes(cell['device_bytes'])}"

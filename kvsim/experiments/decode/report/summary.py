@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import RowFigures
 from kvsim.report.applies import mean, ratio
 from kvsim.types import Rows
 
@@ -11,7 +12,7 @@ COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicte
 """Columns of counts that must be equal, between repeats, and simulated and measured; `late` depends on time."""
 
 
-def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str, float | int | None]:
+def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> RowFigures:
     """Return the figures of one cell from its rows, warm-up steps left out.
 
     What does not apply is None: a policy that keeps everything has no hit rate, one that fetches nothing early neither

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kvsim.experiments.decode.entry import Entry, value_of
 from kvsim.experiments.decode.report.figures import some_of
 from kvsim.experiments.decode.report.sweep_front import Summary, conditions_of, field_name, front_of, varied_fields
 from kvsim.experiments.decode.report.table import swept_keys
@@ -92,12 +93,13 @@ def _front_text(summary: Summary, width: int) -> str:
     return "\n".join([*textwrap.wrap(caption, width), "", *lines, *note])
 
 
-def _front_row(cell: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def _front_row(cell: Entry, keys: Sequence[str]) -> list[str]:
     return [
-        str(cell["policy"]),
-        *(str(cell[key]) for key in keys),
+        cell["policy"],
+        *(str(value_of(cell, key)) for key in keys),
         format_seconds(cell["tpot_p50_s"]),
-        *(percent(cell[name]) for name in ("stall_frac", "hit_frac")),
+        percent(cell["stall_frac"]),
+        percent(cell["hit_frac"]),
         format_bytes(cell["device_bytes"]),
         percent(cell["mass_recall_frac"]),
     ]

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kvsim.experiments.decode.entry import value_of
 from kvsim.experiments.decode.report.sweep_front import field_name
 from kvsim.experiments.decode.sweep.reach import Reached, is_whole, value_text
 from kvsim.experiments.decode.sweep.whatif import Pair
@@ -28,8 +29,8 @@ def whatif_contents(changes: Sequence[str], pairs: Sequence[Pair]) -> dict[str, 
             "policy": pair.policy,
             **pair.swept,
             "tpot_ratio": pair.tpot_ratio,
-            "before": {name: pair.before[name] for name in _FIGURES},
-            "after": {name: pair.after[name] for name in _FIGURES},
+            "before": {name: value_of(pair.before, name) for name in _FIGURES},
+            "after": {name: value_of(pair.after, name) for name in _FIGURES},
         }
         for pair in pairs
     ]
@@ -46,7 +47,7 @@ def whatif_text(changes: Sequence[str], pairs: Sequence[Pair], summary: Mapping[
         times = (format_seconds(side["tpot_p50_s"]) for side in (pair.before, pair.after))
         row = [pair.policy, *map(str, pair.swept.values()), *times, f"{pair.tpot_ratio:.3f}"]
         for name, (_, text) in _SHOWN.items():
-            row += [text(pair.before[name]), text(pair.after[name])]
+            row += [text(value_of(pair.before, name)), text(value_of(pair.after, name))]
         table.append(row)
     warned = [line for line in summary["verdict"] if line.startswith(("Hypothetical", "Outside the profile"))]
     caption = f"{summary['scenario']}, and what it would be with {', '.join(changes)}:"

@@ -14,6 +14,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from kvsim.errors import KvsimError, ResultError
 from kvsim.experiments.decode.cells import Cell, Refused
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.simulate import build_cells
 from kvsim.experiments.decode.sources import Sources
@@ -192,10 +193,10 @@ def _gathered(
 ) -> tuple[RunResult, tuple[FailedCell, ...]]:
     """Return the cells that have figures as a result, and what became of the others."""
     failed: list[FailedCell] = []
-    done: list[tuple[Cell, dict[str, Any]]] = []
+    done: list[tuple[Cell, Entry]] = []
     for number, (cell, outcome) in enumerate(zip(cells, outcomes, strict=True)):
         if isinstance(cell, Cell) and outcome.entry is not None:
-            done.append((cell, dict(outcome.entry)))
+            done.append((cell, outcome.entry.copy()))
             continue
         failed.append(
             FailedCell(
