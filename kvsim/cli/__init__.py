@@ -158,12 +158,12 @@ for _command in (
     plan.plan,
 ):
     app.command()(_command)
-for _group in (
-    traces.trace_app,
-    profiles.profile_app,
-    serving.serving_app,
-    policy.policy_app,
-    model.model_app,
-    card.card_app,
-):
-    app.add_typer(_group)
+for _name, _group in {
+    "trace": traces.trace_app,
+    "profile": profiles.profile_app,
+    "serving": serving.serving_app,
+    "policy": policy.policy_app,
+    "model": model.model_app,
+    "card": card.card_app,
+}.items():
+    app.add_typer(_group, name=_name)

@@ -9,7 +9,7 @@ import typer
 
 from kvsim.cli.choices import ObjectsAsJson
 
-card_app = typer.Typer(name="card", help="Data sheets of cards, from which profiles are estimated.")
+card_app = typer.Typer(help="Data sheets of cards, from which profiles are estimated.")
 
 
 @card_app.command("list")

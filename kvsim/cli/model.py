@@ -10,7 +10,7 @@ import typer
 
 from kvsim.cli.choices import ObjectsAsJson
 
-model_app = typer.Typer(name="model", help="Sizes of models: parameters, bytes of weights and of the KV cache.")
+model_app = typer.Typer(help="Sizes of models: parameters, bytes of weights and of the KV cache.")
 
 
 @model_app.command("list")

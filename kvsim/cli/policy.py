@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kvsim.policies.registry import Entry
 
 policy_app = typer.Typer(
-    name="policy",
     help="List policies, test a plug-in, and time a policy's decisions on this machine.",
 )
 

@@ -27,7 +27,7 @@ class EngineName(StrEnum):
     vllm = "vllm"
 
 
-profile_app = typer.Typer(name="profile", help="Look at what calibrate measured.")
+profile_app = typer.Typer(help="Look at what calibrate measured.")
 
 
 def calibrate(

@@ -11,7 +11,7 @@ from kvsim.cli.choices import FiguresAsJson, FixedOverrides, load_chosen, output
 from kvsim.cli.outputs import output_file, output_folder
 from kvsim.cli.terminal import bar
 
-serving_app = typer.Typer(name="serving", help="Many requests on one engine.")
+serving_app = typer.Typer(help="Many requests on one engine.")
 
 
 @serving_app.command()

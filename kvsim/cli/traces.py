@@ -15,7 +15,7 @@ PAGE_TOKENS = 32
 PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a page.")]
 
 
-trace_app = typer.Typer(name="trace", help="Look at recorded accesses, and fit a generator to them.")
+trace_app = typer.Typer(help="Look at recorded accesses, and fit a generator to them.")
 
 
 def capture(
