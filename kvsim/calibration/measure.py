@@ -12,13 +12,12 @@ import torch
 from kvsim.calibration import cuda
 from kvsim.calibration.bench import WARMUP_STEPS, Advance, Bench
 from kvsim.calibration.fit import Sample, fit_table
-from kvsim.calibration.forward_costs import cache_tables
 from kvsim.calibration.host_costs import TIMED_POLICIES, HostCosts, Timed, host_samples, num_host_steps
 from kvsim.calibration.interference import compute_slowdown_frac
 from kvsim.calibration.links import link_samples, num_link_points
 from kvsim.calibration.machine import describe_machine, device_memory_bytes
+from kvsim.calibration.model_calls import cache_tables, num_prefills, prefill_samples
 from kvsim.calibration.plan import FULL, QUICK, Plan
-from kvsim.calibration.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibration.random_inputs import random_model, random_tokens
 from kvsim.calibration.segments import num_segment_steps, segment_samples, speculation_samples
 from kvsim.calibration.timers import Neighbours, stamping_s, torch_threads

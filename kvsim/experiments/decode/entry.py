@@ -1,4 +1,4 @@
-"""The cells of ``summary.json`` as types: what is built once and read by name in tables, verdicts and figures."""
+"""The cells of ``summary.json`` and of a comparison as types: built once, read by name in tables and figures."""
 
 from __future__ import annotations
 
@@ -93,6 +93,55 @@ class Entry(RowFigures, DeviceParts):
 
 class MeasuredEntry(Entry, MeasuredFigures):
     """A measured cell."""
+
+
+class ComparedCell(TypedDict):
+    """A cell simulated and measured, with its errors; the swept fields stand in it too.
+
+    Each part of a step has two figures more, as ``attention_simulated_s`` and ``attention_measured_s``. An error is
+    simulated / measured - 1; None of what does not apply.
+    """
+
+    cell: int
+    """Its number in the measured result."""
+    policy: str
+    budget_pages: int | None
+    context_tokens: int
+    batch: int
+    page_tokens: int
+    tpot_simulated_s: float
+    tpot_simulated_low_s: float
+    tpot_simulated_high_s: float
+    tpot_measured_s: float
+    """Median over repeats."""
+    tpot_measured_low_s: float
+    tpot_measured_high_s: float
+    tpot_error_frac: float
+    is_within_spread: bool
+    """Whether the simulated time lies between the repeats."""
+    is_in_interval: bool
+    """Whether the measured time lies in the simulated interval."""
+    stall_simulated_frac: float | None
+    stall_measured_frac: float | None
+    late_simulated: int
+    late_measured: int
+    instrument_overhead_frac: float
+    mass_recall_frac: float | None
+    link_s: float
+    """Of the misses of a step, over the link at its full bandwidth."""
+    added_simulated_s: float | None
+    """To the resident cell of the same situation."""
+    added_measured_s: float | None
+    added_error_frac: float | None
+    null_resident_error_frac: float | None
+    """Of predicting the resident cell's time."""
+    null_link_error_frac: float | None
+    null_additive_error_frac: float | None
+    is_selecting: NotRequired[bool]
+    """Out of sample, as what follows: whether counts depend on the accesses."""
+    hit_error_points: NotRequired[float | None]
+    misses_error_frac: NotRequired[float | None]
+    moved_bytes_per_token_error_frac: NotRequired[float | None]
 
 
 def value_of(cell: Mapping[str, Any], key: str) -> Any:

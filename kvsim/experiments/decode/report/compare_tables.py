@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import value_of
 from kvsim.experiments.decode.report.compare import OUTSIDE, PARTS, Comparison
 from kvsim.experiments.decode.report.errors import median_abs
 from kvsim.experiments.decode.report.targets import targets_of, verdict_lines
@@ -84,10 +85,12 @@ def compared_out_of_sample(comparison: Comparison, in_sample: Mapping[str, Any] 
 
 def compare_text(comparison: Comparison) -> str:
     """Return the cells as a printed table, then the median error of each part of a step."""
-    cells = [cell | {side("tpot_s", which): _range_ms(cell, which) for which in SIDES} for cell in comparison.cells]
+    cells = [
+        {**cell, **{side("tpot_s", which): _range_ms(cell, which) for which in SIDES}} for cell in comparison.cells
+    ]
     lines = ["", "simulated - measured by part of a step, of the measured time per token (median, worst):"]
     for part in PARTS:
-        sides = [(cell[side(part, "simulated")], cell[side(part, "measured")]) for cell in comparison.cells]
+        sides = [tuple(value_of(cell, side(part, which)) for which in reversed(SIDES)) for cell in comparison.cells]
         errors = [
             (sim_s - real_s) / cell["tpot_measured_s"]
             for (sim_s, real_s), cell in zip(sides, comparison.cells, strict=True)
@@ -104,7 +107,7 @@ def _range_ms(cell: Mapping[str, Any], which: str) -> str:
 
 def out_of_sample_text(comparison: Comparison, in_sample: Mapping[str, Any] | None = None) -> str:
     """Return a row a cell, then the figures; `in_sample` as in `compared_out_of_sample`."""
-    cells = comparison.cells
+    cells: list[dict[str, Any]] = [{**cell} for cell in comparison.cells]
     if in_sample:
         errors = {cell["cell"]: cell["tpot_error_frac"] for cell in in_sample["cells"]}
         cells = [cell | {"in_sample_error_frac": errors.get(cell["cell"])} for cell in cells]
