@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import simpy
@@ -40,7 +39,6 @@ def simulate_serving(
     *,
     is_async: bool = False,
     tiers: TierSetup | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Served:
     """Serve every request, and return what became of it.
 
@@ -52,8 +50,6 @@ def simulate_serving(
         Whether steps are scheduled one ahead, as the core does.
     tiers
         Tiers below the device, which the core must know too.
-    progress
-        Called with 1 for each request that is done.
 
     Raises
     ------
@@ -64,8 +60,6 @@ def simulate_serving(
     done = env.event()
 
     def finished(request: int) -> None:
-        if progress is not None:
-            progress(1)
         arrivals.finished(request)
         if sink.num_finished == sessions.num_requests:
             done.succeed()
