@@ -18,7 +18,8 @@ import torch
 
 from kvsim.profile.cards.card import Card
 from kvsim.profile.estimate.estimate import estimate_profile
-from kvsim.profile.estimate.step import LAYER, decode_step_s
+from kvsim.profile.estimate.hosts import LAYER
+from kvsim.profile.estimate.step import decode_step_s
 from kvsim.profile.profile import SEGMENTS, Profile, load_profile
 from kvsim.units import format_seconds
 

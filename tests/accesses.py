@@ -92,6 +92,14 @@ def constant(time_s: float) -> CostTable:
     return CostTable(amount="none", amounts=(1.0,), time_s=((time_s,),))
 
 
+def shape_text(shape: ModelShape) -> str:
+    """Return a shape as a scenario's table [model.shape] has it."""
+    values = ((name, value) for name, value in shape if value is not None)
+    return "\n".join(
+        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values
+    )
+
+
 def make_profile(
     *,
     bandwidth_bytes_per_s: float = 5e9,

@@ -16,13 +16,13 @@ import torch
 
 from kvsim.calibration.bench import Bench
 from kvsim.calibration.fit import Sample, slowdown_frac
+from kvsim.calibration.links import copy_of, filled_pool
 from kvsim.calibration.plan import Plan
 from kvsim.calibration.timers import repeat_s
-from kvsim.engine.links.base import Transfer, TransferKind
+from kvsim.engine.links.base import TransferKind
 from kvsim.engine.links.cuda import CudaLink, Mechanism, cycles_per_s, timed_event
-from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps, parts_of
-from kvsim.types import FloatArray, PageGrid
+from kvsim.types import FloatArray
 
 _QUEUE_S = 4e-3
 """How long a pre-filled queue sleeps: longer than the host takes to launch a layer."""
@@ -128,13 +128,7 @@ class _TestedLink:
         mechanism: Mechanism,
         slowed_bytes_per_s: float | None,
     ) -> None:
-        pages = min(2 * num_pages, len(tokens) // page_tokens)
-        grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=pages)
-        host = tokens[: pages * page_tokens].view(1, 1, pages * page_tokens, *tokens.shape[1:])
-        self._pool = PagePool(grid, host, page_tokens=page_tokens, num_slots=pages, device="cuda")
-        self._pool.is_on_host[:] = True
-        self._pool.place(np.arange(pages))
-        self._half = pages // 2
+        self._pool = filled_pool(tokens, page_tokens, 2 * num_pages, device="cuda")
         self._mechanism = mechanism
         self._slowed_bytes_per_s = slowed_bytes_per_s
         self.page_bytes = self._pool.page_bytes
@@ -144,7 +138,7 @@ class _TestedLink:
         link = self._link()
 
         def once() -> None:
-            transfer = self._transfer(kind, pieces)
+            transfer = copy_of(self._pool, kind, pieces)
             link.submit(transfer)
             transfer.done.wait()
 
@@ -159,8 +153,8 @@ class _TestedLink:
             for times_s, num_back in ((alone_s, 0), (beside_s, 4)):
                 link = self._link()
                 for _ in range(num_back):
-                    link.submit(self._transfer("write-back", pieces))
-                timed = self._transfer("demand", pieces)
+                    link.submit(copy_of(self._pool, "write-back", pieces))
+                timed = copy_of(self._pool, "demand", pieces)
                 link.submit(timed)
                 link.drain()
                 times_s.append(timed.end_s - timed.start_s)
@@ -170,10 +164,6 @@ class _TestedLink:
         return CudaLink(
             self._pool, window_transfers=1, mechanism=self._mechanism, slowed_bytes_per_s=self._slowed_bytes_per_s
         )
-
-    def _transfer(self, kind: TransferKind, pieces: int) -> Transfer:
-        pages = np.arange(pieces) + (self._half if kind == "write-back" else 0)
-        return Transfer(kind=kind, pages=pages, slots=self._pool.slot_of[pages], step=0)
 
 
 def read_back_s(num_pages: int) -> float:

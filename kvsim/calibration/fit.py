@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,9 @@ from kvsim.types import FloatArray
 
 Sample: TypeAlias = tuple[float, float, float]
 """(amount, column, seconds); see `CostTable`."""
+
+_Places: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""Row and column of the grid of each sample."""
 
 MAX_SAMPLES_A_POINT = 10
 """Raw samples kept for each point of the grid, evenly by rank: a profile is a file to be read and mailed."""
@@ -110,13 +113,17 @@ def _rising(amounts: FloatArray, medians: FloatArray, counts: FloatArray) -> Flo
     return filled
 
 
-def _median_error_frac(
-    rows: FloatArray, medians: FloatArray, places: tuple[NDArray[np.intp], NDArray[np.intp]]
-) -> float:
+def _points(rows: FloatArray, places: _Places) -> Iterator[tuple[tuple[int, int], FloatArray]]:
+    """Yield each point of the grid that has samples, in order, with their rows."""
+    for row, column in sorted(set(zip(places[0].tolist(), places[1].tolist(), strict=True))):
+        yield (row, column), rows[(places[0] == row) & (places[1] == column)]
+
+
+def _median_error_frac(rows: FloatArray, medians: FloatArray, places: _Places) -> float:
     """Return the standard error of a median over the median, the mean over the points with two samples or more."""
     errors = []
-    for row, column in sorted(set(zip(places[0].tolist(), places[1].tolist(), strict=True))):
-        times_s = rows[(places[0] == row) & (places[1] == column), 2]
+    for (row, column), point in _points(rows, places):
+        times_s = point[:, 2]
         if times_s.size > 1:
             low_s, high_s = np.quantile(times_s, (0.2, 0.8))
             sigma_s = (high_s - low_s) / _SIGMAS_P20_TO_P80
@@ -124,11 +131,10 @@ def _median_error_frac(
     return float(np.mean(errors)) if errors else 0.0
 
 
-def _thinned(rows: FloatArray, places: tuple[NDArray[np.intp], NDArray[np.intp]]) -> FloatArray:
+def _thinned(rows: FloatArray, places: _Places) -> FloatArray:
     """Return at most `MAX_SAMPLES_A_POINT` rows of each point, from the least time to the most."""
     points = []
-    for row, column in sorted(set(zip(places[0].tolist(), places[1].tolist(), strict=True))):
-        point = rows[(places[0] == row) & (places[1] == column)]
+    for _, point in _points(rows, places):
         point = point[np.argsort(point[:, 2])]
         chosen = np.linspace(0, len(point) - 1, min(len(point), MAX_SAMPLES_A_POINT)).round().astype(np.intp)
         points.append(point[chosen])

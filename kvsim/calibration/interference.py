@@ -7,11 +7,11 @@ import torch
 
 from kvsim.calibration.bench import MAX_ROUNDS, WARMUP_STEPS, Bench, step_parts
 from kvsim.calibration.fit import slowdown_frac
+from kvsim.calibration.links import filled_pool
 from kvsim.calibration.timers import Neighbours
 from kvsim.engine.links.base import Transfer
-from kvsim.engine.links.page_pool import PagePool
 from kvsim.engine.paged.stamps import LAYER_PARTS, Stamps
-from kvsim.types import FloatArray, PageGrid
+from kvsim.types import FloatArray
 
 _QUIET_FRAC = 0.05
 """Share of a processor that other programs may use in a run that needs two for itself."""
@@ -71,12 +71,8 @@ class _Beside:
     """A link of its own that copies between pools of its own, beside the run that is timed."""
 
     def __init__(self, bench: Bench, page_tokens: int) -> None:
-        pages = min(64, len(bench.tokens) // page_tokens)
-        grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=pages)
-        host = bench.tokens[: pages * page_tokens].view(1, 1, pages * page_tokens, *bench.tokens.shape[1:])
-        pool = PagePool(grid, host, page_tokens=page_tokens, num_slots=pages, device=bench.model.device.type)
-        pool.is_on_host[:] = True
-        self._slots = pool.take(np.arange(pages))
+        pool = filled_pool(bench.tokens, page_tokens, 64, device=bench.model.device.type)
+        self._slots = pool.slot_of
         self._chunk_s = 4 * pool.page_bytes / bench.bandwidth_bytes_per_s
         self.link = bench.make_link(pool)
 

@@ -57,17 +57,28 @@ def num_link_points(plan: Plan) -> int:
     return len(plan.page_tokens) * len(plan.pieces)
 
 
+def filled_pool(tokens: torch.Tensor, page_tokens: int, num_pages: int, *, device: str) -> PagePool:
+    """Return a small host pool of random pages, all of them in device slots too; of fewer pages if `tokens` end."""
+    pages = min(num_pages, len(tokens) // page_tokens)
+    grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=pages)
+    host = tokens[: pages * page_tokens].view(1, 1, pages * page_tokens, *tokens.shape[1:])
+    pool = PagePool(grid, host, page_tokens=page_tokens, num_slots=pages, device=device)
+    pool.is_on_host[:] = True
+    pool.place(np.arange(pages))
+    return pool
+
+
+def copy_of(pool: PagePool, kind: TransferKind, pieces: int) -> Transfer:
+    """Return a transfer of the first pages of a pool to the device, or of the first of its second half to the host."""
+    pages = np.arange(pieces) + (pool.grid.num_pages // 2 if kind == "write-back" else 0)
+    return Transfer(kind=kind, pages=pages, slots=pool.slot_of[pages], step=0)
+
+
 class _TestedLink:
     """An emulated link between a small host pool and device slots for all of it, twice: one half for each direction."""
 
     def __init__(self, tokens: torch.Tensor, page_tokens: int, num_pages: int, bandwidth_bytes_per_s: float) -> None:
-        pages = min(2 * num_pages, len(tokens) // page_tokens)
-        grid = PageGrid(num_sequences=1, num_layers=1, pages_per_layer=pages)
-        host = tokens[: pages * page_tokens].view(1, 1, pages * page_tokens, *tokens.shape[1:])
-        self._pool = PagePool(grid, host, page_tokens=page_tokens, num_slots=pages, device="cpu")
-        self._pool.is_on_host[:] = True
-        self._pool.place(np.arange(pages))
-        self._half = pages // 2
+        self._pool = filled_pool(tokens, page_tokens, 2 * num_pages, device="cpu")
         self.page_bytes = self._pool.page_bytes
         self.link = EmulatedLink(self._pool, bandwidth_bytes_per_s)
 
@@ -75,7 +86,7 @@ class _TestedLink:
         """Return the seconds of repeated single transfers of `pieces` pages."""
 
         def once() -> None:
-            transfer = self._transfer(kind, pieces)
+            transfer = copy_of(self._pool, kind, pieces)
             self.link.submit(transfer)
             self.link.wait([transfer])
 
@@ -88,17 +99,13 @@ class _TestedLink:
         for _ in range(max(4, int(cap_s / (4 * pieces * self.page_bytes / 1e8)))):
             alone_s.append(self._one_s(pieces))
             for _ in range(3):
-                self.link.submit(self._transfer("write-back", pieces))
+                self.link.submit(copy_of(self._pool, "write-back", pieces))
             beside_s.append(self._one_s(pieces))
             self.link.drain()
         return slowdown_frac(beside_s, alone_s)
 
     def _one_s(self, pieces: int) -> float:
-        transfer = self._transfer("demand", pieces)
+        transfer = copy_of(self._pool, "demand", pieces)
         self.link.submit(transfer)
         self.link.wait([transfer])
         return transfer.end_s - transfer.start_s
-
-    def _transfer(self, kind: TransferKind, pieces: int) -> Transfer:
-        pages = np.arange(pieces) + (self._half if kind == "write-back" else 0)
-        return Transfer(kind=kind, pages=pages, slots=self._pool.slot_of[pages], step=0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,16 +12,15 @@ import torch
 from kvsim.calibration import cuda
 from kvsim.calibration.bench import WARMUP_STEPS, Advance, Bench
 from kvsim.calibration.fit import Sample, fit_table
-from kvsim.calibration.forward_costs import cache_tables
 from kvsim.calibration.host_costs import TIMED_POLICIES, HostCosts, Timed, host_samples, num_host_steps
 from kvsim.calibration.interference import compute_slowdown_frac
 from kvsim.calibration.links import link_samples, num_link_points
 from kvsim.calibration.machine import describe_machine, device_memory_bytes
+from kvsim.calibration.model_calls import cache_tables, num_prefills, prefill_samples
 from kvsim.calibration.plan import FULL, QUICK, Plan
-from kvsim.calibration.prefill_cost import num_prefills, prefill_samples
 from kvsim.calibration.random_inputs import random_model, random_tokens
 from kvsim.calibration.segments import num_segment_steps, segment_samples, speculation_samples
-from kvsim.calibration.timers import Neighbours, stamping_s
+from kvsim.calibration.timers import Neighbours, stamping_s, torch_threads
 from kvsim.engine.links.base import EmulatedLink
 from kvsim.engine.links.cuda import CudaLink
 from kvsim.engine.model.families import family_of
@@ -105,8 +103,10 @@ def calibrate(
     KvsimError
         If `model` cannot be loaded.
     """
-    if device == "cuda":
-        _need_cuda()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CalibrationError(
+            "no CUDA device: torch sees no GPU here; calibrate with --device cpu, or where there is one"
+        )
     if bandwidth_bytes_per_s is not None and bandwidth_bytes_per_s <= 0:
         raise CalibrationError(f"bandwidth of the emulated link: {bandwidth_bytes_per_s:g} bytes a second; give more")
     full_plan = QUICK if quick else FULL
@@ -124,9 +124,9 @@ def calibrate(
         name=name or f"{device}-{_stem(model, shape)}",
         command=command,
         cost_tables=cost_tables,
-        policies=_without_doubles((*TIMED_POLICIES, *policies)),
+        policies=list({cost_name(*timed): timed for timed in (*TIMED_POLICIES, *policies)}.values()),
     )
-    with torch.inference_mode(), _one_thread(), cudnn_left_out():
+    with torch.inference_mode(), torch_threads(1), cudnn_left_out():
         if device == "cuda":
             return _measure_cuda(request, bandwidth_bytes_per_s)
         return _measure_cpu(request, bandwidth_bytes_per_s or DEFAULT_BANDWIDTH_BYTES_PER_S)
@@ -161,10 +161,6 @@ class _Request:
             self.progress(stage, done, total)
 
         return advance
-
-
-def _without_doubles(policies: Sequence[Timed]) -> list[Timed]:
-    return list({cost_name(name, arguments): (name, arguments) for name, arguments in policies}.values())
 
 
 def _measure_cpu(request: _Request, bandwidth_bytes_per_s: float) -> Profile:
@@ -366,23 +362,6 @@ def _stem(model: Path | str | None, shape: str | ModelShape | None) -> str:
     return shape if isinstance(shape, str) else "model"
 
 
-def _need_cuda() -> None:
-    if not torch.cuda.is_available():
-        raise CalibrationError(
-            "no CUDA device: torch sees no GPU here; calibrate with --device cpu, or where there is one"
-        )
-
-
 def _silent(stage: str, done: float, total: float) -> None:
     """Show nothing."""
     del stage, done, total
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

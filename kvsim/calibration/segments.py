@@ -9,6 +9,7 @@ import numpy as np
 from kvsim.calibration.bench import MAX_ROUNDS, SHORT_TOKENS, WARMUP_STEPS, Bench, step_parts
 from kvsim.calibration.fit import Sample
 from kvsim.calibration.plan import Plan
+from kvsim.types import BoolArray, FloatArray
 
 
 def segment_samples(bench: Bench) -> dict[str, list[Sample]]:
@@ -42,16 +43,8 @@ def speculation_samples(bench: Bench) -> list[Sample]:
         page_counts = [
             min(bench.plan.attended_tokens[context_tokens]) // (batch * page_tokens) or 1
         ] * bench.plan.num_steps
-        with bench.decoder(
-            "resident",
-            page_tokens=page_tokens,
-            num_sequences=batch,
-            context_tokens=context_tokens,
-            max_steps=MAX_ROUNDS * (len(page_counts) + WARMUP_STEPS),
-            predicts=True,
-        ) as (decoder, schedule, stamps, _):
-            _, quiet = bench.quiet_steps(decoder, schedule, stamps, page_counts, idle_frac=0.02)
-        times_s = step_parts(stamps, bench.num_layers)["speculate"][quiet] * per_layer
+        _, quiet, parts = _resident_run(bench, page_tokens, batch, context_tokens, page_counts, predicts=True)
+        times_s = parts["speculate"][quiet] * per_layer
         samples += [(context_tokens // page_tokens, batch, time_s) for time_s in times_s.tolist()]
     return samples
 
@@ -73,6 +66,28 @@ def num_segment_steps(plan: Plan) -> int:
     )
 
 
+def _resident_run(
+    bench: Bench,
+    page_tokens: int,
+    batch: int,
+    context_tokens: int,
+    page_counts: list[int],
+    *,
+    predicts: bool = False,
+) -> tuple[list[int], BoolArray, dict[str, FloatArray]]:
+    """Return the pages of each step of a run with everything resident, which steps count, and the parts by step."""
+    with bench.decoder(
+        "resident",
+        page_tokens=page_tokens,
+        num_sequences=batch,
+        context_tokens=context_tokens,
+        max_steps=MAX_ROUNDS * (len(page_counts) + WARMUP_STEPS),
+        predicts=predicts,
+    ) as (decoder, schedule, stamps, _):
+        ran, quiet = bench.quiet_steps(decoder, schedule, stamps, page_counts, idle_frac=0.02)
+    return ran, quiet, step_parts(stamps, bench.num_layers)
+
+
 def _add_segments(
     bench: Bench,
     samples: dict[str, list[Sample]],
@@ -82,22 +97,12 @@ def _add_segments(
     amounts: list[int],
 ) -> None:
     page_counts = [amount // (batch * page_tokens) for amount in amounts] * bench.plan.num_steps
-    with bench.decoder(
-        "resident",
-        page_tokens=page_tokens,
-        num_sequences=batch,
-        context_tokens=context_tokens,
-        max_steps=MAX_ROUNDS * (len(page_counts) + WARMUP_STEPS),
-    ) as (decoder, schedule, stamps, _):
-        ran, quiet = bench.quiet_steps(decoder, schedule, stamps, page_counts, idle_frac=0.02)
-    parts = step_parts(stamps, bench.num_layers)
+    ran, quiet, parts = _resident_run(bench, page_tokens, batch, context_tokens, page_counts)
     pages = context_tokens // page_tokens
     for step in np.flatnonzero(quiet).tolist():
         attended = ran[step] * batch * page_tokens - SHORT_TOKENS
-        samples["embed"].append((1.0, batch, parts["embed"][step]))
-        samples["head"].append((1.0, batch, parts["head"][step]))
-        samples["attention_input"].append((1.0, batch, parts["attention_input"][step]))
-        samples["attention_output"].append((1.0, batch, parts["attention_output"][step]))
+        for name in ("embed", "head", "attention_input", "attention_output"):
+            samples[name].append((1.0, batch, parts[name][step]))
         select_s = parts["select"][step] + parts["sync"][step] + parts["choose"][step]
         samples["select"].append((pages, batch, select_s))
         attention_s = parts["decide"][step] + parts["submit"][step] + parts["stall"][step] + parts["attention"][step]

@@ -151,16 +151,16 @@ def spots_of(profile: Profile, samples: dict[str, list[tuple[float, float, float
     layers = profile.shape.num_layers
     tables = {name: table for name, table in profile.tables().items() if name in samples}
     expected = {name: _expected_s(table, samples[name]) for name, table in tables.items()}
-    step_s = sum(
-        expected_s * (1 if name in ("segments.embed", "segments.head") else layers)
+    in_step_s = {
+        name: expected_s * (1 if name in ("segments.embed", "segments.head") else layers)
         for name, expected_s in expected.items()
         if name.startswith("segments.")
-    )
+    }
+    step_s = sum(in_step_s.values())
     spots = []
     for name, table in tables.items():
         if expected[name] <= 0:
             continue
-        times = 1 if name in ("segments.embed", "segments.head") else layers
         spots.append(
             Spot(
                 cost=name.removeprefix("segments."),
@@ -168,7 +168,7 @@ def spots_of(profile: Profile, samples: dict[str, list[tuple[float, float, float
                 measured_s=float(np.median([time_s for _, _, time_s in samples[name]])),
                 low_frac=min(table.residual_low_frac, -MIN_TOLERANCE_FRAC),
                 high_frac=max(table.residual_high_frac, MIN_TOLERANCE_FRAC),
-                share=expected[name] * times / step_s if name.startswith("segments.") else 1.0,
+                share=in_step_s[name] / step_s if name in in_step_s else 1.0,
             )
         )
     return spots

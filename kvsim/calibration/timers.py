@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from kvsim.engine.paged.stamps import Stamps
@@ -36,6 +38,17 @@ def repeat_s(work: Callable[[], object], *, cap_s: float, warmups: int = 2, max_
         if len(times_s) >= _MIN_REPEATS and (ended_s > ends_s or _is_enough(times_s)):
             break
     return np.array(times_s)
+
+
+@contextmanager
+def torch_threads(num_threads: int) -> Iterator[None]:
+    """Let torch compute with so many threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Neighbours:

@@ -10,21 +10,10 @@ from typing import Annotated
 import typer
 
 from kvsim import __version__
-from kvsim.cli.card import add_card
-from kvsim.cli.choices import Figures
-from kvsim.cli.measure import add_commands
-from kvsim.cli.model import add_model
-from kvsim.cli.mrc import add_caches
-from kvsim.cli.outputs import named, output_folder, write_or_print
-from kvsim.cli.plan import add_plan
-from kvsim.cli.policy import add_policy
-from kvsim.cli.profiles import add_profiles
-from kvsim.cli.report import add_report
-from kvsim.cli.search import add_search
-from kvsim.cli.serving import add_serving
+from kvsim.cli import card, measure, model, mrc, plan, policy, profiles, report, search, serving, timeline, traces
+from kvsim.cli.choices import Figures, Overrides, ResultFolder, ScenarioName, SummaryAsJson, load_chosen
+from kvsim.cli.outputs import output_folder, write_or_print
 from kvsim.cli.terminal import bar, command_text, drop_unwritten, exit_code
-from kvsim.cli.timeline import add_timeline
-from kvsim.cli.traces import add_traces
 
 app = typer.Typer(
     name="kvsim",
@@ -33,13 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")]
 
 _GARBAGE_THRESHOLDS = (100_000, 20, 20)
 """New objects before young ones are searched for garbage, and how often before older ones are (Python: 700, 10, 10)."""
@@ -80,25 +62,17 @@ def _root(
 
 @app.command()
 def run(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    scenario: ScenarioName,
     overrides: Overrides = None,
-    as_json: AsJson = False,
+    as_json: SummaryAsJson = False,
     trace: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Replay what a measured result in DIR recorded.")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."
-        ),
-    ] = None,
+    output: ResultFolder = None,
     figures: Figures = True,
 ) -> None:
     """Simulate a scenario; print its table and verdict, and keep rows, summary, pictures and a report in a folder."""
-    from kvsim.experiments.registry import load_scenario
-    from kvsim.scenario.shipped import find_scenario
-
-    loaded = load_scenario(find_scenario(scenario), overrides or ())  # reports its errors before the slow imports
+    loaded = load_chosen(scenario, overrides)  # reports its errors before the slow imports
     folder = output_folder(output or Path(loaded.scenario.output.folder), loaded.scenario.name)
     from kvsim.experiments.pages import report_file
     from kvsim.experiments.registry import load_experiment, simulate
@@ -118,7 +92,7 @@ def run(
 
 
 @app.command()
-def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: AsJson = False) -> None:
+def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_json: SummaryAsJson = False) -> None:
     """Print the table of a result again."""
     from kvsim.experiments.registry import experiment_of, load_experiment
     from kvsim.report.reading import reading
@@ -136,20 +110,18 @@ def show(result: Annotated[Path, typer.Argument(help="A result folder.")], as_js
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    file: ScenarioName,
     overrides: Overrides = None,
 ) -> None:
     """Validate a scenario, the files it names and its budgets, without running it."""
-    from kvsim.experiments.registry import load_experiment, load_scenario
-    from kvsim.scenario.shipped import find_scenario
+    from kvsim.experiments.registry import load_experiment
 
-    path = find_scenario(file)
-    loaded = load_scenario(path, overrides or ())
+    loaded = load_chosen(file, overrides)
     experiment = load_experiment(loaded.experiment)
-    num_cells = experiment.check(loaded.scenario, path.parent)
-    for line in experiment.warnings(loaded.scenario, path.parent):
+    num_cells = experiment.check(loaded.scenario, loaded.base_dir)
+    for line in experiment.warnings(loaded.scenario, loaded.base_dir):
         typer.echo(line)
-    typer.echo(f"{path}: fine, {num_cells} cells")
+    typer.echo(f"{loaded.where}: fine, {num_cells} cells")
 
 
 @app.command()
@@ -172,15 +144,26 @@ def init(name: Annotated[str, typer.Argument(help="Name of the scenario, or the 
     typer.echo(f"{path}: written; try `kvsim run {path}`")
 
 
-add_traces(app)
-add_profiles(app)
-add_commands(app)
-add_timeline(app)
-add_serving(app)
-add_search(app)
-add_report(app)
-add_policy(app)
-add_caches(app)
-add_plan(app)
-add_model(app)
-add_card(app)
+for _command in (
+    traces.capture,
+    profiles.calibrate,
+    measure.measure,
+    measure.compare,
+    measure.crosscheck,
+    timeline.timeline,
+    search.sweep,
+    search.whatif,
+    report.report,
+    mrc.mrc,
+    plan.plan,
+):
+    app.command()(_command)
+for _name, _group in {
+    "trace": traces.trace_app,
+    "profile": profiles.profile_app,
+    "serving": serving.serving_app,
+    "policy": policy.policy_app,
+    "model": model.model_app,
+    "card": card.card_app,
+}.items():
+    app.add_typer(_group, name=_name)

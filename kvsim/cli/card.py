@@ -7,18 +7,13 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print objects instead of text.")]
+from kvsim.cli.choices import ObjectsAsJson
+
+card_app = typer.Typer(help="Data sheets of cards, from which profiles are estimated.")
 
 
-def add_card(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    cards = typer.Typer(help="Data sheets of cards, from which profiles are estimated.", rich_markup_mode=None)
-    cards.command("list")(card_list)
-    cards.command("show")(card_show)
-    app.add_typer(cards, name="card")
-
-
-def card_list(as_json: AsJson = False) -> None:
+@card_app.command("list")
+def card_list(as_json: ObjectsAsJson = False) -> None:
     """List the cards that ship: memory, bandwidths and matrix rates."""
     from kvsim.profile.cards.load import card_names, load_card
     from kvsim.profile.estimate.coefficients import load_coefficients
@@ -31,9 +26,10 @@ def card_list(as_json: AsJson = False) -> None:
         typer.echo(card_list_text(cards, load_coefficients().architectures))
 
 
+@card_app.command("show")
 def card_show(
     name: Annotated[str, typer.Argument(help="A card that ships, or a TOML file of your own.")],
-    as_json: AsJson = False,
+    as_json: ObjectsAsJson = False,
 ) -> None:
     """Print every figure of a card with its source."""
     from kvsim.profile.cards.load import load_card

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.outputs import named, output_folder, write_or_print
+from kvsim.cli.choices import (
+    FiguresAsJson,
+    Overrides,
+    ResultFolder,
+    ScenarioName,
+    SummaryAsJson,
+    load_chosen,
+    output_option,
+)
+from kvsim.cli.outputs import output_folder, write_or_print
 from kvsim.cli.report import load_each
 from kvsim.cli.terminal import Bar, bar, command_text, need_torch, printable
 
@@ -18,36 +27,19 @@ if TYPE_CHECKING:
     from kvsim.report.comparison import Compared
     from kvsim.report.results import RunResult
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
-]
-ScenarioName = Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")]
-Folder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for results, instead of the scenario's."),
-]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    app.command()(measure)
-    app.command()(compare)
-    app.command()(crosscheck)
-
 
 def measure(
     scenario: ScenarioName,
     overrides: Overrides = None,
-    output: Folder = None,
+    output: ResultFolder = None,
     longest: Annotated[
         bool, typer.Option("--max-context", help="Find each policy's longest context before memory runs out instead.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
+    as_json: SummaryAsJson = False,
 ) -> None:
     """Run a scenario for real; keep rows, summary and the recorded traces in a folder."""
     need_torch("measure")
-    loaded = _load(scenario, overrides)
+    loaded = load_chosen(scenario, overrides)
     if longest:
         _find_max_contexts(loaded, output, as_json=as_json)
         return
@@ -68,16 +60,11 @@ def compare(
             metavar="RESULT RESULT...", help="A simulated and a measured one, or several to put side by side."
         ),
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", parser=named, help="Folder for a page, the cells as CSV, and a picture."
-        ),
-    ] = None,
+    output: Annotated[Path | None, output_option("DIR", "Folder for a page, the cells as CSV, and a picture.")] = None,
     outside: Annotated[
         bool, typer.Option("--out-of-sample", help="Simulated on other accesses: counts have an error, too.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: FiguresAsJson = False,
 ) -> None:
     """Put results side by side; of a simulated and a measured one, counts and times with the error of every cell."""
     from kvsim.errors import ResultError
@@ -125,7 +112,7 @@ def _side_by_side(loaded: dict[Path, RunResult], output: Path | None, *, as_json
 def crosscheck(
     scenario: ScenarioName,
     overrides: Overrides = None,
-    output: Folder = None,
+    output: ResultFolder = None,
     measured: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A measured result to use instead of measuring anew.")
     ] = None,
@@ -141,11 +128,11 @@ def crosscheck(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a target is missed.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: FiguresAsJson = False,
 ) -> None:
     """Calibrate where the profile is stale, measure, simulate the measured accesses, and compare."""
     need_torch("crosscheck")
-    loaded = _load(scenario, overrides)
+    loaded = load_chosen(scenario, overrides)
     from kvsim.experiments.registry import check_accesses, compare_out_of_sample, compare_results, load_experiment
     from kvsim.report.results import load_result, write_result
 
@@ -158,7 +145,7 @@ def crosscheck(
     if measured is None:
         profile = _fresh_profile(loaded, folder, recalibrate)
         if profile is not None:
-            loaded = _load(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
+            loaded = load_chosen(scenario, [*(overrides or ()), f'profile.path="{profile}"'])
         result, files = _measure(loaded, output)
         files |= _page(loaded, result)
         measured = write_or_print(lambda: write_result(result, folder, files), experiment.show(result.summary))
@@ -198,13 +185,6 @@ def _find_max_contexts(loaded: LoadedScenario, output: Path | None, *, as_json: 
     typer.echo(summary_json(result.summary) if as_json else files["table.txt"].decode(), nl=False)
     if output is not None:
         typer.echo(f"result: {write_result(result, output, files)}", err=as_json)
-
-
-def _load(scenario: str, overrides: list[str] | None) -> LoadedScenario:
-    from kvsim.experiments.registry import load_scenario
-    from kvsim.scenario.shipped import find_scenario
-
-    return load_scenario(find_scenario(scenario), overrides or ())
 
 
 def _job(loaded: LoadedScenario, shown: Bar, recorded: Path | None = None) -> Job:

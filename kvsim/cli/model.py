@@ -8,20 +8,13 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print objects instead of text.")]
+from kvsim.cli.choices import ObjectsAsJson
+
+model_app = typer.Typer(help="Sizes of models: parameters, bytes of weights and of the KV cache.")
 
 
-def add_model(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    models = typer.Typer(
-        help="Sizes of models: parameters, bytes of weights and of the KV cache.", rich_markup_mode=None
-    )
-    models.command("list")(model_list)
-    models.command("show")(model_show)
-    app.add_typer(models, name="model")
-
-
-def model_list(as_json: AsJson = False) -> None:
+@model_app.command("list")
+def model_list(as_json: ObjectsAsJson = False) -> None:
     """List the models that ship, with their parameters and the bytes of their KV cache."""
     from kvsim.report.model_table import model_list_text
     from kvsim.scenario.models.listing import list_models
@@ -30,13 +23,14 @@ def model_list(as_json: AsJson = False) -> None:
     typer.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else model_list_text(rows))
 
 
+@model_app.command("show")
 def model_show(
     name: Annotated[
         str,
         typer.Argument(help="A model that ships, a config.json, a folder with one, or a hub id in the local cache."),
     ],
     kv: Annotated[str, typer.Option(metavar="FORMAT", help="Of the KV cache: bf16, fp8, int8, int4, ...")] = "bf16",
-    as_json: AsJson = False,
+    as_json: ObjectsAsJson = False,
 ) -> None:
     """Print a model's layers by kind, parameters, bytes of weights, and what a context takes."""
     from kvsim.report.model_table import model_text

@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.outputs import named, output_folder, write_or_print
-
-
-def add_caches(app: typer.Typer) -> None:
-    """Give `app` the command of this file."""
-    app.command()(mrc)
+from kvsim.cli.choices import Pictures, json_option, set_option
+from kvsim.cli.outputs import output_folder, write_or_print
 
 
 def mrc(
@@ -23,16 +19,11 @@ def mrc(
         ),
     ],
     overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="page_tokens, selector.k_pages, format, block_tokens... Repeatable."
-        ),
+        list[str] | None, set_option("page_tokens, selector.k_pages, format, block_tokens... Repeatable.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", parser=named, help="Folder for the picture.")
-    ] = Path("results"),
+    output: Pictures = Path("results"),
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the picture.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table, and no picture.")] = False,
+    as_json: Annotated[bool, json_option("Print JSON instead of the table, and no picture.")] = False,
 ) -> None:
     """Print the exact miss ratio of LRU at every budget, from one pass over a trace, and where its knee is."""
     from kvsim.experiments.decode.miss_curve import (

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvsim.cli.choices import ObjectsAsJson, output_option
 from kvsim.cli.outputs import named, output_file
 from kvsim.cli.terminal import command_text
 
 if TYPE_CHECKING:
     from kvsim.experiments.plan import Plan
-
-
-def add_plan(app: typer.Typer) -> None:
-    """Give `app` the command of this file."""
-    app.command()(plan)
 
 
 def plan(
@@ -38,10 +34,7 @@ def plan(
     reserve: Annotated[str, typer.Option(metavar="SIZE", help="Of the runtime: context and graphs.")] = "0.5GiB",
     step_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of one step of a prefill.")] = 2048,
     eager: Annotated[bool, typer.Option("--eager", help="Kernels launched one by one, not as one graph.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", parser=named, help="Scenario that reproduces it: plan.toml."),
-    ] = None,
+    output: Annotated[Path | None, output_option("FILE", "Scenario that reproduces it: plan.toml.")] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=named, help="Picture of the options: plan.png.")
     ] = None,
@@ -49,7 +42,7 @@ def plan(
         Path | None, typer.Option(metavar="FILE", parser=named, help="Page of the options to send on: plan.html.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every table beside the page, as CSV and as Parquet.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print objects instead of text.")] = False,
+    as_json: ObjectsAsJson = False,
 ) -> None:
     """Answer what fits on a card, what each way of managing the KV cache would give, and what to do."""
     from dataclasses import replace
@@ -88,17 +81,13 @@ def plan(
         made = replace(made, commands=commands_of(made.request, made.scenario, str(output)))
     typer.echo(json.dumps(plan_json(made), indent=2) if as_json else plan_text(made))
     if picture is not None:
-        _draw(made, picture)
+        from kvsim.experiments.plan.report.figure import plan_figure
+        from kvsim.report.results import write_picture
+        from kvsim.report.style import png
+
+        write_picture(png(plan_figure(made)), picture.parent, picture.name)
     if report is not None:
         _report(made, report, csv=csv)
-
-
-def _draw(made: Plan, path: Path) -> None:
-    from kvsim.experiments.plan.report.figure import plan_figure
-    from kvsim.report.results import write_picture
-    from kvsim.report.style import png
-
-    write_picture(png(plan_figure(made)), path.parent, path.name)
 
 
 def _report(made: Plan, path: Path, *, csv: bool) -> None:

@@ -8,30 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.outputs import named, output_file
+from kvsim.cli.choices import json_option, output_option, set_option
+from kvsim.cli.outputs import output_file
 from kvsim.cli.terminal import bar
 
 if TYPE_CHECKING:
     from kvsim.policies.registry import Entry
 
 policy_app = typer.Typer(
-    help="List policies, test a plug-in, and time a policy's decisions on this machine.", rich_markup_mode=None
+    help="List policies, test a plug-in, and time a policy's decisions on this machine.",
 )
 
 Name = Annotated[str, typer.Argument(help="A policy by name, or package.module:Class.")]
-Arguments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the policy. Repeatable.")
-]
-
-
-def add_policy(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    app.add_typer(policy_app, name="policy")
+Arguments = Annotated[list[str] | None, set_option("An argument of the policy. Repeatable.")]
 
 
 @policy_app.command("list")
 def policy_list(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects instead of the table.")] = False,
+    as_json: Annotated[bool, json_option("Print a list of objects instead of the table.")] = False,
 ) -> None:
     """List every policy, prefetcher and admission, with its kind and where it comes from."""
     from kvsim.policies.registry import ADMISSIONS, POLICIES, PREFETCHERS
@@ -74,11 +68,9 @@ def policy_time(
     profile: Annotated[
         str | None, typer.Option(metavar="FILE", help="A profile of this machine to add the cost to.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The profile to write, *.toml.")
-    ] = None,
+    output: Annotated[Path | None, output_option("FILE", "The profile to write, *.toml.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Four points of the grid instead of all.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the cost table as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the cost table as JSON.")] = False,
 ) -> None:
     """Time a policy's decisions on this machine, and add their cost to a profile."""
     from kvsim.errors import CalibrationError

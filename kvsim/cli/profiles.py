@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.choices import Device, DTypeName, Figures, Pictures
-from kvsim.cli.outputs import as_argument, draw, named, output_file, output_folder, write_or_print
+from kvsim.cli.choices import Device, DTypeName, Figures, Pictures, output_option
+from kvsim.cli.outputs import as_argument, draw, output_file, output_folder, write_or_print
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 
@@ -27,18 +27,11 @@ class EngineName(StrEnum):
     vllm = "vllm"
 
 
-def add_profiles(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    app.command()(calibrate)
-    group = typer.Typer(help="Look at what calibrate measured.", rich_markup_mode=None)
-    group.command("show")(profile_show)
-    app.add_typer(group, name="profile")
+profile_app = typer.Typer(help="Look at what calibrate measured.")
 
 
 def calibrate(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The profile to write, *.toml.")
-    ],
+    output: Annotated[Path, output_option("FILE", "The profile to write, *.toml.")],
     model: Annotated[str | None, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="NAME", help="Or a known shape, as in llama-3-8b, with random weights.")
@@ -102,6 +95,7 @@ def _check_vllm(model: str | None) -> None:
     find_python()
 
 
+@profile_app.command("show")
 def profile_show(
     file: Annotated[str, typer.Argument(help="A profile, or the name of a shipped one.")],
     output: Pictures = Path("results"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvsim.cli.outputs import named, output_file
+from kvsim.cli.choices import output_option
+from kvsim.cli.outputs import output_file
 from kvsim.cli.terminal import bar, command_text
 from kvsim.cli.traces import PAGE_TOKENS
 
@@ -19,21 +20,13 @@ if TYPE_CHECKING:
     from kvsim.report.results import RunResult
 
 
-def add_report(app: typer.Typer) -> None:
-    """Give `app` the command of this file."""
-    app.command()(report)
-
-
 def report(
     results: Annotated[
         list[Path],
         typer.Argument(metavar="RESULT...", help="Result folders, of several one page; or a trace or profile file."),
     ],
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", parser=named, help="The page to write; report.html in RESULT, FILE.html."
-        ),
+        Path | None, output_option("FILE", "The page to write; report.html in RESULT, FILE.html.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every table beside the page, as CSV and as Parquet.")] = False,
     timeline: Annotated[

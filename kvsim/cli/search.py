@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvsim.cli.outputs import named, output_folder, write_or_print
+from kvsim.cli.choices import (
+    Figures,
+    FiguresAsJson,
+    Overrides,
+    ScenarioName,
+    json_option,
+    load_chosen,
+    output_option,
+    set_option,
+)
+from kvsim.cli.outputs import output_folder, write_or_print
 from kvsim.cli.terminal import INTERRUPTED, bar, command_text
 
 if TYPE_CHECKING:
     from kvsim.experiments.decode.sweep.sweep import Sweep
-    from kvsim.experiments.decode.sweep.whatif import Pair
     from kvsim.report.results import RunResult
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field; a list sweeps it. Repeatable."),
-]
-
-
-def add_search(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    app.command()(sweep)
-    app.command()(whatif)
 
 
 def sweep(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
+    scenario: ScenarioName,
     overrides: Overrides = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            parser=named,
-            help="Folder for cells and results, instead of the scenario's.",
-        ),
+        Path | None, output_option("DIR", "Folder for cells and results, instead of the scenario's.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes; one for each processor where absent.")
@@ -51,15 +41,13 @@ def sweep(
         bool, typer.Option("--resume/--fresh", help="Take finished cells from disk, or simulate all again.")
     ] = True,
     heat: Annotated[str | None, typer.Option(metavar="FIELD,FIELD", help="The two fields of the heat map.")] = None,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw pictures.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the tables.")] = False,
+    figures: Figures = True,
+    as_json: Annotated[bool, json_option("Print summary.json instead of the tables.")] = False,
 ) -> None:
     """Simulate a large grid in parallel, keep every finished cell at once, and show what no cell beats."""
-    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.decode import Scenario
-    from kvsim.scenario.shipped import find_scenario
 
-    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    loaded = load_chosen(scenario, overrides)
     experiment = loaded.of_type(Scenario, "sweep")
     from kvsim.experiments.decode.sweep.sweep import sweep as run_sweep
 
@@ -81,11 +69,7 @@ def whatif(
     result: Annotated[Path, typer.Argument(help="The folder that `kvsim run` or `kvsim sweep` wrote.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a field; profile.link_bandwidth, compute_speed, host_speed take a factor: x2. Repeatable.",
-        ),
+        set_option("Change a field; profile.link_bandwidth, compute_speed, host_speed take a factor: x2. Repeatable."),
     ] = None,
     reach: Annotated[
         str | None, typer.Option(metavar="FIGURE<=VALUE", help="Find what reaches a figure, as in tpot_p50_s<=0.05.")
@@ -94,16 +78,9 @@ def whatif(
         str | None, typer.Option(metavar="KEY=LOW:HIGH", help="The field to search for --reach, and its bounds.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            parser=named,
-            help="Folder for the changed result; beside RESULT where absent.",
-        ),
+        Path | None, output_option("DIR", "Folder for the changed result; beside RESULT where absent.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: FiguresAsJson = False,
 ) -> None:
     """Simulate a result again on hardware or settings one does not have, beside the first."""
     from kvsim.errors import ScenarioError
@@ -126,22 +103,17 @@ def whatif(
 
     with reading(result):  # refuses before a folder is made, and before the work
         origin_of(base).scenario()
-        itself = _rows(paired(base.summary, base.summary))
+        itself = list(paired(base.summary, base.summary))
         whatif_contents([], itself)
         whatif_text([], itself, base.summary)
     name = str(base.summary["scenario"])
     folder = output_folder(output or _folder_of(result, name), name)
     with bar("simulating the change") as shown:
         simulated = simulate_again(base, overrides or [], command=command_text(), progress=shown.advance)
-    rows = _rows(simulated.pairs)
-    contents = summary_json(whatif_contents(simulated.changes, rows))
-    text = contents if as_json else whatif_text(simulated.changes, rows, simulated.result.summary)
+    contents = summary_json(whatif_contents(simulated.changes, simulated.pairs))
+    text = contents if as_json else whatif_text(simulated.changes, simulated.pairs, simulated.result.summary)
     written = write_or_print(lambda: write_result(simulated.result, folder, report_file(simulated.result)), text)
     typer.echo(text if as_json else f"{text}\n\nresult: {written}", nl=not as_json)
-
-
-def _rows(pairs: Iterable[Pair]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]]:
-    return [(pair.policy, pair.swept, pair.before, pair.after) for pair in pairs]
 
 
 def _folder_of(result: Path, scenario: str) -> Path:

@@ -7,24 +7,17 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.outputs import named, output_file, output_folder
+from kvsim.cli.choices import FiguresAsJson, FixedOverrides, load_chosen, output_option
+from kvsim.cli.outputs import output_file, output_folder
 from kvsim.cli.terminal import bar
 
-
-def add_serving(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    serving = typer.Typer(help="Many requests on one engine.", rich_markup_mode=None)
-    serving.command()(schedule)
-    serving.command()(capacity)
-    app.add_typer(serving, name="serving")
+serving_app = typer.Typer(help="Many requests on one engine.")
 
 
+@serving_app.command()
 def schedule(
     workload: Annotated[Path, typer.Argument(help="A workload file, or a recorded schedule: JSON, plain or gzip.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", parser=named, help="File for the schedule; .gz compresses it."),
-    ],
+    output: Annotated[Path, output_option("FILE", "File for the schedule; .gz compresses it.")],
     scheduler: Annotated[str, typer.Option(metavar="NAME", help="vllm, static, or package.module:Class.")] = "vllm",
     compare: Annotated[
         bool,
@@ -50,29 +43,21 @@ def schedule(
             raise typer.Exit(1)
 
 
+@serving_app.command()
 def capacity(
     scenario: Annotated[str, typer.Argument(help="A scenario of serving, or the name of a shipped one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field. Repeatable.")
-    ] = None,
+    overrides: FixedOverrides = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many different traffics to try.")] = 5,
     tolerance: Annotated[
         float, typer.Option(metavar="SHARE", min=0.001, max=0.5, help="How near the rate is to be found.")
     ] = 0.02,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", parser=named, help="Folder for a picture and the figures as JSON."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    output: Annotated[Path | None, output_option("DIR", "Folder for a picture and the figures as JSON.")] = None,
+    as_json: FiguresAsJson = False,
 ) -> None:
     """Find the highest rate that meets the SLO of a scenario, and say how sure it is."""
-    from kvsim.experiments.registry import load_scenario
     from kvsim.experiments.serving.scenario import Serving
-    from kvsim.scenario.shipped import find_scenario
 
-    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    loaded = load_chosen(scenario, overrides)
     chosen = loaded.of_type(Serving, "kvsim serving capacity")
     if output is not None:
         output_folder(output)

@@ -7,23 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvsim.cli.outputs import named, output_file
+from kvsim.cli.choices import FixedOverrides, ScenarioName, load_chosen, output_option
+from kvsim.cli.outputs import output_file
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 if TYPE_CHECKING:
     from kvsim.report.timeline import TimedRun
 
 
-def add_timeline(app: typer.Typer) -> None:
-    """Give `app` the command of this file."""
-    app.command()(timeline)
-
-
 def timeline(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The timeline to write, *.json.")
-    ],
+    scenario: ScenarioName,
+    output: Annotated[Path, output_option("FILE", "The timeline to write, *.json.")],
     cell: Annotated[int, typer.Option(metavar="N", min=0, help="Which cell, as in a result's rows.")] = 0,
     steps: Annotated[
         str | None,
@@ -32,19 +26,14 @@ def timeline(
     measured: Annotated[
         bool, typer.Option("--measured", help="Run the cell for real too, and simulate what it accessed.")
     ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a field. Repeatable."),
-    ] = None,
+    overrides: FixedOverrides = None,
 ) -> None:
     """Write who does what when in some steps of a cell, for Perfetto: host, compute, copies both ways."""
     if measured:
         need_torch("timeline --measured")
-    from kvsim.experiments.registry import load_scenario
     from kvsim.scenario.decode import Scenario
-    from kvsim.scenario.shipped import find_scenario
 
-    loaded = load_scenario(find_scenario(scenario), overrides or ())
+    loaded = load_chosen(scenario, overrides)
     experiment = loaded.of_type(Scenario, "timeline")
     from kvsim.report.results import write_picture
     from kvsim.report.timeline import parse_steps, timeline_json

@@ -7,29 +7,21 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli.choices import Device, DTypeName, Figures, Pictures
-from kvsim.cli.outputs import as_argument, draw, named, output_file, output_folder, write_or_print
+from kvsim.cli.choices import Device, DTypeName, Figures, Pictures, output_option
+from kvsim.cli.outputs import as_argument, draw, output_file, output_folder, write_or_print
 from kvsim.cli.terminal import bar, command_text, need_torch
 
 PAGE_TOKENS = 32
 PageTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a page.")]
 
 
-def add_traces(app: typer.Typer) -> None:
-    """Give `app` the commands of this file."""
-    app.command()(capture)
-    group = typer.Typer(help="Look at recorded accesses, and fit a generator to them.", rich_markup_mode=None)
-    group.command("info")(trace_info)
-    group.command("fit")(trace_fit)
-    app.add_typer(group, name="trace")
+trace_app = typer.Typer(help="Look at recorded accesses, and fit a generator to them.")
 
 
 def capture(
     model: Annotated[str, typer.Option(metavar="PATH_OR_ID", help="Model folder, GGUF file, or hub id.")],
     text: Annotated[Path, typer.Option(metavar="FILE", help="The text that the model reads, UTF-8.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The trace to write, *.kvtrace.")
-    ],
+    output: Annotated[Path, output_option("FILE", "The trace to write, *.kvtrace.")],
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens read before decoding begins.")] = 4096,
     decode_tokens: Annotated[int, typer.Option(metavar="N", help="Decode steps to record.")] = 256,
     channel: Annotated[
@@ -77,6 +69,7 @@ def capture(
     typer.echo(f"{output}: written; see `kvsim trace info {as_argument(output, '.kvtrace')}`")
 
 
+@trace_app.command("info")
 def trace_info(
     file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
     page_tokens: PageTokens = PAGE_TOKENS,
@@ -102,11 +95,10 @@ def trace_info(
         draw(trace_figure(statistics, path.stem), page, output, f"trace-{path.stem}")
 
 
+@trace_app.command("fit")
 def trace_fit(
     file: Annotated[str, typer.Argument(help="A trace, or the name of a shipped capture.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", parser=named, help="The parameters to write, *.toml.")
-    ],
+    output: Annotated[Path, output_option("FILE", "The parameters to write, *.toml.")],
     page_tokens: PageTokens = PAGE_TOKENS,
     channel: Annotated[
         str, typer.Option(metavar="NAME", help="The estimate to fit beside the mass.")

@@ -1,4 +1,4 @@
-"""What experiments other than decode share: a model, a profile, the cells of a sweep, and the result they end in."""
+"""What experiments share, those other than decode most: a model, a profile, the cells of a sweep, and their result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kvsim.profile.prefill import PrefillCost, prefill_cost
 from kvsim.profile.profile import Profile, check_made_for
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult, joined
-from kvsim.scenario.decode import MODEL_INPUTS, YOUNGER_OF_PROFILE, ModelChoice, ProfileChoice
+from kvsim.scenario.decode import MODEL_INPUTS, YOUNGER_OF_PROFILE, ModelChoice, ProfileChoice, Scenario
 from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import near
@@ -114,7 +114,7 @@ def check_calls(
         raise CalibrationError(f"{scenario.name}: {problem}")
 
 
-def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
+def model_path_of(scenario: CacheScenario | Scenario, beside: Path | None) -> str:
     """Return where the weights are: as the scenario says, or beside it where only that is there.
 
     Raises

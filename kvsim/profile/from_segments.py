@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
 
 from kvsim.errors import CalibrationError
 from kvsim.profile.profile import Profile
@@ -46,7 +45,7 @@ def serving_from_segments(profile: Profile) -> ServingCosts:
     head = profile.segments["head"].device
     return ServingCosts(
         engine=f"none was timed: from decode and prefill of {profile.name}",
-        host=_shifted(VLLM_HOST, profile.sync_s),
+        host=VLLM_HOST.changed(lambda _amount, _column, time_s: time_s + profile.sync_s),
         tokens=_tokens(profile, prefill, keys, pair_s),
         keys=keys,
         pairs=_like(prefill, "pairs", (0.0, most_pairs), (0.0, most_pairs * pair_s)),
@@ -86,17 +85,13 @@ def _tokens(profile: Profile, prefill: CostTable, keys: CostTable, pair_s: float
         return prefill.at_s(tokens, cached_tokens=0) - attention_s - _of(head, 1)
 
     many = [tokens for tokens in prefill.amounts if tokens > batches[-1]]
-    values = [*_at(by_segments, batches), *_at(by_prefill, many)]
+    values = [*map(by_segments, batches), *map(by_prefill, many)]
     return _like(prefill, "tokens", (*batches, *many), tuple(itertools.accumulate(values, max)))
 
 
 def _of(table: CostTable, sequences: float) -> float:
     """Return the seconds of a segment that does not depend on the context, for a batch."""
     return table.at_s(0, sequences=sequences)
-
-
-def _at(function: Callable[[float], float], amounts: Sequence[float]) -> list[float]:
-    return [function(amount) for amount in amounts]
 
 
 def _like(table: CostTable, amount: Amount, amounts: tuple[float, ...], time_s: tuple[float, ...]) -> CostTable:
@@ -110,7 +105,3 @@ def _like(table: CostTable, amount: Amount, amounts: tuple[float, ...], time_s: 
         median_error_frac=table.median_error_frac,
         source=table.source,
     )
-
-
-def _shifted(table: CostTable, by_s: float) -> CostTable:
-    return table.model_copy(update={"time_s": tuple(tuple(value + by_s for value in row) for row in table.time_s)})

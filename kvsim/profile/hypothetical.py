@@ -94,21 +94,17 @@ def _with_bandwidth(profile: Profile, factor: float) -> Profile:
 
     def faster(cost: LinkCost) -> LinkCost:
         own = _bandwidth(cost, stated)
-        table = cost.transfer
         if own <= 0:
             return cost
-        times = tuple(
-            tuple(
-                time_s - pieces * size_bytes / own * (1 - 1 / factor)
-                for size_bytes, time_s in zip(table.columns, row, strict=True)
-            )
-            for pieces, row in zip(table.amounts, table.time_s, strict=True)
-        )
-        return cost.model_copy(update={"transfer": table.model_copy(update={"time_s": times, "samples": ()})})
 
-    changes = {"to_device": faster(link.to_device), "to_host": faster(link.to_host)}
+        def shorter(pieces: float, size_bytes: float, time_s: float) -> float:
+            return time_s - pieces * size_bytes / own * (1 - 1 / factor)
+
+        return cost.model_copy(update={"transfer": cost.transfer.changed(shorter)})
+
+    changes: dict[str, object] = {"to_device": faster(link.to_device), "to_host": faster(link.to_host)}
     if stated is not None:
-        changes |= {"stated_bandwidth_bytes_per_s": stated * factor}  # type: ignore[dict-item]
+        changes["stated_bandwidth_bytes_per_s"] = stated * factor
     return profile.model_copy(update={"link": link.model_copy(update=changes)})
 
 
@@ -126,23 +122,20 @@ def _with_host(profile: Profile, factor: float) -> Profile:
     }
     policies = {name: _scaled(table, factor) for name, table in profile.policies.items()}
     link = profile.link
-    to_device = link.to_device.model_copy(update={"submit_s": link.to_device.submit_s / factor})
-    to_host = link.to_host.model_copy(update={"submit_s": link.to_host.submit_s / factor})
+    sides = {"to_device": link.to_device, "to_host": link.to_host}
+    faster = {name: side.model_copy(update={"submit_s": side.submit_s / factor}) for name, side in sides.items()}
     return profile.model_copy(
         update={
             "segments": segments,
             "policies": policies,
             "sync_s": profile.sync_s / factor,
-            "link": link.model_copy(update={"to_device": to_device, "to_host": to_host}),
+            "link": link.model_copy(update=faster),
         }
     )
 
 
 def _scaled(table: _Cost, factor: float) -> _Cost:
-    if table is None:
-        return table
-    times = tuple(tuple(time_s / factor for time_s in row) for row in table.time_s)
-    return table.model_copy(update={"time_s": times, "samples": ()})
+    return table and table.changed(lambda _amount, _column, time_s: time_s / factor)
 
 
 CHANGES: Mapping[str, Callable[[Profile, float], Profile]] = {

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from kvsim.profile.profile import Profile, SegmentCost
 from kvsim.profile.tables import CostTable
 from kvsim.profile.work import call_bytes, call_flop, read_weights_bytes, segment_bytes
@@ -139,17 +137,14 @@ def bandwidth_of(profile: Profile) -> tuple[float, str]:
     to over the time they take, in the profile's own shape.
     """
     sizes = segment_bytes(profile.shape, profile.quantisation)
-    rates = []
-    for name in ("attention_input", "attention_output", "head"):
-        table = profile.segments[name].device
-        least_s = min(map(min, table.time_s))
-        if least_s > 0:
-            rates.append((sizes[name] / least_s, name))
+    least = [
+        (name, sizes[name], min(map(min, profile.segments[name].device.time_s)))
+        for name in ("attention_input", "attention_output", "head")
+    ]
     attention = profile.segments["attention"].device
     if attention.amount == "tokens":
-        least_s = min(attention.time_s[-1])
-        if least_s > 0:
-            rates.append((attention.amounts[-1] * sizes["attention"] / least_s, "attention"))
+        least.append(("attention", attention.amounts[-1] * sizes["attention"], min(attention.time_s[-1])))
+    rates = [(moved_bytes / time_s, name) for name, moved_bytes, time_s in least if time_s > 0]
     return max(rates, default=(float("inf"), "none"))
 
 
@@ -196,16 +191,16 @@ def call_problem(
     if not is_of_another(profile, shape):
         return None
     bytes_per_s, _ = bandwidth_of(profile)
-    moved_s = call_bytes(shape, None, cached_tokens, batch) / bytes_per_s
-    computed_s = call_flop(shape, new_tokens, cached_tokens, batch) / speed_of(profile)
+    moved_bytes = call_bytes(shape, None, cached_tokens, batch)
+    flop, speed = call_flop(shape, new_tokens, cached_tokens, batch), speed_of(profile)
+    moved_s, computed_s = moved_bytes / bytes_per_s, flop / speed
     floor_s, call_s = max(moved_s, computed_s), table.at_s(new_tokens, cached_tokens=cached_tokens)
     if call_s >= floor_s * (1 - _ROUNDING):
         return None
     how = (
-        f"reads {format_bytes(round(call_bytes(shape, None, cached_tokens, batch)))} at {bytes_per_s / 1e9:,.0f} GB/s"
+        f"reads {format_bytes(round(moved_bytes))} at {bytes_per_s / 1e9:,.0f} GB/s"
         if moved_s >= computed_s
-        else f"computes {call_flop(shape, new_tokens, cached_tokens, batch) / 1e12:,.3g} TFLOP at "
-        f"{speed_of(profile) / 1e12:,.3g} TFLOP/s"
+        else f"computes {flop / 1e12:,.3g} TFLOP at {speed / 1e12:,.3g} TFLOP/s"
     )
     return (
         f"{_other(profile, shape, None)}: by its times a call on {new_tokens:,} new tokens takes "
@@ -257,7 +252,7 @@ def _scaled_cache(name: str, table: CostTable, profile: Profile, shape: ModelSha
         if name.endswith(_OVER_LINK) and profile.link.emulated and stated is not None:
             more_s = (token_bytes - own_bytes) / stated
             least_s = token_bytes / stated
-            return _of_times(table, lambda amount, _column, time_s: max(time_s + more_s * amount, least_s * amount))
+            return table.changed(lambda amount, _column, time_s: max(time_s + more_s * amount, least_s * amount))
         return table
     if scale is not None and f"caches.{name}".startswith(_CALLS):
         return _times(table, _flop_ratio(profile, shape, batch=int(name.partition("@")[2])))
@@ -275,14 +270,4 @@ def _flop_ratio(profile: Profile, shape: ModelShape, *, batch: int) -> Callable[
 
 
 def _times(table: CostTable, ratio: Callable[[float, float], float]) -> CostTable:
-    return _of_times(table, lambda amount, column, time_s: time_s * ratio(amount, column))
-
-
-def _of_times(table: CostTable, change: Callable[[float, float, float], float]) -> CostTable:
-    """Return a table with every time changed, a function of amount, column and seconds; raw samples are left out."""
-    times_s = np.array(table.time_s)
-    for row, amount in enumerate(table.amounts):
-        for place, column in enumerate(table.columns):
-            times_s[row, place] = change(amount, column, table.time_s[row][place])
-    rows = tuple(tuple(row) for row in times_s.tolist())
-    return table.model_copy(update={"time_s": rows, "samples": ()})
+    return table.changed(lambda amount, column, time_s: time_s * ratio(amount, column))

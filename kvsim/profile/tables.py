@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -121,6 +122,22 @@ class CostTable(Strict):
         is_inside = (self.amounts[0] <= amount) & (amount <= self.amounts[-1])
         is_covered: NDArray[np.bool_] = is_inside & (self.columns[0] <= column) & (column <= self.columns[-1])
         return is_covered
+
+    def changed(self, change: Callable[[float, float, float], float]) -> CostTable:
+        """Return the table with every time changed, a function of amount, column and seconds; raw samples are left out.
+
+        Examples
+        --------
+        >>> table = CostTable(amount="none", amounts=(0.0,), time_s=((2.0,),))
+        >>> table.changed(lambda amount, column, time_s: time_s / 4).time_s
+        ((0.5,),)
+        """
+        rows = zip(self.amounts, self.time_s, strict=True)
+        times_s = tuple(
+            tuple(change(amount, column, time_s) for column, time_s in zip(self.columns, row, strict=True))
+            for amount, row in rows
+        )
+        return self.model_copy(update={"time_s": times_s, "samples": ()})
 
     def _asked(self, at: At) -> Any:
         """Return the column asked for; any name will do where the cost depends on the amount alone."""

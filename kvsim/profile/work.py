@@ -13,12 +13,12 @@ def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -
     of the head, an embedding for ``embed``; the keys and values of a token for ``attention``, the summary of a page for
     ``select``. Layers without pages are part of the ``attention_output`` of those that have some.
     """
-    form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
-    weight_bytes = weight_format(form).number_bytes
+    weight_bytes = _weight_bytes(shape, quantisation)
     inner, outer = _layer_weights(shape)
     windows, states = shape.window_layers / shape.paged_layers, shape.state_layers / shape.paged_layers
     of_a_window = (inner + outer) * weight_bytes + (shape.window_tokens or 0) * shape.page_bytes(1)
-    of_a_state = _state_layer_weights(shape) * weight_bytes + 2 * _state_bytes(shape)  # read, and written
+    state_bytes = shape.state_bytes / shape.states.num_layers if shape.states else 0.0
+    of_a_state = _state_layer_weights(shape) * weight_bytes + 2 * state_bytes  # read, and written
     return {
         "embed": shape.hidden_size * shape.dtype_bytes,
         "attention_input": inner * weight_bytes,
@@ -32,8 +32,7 @@ def segment_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -
 
 def read_weights_bytes(shape: ModelShape, quantisation: Quantisation | None = None) -> float:
     """Return the bytes of weights that every step reads: the layers' and the head's, of the embeddings none."""
-    form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
-    return _weights(shape) * weight_format(form).number_bytes + segment_bytes(shape, quantisation)["head"]
+    return _weights(shape) * _weight_bytes(shape, quantisation) + segment_bytes(shape, quantisation)["head"]
 
 
 def call_bytes(shape: ModelShape, quantisation: Quantisation | None, cached_tokens: float, batch: int) -> float:
@@ -52,6 +51,12 @@ def call_flop(shape: ModelShape, new_tokens: float, cached_tokens: float, batch:
     attended = _held_tokens(shape, cached_tokens + new_tokens / 2)
     weights = _weights(shape) * tokens + shape.vocab_size * shape.hidden_size * batch
     return 2.0 * weights + 4.0 * shape.num_heads * shape.head_dim * tokens * attended
+
+
+def _weight_bytes(shape: ModelShape, quantisation: Quantisation | None) -> float:
+    """Return the bytes of one weight of the layers."""
+    form = BITSANDBYTES[quantisation] if quantisation else (shape.weights or shape.dtype)
+    return weight_format(form).number_bytes
 
 
 def _held_tokens(shape: ModelShape, context_tokens: float) -> float:
@@ -76,11 +81,6 @@ def _layer_weights(shape: ModelShape) -> tuple[float, float]:
 def _state_layer_weights(shape: ModelShape) -> float:
     """Return the weights of a layer with a state, and of the MLP that a token visits there."""
     return shape.states.parameters + _mlp_weights(shape) if shape.states else 0.0
-
-
-def _state_bytes(shape: ModelShape) -> float:
-    """Return the bytes of one layer's state of one sequence."""
-    return shape.state_bytes / shape.states.num_layers if shape.states else 0.0
 
 
 def _mlp_weights(shape: ModelShape) -> float:

@@ -6,7 +6,7 @@ over the second less 1; so with the other units (`side`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,11 @@ def side_by_side(name: str, simulated: Any, measured: Any) -> dict[str, Any]:
     """Return the fields of one figure: both sides and the error, None where there is nothing to err about."""
     error = simulated / measured - 1 if not is_missing(simulated) and not is_missing(measured) and measured else None
     return {side(name, "simulated"): simulated, side(name, "measured"): measured, f"{stem(name)}_error_frac": error}
+
+
+def side_columns(name: str, title: str, text: Callable[[Any], str] = str) -> dict[str, Column]:
+    """Return the columns of one figure, measured and simulated."""
+    return {side(name, which): Column(title=f"{title}/{which}", text=text) for which in SIDES}
 
 
 def agreement(what: str, is_equal: bool) -> str:
@@ -179,7 +184,7 @@ class Comparison:
         shown: dict[str, Column] = {key: columns[key] for key in self._fields.keys}
         for name in self._fields.figures:
             title, text = self._title(name), columns[name].text
-            shown |= {side(name, which): Column(title=f"{title}/{which}", text=text) for which in SIDES}
+            shown |= side_columns(name, title, text)
             shown[f"{stem(name)}_error_frac"] = Column(title="/error", text=signed_percent)
         return table_text(self.cells, shown)
 

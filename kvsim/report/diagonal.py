@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from kvsim.report.sides import SIDES, side
-from kvsim.report.style import add_panels, legend_above, new_figure, policy_looks
+from kvsim.report.style import add_panels_in_rows, legend_above, new_figure, policy_looks
 from kvsim.report.tables import is_missing, percent
 from kvsim.units import format_bytes, format_seconds
 
@@ -51,10 +51,7 @@ def diagonal_figure(
     num_columns = min(max(1, len(shown)), _MOST_COLUMNS)
     num_rows = max(1, -(-len(shown) // num_columns))
     figure = new_figure(1.2 + 3.6 * num_rows, title, f"The band is {percent(band_frac, 0)} to either side.")
-    rows = add_panels(figure, num_rows, num_columns)
-    axes = [axis for row in rows for axis in row]
-    for axis in axes[max(1, len(shown)) :]:
-        axis.set_visible(False)
+    axes = add_panels_in_rows(figure, len(shown), num_columns)
     for axis, (panel, cells) in zip(axes, shown, strict=False):
         _draw_diagonal(axis, panel, cells, band_frac, num_ticks=min(_TICKS, _MOST_TICKS // num_columns))
         for cell in cells:
@@ -62,8 +59,8 @@ def diagonal_figure(
             sides = {which: cell[side(panel.name, which)] for which in SIDES}
             arms = {f"{place}err": _arms(cell, panel.name, which) for place, which in zip("xy", SIDES, strict=True)}
             axis.errorbar(sides["measured"], sides["simulated"], **arms, **look, markersize=6, elinewidth=1, zorder=2)
-    for row in rows:
-        row[0].set_ylabel("simulated")
+    for axis in axes[::num_columns]:
+        axis.set_ylabel("simulated")
     if marker_by is None:
         handles = {_named(color_by, value): _mark(color, markers[value]) for value, color in colors.items()}
     else:

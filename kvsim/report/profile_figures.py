@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kvsim.profile.profile import Profile
 from kvsim.profile.tables import CostTable
-from kvsim.report.style import PALETTE, add_panels, new_figure, title_panel
+from kvsim.report.style import PALETTE, add_panels_in_rows, new_figure, title_panel
 from kvsim.units import format_bytes, format_seconds
 
 NUM_COLUMNS = 3
@@ -41,14 +41,11 @@ def profile_figure(profile: Profile) -> Figure:
         f"What things cost: {profile.name}",
         f"{label}{link}. Lines: the table, linear between its points; dots: raw samples.",
     )
-    panels = add_panels(figure, num_rows, NUM_COLUMNS)
-    axes = [axis for row in panels for axis in row]
+    axes = add_panels_in_rows(figure, num_panels, NUM_COLUMNS)
     for axis, (name, table) in zip(axes, tables.items(), strict=False):
         _draw_table(axis, name, table)
     if residuals:
         _draw_residuals(axes[len(tables)], residuals)
-    for axis in axes[num_panels:]:
-        axis.set_visible(False)
     return figure
 
 
@@ -74,21 +71,15 @@ def _draw_table(axis: Any, name: str, table: CostTable) -> None:
     over_columns = len(table.amounts) == 1
     for number, fixed in enumerate(shown_lines(table)):
         color = PALETTE[number % len(PALETTE)]
-        grid = table.columns if over_columns else table.amounts
+        grid = grid_of(table)
         fine = _fine(grid)
-        curve_s = [table.point_s(fixed, x) if over_columns else table.point_s(x, fixed) for x in fine]
-        of_line = [row for row in table.samples if row[0 if over_columns else 1] == fixed]
+        of_line = samples_of(table, fixed)
         points = [] if of_line else list(np.searchsorted(fine, grid))
+        curve_s = line_s(table, fixed, fine)
         axis.plot(fine, curve_s, marker=".", markevery=points, color=color, label=line_name(table, fixed))
-        axis.scatter(
-            [row[1 if over_columns else 0] for row in of_line],
-            [row[2] for row in of_line],
-            s=9,
-            color=color,
-            alpha=0.35,
-            linewidths=0,
-        )
-    _scale(axis, table, over_columns)
+        x, y = zip(*of_line, strict=True) if of_line else ((), ())
+        axis.scatter(x, y, s=9, color=color, alpha=0.35, linewidths=0)
+    _scale(axis, table)
     title_panel(axis, name)
     amount = "sequences" if over_columns else _AMOUNTS[table.amount]
     axis.set_xlabel("tokens" if amount == "attended tokens" and not name.startswith("segments.") else amount)
@@ -103,6 +94,24 @@ def shown_lines(table: CostTable) -> list[float]:
         return [table.amounts[0]]
     places = np.unique(np.linspace(0, len(table.columns) - 1, min(len(table.columns), _MAX_LINES)).round().astype(int))
     return [table.columns[place] for place in places]
+
+
+def grid_of(table: CostTable) -> tuple[float, ...]:
+    """Return what lines are drawn over: the amounts, or the columns where there is one amount."""
+    return table.columns if len(table.amounts) == 1 else table.amounts
+
+
+def line_s(table: CostTable, line: float, places: Sequence[float]) -> list[float]:
+    """Return the seconds of a line of `shown_lines` at places of its grid."""
+    over_columns = len(table.amounts) == 1
+    return [table.point_s(line, x) if over_columns else table.point_s(x, line) for x in places]
+
+
+def samples_of(table: CostTable, line: float) -> list[tuple[float, float]]:
+    """Return the raw samples of a line: places on its grid, and seconds."""
+    if len(table.amounts) == 1:
+        return [(column, time_s) for amount, column, time_s in table.samples if amount == line]
+    return [(amount, time_s) for amount, column, time_s in table.samples if column == line]
 
 
 def line_name(table: CostTable, column: float) -> str:
@@ -123,10 +132,10 @@ def _fine(grid: tuple[float, ...]) -> list[float]:
     return [float(x) for x in np.union1d(grid, spaced(grid[0], grid[-1], 80))]
 
 
-def _scale(axis: Any, table: CostTable, over_columns: bool) -> None:
+def _scale(axis: Any, table: CostTable) -> None:
     """Use logarithmic axes where the grid or the times span a factor of 50, and ticks that people write."""
     times_s = [time_s for row in table.time_s for time_s in row if time_s > 0]
-    if _is_wide(table.columns if over_columns else table.amounts):
+    if _is_wide(grid_of(table)):
         axis.set_xscale("log")
     else:
         axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -147,16 +147,17 @@ def records_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     b'PAR1'
     """
     names = dict.fromkeys(name for record in records for name in record)
-    table = pa.table({name: pa.array([_plain(record.get(name)) for record in records]) for name in names})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return bytes(sink.getvalue().to_pybytes())
+    return _parquet({name: pa.array([_plain(record.get(name)) for record in records]) for name in names})
 
 
 def rows_parquet(rows: Rows) -> bytes:
     """Return a Parquet file of columns of equal length."""
+    return _parquet({name: _arrow(column) for name, column in rows.items()})
+
+
+def _parquet(columns: Mapping[str, pa.Array]) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({name: _arrow(column) for name, column in rows.items()}), sink)
+    pq.write_table(pa.table(dict(columns)), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WIDTH_INCHES = 12.0
 DOTS_PER_INCH = 100
@@ -90,6 +91,22 @@ def add_panels(figure: Figure, num_rows: int, num_columns: int, **shared: Any) -
             hspace=num_rows * between_inches / height_inches,
         )
     return [list(row) for row in axes]
+
+
+def add_panels_in_rows(figure: Figure, num_panels: int, num_columns: int) -> list[Any]:
+    """Return `num_panels` axes in rows of so many; what is left of the last row stays empty."""
+    panels = add_panels(figure, max(1, -(-num_panels // num_columns)), num_columns)
+    axes = [axis for row in panels for axis in row]
+    for axis in axes[max(1, num_panels) :]:
+        axis.set_visible(False)
+    return axes[: max(1, num_panels)]
+
+
+def log_ticks(side: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Write the ticks of one logarithmic axis as plain numbers, at `subs` times the powers of ten and nowhere else."""
+    side.set_major_locator(LogLocator(subs=subs))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())
 
 
 def title_panel(axis: Any, title: str, labels: Iterable[str] = ()) -> None:

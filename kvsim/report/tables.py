@@ -118,7 +118,7 @@ def records_csv(records: Sequence[Mapping[str, Any]]) -> bytes:
     rows.writerow(names)
     for record in records:
         values = (record.get(name) for name in names)
-        rows.writerow("" if not isinstance(value, list | tuple) and is_missing(value) else value for value in values)
+        rows.writerow("" if is_missing(value) else value for value in values)
     return text.getvalue().encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from kvsim.report.style import PALETTE, add_panels, new_figure
 from kvsim.traces.access.statistics import RECALL_PAGES, RECENT_TOKENS, TOP_PAGES, TraceStatistics
+
+Curves: TypeAlias = Mapping[str, NDArray[np.float64]]
+"""Shares by layer, by what they are of."""
 
 _SHADES = ("#08306B", "#2171B5", "#6BAED6", "#BDD7E7")
 
@@ -32,41 +35,61 @@ def trace_figure(statistics: TraceStatistics, name: str) -> Figure:
     (shares, best), (steps, layers) = add_panels(figure, 2, 2)
     _draw_shares(shares, statistics)
     _draw_best(best, statistics)
-    recalls = {
+    title = f"A step's best {RECALL_PAGES} pages among those of the step before"
+    _draw_recalls(steps, title, step_recalls(statistics), statistics)
+    title = f"A layer's best {RECALL_PAGES} pages among those of ..."
+    _draw_recalls(layers, title, layer_recalls(statistics), statistics)
+    return figure
+
+
+def shares_of(statistics: TraceStatistics) -> Curves:
+    """Return where the mass lies, by layer."""
+    return {
+        "first page": statistics.sink_frac,
+        "middle": statistics.middle_frac,
+        f"last {RECENT_TOKENS} tokens": statistics.recent_frac,
+    }
+
+
+def best_pages(statistics: TraceStatistics) -> Curves:
+    """Return the mass in the best pages, by layer."""
+    rows = zip(TOP_PAGES, statistics.top_share_frac, strict=True)
+    return {f"best {k}" if k > 1 else "best page": row for k, row in rows}
+
+
+def step_recalls(statistics: TraceStatistics) -> Curves:
+    """Return which share of a step's best pages an earlier step predicts, by layer."""
+    return {
         "all pages": statistics.step_recall_frac,
         "middle": statistics.middle_step_recall_frac,
         "middle, set of the first 8 steps": statistics.middle_first_recall_frac,
     }
-    _draw_recalls(steps, f"A step's best {RECALL_PAGES} pages among those of the step before", recalls, statistics)
-    recalls = {"layer before, all pages": statistics.layer_recall_frac}
-    recalls |= {"layer before, middle": statistics.middle_layer_recall_frac}
-    recalls |= {f"{channel}, middle": row for channel, row in statistics.middle_channel_recall_frac.items()}
-    _draw_recalls(layers, f"A layer's best {RECALL_PAGES} pages among those of ...", recalls, statistics)
-    return figure
+
+
+def layer_recalls(statistics: TraceStatistics) -> Curves:
+    """Return which share of a layer's best pages another layer or an estimate predicts, by layer."""
+    return {
+        "layer before, all pages": statistics.layer_recall_frac,
+        "layer before, middle": statistics.middle_layer_recall_frac,
+        **{f"{channel}, middle": row for channel, row in statistics.middle_channel_recall_frac.items()},
+    }
 
 
 def _draw_shares(axis: Any, statistics: TraceStatistics) -> None:
-    parts = {
-        "first page": (statistics.sink_frac, PALETTE[1]),
-        "middle": (statistics.middle_frac, PALETTE[0]),
-        f"last {RECENT_TOKENS} tokens": (statistics.recent_frac, PALETTE[2]),
-    }
     bottom = np.zeros(statistics.num_layers)
-    for label, (share, color) in parts.items():
+    for (label, share), color in zip(shares_of(statistics).items(), PALETTE[1::-1] + PALETTE[2:3], strict=True):
         axis.bar(range(statistics.num_layers), 100 * share, 0.85, 100 * bottom, label=label, color=color)
         bottom = bottom + share
     _finish(axis, "Where the attention mass lies", "mass, %")
 
 
 def _draw_best(axis: Any, statistics: TraceStatistics) -> None:
-    for k, row, color in zip(TOP_PAGES, statistics.top_share_frac, _SHADES, strict=True):
-        axis.plot(100 * row, marker="o", markersize=3.5, color=color, label=f"best {k}" if k > 1 else "best page")
+    for (label, row), color in zip(best_pages(statistics).items(), _SHADES, strict=True):
+        axis.plot(100 * row, marker="o", markersize=3.5, color=color, label=label)
     _finish(axis, "Mass in the best pages", "mass, %")
 
 
-def _draw_recalls(
-    axis: Any, title: str, recalls: Mapping[str, NDArray[np.float64]], statistics: TraceStatistics
-) -> None:
+def _draw_recalls(axis: Any, title: str, recalls: Curves, statistics: TraceStatistics) -> None:
     for number, (label, row) in enumerate(recalls.items()):
         if np.isfinite(row).any():
             axis.plot(100 * row, marker="os^Dv"[number % 5], markersize=4, color=PALETTE[number], label=label)

@@ -59,22 +59,14 @@ def tiny_plan(monkeypatch):
     monkeypatch.setattr(measure, "QUICK", TINY)
 
 
-def _profile():
-    return calibrate(
-        shape=SHAPE, name="tiny", quick=True, bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S, cost_tables=all_cost_tables()
-    )
+def _profile(model=None, **options):
+    fixed = {"quick": True, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S, "cost_tables": all_cost_tables()}
+    return calibrate(model, **fixed, **(options if model else {"shape": SHAPE, "name": "tiny"} | options))
 
 
 def test_a_profile_is_whole_and_reads_back_as_it_was_written(tmp_path):
     stages = []
-    profile = calibrate(
-        shape=SHAPE,
-        name="tiny",
-        quick=True,
-        bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S,
-        cost_tables=all_cost_tables(),
-        progress=lambda stage, done, total: stages.append((stage, done, total)),
-    )
+    profile = _profile(progress=lambda stage, done, total: stages.append((stage, done, total)))
     write_profile(profile, tmp_path / "tiny.toml")
     assert load_profile(tmp_path / "tiny.toml") == profile
 
@@ -175,13 +167,7 @@ def test_a_model_with_few_learned_positions_is_calibrated_up_to_them(tiny_gpt2, 
         cached_tokens=(0, 4672),
     )
     monkeypatch.setattr(measure, "QUICK", long)
-    profile = calibrate(
-        tmp_path / "gpt2",
-        quick=True,
-        dtype="fp32",
-        bandwidth_bytes_per_s=BANDWIDTH_BYTES_PER_S,
-        cost_tables=all_cost_tables(),
-    )
+    profile = _profile(tmp_path / "gpt2", dtype="fp32")
     assert profile.shape.learned_positions == 512
     assert profile.segments["attention"].device.amounts[-1] == 512 - SHORT_TOKENS
     assert profile.prefill.columns[-1] + profile.prefill.amounts[-1] == 512

@@ -17,6 +17,7 @@ from kvsim import __version__
 from kvsim.cli import run_command
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile, find_scenario
+from tests.cli.typed import refusal
 
 HEAVY = ("torch", "transformers", "pandas", "numba", "simpy", "matplotlib", "seaborn", "pyarrow", "scipy", "numpy")
 
@@ -28,15 +29,6 @@ def python(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def error_line(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
-    """Run a command that must fail with `code` and say one line on standard error, nothing on the other; return it."""
-    assert run_command(list(arguments)) == code
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    return captured.err.rstrip("\n")
 
 
 @pytest.mark.parametrize("arguments", ["'--help'", "", "'--version'", "'run', '--help'", "'capture', '--help'"])
@@ -93,13 +85,13 @@ def test_python_m_kvsim_is_the_same_command() -> None:
     ],
 )
 def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
-    found = error_line(capsys, *arguments)
+    found = refusal(capsys, *arguments)
     assert found.startswith(line)
     assert found.endswith("--help`)")
 
 
 def test_a_fault_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert error_line(capsys, "run", "long_contex") == (
+    assert refusal(capsys, "run", "long_contex") == (
         "long_contex: no scenario of this name ships with kvsim; did you mean 'long_context'? (a path ends in .toml)"
     )
 
@@ -121,7 +113,7 @@ def test_ctrl_c_is_one_line_and_code_130(capsys: pytest.CaptureFixture[str], mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kvsim.experiments.registry.load_scenario", interrupted)
-    assert error_line(capsys, "scenarios", code=130) == "interrupted"
+    assert refusal(capsys, "scenarios", code=130) == "interrupted"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +142,7 @@ def test_without_torch_a_line_says_what_to_install(
         "capture": ["--model", "m", "--text", "t", "-o", "o.kvtrace"],
         "calibrate": ["--shape", "llama-3-8b", "-o", "o.toml"],
     }
-    line = error_line(capsys, command, *arguments[command])
+    line = refusal(capsys, command, *arguments[command])
     needed, _, install = line.partition(": pip install ")
     assert needed == f"{command} needs torch and transformers"
     packages = {re.match(r"[a-z]+", word).group() for word in shlex.split(install)}  # type: ignore[union-attr]
@@ -173,12 +165,12 @@ def test_init_writes_a_scenario_that_is_valid_and_refuses_to_overwrite_it(
     path = tmp_path / "deep" / "mine.toml"
     assert tomllib.loads(path.read_text())["name"] == "mine"
     path.write_text("precious")
-    assert error_line(capsys, "init", "deep/mine").startswith("deep/mine.toml: already there; ")
+    assert refusal(capsys, "init", "deep/mine").startswith("deep/mine.toml: already there; ")
     assert path.read_text() == "precious"
 
 
 def test_init_refuses_a_name_that_no_scenario_can_have(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert error_line(capsys, "init", "a b").startswith("a b.toml: name: should be up to 64 letters")
+    assert refusal(capsys, "init", "a b").startswith("a b.toml: name: should be up to 64 letters")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,13 +229,13 @@ def test_check_says_fine_and_how_many_cells(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_check_tells_a_budget_below_the_minimum(capsys: pytest.CaptureFixture[str]) -> None:
-    line = error_line(capsys, "check", "long_context", *ONE_CELL, "--set", "budget.pages_per_layer=2")
+    line = refusal(capsys, "check", "long_context", *ONE_CELL, "--set", "budget.pages_per_layer=2")
     assert "below the minimum" in line
     assert "set budget.pages_per_layer to at least" in line
 
 
 def test_check_tells_an_unknown_policy_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    line = error_line(capsys, "check", "long_context", "--set", "run.policies=lur")
+    line = refusal(capsys, "check", "long_context", "--set", "run.policies=lur")
     assert "unknown policy 'lur'; did you mean 'lru'?" in line
 
 
@@ -295,7 +287,7 @@ def test_trace_fit_writes_parameters_and_compares(capsys: pytest.CaptureFixture[
 def test_a_wrong_file_or_option_is_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
 ) -> None:
-    assert error_line(capsys, *arguments).startswith(line)
+    assert refusal(capsys, *arguments).startswith(line)
 
 
 @pytest.mark.model
@@ -341,7 +333,7 @@ def test_calibrate_without_a_gpu_says_so_in_a_line(capsys: pytest.CaptureFixture
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here, so nothing to refuse")
-    line = error_line(capsys, "calibrate", "--device", "cuda", "--shape", "llama-3-8b", "-o", "x.toml")
+    line = refusal(capsys, "calibrate", "--device", "cuda", "--shape", "llama-3-8b", "-o", "x.toml")
     assert line.startswith("no CUDA device: ")
 
 
@@ -360,7 +352,7 @@ def test_calibrate_without_a_gpu_says_so_in_a_line(capsys: pytest.CaptureFixture
 )
 def test_calibrate_refuses_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
     pytest.importorskip("torch")
-    assert error_line(capsys, "calibrate", *arguments, "-o", "x.toml").startswith(line)
+    assert refusal(capsys, "calibrate", *arguments, "-o", "x.toml").startswith(line)
 
 
 @pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x07", "\r", "\u202e"])
@@ -368,7 +360,7 @@ def test_what_a_terminal_would_obey_is_written_out(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, control: str
 ) -> None:
     shown = f"\\u{ord(control[0]):04x}{control[1:]}"
-    assert f"nosuch{shown}: no scenario" in error_line(capsys, "run", f"nosuch{control}")
+    assert f"nosuch{shown}: no scenario" in refusal(capsys, "run", f"nosuch{control}")
     scenario = find_scenario("smollm2_cpu").read_text()
     labelled = f"run.policies=[{{name='lru', label={json.dumps(f'my{control}')}}}]"
     changes = ["budget.pages_per_layer=24", "trace.num_steps=12", labelled]

@@ -13,6 +13,7 @@ import pytest
 
 from kvsim.cli import run_command
 from kvsim.scenario.digest import file_digest
+from tests.cli.typed import result_of
 
 CHANGE = ("--set", "run.seed=7")
 SMALL = ("--set", "trace.num_steps=12", "--set", "run.policies=lru,stream", "--set", "budget.pages_per_layer=20")
@@ -20,10 +21,7 @@ SMALL = ("--set", "trace.num_steps=12", "--set", "run.policies=lru,stream", "--s
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    assert run_command(["run", "smollm2_cpu", *SMALL, "-o", str(folder), "--no-figures"]) == 0
-    (found,) = (place.parent for place in folder.glob("**/summary.json"))
-    return found
+    return result_of(tmp_path_factory.mktemp("run"), "run", "smollm2_cpu", *SMALL, "--no-figures")
 
 
 @pytest.fixture

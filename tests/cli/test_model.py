@@ -10,6 +10,7 @@ import pytest
 from kvsim.cli import run_command
 from kvsim.profile.cards.load import card_names
 from kvsim.scenario.models.known import known_model, known_models
+from tests.cli.typed import refusal
 
 TINY = {
     "model_type": "llama",
@@ -98,8 +99,4 @@ def test_a_card_is_shown_with_sources(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_what_the_user_can_mend_is_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert run_command(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert message in captured.err
+    assert message in refusal(capsys, *arguments)

@@ -18,6 +18,7 @@ import typer
 from kvsim.cli import app, run_command
 from kvsim.cli.outputs import named
 from kvsim.errors import ResultError
+from tests.cli.typed import refusal
 
 FOLDERS = {
     "run": ["run", "smollm2_cpu"],
@@ -96,14 +97,8 @@ def command(
 
     for name in WORK:
         monkeypatch.setattr(name, begin)
-    workload = (
-        Path(__file__).parents[1]
-        / "experiments"
-        / "serving"
-        / "schedules"
-        / "vllm-0.32.0"
-        / "adaptive-threshold.json.gz"
-    )
+    schedules = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "vllm-0.32.0"
+    workload = schedules / "adaptive-threshold.json.gz"
     other = shutil.copytree(result, tmp_path_factory.mktemp("other") / "copy")
     places = {"RESULT": str(result), "OTHER": str(other), "MODEL": str(tiny_model_path), "WORKLOAD": str(workload)}
     return [places.get(word, word) for word in (FOLDERS | FILES)[request.param]]
@@ -112,14 +107,6 @@ def command(
 every = pytest.mark.parametrize("command", [*FOLDERS, *FILES], indirect=True)
 every_folder = pytest.mark.parametrize("command", FOLDERS, indirect=True)
 every_file = pytest.mark.parametrize("command", FILES, indirect=True)
-
-
-def refusal(capsys: pytest.CaptureFixture[str], command: list[str], output: str) -> str:
-    assert run_command([*command, "-o", output]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 def test_every_output_of_every_command_is_checked_by_one_function():
@@ -148,20 +135,20 @@ def _output_of(callback: Callable[..., Any]) -> list[Any]:
 
 @every
 def test_an_empty_name_is_refused(capsys, command):
-    assert refusal(capsys, command, "").startswith("--output: an empty name")
+    assert refusal(capsys, *command, "-o", "").startswith("--output: an empty name")
 
 
 @every
 def test_a_place_below_a_file_is_refused_before_the_work(capsys, command, tmp_path):
     (tmp_path / "file").write_text("mine")
-    assert "file/inner/x" in refusal(capsys, command, "file/inner/x")
+    assert "file/inner/x" in refusal(capsys, *command, "-o", "file/inner/x")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @every_folder
 def test_a_file_where_a_folder_is_needed_is_refused_before_the_work(capsys, command, tmp_path):
     (tmp_path / "file").write_text("mine")
-    assert refusal(capsys, command, "file").startswith("file: cannot be written: ")
+    assert refusal(capsys, *command, "-o", "file").startswith("file: cannot be written: ")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -169,14 +156,14 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_the_work(capsys, comm
 @pytest.mark.parametrize("output", [".", "folder", "folder/"])
 def test_a_folder_where_a_file_is_needed_is_refused_before_the_work(capsys, command, tmp_path, output):
     (tmp_path / "folder").mkdir()
-    line = refusal(capsys, command, output)
+    line = refusal(capsys, *command, "-o", output)
     assert "a folder, where the file to write is needed, as in " in line
     assert "NAME." in line
 
 
 @every_file
 def test_a_device_is_refused_and_stays(capsys, command):
-    assert refusal(capsys, command, "/dev/null").startswith("/dev/null: not a file; ")
+    assert refusal(capsys, *command, "-o", "/dev/null").startswith("/dev/null: not a file; ")
     assert not Path("/dev/null").is_file()
 
 
@@ -186,7 +173,7 @@ def test_a_folder_that_takes_no_files_is_refused_before_the_work(capsys, command
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    assert "cannot be written: Read-only file system" in refusal(capsys, command, "new/x")
+    assert "cannot be written: Read-only file system" in refusal(capsys, *command, "-o", "new/x")
 
 
 @every

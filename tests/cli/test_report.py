@@ -12,30 +12,18 @@ import pytest
 from kvsim.cli import run_command
 from kvsim.report.html.tables import value_text
 from kvsim.scenario.shipped import find_capture, find_profile
+from tests.cli.typed import SMALL, refusal, result_of
 from tests.report.html.reading import PageReader
-
-SMALL = [
-    "smollm2_cpu",
-    *("--set", "trace.num_steps=12"),
-    *("--set", "run.policies=lru,stream"),
-    *("--set", "budget.pages_per_layer=[20, 60]"),
-]
-
-
-def run_into(folder: Path, *more: str) -> Path:
-    assert run_command(["run", *SMALL, "-o", str(folder), *more]) == 0
-    (found,) = (place.parent for place in folder.glob("**/summary.json"))
-    return found
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_into(tmp_path_factory.mktemp("run"))
+    return result_of(tmp_path_factory.mktemp("run"), "run", *SMALL)
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_into(tmp_path_factory.mktemp("other"), "--set", "page_tokens=64", "--no-figures")
+    return result_of(tmp_path_factory.mktemp("other"), "run", *SMALL, "--set", "page_tokens=64", "--no-figures")
 
 
 def test_a_run_writes_its_report_unless_figures_are_off(result: Path, other: Path) -> None:
@@ -128,9 +116,7 @@ def test_what_cannot_be_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_command([part.format(a=result, b=other) for part in typed]) == 2
-    printed = capsys.readouterr().err
-    assert message in printed and len(printed.strip().splitlines()) == 1
+    assert message in refusal(capsys, *(part.format(a=result, b=other) for part in typed))
     assert not (tmp_path / "x.html").exists()
 
 

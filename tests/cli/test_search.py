@@ -9,13 +9,7 @@ from typing import Any
 import pytest
 
 from kvsim.cli import run_command
-
-SMALL = [
-    "smollm2_cpu",
-    *("--set", "trace.num_steps=12"),
-    *("--set", "run.policies=lru,stream"),
-    *("--set", "budget.pages_per_layer=[20, 60]"),
-]
+from tests.cli.typed import SMALL, refusal
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +93,7 @@ def test_whatif_halves_between_a_value_that_reaches_a_time_and_one_that_does_not
 def test_whatif_refuses_in_one_line(
     swept: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["whatif", str(swept), *options]) == 2
-    error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
+    assert says in refusal(capsys, "whatif", str(swept), *options)
 
 
 def test_a_sweep_of_a_heat_map_over_one_field_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

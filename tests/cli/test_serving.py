@@ -10,6 +10,7 @@ import pytest
 
 from kvsim.cli import run_command
 from kvsim.experiments.serving.schedules.workload import read_workload
+from tests.cli.typed import refusal
 
 RECORDED = Path(__file__).parents[1] / "experiments" / "serving" / "schedules" / "vllm-0.32.0" / "edges.json.gz"
 
@@ -54,11 +55,7 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     bare_workload(tmp_path / "bare.json")
-    assert run_command(["serving", "schedule", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
+    assert message in refusal(capsys, "serving", "schedule", *arguments)
 
 
 def test_a_workload_without_outputs_is_scheduled_too(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ PUBLIC_NAMES = {
     "kept": "attribute of what the library's prompt cache returns",
     "kept_prompts": "attribute of the report of the library's prompt cache",
     "kept_bytes": "column of results",
+    "found_by": "key of the records of kvsim max-context",
     "PromptBooks": "name before 0.2, for one release",
     "RowBooks": "name before 0.2, for one release",
     "PackageNotFoundError": "of Python",

@@ -9,7 +9,7 @@ import numpy as np
 from kvsim.engine.model.loading import read_shape
 from kvsim.profile.profile import write_profile
 from kvsim.profile.tables import CostTable
-from tests.accesses import make_profile
+from tests.accesses import make_profile, shape_text
 
 
 def forward_table(weights_s: float = 1e-3, token_s: float = 1e-5, cached_s: float = 1e-7) -> CostTable:
@@ -42,9 +42,4 @@ def write_tiny(
     write_profile(profile.model_copy(update=changes), folder / "p.toml")
     letters = np.random.default_rng(0).choice(list("etaoin shrdlu"), size=900)
     (folder / "text.txt").write_text("".join(letters))
-    sizes = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
-        for name, value in shape
-        if value is not None
-    )
-    return f'[model]\npath = "{model_path}"\n[model.shape]\n{sizes}\n[profile]\npath = "p.toml"\n'
+    return f'[model]\npath = "{model_path}"\n[model.shape]\n{shape_text(shape)}\n[profile]\npath = "p.toml"\n'

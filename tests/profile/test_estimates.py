@@ -20,9 +20,10 @@ from kvsim.profile.estimate import kernels
 from kvsim.profile.estimate.assumptions import load_assumptions
 from kvsim.profile.estimate.coefficients import load_coefficients
 from kvsim.profile.estimate.estimate import estimate_profile
+from kvsim.profile.estimate.hosts import LAYER
 from kvsim.profile.estimate.kernels import formats_of
 from kvsim.profile.estimate.pricing import Pricing
-from kvsim.profile.estimate.step import LAYER, decode_step_s, device_step_s
+from kvsim.profile.estimate.step import decode_step_s, device_step_s
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.scenario.models.work import step_weight_bytes
 from kvsim.scenario.shapes import SHAPES, ModelShape

@@ -101,14 +101,23 @@ def test_a_fault_in_a_profile_is_told_by_key(tmp_path: Path, line: str, changed:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_segments_must_be_those_of_a_step() -> None:
-    with pytest.raises(ValueError, match=r"missing \['head'\], unknown \['heads'\]"):
-        profile(segments={name.replace("head", "heads"): SegmentCost(device=constant(1)) for name in SEGMENTS})
-
-
-def test_a_published_profile_must_give_every_source() -> None:
-    with pytest.raises(ValueError, match="must give the source of every table"):
-        profile(kind="published")
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"segments": {name.replace("head", "heads"): SegmentCost(device=constant(1)) for name in SEGMENTS}},
+            r"missing \['head'\], unknown \['heads'\]",
+        ),
+        ({"kind": "published"}, "must give the source of every table"),
+        (
+            {"prefill": profile().link.to_device.transfer.model_copy(update={"columns_are": "sequences"})},
+            "columns_are of prefill should be 'cached_tokens', found 'sequences'",
+        ),
+    ],
+)
+def test_a_profile_that_is_not_whole_is_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        profile(**changes)
 
 
 def test_every_table_is_listed_by_a_dotted_name() -> None:
@@ -222,12 +231,6 @@ def test_a_table_is_asked_by_the_name_of_its_columns_alone() -> None:
     with pytest.raises(ValueError, match="columns_are must say what several columns count"):
         CostTable(amount="pages", **grid)
     assert constant(3.0).at_s(1, sequences=4) == constant(3.0).at_s(1) == 3.0  # whatever the column
-
-
-def test_a_profile_whose_columns_count_something_else_is_refused() -> None:
-    wrong = profile().link.to_device.transfer.model_copy(update={"columns_are": "sequences"})
-    with pytest.raises(ValueError, match="columns_are of prefill should be 'cached_tokens', found 'sequences'"):
-        profile(prefill=wrong)
 
 
 def test_a_file_of_schema_version_1_loads_as_what_it_meant(tmp_path: Path) -> None:

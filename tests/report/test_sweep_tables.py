@@ -23,6 +23,7 @@ from kvsim.experiments.decode.report.sweep_front import conditions_of, field_nam
 from kvsim.experiments.decode.report.sweep_tables import sweep_text, weights_of
 from kvsim.experiments.decode.report.whatif_tables import reach_text, whatif_text
 from kvsim.experiments.decode.sweep.reach import Reached
+from kvsim.experiments.decode.sweep.whatif import Pair
 
 FIELDS = {"budget.context_frac": [0.2, 0.5, 0.8], "page_tokens": [32, 64], "trace.path": ["a", "b"]}
 
@@ -144,7 +145,11 @@ def test_a_what_if_shows_both_sides_and_what_is_hypothetical() -> None:
     summary = grid(time_ms)
     summary["verdict"] = ["The fastest is lru.", "Hypothetical: nobody measured p x2."]
     before, after = summary["cells"][0], summary["cells"][0] | {"tpot_p50_s": 0.009}
-    text = whatif_text(["profile.link_bandwidth=x2"], [("lru", {"page_tokens": 32}, before, after)], summary)
+    text = whatif_text(
+        ["profile.link_bandwidth=x2"],
+        [Pair(policy="lru", swept={"page_tokens": 32}, before=before, after=after)],
+        summary,
+    )
     assert "0.476" in text
     assert text.endswith("Hypothetical: nobody measured p x2.")
     assert "The fastest" not in text

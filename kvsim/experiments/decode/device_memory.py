@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvsim.experiments.decode.cells import Cell
+from kvsim.experiments.decode.entry import DeviceParts, DeviceRow
 from kvsim.policies.baselines import HfOffloaded
 from kvsim.profile.hop import hop_of
 from kvsim.scenario.models.devices import device_weight_bytes
 from kvsim.scenario.shapes import BITSANDBYTES
 from kvsim.units import format_bytes, format_seconds
 
-PARTS = ("kv_device_bytes", "weights_bytes", "activation_bytes", "summary_bytes")
 
-
-def device_rows(cell: Cell, *, has_summaries: bool) -> list[dict[str, Any]]:
+def device_rows(cell: Cell, *, has_summaries: bool) -> list[DeviceRow]:
     """Return the bytes of each device by part, and whether they fit.
 
     Parameters
@@ -29,28 +26,45 @@ def device_rows(cell: Cell, *, has_summaries: bool) -> list[dict[str, Any]]:
     weights = device_weight_bytes(
         shape.spec, BITSANDBYTES[packing] if packing else shape.weights or shape.dtype, layers
     )
-    rows = []
+    rows: list[DeviceRow] = []
     for place, setting in enumerate(cell.device_settings):
         held, total_pages = setting.capacity_pages, setting.grid.num_pages
         if cell.is_peer:
             held = total_pages * min(HfOffloaded.device_layers, shape.paged_layers) // shape.paged_layers
-        row = {
+        parts: DeviceParts = {
             "kv_device_bytes": held * cell.page_bytes + batch * shape.unpaged_bytes(cell.extent.context_tokens),
             "weights_bytes": weights[place],
             "activation_bytes": shape.activation_bytes(step_tokens, batch),
             "summary_bytes": shape.summary_bytes(total_pages) if has_summaries else 0,
         }
-        device_bytes = sum(row.values())
+        device_bytes = bytes_of(parts)
         fits = device_bytes <= cell.device_memory_bytes
-        first = {"device": place, "layers": len(layers[place]), "pages": held}
-        rows.append({**first, **row, "device_bytes": device_bytes, "fits": fits})
+        row: DeviceRow = {
+            "device": place,
+            "layers": len(layers[place]),
+            "pages": held,
+            **parts,
+            "device_bytes": device_bytes,
+            "fits": fits,
+        }
+        rows.append(row)
     return rows
 
 
-def fullest(rows: list[dict[str, Any]]) -> dict[str, int]:
+def fullest(rows: list[DeviceRow]) -> DeviceParts:
     """Return the bytes by part of the device that holds most."""
-    row = max(rows, key=lambda own: int(own["device_bytes"]))
-    return {name: row[name] for name in PARTS}
+    row = max(rows, key=lambda own: own["device_bytes"])
+    return {
+        "kv_device_bytes": row["kv_device_bytes"],
+        "weights_bytes": row["weights_bytes"],
+        "activation_bytes": row["activation_bytes"],
+        "summary_bytes": row["summary_bytes"],
+    }
+
+
+def bytes_of(parts: DeviceParts) -> int:
+    """Return the sum of all parts."""
+    return parts["kv_device_bytes"] + parts["weights_bytes"] + parts["activation_bytes"] + parts["summary_bytes"]
 
 
 def note_of(cell: Cell) -> str | None:

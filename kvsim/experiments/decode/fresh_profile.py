@@ -9,14 +9,12 @@ from typing import Any
 from kvsim.calibration import calibrate
 from kvsim.calibration.measure import CostTables, Progress
 from kvsim.calibration.staleness import judge, reasons_here
-from kvsim.errors import ScenarioError
+from kvsim.experiments.base import model_path_of
 from kvsim.experiments.types import Job
 from kvsim.policies import ADMISSIONS, POLICIES, PREFETCHERS
 from kvsim.profile.choose import profile_in_file
-from kvsim.profile.profile import Profile, load_profile, write_profile
+from kvsim.profile.profile import load_profile, write_profile
 from kvsim.scenario.decode import Scenario
-from kvsim.scenario.shapes import ModelShape
-from kvsim.scenario.shipped import near
 
 
 def fresh_profile(
@@ -53,7 +51,7 @@ def fresh_profile(
         if reasons:
             say(f"profile {own.name} is stale: {'; '.join(reasons)}; used all the same (--no-calibrate)")
         return None
-    model = _model(scenario, job.base_dir)
+    model = model_path_of(scenario, job.base_dir)
     file = (folder / f"profile-{scenario.name}.toml").resolve()
     if recalibrate is None:
         asked = load_profile(file) if file.is_file() else own
@@ -61,36 +59,19 @@ def fresh_profile(
         say(f"{verdict.line}; calibrating" if verdict.is_stale else verdict.line)
         if not verdict.is_stale:
             return file if asked is not own else None
-    write_profile(_calibrated(scenario, shape, model, own, job.command, progress, cost_tables), file)
-    return file
-
-
-def _model(scenario: Scenario, base_dir: Path | None) -> str:
-    if scenario.model.path is None:
-        raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
-    return near(scenario.model.path, base_dir)
-
-
-def _calibrated(
-    scenario: Scenario,
-    shape: ModelShape,
-    model: str,
-    own: Profile,
-    command: str,
-    progress: Progress,
-    cost_tables: Sequence[CostTables],
-) -> Profile:
-    return calibrate(
+    calibrated = calibrate(
         model,
         dtype=shape.dtype,
         device=own.device,
         name=f"{scenario.name}-{own.device}",
         bandwidth_bytes_per_s=own.link.stated_bandwidth_bytes_per_s,
-        command=command,
+        command=job.command,
         progress=progress,
         cost_tables=cost_tables,
         policies=_composed(scenario),
     )
+    write_profile(calibrated, file)
+    return file
 
 
 def _composed(scenario: Scenario) -> list[tuple[str, dict[str, Any]]]:

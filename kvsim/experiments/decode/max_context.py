@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, cast
 
 from kvsim.calibration.machine import free_memory_bytes
 from kvsim.calibration.random_inputs import check_llama, random_model
@@ -16,7 +16,7 @@ from kvsim.experiments.decode.cells import Cell, Extent, cells_of, measured_exte
 from kvsim.experiments.decode.engine.inputs import check_peer, decode_input
 from kvsim.experiments.decode.engine.probe import NUM_STEPS, ContextProbe, Need, need_of
 from kvsim.experiments.decode.needs import check_needs
-from kvsim.experiments.decode.report.max_context import max_context_text
+from kvsim.experiments.decode.report.max_context import Outcome, Record, Trial, max_context_text
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Files, Job
 from kvsim.policies.future import is_oracle
@@ -24,9 +24,6 @@ from kvsim.report.results import RunResult
 from kvsim.scenario.decode import Scenario
 from kvsim.scenario.shapes import ModelShape, Quantisation
 from kvsim.scenario.shipped import near
-
-Record: TypeAlias = dict[str, Any]
-Outcome: TypeAlias = Literal["budget", "device memory", "host memory", "positions"]
 
 USABLE_FRAC = 0.9
 """Share of the host memory that is free which trials may take: the system must never have to end us."""
@@ -185,7 +182,7 @@ class _Trials:
             too_short=lambda reason: reason == "budget" and scenario.budget.context_frac is not None,
         )
         tokens = longest.tokens
-        record = {
+        record: dict[str, Any] = {
             "policy": cell.choice.shown,
             **{key: value for key, value in cell.swept.items() if key not in _CONTEXT_FIELDS},
             "batch": scenario.run.batch,
@@ -196,12 +193,13 @@ class _Trials:
             "device_limit_bytes": cell.device_memory_bytes,
             "host_free_bytes": self._free_bytes,
         }
-        return record | ({"was_run": False} if tokens is None else self._last(cell, tokens))
+        trial: Trial = {"was_run": False} if tokens is None else self._last(cell, tokens)
+        return cast("Record", record | trial)  # no type knows the swept names
 
-    def _last(self, cell: Cell, tokens: int) -> Record:
+    def _last(self, cell: Cell, tokens: int) -> Trial:
         """Decode to the longest context, once more on a GPU, and return what that took."""
         need = self._need(cell, tokens)
-        figures: Record = {"host_bytes": need.host_bytes, "device_bytes": need.device_bytes, "was_run": False}
+        figures: Trial = {"host_bytes": need.host_bytes, "device_bytes": need.device_bytes, "was_run": False}
         if cell.profile.device == "cuda" or self._fits_now(cell, need):
             probe = self._probe(cell)
             figures["was_run"] = self._runs(cell, tokens)
@@ -209,8 +207,12 @@ class _Trials:
             figures["device_bytes"] = probe.peak_bytes() or need.device_bytes
             probe.release()
         if not cell.is_peer:  # whose pages are none
-            parts = ("weights_bytes", "slots_bytes", "summary_bytes", "working_bytes")
-            figures |= {name: getattr(need, name) for name in parts}
+            figures |= {
+                "weights_bytes": need.weights_bytes,
+                "slots_bytes": need.slots_bytes,
+                "summary_bytes": need.summary_bytes,
+                "working_bytes": need.working_bytes,
+            }
         return figures
 
     def _ran_out(self, cell: Cell, tokens: int) -> Outcome | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +15,16 @@ from kvsim.engine.paged.decode import DecodeResult
 from kvsim.engine.paged.decode_input import DecodeInput
 from kvsim.engine.paged.timeline import spans_of
 from kvsim.errors import ScenarioError
+from kvsim.experiments.base import model_path_of
 from kvsim.experiments.decode.cells import Cell, measure_of, only, prompts_of, steps_of
-from kvsim.experiments.decode.engine.bench import Bench, Recording
+from kvsim.experiments.decode.engine.bench import Bench, BenchInput, Recording
 from kvsim.experiments.decode.engine.inputs import decode_input, resolve_measured
+from kvsim.experiments.decode.entry import MeasuredEntry, MeasuredFigures
 from kvsim.experiments.decode.fresh_profile import fresh_profile
 from kvsim.experiments.decode.max_context import max_contexts
 from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.recorded import hand_over, mass_recall_frac, replay_of, trace_name
+from kvsim.experiments.decode.report.summary import COUNTED
 from kvsim.experiments.decode.simulate import Rows, simulate_timeline
 from kvsim.experiments.decode.summarise import entry_of, summarise
 from kvsim.experiments.provenance import manifest_of
@@ -33,12 +34,8 @@ from kvsim.report.results import RunResult, joined
 from kvsim.report.timeline import TimedRun
 from kvsim.scenario.checks import check_shape
 from kvsim.scenario.decode import Scenario
-from kvsim.scenario.shapes import DType, Quantisation
 from kvsim.scenario.shipped import near
 from kvsim.sim.ledger import HOST_TIMES, TIMES
-
-COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
-"""Counts that must not differ between repeats, nor from the simulator's."""
 
 
 def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
@@ -52,20 +49,19 @@ def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
         If the scenario does not say what to measure, its model or text cannot be had, or a budget is too small.
     """
     cells = resolve_measured(scenario, job)
-    groups: dict[tuple[_BenchInput, str], list[int]] = {}
+    groups: dict[tuple[BenchInput, str], list[int]] = {}
     for number, cell in enumerate(cells):
         groups.setdefault((_bench_input(cell, job.base_dir), trace_name(cell.scenario)), []).append(number)
     repeats = measure_of(scenario).repeats
     total = len(cells) * (repeats + 1) + len(groups)
-    loaded: tuple[_BenchInput, Bench] | None = None
+    bench: Bench | None = None
     tables: dict[int, Rows] = {}
-    extras: dict[int, dict[str, Any]] = {}
+    extras: dict[int, MeasuredFigures] = {}
     traces: Files = {}
     for (made_of, name), numbers in sorted(groups.items(), key=lambda group: repr(group[0])):
-        if loaded is None or loaded[0] != made_of:
-            loaded = None  # one model at a time
-            loaded = made_of, _bench(cells[numbers[0]], made_of)
-        bench = loaded[1]
+        if bench is None or bench.made_of != made_of:
+            bench = None  # one model at a time
+            bench = _bench(cells[numbers[0]], made_of)
         recording = _record(bench, [cells[number] for number in numbers])
         traces[name] = recording.trace
         job.progress(1 / total)
@@ -77,7 +73,9 @@ def measure(scenario: Scenario, job: Job) -> tuple[RunResult, Files]:
         for number in numbers:
             tables[number] = _table(number, cells[number], runs[number], recording)
             extras[number] = _extras(cells[number], tables[number], recording)
-    entries = [entry_of(cell, by_step(tables[number])) | extras[number] for number, cell in enumerate(cells)]
+    entries: list[MeasuredEntry] = [
+        {**entry_of(cell, by_step(tables[number])), **extras[number]} for number, cell in enumerate(cells)
+    ]
     manifest = manifest_of(scenario, job, seed=scenario.run.seed, is_measured=True, more=own_inputs(cells, None))
     result = RunResult(
         summary=summarise(scenario, cells, entries) | {"is_measured": True},
@@ -130,31 +128,15 @@ def by_step(rows: Rows) -> Rows:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _BenchInput:
-    """What a bench is made of: cells that agree in it share one."""
-
-    model_path: str
-    dtype: DType
-    text: str
-    device: str
-    num_threads: int
-    bandwidth_bytes_per_s: float | None
-    prefill_chunk_tokens: int
-    mechanism: str
-    quantisation: Quantisation | None
-
-
-def _bench_input(cell: Cell, base_dir: Path | None) -> _BenchInput:
+def _bench_input(cell: Cell, base_dir: Path | None) -> BenchInput:
     scenario, profile = cell.scenario, cell.profile
     measure = measure_of(scenario)
-    if scenario.model.path is None:
-        raise ScenarioError(f"{scenario.name}: no model.path; `make model` writes one to .cache/models")
+    model_path = model_path_of(scenario, base_dir)
     bandwidth = profile.link.stated_bandwidth_bytes_per_s
     if profile.device == "cpu" and bandwidth is None:
         raise ScenarioError(f"{scenario.name}: profile {profile.name!r} states no bandwidth for the emulated link")
-    return _BenchInput(
-        model_path=near(scenario.model.path, base_dir),
+    return BenchInput(
+        model_path=model_path,
         dtype=cell.shape.dtype,
         text=near(measure.text, base_dir),
         device=profile.device,
@@ -166,8 +148,8 @@ def _bench_input(cell: Cell, base_dir: Path | None) -> _BenchInput:
     )
 
 
-def _bench(cell: Cell, made_of: _BenchInput) -> Bench:
-    bench = Bench(**dataclasses.asdict(made_of))
+def _bench(cell: Cell, made_of: BenchInput) -> Bench:
+    bench = Bench(made_of)
     check_shape(bench.shape, cell.shape, where=f"{cell.scenario.name}: the model in {cell.scenario.model.path}")
     return bench
 
@@ -272,7 +254,7 @@ def _check_counts(cell: Cell, first: DecodeResult, other: DecodeResult) -> None:
             raise EngineError(f"{cell.choice.shown}: {name} of step {step} differs between two runs of one cell")
 
 
-def _extras(cell: Cell, rows: Rows, recording: Recording) -> dict[str, Any]:
+def _extras(cell: Cell, rows: Rows, recording: Recording) -> MeasuredFigures:
     """Return what only a measurement knows of a cell."""
     counted = ~rows["is_warmup"]
     stamped = rows["is_stamped"]

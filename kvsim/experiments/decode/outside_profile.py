@@ -36,18 +36,15 @@ class Beyond:
         """Return the line that a verdict gives it."""
         name, counted = _NAMES.get(self.cost, self.cost.replace("policies.", "a decision of ")), _COUNTED[self.counts]
         one = self.measured_low == self.measured_high
-        measured = f"{self._text(self.measured_low)} only" if one else self._span()
+        low, high = self._text(self.measured_low), self._text(self.measured_high)
+        measured = f"{low} only" if one else f"{low} to {high}"
         parts = []
         if self.asked_high > SLACK * self.measured_high:
-            how = f"taken as at {self._text(self.measured_high)}" if one else "extrapolated linearly"
+            how = f"taken as at {high}" if one else "extrapolated linearly"
             parts.append(f"up to {self._text(self.asked_high)}: {how}")
         if self.asked_low < self.measured_low / SLACK:
-            least = self._text(self.measured_low)
-            parts.append(f"as few as {self._text(self.asked_low)}: taken as at {least}")
+            parts.append(f"as few as {self._text(self.asked_low)}: taken as at {low}")
         return f"Outside the profile: {name} was measured for {measured} {counted}; asked for {' and '.join(parts)}."
-
-    def _span(self) -> str:
-        return f"{self._text(self.measured_low)} to {self._text(self.measured_high)}"
 
     def _text(self, value: float) -> str:
         return format_bytes(round(value)) if self.counts == "bytes" else f"{value:,.0f}"

@@ -111,11 +111,11 @@ def sources_of(job: Job) -> Sources:
 def build_cells(
     scenario: Scenario, job: Job, sources: Sources, change_profile: Callable[[Profile], Profile] | None = None
 ) -> Iterator[Cell | Refused]:
-    """Yield the cells of a scenario as they are simulated."""
-    adapt = _as_long_as_measured if job.recorded else _selecting_by_trace
-    if not job.recorded and "selector.channel" in scenario.sweep:
-        adapt = _unchanged
-    yield from cells_of(
+    """Return the cells of a scenario as they are simulated, one by one."""
+    adapt = None if "selector.channel" in scenario.sweep else _selecting_by_trace
+    if job.recorded:
+        adapt = _as_long_as_measured
+    return cells_of(
         scenario,
         sources.extent,
         base_dir=job.base_dir,
@@ -257,10 +257,6 @@ def _resolved(scenario: Scenario, base_dir: Path | None) -> list[Cell]:
     job = Job(base_dir=base_dir)
     sources = sources_of(job)
     return resolve(build_cells(scenario, job, sources), check_cell(sources))
-
-
-def _unchanged(scenario: Scenario) -> Scenario:
-    return scenario
 
 
 def _as_long_as_measured(scenario: Scenario) -> Scenario:

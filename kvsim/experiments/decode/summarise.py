@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
 from kvsim.experiments.decode.cells import Cell
-from kvsim.experiments.decode.device_memory import device_rows, fullest, note_of
+from kvsim.experiments.decode.device_memory import bytes_of, device_rows, fullest, note_of
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.generator_check import recall_bias_frac
 from kvsim.experiments.decode.interval import tpot_interval_s
 from kvsim.experiments.decode.outside_profile import beyond_profile, with_extrapolated
@@ -20,7 +21,7 @@ from kvsim.scenario.decode import Scenario
 from kvsim.traces.generator.parameters import GeneratorParameters
 
 
-def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> Entry:
     """Return the cell's entry of ``summary.json`` from its rows; ``speed_vs_resident`` comes last, from all cells."""
     scenario = cell.scenario
     batch = scenario.run.batch
@@ -31,25 +32,32 @@ def entry_of(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     summarised = scores and scenario.selector.channel != "mass"
     devices = device_rows(cell, has_summaries=summarised)
     sizes, held = fullest(devices), sum(row["pages"] for row in devices)
-    device_bytes = sum(sizes.values())
+    device_bytes = bytes_of(sizes)
     selector = "full" if not scores else f"{scenario.selector.name} by {scenario.selector.channel}"
     if drops:
         selector = f"what is kept by {scenario.selector.channel}" if scores else "what is kept"
     stays_on_device = drops or (cell.holds_everything and not cell.is_peer)
-    return (
-        {"policy": cell.choice.shown, "budget_pages": None if cell.holds_everything else held, **cell.swept}
-        | {"context_tokens": cell.extent.context_tokens, "batch": batch, "page_tokens": scenario.page_tokens}
-        | {"selector": selector}
-        | cell_figures(rows, batch=batch, holds_everything=cell.holds_everything)
-        | {"device_bytes": device_bytes, "fits": device_bytes <= cell.device_memory_bytes, **sizes}
-        | ({"devices": devices} if len(devices) > 1 else {})
-        | {"page_link_s": page_link_s(cell)}
-        | {"host_bytes": 0 if stays_on_device else total_pages * cell.page_bytes}
-        | ({"is_bound": True} if not cell.is_peer and is_oracle(cell.make_policy()) else {})
-    )
+    entry: dict[str, Any] = {
+        "policy": cell.choice.shown,
+        "budget_pages": None if cell.holds_everything else held,
+        **cell.swept,
+        "context_tokens": cell.extent.context_tokens,
+        "batch": batch,
+        "page_tokens": scenario.page_tokens,
+        "selector": selector,
+        **cell_figures(rows, batch=batch, holds_everything=cell.holds_everything),
+        "device_bytes": device_bytes,
+        "fits": device_bytes <= cell.device_memory_bytes,
+        **sizes,
+        **({"devices": devices} if len(devices) > 1 else {}),
+        "page_link_s": page_link_s(cell),
+        "host_bytes": 0 if stays_on_device else total_pages * cell.page_bytes,
+        **({"is_bound": True} if not cell.is_peer and is_oracle(cell.make_policy()) else {}),
+    }
+    return cast("Entry", entry)  # no type knows the swept names
 
 
-def summarise(scenario: Scenario, cells: Sequence[Cell], summaries: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(scenario: Scenario, cells: Sequence[Cell], summaries: Sequence[Entry]) -> dict[str, Any]:
     """Return ``summary.json`` of a scenario from its cells' entries, which are completed: equal for equal scenarios."""
     _compare_to_resident(summaries, cells)
     profile = cells[0].profile
@@ -62,7 +70,7 @@ def summarise(scenario: Scenario, cells: Sequence[Cell], summaries: list[dict[st
         "profile": {"name": profile.name, "kind": profile.kind, "emulated_link": profile.link.emulated},
         "device_memory_bytes": device_memory_bytes,
         "swept": list(scenario.sweep),
-        "cells": summaries,
+        "cells": list(summaries),
         "verdict": [
             *verdict(summaries, device_memory_bytes, profile_kind=profile.kind, emulated_link=profile.link.emulated),
             *_of_the_accesses(scenario),
@@ -72,7 +80,7 @@ def summarise(scenario: Scenario, cells: Sequence[Cell], summaries: list[dict[st
     }
 
 
-def _compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Cell]) -> None:
+def _compare_to_resident(summaries: Sequence[Entry], cells: Sequence[Cell]) -> None:
     """Add ``speed_vs_resident`` to each summary: that of the resident cell with the same swept values over its own."""
     resident_s = {
         tuple(cell.swept.values()): summary["tpot_p50_s"]
@@ -84,15 +92,17 @@ def _compare_to_resident(summaries: Sequence[dict[str, Any]], cells: Sequence[Ce
         summary["speed_vs_resident"] = None if base_s is None else base_s / summary["tpot_p50_s"]
 
 
-def simulated_entry(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def simulated_entry(cell: Cell, rows: Mapping[str, NDArray[Any]]) -> Entry:
     """Return the cell's entry with what only a simulation knows of it."""
-    return entry_of(cell, rows) | {"tpot_interval_s": list(tpot_interval_s(cell, rows))}
+    entry = entry_of(cell, rows)
+    entry["tpot_interval_s"] = list(tpot_interval_s(cell, rows))
+    return entry
 
 
 def simulated_summary(
     scenario: Scenario,
     cells: Sequence[Cell],
-    entries: list[dict[str, Any]],
+    entries: Sequence[Entry],
     fit: Callable[[Scenario], GeneratorParameters],
 ) -> dict[str, Any]:
     """Return ``summary.json`` of a simulated scenario, with what was extrapolated: costs, and accesses.

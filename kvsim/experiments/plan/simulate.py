@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from kvsim.experiments.decode.cells import Cell, resolve
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.simulate import build_cells, check_cell, simulate_cell, sources_of
 from kvsim.experiments.decode.summarise import simulated_entry
 from kvsim.experiments.plan.choices import PAGE_TOKENS, Choices
@@ -54,11 +54,12 @@ def _is_shown(cell: Cell, choices: Choices) -> bool:
     return has_paged_formats and (cell.choice.name == "lru" or (is_first_budget and is_first_k))
 
 
-def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) -> Option:
+def _option(request: Request, cell: Cell, entry: Entry, number: int) -> Option:
     device_bytes, host_bytes = entry["device_bytes"] + request.reserve_bytes, entry["host_bytes"]
     recall_frac = entry["mass_recall_frac"] if cell.choice.name == "lru" else None
     host_fits = request.host_memory_bytes is None or host_bytes <= request.host_memory_bytes
     weights, kv = cell.shape.weights or cell.shape.dtype, cell.shape.kv or cell.shape.dtype
+    low_s, high_s = entry["tpot_interval_s"]
     return Option(
         name=_name(request, cell, weights, kv),
         weights=weights,
@@ -68,7 +69,7 @@ def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) ->
         host_bytes=host_bytes,
         fits=device_bytes <= request.usable_bytes and host_fits,
         tpot_s=entry["tpot_mean_s"],
-        tpot_interval_s=entry["tpot_interval_s"],
+        tpot_interval_s=(low_s, high_s),
         tokens_per_s=entry["tokens_per_s"],
         recall_frac=recall_frac,
         basis="estimated",

@@ -86,13 +86,8 @@ class Card(Strict):
 
     def rate_flop_per_s(self, number_format: str) -> float | None:
         """Return the dense matrix rate in `number_format`; None where the card has none."""
-        rates: dict[str, float | None] = {
-            "bf16": self.bf16_flop_per_s,
-            "fp16": self.fp16_flop_per_s,
-            "fp8": self.fp8_flop_per_s,
-            "int8": self.int8_flop_per_s,
-        }
-        return rates[number_format]
+        rate: float | None = getattr(self, f"{number_format}_flop_per_s")
+        return rate
 
     def figures(self) -> dict[str, float]:
         """Return the figures that this card has, by name."""

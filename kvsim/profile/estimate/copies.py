@@ -18,23 +18,18 @@ def link_of(card: Card, assumptions: Assumptions) -> Link:
     reached = f"{rate / 1e9:g} GB/s achieved: {origin}. "
     if card.unified_memory:
         reached = f"{rate / 1e9:g} GB/s: a copy inside one memory reads and writes it. "
+
+    def cost(transfer_s: Callable[[Copy, float, float, float], float], assumption: str = "") -> LinkCost:
+        source = f"{reached}{assumption}{copy.source}"
+        table = _table(copy, lambda count, size: transfer_s(copy, rate, count, size), source)
+        return LinkCost(transfer=table, submit_s=assumed.submit_s, mechanism=copy.mechanism)
+
     return Link(
         emulated=False,
         issue="stream",
-        to_device=LinkCost(
-            transfer=_table(copy, lambda count, size: _to_device_s(copy, rate, count, size), reached + copy.source),
-            submit_s=assumed.submit_s,
-            mechanism=copy.mechanism,
-        ),
-        to_host=LinkCost(
-            transfer=_table(
-                copy,
-                lambda count, size: _to_host_s(copy, rate, count, size),
-                f"{reached}assumption: to the host a piece costs what 64 KiB do to the device, without a cliff. "
-                + copy.source,
-            ),
-            submit_s=assumed.submit_s,
-            mechanism=copy.mechanism,
+        to_device=cost(_to_device_s),
+        to_host=cost(
+            _to_host_s, "assumption: to the host a piece costs what 64 KiB do to the device, without a cliff. "
         ),
         both_ways_slowdown_frac=assumed.both_ways_slowdown_frac,
         compute_slowdown_frac=assumed.compute_slowdown_frac,

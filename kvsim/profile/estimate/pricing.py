@@ -75,17 +75,7 @@ class Pricing:
 
     def by_batch(self, work: Callable[[float], Work], batches: Sequence[float], *, source: str) -> CostTable:
         """Return the cost over batches of what does not depend on the context; the interval is the widest of them."""
-        totals = [self.total(work(batch)) for batch in batches]
-        return CostTable(
-            amount="none",
-            amounts=(0.0,),
-            columns_are="sequences",
-            columns=tuple(batches),
-            time_s=(tuple(_rounded(total.time_s) for total in totals),),
-            residual_low_frac=round(min(total.low_frac for total in totals), 4),
-            residual_high_frac=round(max(total.high_frac for total in totals), 4),
-            source=source,
-        )
+        return self.by_amount(lambda _, batch: work(batch), "none", (0.0,), batches, source=source)
 
     def by_amount(
         self,

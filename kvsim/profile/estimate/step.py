@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from kvsim.profile.estimate.hosts import LAYER
 from kvsim.profile.profile import Profile
-
-LAYER = ("attention_input", "attention", "attention_output")
 
 
 def decode_step_s(profile: Profile, *, batch: int, context_tokens: float) -> float:

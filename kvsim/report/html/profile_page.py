@@ -10,7 +10,7 @@ from kvsim.report.html.cell_charts import scale_of, with_unit
 from kvsim.report.html.charts import Chart, Trace, View, axis, dots, line, palette_looks, value_axis
 from kvsim.report.html.page import Page, Provenance
 from kvsim.report.html.tables import Table, own_columns
-from kvsim.report.profile_figures import is_curve, line_name, shown_lines
+from kvsim.report.profile_figures import grid_of, is_curve, line_name, line_s, samples_of, shown_lines
 from kvsim.units import format_bytes
 
 _MAX_SAMPLES = 400
@@ -86,24 +86,22 @@ def _chart(tables: dict[str, CostTable]) -> Chart:
 
 
 def _curves(table: CostTable) -> dict[str, Any]:
-    over_columns = len(table.amounts) == 1
     lines = shown_lines(table)
     names = [line_name(table, fixed) for fixed in lines]
     looks = palette_looks(names)
     factor, unit = scale_of("time_s", [time_s for row in table.time_s for time_s in row])
-    grid = table.columns if over_columns else table.amounts
+    grid = grid_of(table)
     traces: list[Trace] = []
     values: list[float] = []
     for name, fixed in zip(names, lines, strict=True):
-        times = [(table.point_s(fixed, x) if over_columns else table.point_s(x, fixed)) / factor for x in grid]
+        times = [time_s / factor for time_s in line_s(table, fixed, grid)]
         traces += line(name, grid, times, looks[name])
-        own = [row for row in table.samples if row[0 if over_columns else 1] == fixed][:_MAX_SAMPLES]
+        own = samples_of(table, fixed)[:_MAX_SAMPLES]
         values += times
         if own:
-            places = [row[1 if over_columns else 0] for row in own]
-            samples = dots(name, places, [row[2] / factor for row in own], looks[name])
+            samples = dots(name, [x for x, _ in own], [time_s / factor for _, time_s in own], looks[name])
             samples["marker"] |= {"size": 5, "opacity": 0.45}
             traces.append(samples)
-    title = table.columns_are.replace("_", " ") if over_columns else table.amount
+    title = table.columns_are.replace("_", " ") if len(table.amounts) == 1 else table.amount
     layout = {"xaxis": axis(title, values=grid), "yaxis": value_axis(with_unit("time", unit), values)}
     return {"traces": traces, "layout": layout | {"hovermode": "closest"}}

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvsim.report.tables import NOT_APPLICABLE, Column, digits, is_missing, percent
+from kvsim.report.tables import NOT_APPLICABLE, Column, digits, is_missing, percent, shown_as
 from kvsim.units import format_bytes, format_seconds
 
 MAX_ROWS = 400
@@ -106,9 +106,7 @@ def value_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
-    if not isinstance(value, list | tuple | dict) and is_missing(value):
-        return ""
-    if isinstance(value, float) and not math.isfinite(value):
+    if is_missing(value) or (isinstance(value, float) and math.isinf(value)):
         return ""
     return json.dumps(value)
 
@@ -132,8 +130,7 @@ def _row(row: Mapping[str, Any], columns: Mapping[str, Column]) -> str:
 def _field(row: Mapping[str, Any], name: str, column: Column) -> tuple[str, str]:
     """Return a figure as it is shown, and as it is exactly."""
     value = row.get(name)
-    missing = not isinstance(value, list | tuple | dict) and is_missing(value)
-    return NOT_APPLICABLE if missing else column.text(value), value_text(value)
+    return shown_as(column, value), value_text(value)
 
 
 def _tools(anchor: str, *, is_paged: bool) -> str:
@@ -183,7 +180,7 @@ def _any_text(value: Any, text: Any) -> str:
         return " to ".join(_any_text(inner, text) for inner in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float):
         return NOT_APPLICABLE if is_missing(value) else str(text(value))
     return str(value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from kvsim.report.html.charts import Chart, View, across, axis, columns_of_bars, line, palette_looks
 from kvsim.report.html.page import Page, Provenance
 from kvsim.report.html.tables import Table, own_columns
+from kvsim.report.trace_figures import Curves, best_pages, layer_recalls, shares_of, step_recalls
 from kvsim.traces.access.header import TraceHeader
-from kvsim.traces.access.statistics import RECALL_PAGES, RECENT_TOKENS, TOP_PAGES, TraceStatistics
-
-_Curves = Mapping[str, NDArray[np.float64]]
+from kvsim.traces.access.statistics import RECALL_PAGES, RECENT_TOKENS, TraceStatistics
 
 
 def trace_page(statistics: TraceStatistics, header: TraceHeader, name: str, *, command: str, path: str) -> Page:
@@ -61,34 +60,16 @@ def _verdict(statistics: TraceStatistics) -> list[str]:
 
 
 def _charts(statistics: TraceStatistics) -> list[Chart]:
-    shares = {
-        "first page": statistics.sink_frac,
-        "middle": statistics.middle_frac,
-        f"last {RECENT_TOKENS} tokens": statistics.recent_frac,
-    }
-    best = {
-        f"best {k}" if k > 1 else "best page": row for k, row in zip(TOP_PAGES, statistics.top_share_frac, strict=True)
-    }
-    steps = {
-        "all pages": statistics.step_recall_frac,
-        "middle": statistics.middle_step_recall_frac,
-        "middle, set of the first 8 steps": statistics.middle_first_recall_frac,
-    }
-    layers = {
-        "layer before, all pages": statistics.layer_recall_frac,
-        "layer before, middle": statistics.middle_layer_recall_frac,
-        **{f"{channel}, middle": row for channel, row in statistics.middle_channel_recall_frac.items()},
-    }
-    chance = statistics.chance_recall_frac
+    steps, layers, chance = step_recalls(statistics), layer_recalls(statistics), statistics.chance_recall_frac
     return [
-        _stacked("Where the attention mass lies", shares),
-        _lines("Mass in the best pages", best, "mass, %"),
+        _stacked("Where the attention mass lies", shares_of(statistics)),
+        _lines("Mass in the best pages", best_pages(statistics), "mass, %"),
         _lines(f"A step's best {RECALL_PAGES} pages among those of the step before", steps, "share, %", chance),
         _lines(f"A layer's best {RECALL_PAGES} pages among those of others", layers, "share, %", chance),
     ]
 
 
-def _stacked(title: str, curves: _Curves) -> Chart:
+def _stacked(title: str, curves: Curves) -> Chart:
     looks = palette_looks(curves)
     traces = [
         columns_of_bars(name, _layers(values), list(100 * values), looks[name].color) for name, values in curves.items()
@@ -97,7 +78,7 @@ def _stacked(title: str, curves: _Curves) -> Chart:
     return Chart(title=title, views=[View(name="all layers", traces=traces, layout=layout)])
 
 
-def _lines(title: str, curves: _Curves, ordinate: str, chance_frac: float = float("nan")) -> Chart:
+def _lines(title: str, curves: Curves, ordinate: str, chance_frac: float = float("nan")) -> Chart:
     known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     looks = palette_looks(known)
     traces = [

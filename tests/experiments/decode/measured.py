@@ -15,9 +15,9 @@ from kvsim.experiments.decode.report.compare import Comparison, compare
 from kvsim.experiments.decode.simulate import simulate
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import write_profile
-from kvsim.report.results import RunResult
-from kvsim.scenario.decode import Scenario
-from tests.accesses import make_profile
+from kvsim.report.results import RunResult, write_result
+from kvsim.scenario.decode import Scenario, load_scenario
+from tests.accesses import make_profile, shape_text
 
 SCENARIO = """
 schema_version = 1
@@ -71,13 +71,8 @@ def written(folder: Path, model_path: Path, **machine: str) -> Path:
     for seed, name in enumerate(("text.txt", "other.txt")):
         letters = np.random.default_rng(seed).choice(list("etaoin shrdlu"), size=600)
         (folder / name).write_text("".join(letters))
-    sizes = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
-        for name, value in shape
-        if value is not None
-    )
     file = folder / "tiny.toml"
-    file.write_text(SCENARIO.format(model=model_path, shape=sizes, profile="p.toml", text="text.txt"))
+    file.write_text(SCENARIO.format(model=model_path, shape=shape_text(shape), profile="p.toml", text="text.txt"))
     return file
 
 
@@ -88,6 +83,20 @@ class Measured(NamedTuple):
 
 def measure(scenario: Scenario, file: Path) -> Measured:
     return Measured(*measuring.measure(scenario, Job(text=file.read_text(), base_dir=file.parent)))
+
+
+def agreed(file: Path, tmp_path: Path, *overrides: str) -> Measured:
+    """Measure a scenario, hold its counts to those of its simulation, and return it."""
+    scenario = load_scenario(file, overrides)
+    found = measure(scenario, file)
+    folder = write_result(found.result, tmp_path, found.traces)
+    check = simulated(scenario, found.result, folder, file.parent)
+    assert check.comparison.divergence is None
+    for own, other in zip(found.result.summary["cells"], check.simulated.summary["cells"], strict=True):
+        assert own["context_tokens"] == other["context_tokens"]
+        assert own.get("devices") == other.get("devices")
+        np.testing.assert_allclose(own["mass_recall_frac"], other["mass_recall_frac"], rtol=1e-3)
+    return found
 
 
 @dataclass

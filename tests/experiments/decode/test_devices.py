@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -15,13 +14,12 @@ from kvsim.experiments.decode.measure import measure_timeline
 from kvsim.experiments.decode.report.table import text_table
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
-from kvsim.report.results import write_result
 from kvsim.scenario.decode import load_scenario
 from kvsim.scenario.models.devices import device_kv_bytes, device_weight_bytes
 from kvsim.scenario.models.known import known_model
 from kvsim.scenario.models.memory import kv_bytes, weight_bytes
 from kvsim.scenario.models.tensors import count
-from tests.experiments.decode.measured import measure, simulated
+from tests.experiments.decode.measured import agreed, measure
 from tests.experiments.decode.measured import scenario_file as scenario_file
 from tests.experiments.decode.small import SMALL, made
 
@@ -35,20 +33,14 @@ def test_simulator_and_engine_agree_on_every_count_of_every_step(
     scenario_file: Path, tmp_path: Path, layers: str
 ) -> None:
     options = (*TWO, f"run.policies={POLICIES}", f"run.layers_per_device={layers}", "budget.context_frac=0.6")
-    scenario = load_scenario(scenario_file, options)
-    measured = measure(scenario, scenario_file)
-    folder = write_result(measured.result, tmp_path, measured.traces)
-    found = simulated(scenario, measured.result, folder, scenario_file.parent)
-    assert found.comparison.divergence is None
-    assert found.comparison.figures["num_cells"] == 12
+    measured = agreed(scenario_file, tmp_path, *options)
+    assert len(measured.result.summary["cells"]) == 12
     rows = measured.result.rows
     paged = (rows["policy"] != "resident") & rows["is_stamped"]
     assert rows["misses"][paged].sum() > 50
     assert rows["prefetched"][paged & (rows["policy"] == "p")].sum() > 10
     assert rows["to_host_bytes"][paged].sum() > 0
-    for own, other in zip(measured.result.summary["cells"], found.simulated.summary["cells"], strict=True):
-        assert own["devices"] == other["devices"]
-        np.testing.assert_allclose(own["mass_recall_frac"], other["mass_recall_frac"], rtol=1e-3)
+    assert all(len(cell["devices"]) == 2 for cell in measured.result.summary["cells"])
 
 
 def test_the_table_lists_the_memory_of_each_device() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from kvsim.calibration.machine import device_memory_bytes, free_memory_bytes
 from kvsim.cli import run_command
 from kvsim.engine.links.base import EmulatedLink
-from kvsim.engine.model.loading import read_shape
 from kvsim.engine.paged.fresh_run import fresh_run
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode import max_context
@@ -29,70 +29,26 @@ from kvsim.experiments.decode.engine.probe import ContextProbe, need_of
 from kvsim.experiments.decode.max_context import Record, find_longest, longest_contexts
 from kvsim.experiments.decode.report.max_context import max_context_text
 from kvsim.experiments.types import Job
-from kvsim.profile.profile import write_profile
+from kvsim.profile.profile import load_profile, write_profile
 from kvsim.scenario.decode import load_scenario
-from tests.accesses import make_profile
+from tests.experiments.decode.measured import scenario_file as scenario_file
 
 PAGE_TOKENS = 16
-SCENARIO = """
-schema_version = 1
-name = "tiny"
-page_tokens = 16
-[model]
-{path}
-[model.shape]
-{shape}
-[profile]
-path = "p.toml"
-device_memory = "2 MB"
-[trace]
-path = "smollm2-docs"
-[budget]
-context_frac = 0.5
-[selector]
-name = "top-k"
-k_pages = 3
-sink_pages = 1
-recent_pages = 1
-channel = "estimate:quest"
-[prefetch]
-quota_pages = 2
-chunk_pages = 2
-[run]
-policies = ["resident", "lru", "sink-window"]
-warmup_steps = 2
-[measure]
-prompt_tokens = 150
-num_steps = 14
-"""
-
-
-def write_scenario(folder: Path, model: Path, *, path: Path | None, device: str = "cpu") -> Path:
-    shape = read_shape(model, "fp32")
-    profile = make_profile(synchronous=device == "cpu")
-    machine = profile.machine.model_copy(update={"num_threads": 1})
-    write_profile(profile.model_copy(update={"shape": shape, "machine": machine}), folder / "p.toml")
-    sizes = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
-        for name, value in shape
-        if value is not None
-    )
-    file = folder / "tiny.toml"
-    file.write_text(SCENARIO.format(path=f'path = "{path}"' if path else "", shape=sizes))
-    return file
-
-
-@pytest.fixture(scope="module")
-def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenario(tmp_path_factory.mktemp("tiny"), tiny_model_path, path=tiny_model_path)
+OPTIONS = (
+    'profile.device_memory="2 MB"',
+    'run.policies=["resident", "lru", "sink-window"]',
+    "budget.context_frac=0.5",
+    "run.batch=1",
+)
+"""Changes of the small measured scenario: a small device, and neither budget nor batch swept."""
 
 
 def cells(file: Path, *options: str) -> list[Cell]:
-    return resolve_measured(load_scenario(file, list(options)), Job(base_dir=file.parent))
+    return resolve_measured(load_scenario(file, [*OPTIONS, *options]), Job(base_dir=file.parent))
 
 
 def found(file: Path, *options: str) -> list[Record]:
-    return longest_contexts(load_scenario(file, list(options)), Job(base_dir=file.parent))
+    return longest_contexts(load_scenario(file, [*OPTIONS, *options]), Job(base_dir=file.parent))
 
 
 @settings(max_examples=200)
@@ -207,17 +163,20 @@ def test_no_length_works_where_the_weights_alone_do_not_fit(scenario_file: Path)
     assert "none" in max_context_text([record])
 
 
-def test_random_weights_stand_in_for_a_model_that_is_not_named(tiny_model_path: Path, tmp_path: Path) -> None:
-    file = write_scenario(tmp_path, tiny_model_path, path=None)
+def test_random_weights_stand_in_for_a_model_that_is_not_named(scenario_file: Path) -> None:
+    file = scenario_file.with_name("unnamed.toml")
+    file.write_text(re.sub('path = ".*"\n', "", scenario_file.read_text(), count=1))
     (record,) = found(file, "run.policies=lru")
     assert record["was_run"] is True
 
 
 def test_a_device_that_runs_out_in_a_trial_ends_the_search_and_nothing_else(
-    tiny_model_path: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenario_file: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU torch raises; here a decode that raises beyond 5,000 tokens stands in for it."""
-    file = write_scenario(tmp_path, tiny_model_path, path=tiny_model_path, device="cuda")
+    profile = load_profile(scenario_file.parent / "p.toml")
+    write_profile(profile.model_copy(update={"device": "cuda", "synchronous": False}), tmp_path / "gpu.toml")
+    gpu = f"profile.path={tmp_path / 'gpu.toml'}"
     decode, tried = context_probe.decode, []
 
     def limited(model: Any, snapshot: Any, given: Any, **options: Any) -> Any:
@@ -228,7 +187,7 @@ def test_a_device_that_runs_out_in_a_trial_ends_the_search_and_nothing_else(
 
     monkeypatch.setattr(context_probe, "decode", limited)
     monkeypatch.setattr(max_context, "_model", lambda cell, base_dir: tiny_model)
-    (record,) = found(file, "run.policies=lru", 'profile.device_memory="1 GB"')
+    (record,) = found(scenario_file, gpu, "run.policies=lru", 'profile.device_memory="1 GB"')
     assert record["found_by"] == "trial"
     assert record["ran_out"] == "device memory"
     assert 4950 <= record["max_context_tokens"] <= 5000
@@ -261,7 +220,8 @@ def test_free_memory_is_some_and_less_than_there_is() -> None:
 def test_the_command_prints_a_table_or_json_and_keeps_a_result(
     scenario_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["measure", str(scenario_file), "--max-context", "--set", "run.policies=resident,lru"]
+    changes = [word for change in (*OPTIONS, "run.policies=resident,lru") for word in ("--set", change)]
+    command = ["measure", str(scenario_file), "--max-context", *changes]
     assert run_command(command) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split() == ["policy", "tokens", "device", "host", "ran", "out"]

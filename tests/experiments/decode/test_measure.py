@@ -26,7 +26,7 @@ from kvsim.scenario.decode import load_scenario
 from kvsim.scenario.shipped import find_scenario
 from kvsim.traces import open_trace
 from kvsim.types import PageGrid
-from tests.experiments.decode.measured import Measured, measure, simulated
+from tests.experiments.decode.measured import Measured, agreed, measure, simulated
 from tests.experiments.decode.measured import scenario_file as scenario_file
 
 
@@ -65,11 +65,7 @@ def test_measured_result_reads_back_and_carries_its_traces(measured: Measured, f
 
 def test_stream_reads_everything_and_agrees_with_its_simulation(scenario_file: Path, tmp_path: Path) -> None:
     options = ['run.policies=["resident", "stream"]', "budget.context_frac=[0.8, 0.95]", "run.batch=[1, 2]"]
-    scenario = load_scenario(scenario_file, options)
-    measured = measure(scenario, scenario_file)
-    folder = write_result(measured.result, tmp_path, measured.traces)
-    check = simulated(scenario, measured.result, folder, scenario_file.parent)
-    assert check.comparison.divergence is None
+    measured = agreed(scenario_file, tmp_path, *options)
     stream = next(cell for cell in measured.result.summary["cells"] if cell["policy"] == "stream")
     assert stream["mass_recall_frac"] == 1.0
     assert stream["prefetched"] > 0
@@ -80,17 +76,12 @@ def test_what_a_layer_predicts_of_the_next_is_the_same_measured_and_simulated(
     scenario_file: Path, tmp_path: Path, channel: str
 ) -> None:
     options = ['run.policies=["resident", "tests.speculative:Speculative"]', f'selector.channel="{channel}"']
-    scenario = load_scenario(scenario_file, [*options, "measure.repeats=1", "budget.context_frac=0.6"])
-    measured = measure(scenario, scenario_file)
-    folder = write_result(measured.result, tmp_path, measured.traces)
-    check = simulated(scenario, measured.result, folder, scenario_file.parent)
-    assert check.comparison.divergence is None
+    measured = agreed(scenario_file, tmp_path, *options, "measure.repeats=1", "budget.context_frac=0.6")
     rows = measured.result.rows
     foreseeing = (rows["policy"] != "resident") & rows["is_stamped"]
     assert rows["prefetched"][foreseeing].sum() > 50
     assert rows["used"][foreseeing].sum() > 10
-    for name in measured.traces:
-        trace = open_trace(folder / name)
+    for trace in map(open_trace, tmp_path.rglob("*.kvtrace")):
         for layer in range(trace.num_layers):
             total = trace.scores(3, layer, "speculate:next-layer", 16).astype(np.float64).sum(axis=1)
             np.testing.assert_allclose(total, 0.0 if layer == 0 else 1.0, atol=0.01)
@@ -284,10 +275,7 @@ def test_bounds_prefetchers_and_dropping_by_place_are_measured_as_they_are_simul
     text = scenario_file.read_text().replace('["resident", "lru", "attention"]', policies).partition("[sweep]")[0]
     file = scenario_file.with_name("parts.toml")
     file.write_text(text.replace("repeats = 2", "repeats = 1"))
-    scenario = load_scenario(file)
-    found = measure(scenario, file)
-    check = simulated(scenario, found.result, write_result(found.result, tmp_path, found.traces), file.parent)
-    assert check.comparison.divergence is None
+    found = agreed(file, tmp_path)
     oracle, _, dropping = found.result.summary["cells"]
     assert oracle["prefetch_precision_frac"] == 1.0
     assert 0 < dropping["mass_recall_frac"] < 1

@@ -13,7 +13,7 @@ from kvsim.profile.profile import Profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.decode import load_scenario
 from kvsim.scenario.shipped import find_scenario
-from tests.accesses import make_profile
+from tests.accesses import make_profile, shape_text
 
 SCENARIO = """
 schema_version = 1
@@ -81,13 +81,10 @@ def cells(
 ) -> list[Cell]:
     profile = profile or measured_profile()
     write_profile(profile, folder / "p.toml")
-    shape = "\n".join(
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
-        for name, value in profile.shape
-        if value is not None
-    )
     file = folder / "asks.toml"
-    file.write_text(SCENARIO.format(page_tokens=page_tokens, shape=shape, policies=policies, batch=batch))
+    file.write_text(
+        SCENARIO.format(page_tokens=page_tokens, shape=shape_text(profile.shape), policies=policies, batch=batch)
+    )
     built = cells_of(load_scenario(file), lambda *_: Extent(context_tokens=512, num_steps=10), base_dir=folder)
     return resolve(built, lambda cell: None)
 

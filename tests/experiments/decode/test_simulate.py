@@ -26,26 +26,23 @@ def shipped(*options: str) -> tuple[Scenario, Path]:
 
 
 def test_same_scenario_gives_a_byte_identical_summary() -> None:
-    scenario, base_dir = shipped()
-    first, second = (simulate(scenario, Job(base_dir=base_dir)) for _ in range(2))
+    first, second = (made(*SMALL) for _ in range(2))
     assert summary_json(first.summary) == summary_json(second.summary)
-    assert first.summary["scenario_hash"] == scenario.hash
+    assert first.summary["scenario_hash"] == shipped()[0].hash
 
 
 def test_processes_find_what_one_process_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    scenario, base_dir = shipped()
-    alone = simulate(scenario, Job(base_dir=base_dir))
+    alone = made(*SMALL)
     monkeypatch.setattr(kvsim.experiments.decode.simulate, "MIN_DECISIONS_FOR_PROCESSES", 0)
     monkeypatch.setattr(kvsim.experiments.decode.simulate.os, "cpu_count", lambda: 2)
-    shared = simulate(scenario, Job(base_dir=base_dir))
+    shared = made(*SMALL)
     assert summary_json(alone.summary) == summary_json(shared.summary)
     for name, column in alone.rows.items():
         np.testing.assert_array_equal(column, shared.rows[name])
 
 
 def test_cells_say_what_the_contract_names() -> None:
-    scenario, base_dir = shipped()
-    summary = simulate(scenario, Job(base_dir=base_dir)).summary
+    summary = made(*SMALL).summary
     names = {"policy", "budget_pages", "tpot_p50_s", "tpot_p95_s", "tokens_per_s", "speed_vs_resident", "stall_frac"}
     names |= {"hit_frac", "prefetch_precision_frac", "prefetch_recall_frac", "moved_bytes", "device_bytes"}
     names |= {"mass_recall_frac", "budget.context_frac"}
@@ -62,21 +59,18 @@ def test_cells_say_what_the_contract_names() -> None:
 
 
 def test_repetitions_are_counted_once_each() -> None:
-    scenario, base_dir = shipped("run.repetitions=3", "run.policies=lru", "budget.context_frac=0.3")
-    rows = simulate(scenario, Job(base_dir=base_dir)).rows
+    rows = made(*SMALL, "run.repetitions=3", "run.policies=lru", "budget.context_frac=0.3").rows
     assert sorted(set(rows["repetition"].tolist())) == [0, 1, 2]
     assert rows["step"].size == 30
 
 
 def test_batch_replays_one_trace_for_every_sequence() -> None:
-    one = simulate(_with("run.batch=1"), Job()).summary["cells"][0]
-    three = simulate(_with("run.batch=3"), Job()).summary["cells"][0]
+    one, three = (
+        made(*SMALL, "run.policies=lru", "budget.context_frac=0.3", f"run.batch={batch}").summary["cells"][0]
+        for batch in (1, 3)
+    )
     assert three["hits"] + three["misses"] == 3 * (one["hits"] + one["misses"])
     assert three["tokens_per_s"] > one["tokens_per_s"]
-
-
-def _with(*options: str) -> Scenario:
-    return shipped("run.policies=lru", "budget.context_frac=0.3", *options)[0]
 
 
 def test_budget_below_the_minimum_names_it_and_the_minimum_runs() -> None:
@@ -84,14 +78,12 @@ def test_budget_below_the_minimum_names_it_and_the_minimum_runs() -> None:
     with pytest.raises(KvsimError, match=r"set budget.pages_per_layer to at least \d+") as caught:
         check(scenario, base_dir)
     least = int(str(caught.value).rsplit(" ", 1)[-1])
-    fitting, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={least}")
-    roomier, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={2 * least}")
-    few, more = (simulate(cell, Job(base_dir=base_dir)).summary["cells"][0] for cell in (fitting, roomier))
+    stream = (*SMALL, "run.policies=stream", "budget.context_frac=0.5")
+    few, more = (made(*stream, f"budget.pages_per_layer={n}").summary["cells"][0] for n in (least, 2 * least))
     assert few["misses"] + few["prefetched"] > more["misses"] + more["prefetched"] > 0
     assert few["hits"] + few["misses"] == more["hits"] + more["misses"] > 0
-    short, _ = shipped("run.policies=stream", "budget.context_frac=0.5", f"budget.pages_per_layer={least - 1}")
     with pytest.raises(CapacityError):
-        simulate(short, Job(base_dir=base_dir))
+        made(*stream, f"budget.pages_per_layer={least - 1}")
 
 
 def test_trace_of_another_depth_is_refused_unless_extrapolation_is_asked_for() -> None:
@@ -106,15 +98,16 @@ def test_trace_of_another_depth_is_refused_unless_extrapolation_is_asked_for() -
         simulate(bare, Job(base_dir=path.parent))
 
 
-def test_profile_of_another_shape_is_refused() -> None:
-    scenario, base_dir = shipped("profile.path=h200-llama-3-8b-published")
-    with pytest.raises(ScenarioError, match="made for another model shape"):
-        check(scenario, base_dir)
-
-
-def test_more_steps_than_the_trace_has_are_refused() -> None:
-    scenario, base_dir = shipped("trace.num_steps=1000")
-    with pytest.raises(ScenarioError, match="has 128"):
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("profile.path=h200-llama-3-8b-published", "made for another model shape"),
+        ("trace.num_steps=1000", "has 128"),
+    ],
+)
+def test_profile_of_another_shape_and_more_steps_than_the_trace_has_are_refused(option: str, complaint: str) -> None:
+    scenario, base_dir = shipped(option)
+    with pytest.raises(ScenarioError, match=complaint):
         check(scenario, base_dir)
 
 

@@ -9,9 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from kvsim.report.results import write_result
 from kvsim.scenario.decode import load_scenario
-from tests.experiments.decode.measured import measure, scenario_file, simulated  # noqa: F401
+from tests.experiments.decode.measured import agreed, measure, scenario_file  # noqa: F401
 
 
 def test_cells_of_a_swept_text_and_number_of_steps_are_measured_on_their_own(
@@ -23,10 +22,8 @@ def test_cells_of_a_swept_text_and_number_of_steps_are_measured_on_their_own(
     other = tmp_path / "other.txt"
     other.write_text("".join(letters))
     common = ["sweep={}", "budget.context_frac=0.35", "run.policies=lru"]
-    swept = load_scenario(
-        scenario_file, [*common, f"measure.text=['text.txt', '{other}']", "measure.num_steps=[6, 10]"]
-    )
-    together = measure(swept, scenario_file)
+    swept = (f"measure.text=['text.txt', '{other}']", "measure.num_steps=[6, 10]")
+    together = agreed(scenario_file, tmp_path, *common, *swept)
     assert len(together.traces) == 4
     misses = []
     for number, cell in enumerate(together.result.summary["cells"]):
@@ -41,6 +38,3 @@ def test_cells_of_a_swept_text_and_number_of_steps_are_measured_on_their_own(
         np.testing.assert_array_equal(rows["digest"][mine], expected["digest"][first])
         misses.append(tuple(rows["misses"][mine][:6]))
     assert misses[0] == misses[1] and misses[2] == misses[3] and misses[0] != misses[2]
-    folder = write_result(together.result, tmp_path, together.traces)
-    check = simulated(swept, together.result, folder, scenario_file.parent)
-    assert check.comparison.divergence is None

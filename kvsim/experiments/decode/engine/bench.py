@@ -41,41 +41,35 @@ class Recording:
     """Share of steps in which the most likely token is the same."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchInput:
+    """What a bench is made of: cells that agree in it share one."""
+
+    model_path: str
+    dtype: DType
+    text: str
+    device: str
+    num_threads: int
+    """Threads that torch computes with; one count for all policies."""
+    bandwidth_bytes_per_s: float | None
+    """Stated bandwidth of the emulated link, or what a GPU's is slowed to; None: a GPU's as it is."""
+    prefill_chunk_tokens: int
+    mechanism: str
+    """How a GPU's link copies, as its profile says."""
+    quantisation: Quantisation | None
+
+
 class Bench:
-    """One model on one device, reading one text, teacher-forced.
+    """One model on one device, reading one text, teacher-forced."""
 
-    Parameters
-    ----------
-    num_threads
-        Threads that torch computes with; one count for all policies.
-    bandwidth_bytes_per_s
-        Stated bandwidth of the emulated link, or what a GPU's is slowed to; None: a GPU's as it is.
-    mechanism
-        How a GPU's link copies, as its profile says.
-    """
-
-    def __init__(
-        self,
-        model_path: str,
-        dtype: DType,
-        text: str,
-        *,
-        device: str,
-        num_threads: int,
-        bandwidth_bytes_per_s: float | None,
-        prefill_chunk_tokens: int,
-        mechanism: str = "memcpy",
-        quantisation: Quantisation | None = None,
-    ) -> None:
-        self._model, tokenizer = load_model(model_path, dtype, device, quantisation=quantisation)
-        self._name = Path(model_path).name
-        self._text = text
-        self._bandwidth_bytes_per_s = bandwidth_bytes_per_s
-        self._chunk_tokens = prefill_chunk_tokens
-        self._num_threads = num_threads
-        self._mechanism = mechanism_named(mechanism)
+    def __init__(self, made_of: BenchInput) -> None:
+        self.made_of = made_of
+        self._model, tokenizer = load_model(
+            made_of.model_path, made_of.dtype, made_of.device, quantisation=made_of.quantisation
+        )
+        self._mechanism = mechanism_named(made_of.mechanism)
         self._ids: NDArray[np.int64] = np.array(
-            tokenizer(read_text(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
+            tokenizer(read_text(made_of.text), add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
         )
         self._snapshots: dict[tuple[tuple[int, ...], int], tuple[Snapshot, torch.Tensor]] = {}
         self.shape = shape_of(self._model)
@@ -94,8 +88,8 @@ class Bench:
             if self._ids.size < ends[-1]:
                 of_each = ", ".join(map(str, prompts)) if len(set(prompts)) > 1 else f"{prompts[0]}"
                 raise ScenarioError(
-                    f"measure.text {self._text!r} has {self._ids.size} tokens; {len(prompts)} sequences of {of_each} "
-                    f"and {num_steps} steps need {ends[-1]}"
+                    f"measure.text {self.made_of.text!r} has {self._ids.size} tokens; {len(prompts)} sequences of "
+                    f"{of_each} and {num_steps} steps need {ends[-1]}"
                 )
             check_readable(self._model, max(prompts) + num_steps, where="measure.prompt_tokens and measure.num_steps")
             ids = np.zeros((len(prompts), max(prompts) + num_steps), dtype=np.int64)
@@ -107,7 +101,7 @@ class Bench:
                 self._model,
                 padded,
                 room_tokens=num_steps,
-                chunk_tokens=self._chunk_tokens,
+                chunk_tokens=self.made_of.prefill_chunk_tokens,
                 sequence_tokens=prompts,
             )
             self._snapshots = {key: (snapshot, forced)}
@@ -118,12 +112,12 @@ class Bench:
     ) -> DecodeResult:
         """Return one decode run over the text; `options` are those of `kvsim.engine.paged.decode.decode`."""
         snapshot, forced = self.snapshot(prompts, run_input.num_steps)
-        torch.set_num_threads(self._num_threads)
+        torch.set_num_threads(self.made_of.num_threads)
         return decode(
             self._model,
             snapshot,
             run_input,
-            bandwidth_bytes_per_s=self._bandwidth_bytes_per_s,
+            bandwidth_bytes_per_s=self.made_of.bandwidth_bytes_per_s,
             forced_tokens=forced,
             is_stamped=is_stamped,
             mechanism=self._mechanism,
@@ -170,8 +164,9 @@ class Bench:
 
     def _record_run(self, run_input: DecodeInput, prompts: tuple[int, ...], path: Path) -> DecodeResult:
         snapshot, _ = self.snapshot(prompts, run_input.num_steps)
+        model, text = Path(self.made_of.model_path).name, self.made_of.text
         with trace_writer(
-            path, run_input, snapshot, self.shape, model=self._name, text=self._text, recorded="teacher-forced"
+            path, run_input, snapshot, self.shape, model=model, text=text, recorded="teacher-forced"
         ) as writer:
             return self.run(
                 run_input,

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import ResultError
+from kvsim.experiments.decode.entry import ComparedCell, Entry, MeasuredEntry, value_of
 from kvsim.experiments.decode.report.errors import count_errors, null_errors, situation, time_errors, values_of
+from kvsim.experiments.decode.report.summary import COUNTED
 from kvsim.report.comparison import check_pair, check_sides, side_by_side
 from kvsim.report.results import RunResult
 from kvsim.types import Rows
-
-COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
-"""Counts that must be equal; `late` and stall depend on time and are compared with an error."""
 
 PARTS = ("embed_s", "attention_input_s", "select_s", "host_s", "stall_s", "attention_s", "attention_output_s", "head_s")
 
 _KEYS = ("policy", "budget_pages", "context_tokens", "batch", "page_tokens")
 OUTSIDE = "out_of_sample_"
 """How the figures of a comparison out of sample begin."""
-
-Cell = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +50,7 @@ class Divergence:
 class Comparison:
     """The cells side by side, and the figures that say whether to believe the simulator."""
 
-    cells: list[dict[str, Any]]
+    cells: list[ComparedCell]
     figures: dict[str, Any]
     divergence: Divergence | None = None
     accesses: tuple[str, ...] = ()
@@ -118,7 +115,7 @@ def compare_out_of_sample(simulated: RunResult, measured: RunResult) -> Comparis
             where = ", ".join(f"{name} = {sim.get(name)}" for name in keys)
             raise ResultError(f"no such cell was measured: {where}; simulate what the measured result has")
         real = measured.summary["cells"][place]
-        cells.append(_cell(simulated, measured, number, place) | _counts(sim, real))
+        cells.append(cast("ComparedCell", {**_cell(simulated, measured, number, place), **_counts(sim, real)}))
     _add_resident(cells)
     errors = time_errors(cells) | count_errors(cells)
     return Comparison(
@@ -163,12 +160,13 @@ def _rows_of(rows: Rows, number: int) -> dict[str, NDArray[Any]]:
     return {name: column[chosen] for name, column in rows.items()}
 
 
-def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) -> dict[str, Any]:
+def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) -> ComparedCell:
     """Return one cell's times side by side, with their errors and parts; `place` is its number in the measured one."""
-    sim, real = simulated.summary["cells"][number], measured.summary["cells"][place]
+    sim: Entry = simulated.summary["cells"][number]
+    real: MeasuredEntry = measured.summary["cells"][place]
     sim_rows, real_rows = _rows_of(simulated.rows, number), _rows_of(measured.rows, place)
     counted = ~sim_rows["is_warmup"]
-    sim_s = float(sim["tpot_mean_s"])
+    sim_s = sim["tpot_mean_s"]
     repeats_s = sorted(real["tpot_repeats_s"])
     real_s = float(np.median(repeats_s))
     low_s, high_s = sim.get("tpot_interval_s") or (sim_s, sim_s)
@@ -192,10 +190,10 @@ def _cell(simulated: RunResult, measured: RunResult, number: int, place: int) ->
     for part in PARTS:
         cell[f"{part[:-2]}_simulated_s"] = float(sim_rows[part][counted].mean())
         cell[f"{part[:-2]}_measured_s"] = float(real_rows[part][counted].mean())
-    return cell
+    return cast("ComparedCell", cell)  # no type knows the swept names; `_add_resident` adds the last ones
 
 
-def _counts(simulated: Cell, measured: Cell) -> dict[str, Any]:
+def _counts(simulated: Entry, measured: Entry) -> dict[str, Any]:
     """Return the counts of one cell side by side with their errors; None where there is nothing to err about."""
     hits = simulated["hit_frac"], measured["hit_frac"]
     row = {
@@ -203,23 +201,21 @@ def _counts(simulated: Cell, measured: Cell) -> dict[str, Any]:
         "hit_error_points": 100 * (hits[0] - hits[1]) if hits[0] is not None and hits[1] is not None else None,
     }
     for name in ("hit_frac", "misses", "moved_bytes_per_token"):
-        row |= side_by_side(name, simulated[name], measured[name])
+        row |= side_by_side(name, value_of(simulated, name), value_of(measured, name))
     return row
 
 
-def _add_resident(cells: list[dict[str, Any]]) -> None:
+def _add_resident(cells: list[ComparedCell]) -> None:
     """Add to each cell what it adds to the resident one of its situation, and what the null predictors say."""
     resident = {situation(cell): cell for cell in cells if cell["budget_pages"] is None}
     for cell in cells:
-        base = resident.get(situation(cell))
-        is_paged = base is not None and cell["budget_pages"] is not None
-        real_s = cell["tpot_measured_s"]
-        cell["added_simulated_s"] = cell["tpot_simulated_s"] - base["tpot_simulated_s"] if base and is_paged else None
-        cell["added_measured_s"] = real_s - base["tpot_measured_s"] if base and is_paged else None
-        added_s = cell["added_measured_s"]
-        cell["added_error_frac"] = cell["added_simulated_s"] / added_s - 1 if added_s else None
-        cell["null_resident_error_frac"] = base["tpot_measured_s"] / real_s - 1 if base and is_paged else None
-        cell["null_link_error_frac"] = cell["link_s"] / real_s - 1 if is_paged else None
-        cell["null_additive_error_frac"] = (
-            (base["tpot_measured_s"] + cell["link_s"]) / real_s - 1 if base and is_paged else None
-        )
+        base = resident.get(situation(cell)) if cell["budget_pages"] is not None else None
+        real_s, link_s = cell["tpot_measured_s"], cell["link_s"]
+        base_s = None if base is None else base["tpot_measured_s"]
+        added_s = None if base is None else cell["tpot_simulated_s"] - base["tpot_simulated_s"]
+        added_real_s = None if base_s is None else real_s - base_s
+        cell["added_simulated_s"], cell["added_measured_s"] = added_s, added_real_s
+        cell["added_error_frac"] = added_s / added_real_s - 1 if added_s is not None and added_real_s else None
+        cell["null_resident_error_frac"] = None if base_s is None else base_s / real_s - 1
+        cell["null_link_error_frac"] = None if base_s is None else link_s / real_s - 1
+        cell["null_additive_error_frac"] = None if base_s is None else (base_s + link_s) / real_s - 1

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import value_of
 from kvsim.experiments.decode.report.compare import OUTSIDE, PARTS, Comparison
 from kvsim.experiments.decode.report.errors import median_abs
 from kvsim.experiments.decode.report.targets import targets_of, verdict_lines
-from kvsim.report.comparison import Compared, compared
+from kvsim.report.comparison import Compared, compared, side_columns
 from kvsim.report.diagonal import Panel, diagonal_figure
 from kvsim.report.sides import SIDES, side
 from kvsim.report.tables import NOT_APPLICABLE, Column, percent, signed_percent, table_text
@@ -29,21 +30,16 @@ _KEYS = {
 }
 _TIMES = {
     **_KEYS,
-    "tpot_measured_s": Column(title="ms a token/measured"),
-    "tpot_simulated_s": Column(title="ms a token/simulated"),
+    **side_columns("tpot_s", "ms a token"),
     "tpot_error_frac": Column(title="/error", text=signed_percent),
-    "stall_measured_frac": Column(title="stall/measured", text=lambda value: percent(value, 0)),
-    "stall_simulated_frac": Column(title="stall/simulated", text=lambda value: percent(value, 0)),
+    **side_columns("stall_frac", "stall", lambda value: percent(value, 0)),
 }
 _OUTSIDE = {
     **_KEYS,
-    "hit_measured_frac": Column(title="hits/measured", text=percent),
-    "hit_simulated_frac": Column(title="hits/simulated", text=percent),
+    **side_columns("hit_frac", "hits", percent),
     "hit_error_points": Column(title="hits/points", text="{:+z.1f}".format),
-    "moved_bytes_per_token_measured": Column(title="MiB a token/measured", text=lambda value: f"{value / _MIB:.2f}"),
-    "moved_bytes_per_token_simulated": Column(title="MiB a token/simulated", text=lambda value: f"{value / _MIB:.2f}"),
-    "tpot_measured_s": Column(title="ms a token/measured", text=lambda value: f"{value * _MS:.1f}"),
-    "tpot_simulated_s": Column(title="ms a token/simulated", text=lambda value: f"{value * _MS:.1f}"),
+    **side_columns("moved_bytes_per_token", "MiB a token", lambda value: f"{value / _MIB:.2f}"),
+    **side_columns("tpot_s", "ms a token", lambda value: f"{value * _MS:.1f}"),
     "tpot_error_frac": Column(title="/error", text=signed_percent),
     "in_sample_error_frac": Column(title="error/in sample", text=signed_percent),
 }
@@ -89,10 +85,12 @@ def compared_out_of_sample(comparison: Comparison, in_sample: Mapping[str, Any] 
 
 def compare_text(comparison: Comparison) -> str:
     """Return the cells as a printed table, then the median error of each part of a step."""
-    cells = [cell | {side("tpot_s", which): _range_ms(cell, which) for which in SIDES} for cell in comparison.cells]
+    cells = [
+        {**cell, **{side("tpot_s", which): _range_ms(cell, which) for which in SIDES}} for cell in comparison.cells
+    ]
     lines = ["", "simulated - measured by part of a step, of the measured time per token (median, worst):"]
     for part in PARTS:
-        sides = [(cell[side(part, "simulated")], cell[side(part, "measured")]) for cell in comparison.cells]
+        sides = [tuple(value_of(cell, side(part, which)) for which in reversed(SIDES)) for cell in comparison.cells]
         errors = [
             (sim_s - real_s) / cell["tpot_measured_s"]
             for (sim_s, real_s), cell in zip(sides, comparison.cells, strict=True)
@@ -109,7 +107,7 @@ def _range_ms(cell: Mapping[str, Any], which: str) -> str:
 
 def out_of_sample_text(comparison: Comparison, in_sample: Mapping[str, Any] | None = None) -> str:
     """Return a row a cell, then the figures; `in_sample` as in `compared_out_of_sample`."""
-    cells = comparison.cells
+    cells: list[dict[str, Any]] = [{**cell} for cell in comparison.cells]
     if in_sample:
         errors = {cell["cell"]: cell["tpot_error_frac"] for cell in in_sample["cells"]}
         cells = [cell | {"in_sample_error_frac": errors.get(cell["cell"])} for cell in cells]

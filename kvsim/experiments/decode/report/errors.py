@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import ComparedCell, value_of
+
 STALLING_FRAC = 0.25
 """A cell stalls from this share of its time on."""
 
-Cell = Mapping[str, Any]
 
-
-def values_of(cell: Cell, keys: Sequence[str]) -> tuple[Any, ...]:
+def values_of(cell: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
     """Return fields of a cell, None of one that it lacks."""
     return tuple(cell.get(name) for name in keys)
 
 
-def situation(cell: Cell) -> tuple[Any, ...]:
+def situation(cell: ComparedCell) -> tuple[Any, ...]:
     """Return what cells have in common that read the same contexts."""
     return values_of(cell, ("context_tokens", "batch", "page_tokens"))
 
 
-def time_errors(cells: Sequence[Cell]) -> dict[str, Any]:
+def time_errors(cells: Sequence[ComparedCell]) -> dict[str, Any]:
     """Return the errors of times, in sample and out of it."""
     errors = [abs(cell["tpot_error_frac"]) for cell in cells]
     tau, pairs = kendall(
@@ -43,7 +43,7 @@ def time_errors(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def null_errors(cells: Sequence[Cell]) -> dict[str, Any]:
+def null_errors(cells: Sequence[ComparedCell]) -> dict[str, Any]:
     """Return the errors of predictors that know nothing of caches, and whether the grid could have failed."""
     paged = [cell for cell in cells if cell["budget_pages"] is not None]
     nulls = [median_abs(paged, f"null_{name}_error_frac") for name in ("resident", "link")]
@@ -57,10 +57,10 @@ def null_errors(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def count_errors(cells: Sequence[Cell]) -> dict[str, Any]:
+def count_errors(cells: Sequence[ComparedCell]) -> dict[str, Any]:
     """Return the errors of counts in the cells that select."""
     selecting = [cell for cell in cells if cell["is_selecting"]]
-    hit_errors = [abs(cell["hit_error_points"]) for cell in selecting if cell["hit_error_points"] is not None]
+    hit_errors = [abs(points) for cell in selecting if (points := cell["hit_error_points"]) is not None]
     return {
         "selecting_median_error_frac": median_abs(selecting, "tpot_error_frac"),
         "hit_error_points": float(np.median(hit_errors)) if hit_errors else None,
@@ -70,7 +70,7 @@ def count_errors(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _stalling(cells: Sequence[Cell]) -> list[Cell]:
+def _stalling(cells: Sequence[ComparedCell]) -> list[ComparedCell]:
     return [
         cell
         for cell in cells
@@ -78,7 +78,7 @@ def _stalling(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def _slowest_over_fastest(cells: Sequence[Cell]) -> float | None:
+def _slowest_over_fastest(cells: Sequence[ComparedCell]) -> float | None:
     """Return the largest ratio of slowest to fastest among cells of one context that read the same pages."""
     alike: dict[tuple[Any, ...], list[float]] = {}
     for cell in cells:
@@ -87,9 +87,9 @@ def _slowest_over_fastest(cells: Sequence[Cell]) -> float | None:
     return max((max(times_s) / min(times_s) for times_s in alike.values()), default=None)
 
 
-def median_abs(cells: Sequence[Cell], name: str) -> float | None:
+def median_abs(cells: Sequence[ComparedCell], name: str) -> float | None:
     """Return the median size of one field over the cells that have it; None where none does."""
-    values = [abs(cell[name]) for cell in cells if cell[name] is not None and np.isfinite(cell[name])]
+    values = [abs(value) for cell in cells if (value := value_of(cell, name)) is not None and np.isfinite(value)]
     return float(np.median(values)) if values else None
 
 

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from kvsim.experiments.decode.entry import Entry, value_of
 from kvsim.report.results import RunResult
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
+from kvsim.report.style import PALETTE, add_panels, legend_above, log_ticks, new_figure, png, policy_looks, title_panel
 from kvsim.report.tables import KIND_WORDS
 from kvsim.types import Rows
 
 Summary = Mapping[str, Any]
-_Cells = Sequence[tuple[int, Mapping[str, Any]]]
+_Cells = Sequence[tuple[int, Entry]]
 """Cells with their numbers, by which rows name them."""
 
 WINDOW_STEPS = 9
@@ -188,17 +189,25 @@ def _grid(
     Of more than 3 rows or 4 columns, as many are shown, spread evenly, the first and the last among them.
     """
     swept = list(summary.get("swept", ()) if keys is None else keys)
-    numbered = list(enumerate(summary["cells"])) if cells is None else list(cells)
+    numbered: _Cells = list(enumerate(summary["cells"])) if cells is None else list(cells)
     across = next((key for key in swept if key.endswith("context_tokens")), swept[0] if swept else None)
     down = [key for key in swept if key != across]
-    columns = some_of(list(dict.fromkeys(cell[across] for _, cell in numbered)) if across else [None], _MAX_PANELS[1])
-    row_values = some_of(list(dict.fromkeys(tuple(cell[key] for key in down) for _, cell in numbered)), _MAX_PANELS[0])
+    columns = some_of(
+        list(dict.fromkeys(value_of(cell, across) for _, cell in numbered)) if across else [None], _MAX_PANELS[1]
+    )
+    row_values = some_of(
+        list(dict.fromkeys(tuple(value_of(cell, key) for key in down) for _, cell in numbered)), _MAX_PANELS[0]
+    )
     panels = []
     for values in row_values:
         row: list[tuple[str, _Cells]] = []
         for column in columns:
             values_of = dict(zip(down, values, strict=True)) | ({across: column} if across else {})
-            chosen = [(n, cell) for n, cell in numbered if all(cell[key] == value for key, value in values_of.items())]
+            chosen = [
+                (n, cell)
+                for n, cell in numbered
+                if all(value_of(cell, key) == value for key, value in values_of.items())
+            ]
             row.append((_panel_title(values_of), chosen))
         panels.append(row)
     return panels
@@ -281,9 +290,7 @@ def _scale_latency(axis: Any, lowest_ms: float, limit_ms: float) -> None:
         return
     axis.set_yscale("log")
     axis.set_ylim(lowest_ms / 1.3, limit_ms)
-    axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axis.yaxis)
 
 
 def _cut_at(longest_ms: list[float]) -> float:
@@ -295,18 +302,23 @@ def _cut_at(longest_ms: list[float]) -> float:
     return ordered[-1] * 1.15
 
 
-def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float) -> None:
+def part_ms(rows: Rows, number: int, columns: Sequence[str]) -> float:
+    """Return the mean time of a part of a cell's steps."""
     counted = counted_rows(rows, number)
+    return 1e3 * float(sum(rows[name][counted].mean() for name in columns))
+
+
+def _stacked_bar(axis: Any, place: int, rows: Rows, number: int, limit_ms: float) -> None:
     left_ms = 0.0
     for columns, color, hatch in PARTS.values():
-        part_ms = 1e3 * float(sum(rows[name][counted].mean() for name in columns))
-        width_ms = min(part_ms, max(limit_ms - left_ms, 0.0))
+        long_ms = part_ms(rows, number, columns)
+        width_ms = min(long_ms, max(limit_ms - left_ms, 0.0))
         if width_ms > 0:
             axis.barh(
                 place, width_ms, left=left_ms, height=0.72, color=color, hatch=hatch, edgecolor="white", linewidth=0
             )
-        left_ms += part_ms
-    low_ms, high_ms = np.percentile(rows["step_s"][counted] * 1e3, (5, 95))
+        left_ms += long_ms
+    low_ms, high_ms = np.percentile(rows["step_s"][counted_rows(rows, number)] * 1e3, (5, 95))
     end_ms = min(left_ms, limit_ms)
     if left_ms <= limit_ms:
         axis.plot((low_ms, high_ms), (place, place), color="black", linewidth=1.2)
@@ -319,12 +331,13 @@ def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def hit_point(rows: Rows, number: int, cell: Mapping[str, Any]) -> tuple[float, float, float, float]:
+def hit_point(rows: Rows, number: int, cell: Entry) -> tuple[float, float, float, float]:
     """Return the budget, the hit rate, and the 10th and 90th percentile of the steps' own rates, all in percent."""
     counted = counted_rows(rows, number)
     hits = rows["hits"][counted].astype(float)
     selected = hits + rows["misses"][counted]
     rates = hits[selected > 0] / selected[selected > 0]
     low, high = np.percentile(rates, (10, 90))
+    assert cell["hit_frac"] is not None  # it has a budget
     share = cell["kv_device_bytes"] / max(cell["host_bytes"], cell["kv_device_bytes"])
     return 100 * share, 100 * cell["hit_frac"], 100 * float(low), 100 * float(high)

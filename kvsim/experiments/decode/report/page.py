@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from kvsim.experiments.decode.report.figures import PARTS, counted_rows, hit_point, latency_ms
+from kvsim.experiments.decode.entry import Entry
+from kvsim.experiments.decode.report.figures import PARTS, counted_rows, hit_point, latency_ms, part_ms
 from kvsim.experiments.decode.report.sweep_front import front_of
 from kvsim.experiments.decode.report.table import LEGEND, shown_columns, swept_keys
 from kvsim.report.html.cell_charts import MAX_VIEWS, value_name
@@ -31,7 +33,7 @@ from kvsim.report.results import RunResult
 from kvsim.types import Rows
 from kvsim.units import format_bytes, format_seconds
 
-_Cells = Sequence[tuple[int, Mapping[str, Any]]]
+_Cells = Sequence[tuple[int, Entry]]
 _MAX_STEPS = 48
 """Steps of a cell that are drawn one by one."""
 _MAX_BARS = 40
@@ -60,9 +62,7 @@ def _of_cells(summary: Mapping[str, Any], keys: Sequence[str]) -> list[Chart]:
     title = "time per output token, median"
     charts = charts_of(summary["cells"], {"tpot_p50_s": title}, keys=keys, series=lambda cell: str(cell["policy"]))
     note = "Band: the interval that follows from the profile's residuals, where the profile has them."
-    return [
-        Chart(title=c.title, views=c.views, note=note, choice=c.choice, height_pixels=c.height_pixels) for c in charts
-    ]
+    return [replace(chart, note=note) for chart in charts]
 
 
 def _of_steps(summary: Mapping[str, Any], rows: Rows) -> list[Chart]:
@@ -78,7 +78,7 @@ def _of_steps(summary: Mapping[str, Any], rows: Rows) -> list[Chart]:
 def _groups(summary: Mapping[str, Any]) -> dict[str, _Cells]:
     """Return the numbered cells of each combination of swept values, by its words."""
     keys = swept_keys(summary)
-    groups: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    groups: dict[str, list[tuple[int, Entry]]] = {}
     for number, cell in enumerate(summary["cells"]):
         name = ", ".join(value_name(key, cell.get(key)) for key in keys) or "all cells"
         if name in groups or len(groups) < MAX_VIEWS:
@@ -107,7 +107,7 @@ def _step_parts(groups: Mapping[str, _Cells], rows: Rows) -> Chart:
         shown = cells[:_MAX_BARS]
         labels = [str(cell["policy"]) for _, cell in shown]
         traces = [
-            rows_of_bars(part, labels, [_part_ms(rows, number, columns) for number, _ in shown], color)
+            rows_of_bars(part, labels, [part_ms(rows, number, columns) for number, _ in shown], color)
             for part, (columns, color, _) in PARTS.items()
         ]
         views.append(View(name=name, traces=traces, layout=bars_layout("ms a step", is_stacked=True)))
@@ -158,7 +158,7 @@ def _steps(groups: Mapping[str, _Cells], rows: Rows) -> Chart:
 def _front(summary: Mapping[str, Any]) -> Chart:
     """Return time over memory of every cell; those that no other beats are a series of their own."""
     front = set(front_of(summary))
-    numbered = list(enumerate(summary["cells"]))
+    numbered: _Cells = list(enumerate(summary["cells"]))
     traces = []
     looks = {"no cell beats": Look(color="#D55E00"), "others": Look(color="#949494")}
     for name, is_front in (("others", False), ("no cell beats", True)):
@@ -173,11 +173,6 @@ def _front(summary: Mapping[str, Any]) -> Chart:
     return Chart(title="Time against device memory", views=[view], note=note, height_pixels=440)
 
 
-def _cell_text(cell: Mapping[str, Any], keys: Sequence[str]) -> str:
-    parts = [str(cell["policy"]), *(value_name(key, cell.get(key)) for key in keys)]
+def _cell_text(cell: Entry, keys: Sequence[str]) -> str:
+    parts = [cell["policy"], *(value_name(key, cell.get(key)) for key in keys)]
     return f"{', '.join(parts)}: {format_seconds(cell['tpot_p50_s'])}, {format_bytes(cell['device_bytes'])}"
-
-
-def _part_ms(rows: Rows, number: int, columns: Sequence[str]) -> float:
-    counted = counted_rows(rows, number)
-    return 1e3 * float(sum(rows[name][counted].mean() for name in columns))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import RowFigures
 from kvsim.report.applies import mean, ratio
 from kvsim.types import Rows
 
+COUNTED = ("selected", "hits", "misses", "prefetched", "used", "wasted", "evicted", "to_device_bytes", "to_host_bytes")
+"""Columns of counts that must be equal, between repeats, and simulated and measured; `late` depends on time."""
 
-def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> dict[str, float | int | None]:
+
+def cell_figures(rows: Rows, *, batch: int, holds_everything: bool) -> RowFigures:
     """Return the figures of one cell from its rows, warm-up steps left out.
 
     What does not apply is None: a policy that keeps everything has no hit rate, one that fetches nothing early neither

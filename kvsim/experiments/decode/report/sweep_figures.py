@@ -15,14 +15,24 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kvsim.errors import ScenarioError
 from kvsim.experiments.decode.report.figures import costs_text, some_of
 from kvsim.experiments.decode.report.sweep_front import conditions_of, field_name, front_of, varied_fields
-from kvsim.experiments.decode.report.sweep_tables import weights_of
+from kvsim.experiments.decode.report.sweep_tables import WEIGHED, weights_of
 from kvsim.report.frames import cells_frame
-from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks, title_panel
+from kvsim.report.style import (
+    PALETTE,
+    add_panels,
+    add_panels_in_rows,
+    legend_above,
+    log_ticks,
+    new_figure,
+    png,
+    policy_looks,
+    title_panel,
+)
 from kvsim.scenario.toml import nearest
 
 Summary = Mapping[str, Any]
@@ -31,7 +41,7 @@ COLORS = "cividis"
 """A colour map that looks alike to all eyes, and is in order in grey."""
 _MAX_PANELS = 4
 _LOG_FROM = 5.0
-_WHOLE = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "attention recall"}
+_LOG_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 
 
 def sweep_figures(summary: Summary, fields: Sequence[str] = ()) -> dict[str, bytes]:
@@ -117,18 +127,15 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
     num_columns = min(len(policies), _MAX_PANELS)
     num_rows = -(-len(policies) // num_columns)
     height = max(1.6, 0.42 * next(iter(tables.values())).shape[0])
-    rest = [field_name(field).partition(",")[0] for field in varied if field not in (across, down, "policy")]
-    over = f"Median over {', '.join(rest)}. " if rest else ""
+    rest = _others(varied, across, down)
+    over = f"Median over {rest}. " if rest else ""
     figure = new_figure(
         1.7 + num_rows * (height + 0.75),
         f"Time per output token: {field_name(down)} against {field_name(across)}",
         f"{over}{costs_text(summary)}",
     )
-    axes = add_panels(figure, num_rows, num_columns)
-    for place, axis in enumerate(axis for row in axes for axis in row):
-        if place >= len(policies):
-            axis.set_visible(False)
-            continue
+    axes = add_panels_in_rows(figure, len(policies), num_columns)
+    for place, axis in enumerate(axes):
         table = tables[policies[place]]
         seaborn.heatmap(
             table,
@@ -147,13 +154,12 @@ def heat_figure(summary: Summary, fields: Sequence[str] = ()) -> Figure | None:
         axis.tick_params(axis="y", rotation=0, labelleft=place % num_columns == 0)
         axis.set_xlabel(field_name(across) if place + num_columns >= len(policies) else "")
         axis.set_ylabel(field_name(down) if place % num_columns == 0 else "")
-    every_axis = [axis for row in axes for axis in row]
-    bar = figure.colorbar(ScalarMappable(norm, colormaps[f"{COLORS}_r"]), ax=every_axis, pad=0.01, aspect=30)
+    bar = figure.colorbar(ScalarMappable(norm, colormaps[f"{COLORS}_r"]), ax=figure.axes, pad=0.01, aspect=30)
     bar.set_label("time per token (p50), ms")
     if isinstance(norm, LogNorm):
-        bar.ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+        log_ticks(bar.ax.yaxis, _LOG_STEPS)
+    else:
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure
 
 
@@ -170,19 +176,14 @@ def lines_figure(summary: Summary) -> Figure | None:
     values = some_of(list(dict.fromkeys(frame[split])), _MAX_PANELS) if split else [None]
     looks = policy_looks(frame["policy"])
     policies = list(looks)[: 2 * _MAX_PANELS]
-    rest = [
-        field_name(field).partition(",")[0]
-        for field in varied_fields(summary)
-        if field not in (across, split, "policy")
-    ]
-    spread = f"Line: median over {', '.join(rest)}; band: 10th to 90th percentile. " if rest else ""
+    rest = _others(varied_fields(summary), across, split)
+    spread = f"Line: median over {rest}; band: 10th to 90th percentile. " if rest else ""
     figure = new_figure(4.6, f"Time per output token over {field_name(across)}", f"{spread}{costs_text(summary)}")
     (axes,) = add_panels(figure, 1, len(values), sharey=True)
     handles: dict[str, Any] = {}
     for axis, value in zip(axes, values, strict=True):
         shown = frame if value is None else frame[frame[split] == value]
         for policy in policies:
-            look = looks[policy]
             own = shown[shown["policy"] == policy]
             if own.empty:
                 continue
@@ -193,11 +194,8 @@ def lines_figure(summary: Summary) -> Figure | None:
                 ax=axis,
                 estimator="median",
                 errorbar=("pi", 80),
-                color=look["color"],
-                marker=look["marker"],
-                linestyle=look["linestyle"],
-                linewidth=look["linewidth"],
                 markeredgewidth=0,
+                **looks[policy],
             )
             handles.setdefault(policy, axis.lines[-1])
         title_panel(axis, "" if value is None else f"{field_name(str(split))}: {value}")
@@ -221,8 +219,8 @@ def weights_figure(summary: Summary) -> Figure | None:
         "Share of the variance over all cells: dark alone, light together with other fields (of time: its logarithm). "
         f"{costs_text(summary)}",
     )
-    (axes,) = add_panels(figure, 1, len(_WHOLE), sharey=True)
-    for axis, (figure_name, title) in zip(axes, _WHOLE.items(), strict=True):
+    (axes,) = add_panels(figure, 1, len(WEIGHED), sharey=True)
+    for axis, (figure_name, title) in zip(axes, WEIGHED.items(), strict=True):
         own = weights[weights["figure"] == figure_name].set_index("field").loc[fields]
         axis.barh(range(len(fields)), 100 * own["total_frac"].fillna(0.0), color="#C4DCEE", height=0.7)
         axis.barh(range(len(fields)), 100 * own["alone_frac"].fillna(0.0), color=PALETTE[0], height=0.4)
@@ -233,6 +231,11 @@ def weights_figure(summary: Summary) -> Figure | None:
     axes[0].set_yticks(range(len(fields)), [field_name(field) for field in fields])
     axes[0].invert_yaxis()
     return figure
+
+
+def _others(varied: Sequence[str], *drawn: str | None) -> str:
+    """Return the names of the fields that a figure has no axis or panel for, policies apart."""
+    return ", ".join(field_name(field).partition(",")[0] for field in varied if field not in (*drawn, "policy"))
 
 
 def _two_fields(summary: Summary, varied: list[str], asked: Sequence[str]) -> tuple[str | None, str | None]:
@@ -281,6 +284,4 @@ def _scale(axis: Any, time_ms: pd.Series[float]) -> None:
         axis.set_ylim(0, 1.05 * high)
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axis.yaxis, _LOG_STEPS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.report.table import swept_keys
 
 Summary = Mapping[str, Any]
@@ -72,7 +73,7 @@ def front_of(summary: Summary) -> list[int]:
     return [number for numbers in groups.values() for number in _front_among(cells, numbers)]
 
 
-def _front_among(cells: Sequence[Mapping[str, Any]], numbers: list[int]) -> list[int]:
+def _front_among(cells: Sequence[Entry], numbers: list[int]) -> list[int]:
     costs = np.array([_costs(cells[number]) for number in numbers])
     order = np.lexsort((np.arange(len(numbers)), costs[:, 2], costs[:, 1], costs[:, 0]))
     front: list[int] = []
@@ -82,6 +83,5 @@ def _front_among(cells: Sequence[Mapping[str, Any]], numbers: list[int]) -> list
     return [numbers[place] for place in front]
 
 
-def _costs(cell: Mapping[str, Any]) -> tuple[float, float, float]:
-    recall = cell["mass_recall_frac"]
-    return float(cell["tpot_p50_s"]), float(cell["device_bytes"]), 1.0 - (0.0 if recall is None else float(recall))
+def _costs(cell: Entry) -> tuple[float, float, float]:
+    return cell["tpot_p50_s"], cell["device_bytes"], 1.0 - (cell["mass_recall_frac"] or 0.0)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kvsim.experiments.decode.entry import Entry, value_of
+from kvsim.experiments.decode.report.figures import some_of
 from kvsim.experiments.decode.report.sweep_front import Summary, conditions_of, field_name, front_of, varied_fields
 from kvsim.experiments.decode.report.table import swept_keys
 from kvsim.report.frames import cells_frame
@@ -20,7 +22,7 @@ MAX_FRONT_LINES = 24
 """More cells of the front are left to ``cells.parquet``."""
 MAX_ERROR_LINES = 10
 
-_WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "attention recall"}
+WEIGHED = {"tpot_p50_s": "time per token", "stall_frac": "stall", "mass_recall_frac": "attention recall"}
 """Figures that the weight of the fields is printed for."""
 
 
@@ -37,7 +39,7 @@ def weights_of(summary: Summary) -> pd.DataFrame:
     fields = varied_fields(summary)
     labels = {field: frame[field].map(str).to_numpy() for field in fields}
     rows = []
-    for figure in _WEIGHED:
+    for figure in WEIGHED:
         values = frame[figure].to_numpy(dtype=np.float64, na_value=np.nan)
         values = np.log(values) if figure == "tpot_p50_s" else values
         known = np.isfinite(values)
@@ -84,26 +86,20 @@ def _front_text(summary: Summary, width: int) -> str:
     )
     if not num_fitting:
         caption = f"{summary['scenario']}: none of {len(cells)} cells fits. Those that no other beats all the same:"
-    shown = _spread(front, MAX_FRONT_LINES)
+    shown = some_of(front, MAX_FRONT_LINES)
     lines = aligned([columns, *(_front_row(cells[number], keys) for number in shown)])
     more = len(front) - len(shown)
     note = [f"Evenly chosen; {more} more in cells.parquet (on_front)."] if more else []
     return "\n".join([*textwrap.wrap(caption, width), "", *lines, *note])
 
 
-def _spread(numbers: list[int], most: int) -> list[int]:
-    """Return at most so many, the first and the last among them."""
-    if len(numbers) <= most:
-        return numbers
-    return [numbers[round(place)] for place in np.linspace(0, len(numbers) - 1, most)]
-
-
-def _front_row(cell: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def _front_row(cell: Entry, keys: Sequence[str]) -> list[str]:
     return [
-        str(cell["policy"]),
-        *(str(cell[key]) for key in keys),
+        cell["policy"],
+        *(str(value_of(cell, key)) for key in keys),
         format_seconds(cell["tpot_p50_s"]),
-        *(percent(cell[name]) for name in ("stall_frac", "hit_frac")),
+        percent(cell["stall_frac"]),
+        percent(cell["hit_frac"]),
         format_bytes(cell["device_bytes"]),
         percent(cell["mass_recall_frac"]),
     ]
@@ -114,10 +110,10 @@ def _weights_text(summary: Summary, width: int) -> str:
     weights = weights_of(summary)
     if weights.empty:
         return ""
-    table = [["field", *(f"{name}: alone / total" for name in _WEIGHED.values())]]
+    table = [["field", *(f"{name}: alone / total" for name in WEIGHED.values())]]
     for field in dict.fromkeys(weights["field"]):
         own = weights[weights["field"] == field].set_index("figure")
-        shares = [[percent(own.loc[figure, name], 0) for name in ("alone_frac", "total_frac")] for figure in _WEIGHED]
+        shares = [[percent(own.loc[figure, name], 0) for name in ("alone_frac", "total_frac")] for figure in WEIGHED]
         table.append([field_name(field), *map(" / ".join, shares)])
     caption = (
         "How much each field matters: share of the variance over all cells that it makes alone, and in all, together "

@@ -62,8 +62,12 @@ def first_columns(summary: Mapping[str, Any]) -> list[str]:
 
 def shown_columns(summary: Mapping[str, Any]) -> dict[str, Column]:
     """Return the columns of the printed table: the policy, what is swept, and the figures."""
+    return _key_columns(summary) | COLUMNS
+
+
+def _key_columns(summary: Mapping[str, Any]) -> dict[str, Column]:
     swept = {key: Column(title=title) for key, title in _short_titles(swept_keys(summary)).items()}
-    return {"policy": Column(title="/policy"), **swept, **COLUMNS}
+    return {"policy": Column(title="/policy"), **swept}
 
 
 def text_table(summary: Mapping[str, Any], *, width: int = 120) -> str:
@@ -82,9 +86,7 @@ def _devices(summary: Mapping[str, Any], width: int) -> list[str]:
     rows = [{**cell, **device} for cell in summary["cells"] for device in cell.get("devices", ())]
     if not rows:
         return []
-    swept = {key: Column(title=title) for key, title in _short_titles(swept_keys(summary)).items()}
-    columns = {"policy": Column(title="/policy"), **swept, **DEVICE_COLUMNS}
-    return ["", table_text(rows, columns, apart_by=swept_keys(summary), width=width)]
+    return ["", table_text(rows, _key_columns(summary) | DEVICE_COLUMNS, apart_by=swept_keys(summary), width=width)]
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 120) -> str:

@@ -31,56 +31,38 @@ def targets_of(figures: Mapping[str, Any]) -> list[Target]:
     added, null, ours = (figures[f"{name}_median_error_frac"] for name in ("added", "best_null", "paged"))
     stall, tau, coverage = figures["stall_cells_frac"], figures["kendall_tau"], figures["interval_coverage_frac"]
     is_inside, num_pairs = bool(figures["worst_within_spread"]), figures["kendall_pairs"]
-    return [
-        Target(
-            name="counts equal",
-            shown="yes" if figures["counts_equal"] else "NO",
-            should_be="yes",
-            is_met=bool(figures["counts_equal"]),
+    where = "inside" if is_inside else "outside"
+    judged: list[tuple[str, str, str, bool | None]] = [
+        ("counts equal", "yes" if figures["counts_equal"] else "NO", "yes", bool(figures["counts_equal"])),
+        ("time per token, median error", percent(median), "at most 5%", median <= 0.05),
+        (
+            "time per token, worst error",
+            f"{percent(worst)}, {where} that cell's measured spread",
+            "at most 15%, or inside",
+            worst <= 0.15 or is_inside,
         ),
-        Target(
-            name="time per token, median error",
-            shown=percent(median),
-            should_be="at most 5%",
-            is_met=None if median is None else median <= 0.05,
+        (
+            "what the cache adds, median error in stalling cells",
+            percent(added),
+            "at most 10%",
+            None if added is None else added <= 0.1,
         ),
-        Target(
-            name="time per token, worst error",
-            shown=f"{percent(worst)}, {'inside' if is_inside else 'outside'} that cell's measured spread",
-            should_be="at most 15%, or inside",
-            is_met=None if worst is None else abs(worst) <= 0.15 or is_inside,
+        (
+            "median error where pages move",
+            f"{percent(ours)}, best null predictor {percent(null)}",
+            "a third of the null predictor's",
+            None if ours is None or null is None else ours <= null / 3,
         ),
-        Target(
-            name="what the cache adds, median error in stalling cells",
-            shown=percent(added),
-            should_be="at most 10%",
-            is_met=None if added is None else added <= 0.1,
+        ("cells that stall a quarter of their time or more", percent(stall), "at least a third", stall >= 1 / 3),
+        (
+            "Kendall's tau",
+            f"{'-' if tau is None else f'{tau:.3f}'} over {num_pairs} pairs",
+            "0.9 over 20",
+            tau is not None and tau >= 0.9 and num_pairs >= 20,
         ),
-        Target(
-            name="median error where pages move",
-            shown=f"{percent(ours)}, best null predictor {percent(null)}",
-            should_be="a third of the null predictor's",
-            is_met=None if ours is None or null is None else ours <= null / 3,
-        ),
-        Target(
-            name="cells that stall a quarter of their time or more",
-            shown=percent(stall),
-            should_be="at least a third",
-            is_met=None if stall is None else stall >= 1 / 3,
-        ),
-        Target(
-            name="Kendall's tau",
-            shown=f"{'-' if tau is None else f'{tau:.3f}'} over {num_pairs} pairs",
-            should_be="0.9 over 20",
-            is_met=tau is not None and tau >= 0.9 and num_pairs >= 20,
-        ),
-        Target(
-            name="cells inside the simulated 90% interval",
-            shown=percent(coverage),
-            should_be="80 to 98%",
-            is_met=None if coverage is None else 0.8 <= coverage <= 0.98,
-        ),
+        ("cells inside the simulated 90% interval", percent(coverage), "80 to 98%", 0.8 <= coverage <= 0.98),
     ]
+    return [Target(name=name, shown=shown, should_be=aim, is_met=is_met) for name, shown, aim, is_met in judged]
 
 
 def verdict_lines(figures: Mapping[str, Any]) -> list[str]:

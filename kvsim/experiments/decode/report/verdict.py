@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
+from kvsim.experiments.decode.entry import Entry, value_of
 from kvsim.report.tables import percent
 from kvsim.units import format_bytes, format_seconds
 
-Cell = Mapping[str, Any]
 _Situation = tuple[int, int, str]
-"""Context, batch, and the formats of weights and cache where they vary."""
-"""Tokens of context and sequences of the batch."""
+"""Tokens of context, sequences of the batch, and the formats of weights and cache where they vary."""
 
 
-def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: str, emulated_link: bool) -> list[str]:
+def verdict(cells: Sequence[Entry], device_memory_bytes: int, *, profile_kind: str, emulated_link: bool) -> list[str]:
     """Return a paragraph for each context and batch, and a closing line.
 
     Parameters
@@ -25,7 +24,7 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
     profile_kind
         As a profile says it: ``measured``, ``published``, ``estimated`` or ``exact``.
     """
-    situations: dict[_Situation, list[Cell]] = {}
+    situations: dict[_Situation, list[Entry]] = {}
     for cell in cells:
         situations.setdefault((cell["context_tokens"], cell["batch"], _formats(cell)), []).append(cell)
     ordered = dict(sorted(situations.items()))
@@ -44,17 +43,17 @@ def verdict(cells: Sequence[Cell], device_memory_bytes: int, *, profile_kind: st
     return [*paragraphs, " ".join(closing)]
 
 
-def _paragraph(situation: _Situation, cells: list[Cell], memory_bytes: int, *, is_pinned: bool) -> str:
+def _paragraph(situation: _Situation, cells: list[Entry], memory_bytes: int, *, is_pinned: bool) -> str:
     resident = _fastest(cell for cell in cells if _is_resident(cell))
     names = dict.fromkeys(cell["policy"] for cell in cells if not _is_resident(cell))
     by_policy = [[cell for cell in cells if cell["policy"] == name] for name in names]
-    by_policy.sort(key=lambda members: float(min(cell["tpot_p50_s"] for cell in members)))
+    by_policy.sort(key=lambda members: min(cell["tpot_p50_s"] for cell in members))
     sentences = [_memory(situation, cells, resident, memory_bytes)]
     sentences += [_policy(members, resident, memory_bytes) for members in by_policy]
     return " ".join([*sentences, *_host_memory(cells, is_pinned=is_pinned), _loss(cells)])
 
 
-def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
+def _memory(situation: _Situation, cells: list[Entry], resident: Entry | None, memory_bytes: int) -> str:
     """Say what everything resident would take, part by part, and whether it fits."""
     parts = {
         "weights": max(cell["weights_bytes"] for cell in cells),
@@ -74,19 +73,18 @@ def _memory(situation: _Situation, cells: list[Cell], resident: Cell | None, mem
     )
 
 
-def _whole_kv_bytes(cells: list[Cell]) -> int:
-    sizes = [cell["kv_device_bytes"] for cell in cells if _is_resident(cell)]
+def _whole_kv_bytes(cells: list[Entry]) -> int:
+    sizes: list[float] = [cell["kv_device_bytes"] for cell in cells if _is_resident(cell)]
     return int(max(sizes or [max(_host_bytes_of_a_device(cell), cell["kv_device_bytes"]) for cell in cells]))
 
 
-def _host_bytes_of_a_device(cell: Cell) -> float:
+def _host_bytes_of_a_device(cell: Entry) -> float:
     """Return the share of the pages in host memory that is of the device with the most layers."""
     layers = [device["layers"] for device in cell.get("devices", ())] or [1]
-    share: float = cell["host_bytes"] * max(layers) / sum(layers)
-    return share
+    return cell["host_bytes"] * max(layers) / sum(layers)
 
 
-def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
+def _policy(cells: list[Entry], resident: Entry | None, memory_bytes: int) -> str:
     name = f"`{cells[0]['policy']}`"
     fitting = [cell for cell in cells if cell["fits"]]
     best = _fastest(fitting)
@@ -105,7 +103,7 @@ def _policy(cells: list[Cell], resident: Cell | None, memory_bytes: int) -> str:
     return f"{sentence}."
 
 
-def _host_memory(cells: list[Cell], *, is_pinned: bool) -> list[str]:
+def _host_memory(cells: list[Entry], *, is_pinned: bool) -> list[str]:
     """Say how much host memory the policies take that keep pages there."""
     by_size: dict[int, list[str]] = {}
     for name in dict.fromkeys(cell["policy"] for cell in cells):
@@ -119,18 +117,18 @@ def _host_memory(cells: list[Cell], *, is_pinned: bool) -> list[str]:
     ]
 
 
-def _token(cell: Cell) -> str:
+def _token(cell: Entry) -> str:
     return format_seconds(cell["tpot_p50_s"])
 
 
-def _times(cell: Cell, resident: Cell | None) -> str:
+def _times(cell: Entry, resident: Entry | None) -> str:
     if resident is None:
         return ""
     ratio = cell["tpot_p50_s"] / resident["tpot_p50_s"]
     return f" ({ratio:.2f} times)" if ratio < 9.95 else f" ({ratio:.0f} times)"
 
 
-def _saving(cell: Cell, resident: Cell | None) -> str:
+def _saving(cell: Entry, resident: Entry | None) -> str:
     if resident is None:
         return ""
     saved_bytes = resident["device_bytes"] - cell["device_bytes"]
@@ -139,14 +137,14 @@ def _saving(cell: Cell, resident: Cell | None) -> str:
     return " (saves nothing)" if saved_bytes == 0 else f" ({format_bytes(-saved_bytes)} more than resident)"
 
 
-def _setting(cell: Cell, cells: list[Cell]) -> str:
+def _setting(cell: Entry, cells: list[Entry]) -> str:
     """Name the swept values, the budget's apart, by which this cell differs from the policy's others."""
     keys = [key for key in cell if "." in key and not key.startswith("budget.")]
     varied = [key for key in keys if len({str(other.get(key)) for other in cells}) > 1]
-    return f" ({', '.join(f'{key} = {cell[key]}' for key in varied)})" if varied else ""
+    return f" ({', '.join(f'{key} = {value_of(cell, key)}' for key in varied)})" if varied else ""
 
 
-def _loss(cells: list[Cell]) -> str:
+def _loss(cells: list[Entry]) -> str:
     """Say what attention mass is lost, policies that lose alike together."""
     by_loss: dict[str, list[str]] = {}
     for name in dict.fromkeys(cell["policy"] for cell in cells):
@@ -158,9 +156,9 @@ def _loss(cells: list[Cell]) -> str:
     return f"Of the attention mass{reading}, {_join(phrases)}{_bias(cells)}."
 
 
-def _bias(cells: list[Cell]) -> str:
+def _bias(cells: list[Entry]) -> str:
     """Say how far the attention recall of generated accesses is off where the trace can be asked."""
-    points = [100 * cell["recall_bias_frac"] for cell in cells if cell.get("recall_bias_frac") is not None]
+    points = [100 * bias for cell in cells if (bias := cell.get("recall_bias_frac")) is not None]
     if not points:
         return ""
     least, most = (f"{value:+.1f}" for value in (-max(points), -min(points)))
@@ -180,19 +178,19 @@ def _lost_mass(recalls: list[float | None]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def _options(cells: list[Cell]) -> list[Cell]:
+def _options(cells: list[Entry]) -> list[Entry]:
     """Return the cells that one can choose: not those whose policy sees the future, unless there are no others."""
     return [cell for cell in cells if not cell.get("is_bound")] or cells
 
 
-def _bounds(cells: Sequence[Cell]) -> list[str]:
+def _bounds(cells: Sequence[Entry]) -> list[str]:
     names = list(dict.fromkeys(f"`{cell['policy']}`" for cell in cells if cell.get("is_bound")))
     if not names:
         return []
     return [f"{_join(names)} {'sees' if len(names) == 1 else 'see'} the future: a bound, not an option."]
 
 
-def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
+def _recommendation(situations: dict[_Situation, list[Entry]]) -> str:
     """Name the fastest policy that fits in each situation."""
     best = {situation: _fastest(cell for cell in cells if cell["fits"]) for situation, cells in situations.items()}
     if all(cell is not None and _is_resident(cell) for cell in best.values()):
@@ -211,34 +209,35 @@ def _recommendation(situations: dict[_Situation, list[Cell]]) -> str:
     return f"The fastest that fits is {', '.join(chosen)}{nothing}."
 
 
-def _throughput(situations: dict[_Situation, list[Cell]]) -> list[str]:
+def _throughput(situations: dict[_Situation, list[Entry]]) -> list[str]:
     """Compare the tokens of all sequences per second over the batches of a context; less than a batch apart, nothing.
 
     The fastest token and the most tokens are two things: more sequences, paged, may give fewer than fewer, resident.
     """
     sentences = []
     for context_tokens in dict.fromkeys(context for context, *_ in situations):
-        fitting: dict[int, list[Cell]] = {}
+        fitting: dict[int, list[Entry]] = {}
         for (context, batch, _), members in situations.items():
             if context == context_tokens:
                 fitting.setdefault(batch, []).extend(cell for cell in members if cell["fits"])
         cells = [cell for own in fitting.values() for cell in own]
         if len(fitting) < 2 or not cells:
             continue
-        best = max(cells, key=_tokens_per_s)
+        best = max(cells, key=itemgetter("tokens_per_s"))
         others = [cell for cell in cells if cell["policy"] != best["policy"]]
         sentence = f"At {context_tokens:,} tokens the throughput is highest with {_batch_of(best)}"
         others_at_most = [
-            f"{_batch_of(own)} ({_tokens_per_s(own) / _tokens_per_s(best):.2f} times)" for own in _best_of_each(others)
+            f"{_batch_of(own)} ({own['tokens_per_s'] / best['tokens_per_s']:.2f} times)"
+            for own in _best_of_each(others)
         ]
         sentences.append(f"{sentence}{f', against {_join(others_at_most)} at most' if others_at_most else ''}.")
     return sentences
 
 
-def _no_use_of_predicting(cells: Sequence[Cell]) -> list[str]:
+def _no_use_of_predicting(cells: Sequence[Entry]) -> list[str]:
     """Say where a policy that prefetches misses more pages than `lru` alone does with the same budget."""
     alone = {_settings(cell): cell for cell in cells if cell["policy"] == "lru"}
-    worse: dict[str, tuple[Cell, Cell]] = {}
+    worse: dict[str, tuple[Entry, Entry]] = {}
     for cell in cells:
         base = alone.get(_settings(cell))
         if base is not None and cell.get("prefetched") and cell["misses"] > base["misses"]:
@@ -252,26 +251,22 @@ def _no_use_of_predicting(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _settings(cell: Cell) -> tuple[tuple[str, str], ...]:
+def _settings(cell: Entry) -> tuple[tuple[str, str], ...]:
     """Return what situations and budgets differ in: the context, the batch and everything swept."""
     varied = {key: str(value) for key, value in cell.items() if "." in key}
     return tuple(sorted({**varied, "context": str(cell["context_tokens"]), "batch": str(cell["batch"])}.items()))
 
 
-def _best_of_each(cells: list[Cell]) -> list[Cell]:
+def _best_of_each(cells: list[Entry]) -> list[Entry]:
     """Return each policy's cell of the highest throughput, the highest first."""
     names = dict.fromkeys(cell["policy"] for cell in cells)
-    best = [max((cell for cell in cells if cell["policy"] == name), key=_tokens_per_s) for name in names]
-    return sorted(best, key=_tokens_per_s, reverse=True)
+    best = [max((cell for cell in cells if cell["policy"] == name), key=itemgetter("tokens_per_s")) for name in names]
+    return sorted(best, key=itemgetter("tokens_per_s"), reverse=True)
 
 
-def _batch_of(cell: Cell) -> str:
+def _batch_of(cell: Entry) -> str:
     sequences = "1 sequence" if cell["batch"] == 1 else f"{cell['batch']} sequences"
-    return f"{sequences} of `{cell['policy']}`: {_tokens_per_s(cell):,.0f} tokens/s"
-
-
-def _tokens_per_s(cell: Cell) -> float:
-    return float(cell["tokens_per_s"])
+    return f"{sequences} of `{cell['policy']}`: {cell['tokens_per_s']:,.0f} tokens/s"
 
 
 def _trust(profile_kind: str, emulated_link: bool) -> str:
@@ -298,18 +293,18 @@ def _at(situation: _Situation) -> str:
     return f"{where} with {formats}" if formats else where
 
 
-def _formats(cell: Cell) -> str:
+def _formats(cell: Entry) -> str:
     """Return the formats of weights and cache in words, where a run varies them."""
     names = {"model.weights": "weights", "model.kv": "KV"}
-    return " and ".join(f"{name} in {cell[key]}" for key, name in names.items() if cell.get(key) is not None)
+    return " and ".join(f"{name} in {cell.get(key)}" for key, name in names.items() if cell.get(key) is not None)
 
 
-def _is_resident(cell: Cell) -> bool:
+def _is_resident(cell: Entry) -> bool:
     return cell["budget_pages"] is None
 
 
-def _fastest(cells: Iterable[Cell]) -> Cell | None:
-    return min(cells, key=lambda cell: float(cell["tpot_p50_s"]), default=None)
+def _fastest(cells: Iterable[Entry]) -> Entry | None:
+    return min(cells, key=lambda cell: cell["tpot_p50_s"], default=None)
 
 
 def _join(parts: Sequence[str]) -> str:

@@ -3,75 +3,56 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from kvsim.experiments.decode.entry import value_of
 from kvsim.experiments.decode.report.sweep_front import field_name
 from kvsim.experiments.decode.sweep.reach import Reached, is_whole, value_text
+from kvsim.experiments.decode.sweep.whatif import Pair
 from kvsim.report.tables import aligned, percent
 from kvsim.units import format_bytes, format_seconds
 
-Cell: TypeAlias = Mapping[str, Any]
-Pair: TypeAlias = tuple[str, Mapping[str, Any], Cell, Cell]
-"""Policy, swept fields, figures before and after."""
-
 _FIGURES = ("tpot_p50_s", "tokens_per_s", "stall_frac", "hit_frac", "device_bytes", "fits", "mass_recall_frac")
+_SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
+    "stall_frac": ("stall", percent),
+    "device_bytes": ("device", format_bytes),
+    "mass_recall_frac": ("attention recall", percent),
+}
+"""What the table shows besides the time, before and after: titles, and how it is printed."""
 
 
 def whatif_contents(changes: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return what ``--json`` prints: a cell a pair, with its figures before and after."""
     cells = [
         {
-            "policy": policy,
-            **swept,
-            "tpot_ratio": after["tpot_p50_s"] / before["tpot_p50_s"],
-            "before": {name: before[name] for name in _FIGURES},
-            "after": {name: after[name] for name in _FIGURES},
+            "policy": pair.policy,
+            **pair.swept,
+            "tpot_ratio": pair.tpot_ratio,
+            "before": {name: value_of(pair.before, name) for name in _FIGURES},
+            "after": {name: value_of(pair.after, name) for name in _FIGURES},
         }
-        for policy, swept, before, after in pairs
+        for pair in pairs
     ]
     return {"changes": list(changes), "cells": cells}
 
 
 def whatif_text(changes: Sequence[str], pairs: Sequence[Pair], summary: Mapping[str, Any], *, width: int = 120) -> str:
     """Return a line a cell, before and after, and below what is hypothetical or outside the profile."""
-    keys = list(pairs[0][1])
-    titles = ["policy", *(key.rsplit(".", 1)[-1].replace("_", " ") for key in keys)]
-    table = [
-        [
-            *titles,
-            "TPOT p50",
-            "would be",
-            "ratio",
-            "stall",
-            "would be",
-            "device",
-            "would be",
-            "attention recall",
-            "would be",
-        ]
-    ]
-    for policy, swept, before, after in pairs:
-        ratio = after["tpot_p50_s"] / before["tpot_p50_s"]
-        table.append([policy, *(str(swept[key]) for key in keys), *_two(before, after, ratio)])
+    keys = (key.rsplit(".", 1)[-1].replace("_", " ") for key in pairs[0].swept)
+    table = [["policy", *keys, "TPOT p50", "would be", "ratio"]]
+    for title, _ in _SHOWN.values():
+        table[0] += [title, "would be"]
+    for pair in pairs:
+        times = (format_seconds(side["tpot_p50_s"]) for side in (pair.before, pair.after))
+        row = [pair.policy, *map(str, pair.swept.values()), *times, f"{pair.tpot_ratio:.3f}"]
+        for name, (_, text) in _SHOWN.items():
+            row += [text(value_of(pair.before, name)), text(value_of(pair.after, name))]
+        table.append(row)
     warned = [line for line in summary["verdict"] if line.startswith(("Hypothetical", "Outside the profile"))]
     caption = f"{summary['scenario']}, and what it would be with {', '.join(changes)}:"
     notes = [textwrap.fill(line, width) for line in warned]
     return "\n".join([*textwrap.wrap(caption, width), "", *aligned(table), *([""] if notes else []), *notes])
-
-
-def _two(before: Cell, after: Cell, ratio: float) -> list[str]:
-    return [
-        format_seconds(before["tpot_p50_s"]),
-        format_seconds(after["tpot_p50_s"]),
-        f"{ratio:.3f}",
-        percent(before["stall_frac"]),
-        percent(after["stall_frac"]),
-        format_bytes(before["device_bytes"]),
-        format_bytes(after["device_bytes"]),
-        percent(before["mass_recall_frac"]),
-        percent(after["mass_recall_frac"]),
-    ]
 
 
 def reach_text(

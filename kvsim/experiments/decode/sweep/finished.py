@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from kvsim.errors import ResultError
+from kvsim.experiments.decode.entry import Entry
 from kvsim.report.results import summary_json
 from kvsim.scenario.digest import content_digest
 from kvsim.scenario.whole_files import SUFFIX, replacing
@@ -23,7 +23,7 @@ _STALE_AFTER_S = 3600.0
 class FinishedCell:
     """What became of one cell: its entry of ``summary.json``, or the error that ended it."""
 
-    entry: Mapping[str, Any] | None
+    entry: Entry | None
     error: str | None
     """One line."""
     traceback: str | None = None
@@ -48,7 +48,9 @@ def parse_cell(key: str, text: str) -> FinishedCell | None:
         return None
     pairs = contents["entry"]
     return FinishedCell(
-        entry=None if pairs is None else dict(pairs), error=contents["error"], traceback=contents["traceback"]
+        entry=None if pairs is None else cast("Entry", dict(pairs)),
+        error=contents["error"],
+        traceback=contents["traceback"],
     )
 
 

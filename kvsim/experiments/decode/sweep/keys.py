@@ -40,13 +40,7 @@ def cell_keys(cells: Sequence[Cell], base_dir: Path | None) -> list[str]:
     KvsimError
         If a file that a cell names is not there or cannot be read.
     """
-    contents: dict[Path, str] = {}
-
-    def content(path: Path) -> str:
-        if path not in contents:
-            contents[path] = _digest(path)
-        return contents[path]
-
+    content = functools.cache(_digest)
     known_codes: dict[str, dict[str, str | None]] = {}
 
     def codes(cell: Cell) -> dict[str, str | None]:
@@ -85,8 +79,8 @@ def _own_code() -> str:
         name = path.relative_to(folder).as_posix()
         if not name.startswith(("cli/", "__main__", "report/", "engine/", "calibration/", "experiments/decode/sweep/")):
             parts += [name, path.read_bytes()]
-    for name in ("experiments/decode/report/summary.py",):  # what turns rows into figures
-        parts += [name, (folder / name).read_bytes()]
+    figures = "experiments/decode/report/summary.py"  # what turns rows into figures
+    parts += [figures, (folder / figures).read_bytes()]
     return content_digest(*parts, num_bytes=16)
 
 

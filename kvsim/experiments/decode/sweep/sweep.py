@@ -14,6 +14,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from kvsim.errors import KvsimError, ResultError
 from kvsim.experiments.decode.cells import Cell, Refused
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.provenance import own_inputs
 from kvsim.experiments.decode.simulate import build_cells
 from kvsim.experiments.decode.sources import Sources
@@ -117,12 +118,20 @@ def sweep(
             outcome_of[key] = _written(cells_folder, key, content)
         job.progress(len(texts) / len(missing))
     by_key = iter(keys)
-    outcomes = [_refused(one) if isinstance(one, Refused) else outcome_of[next(by_key)] for one in built]
-    return _gather(scenario, job, built, outcomes, sources, len(missing), len(cells) - len(missing), cells_folder)
-
-
-def _refused(cell: Refused) -> FinishedCell:
-    return FinishedCell(entry=None, error="; ".join(str(cell.error).splitlines()))
+    outcomes = [
+        FinishedCell(entry=None, error="; ".join(str(one.error).splitlines()))
+        if isinstance(one, Refused)
+        else outcome_of[next(by_key)]
+        for one in built
+    ]
+    result, failed = _gathered(scenario, job, built, outcomes, sources)
+    return Sweep(
+        result=result,
+        failed=failed,
+        num_reused=len(cells) - len(missing),
+        num_simulated=len(missing),
+        folder=cells_folder,
+    )
 
 
 def _finished(folder: Path, keys: Sequence[str]) -> dict[str, FinishedCell]:
@@ -179,22 +188,15 @@ def _shared_out(pieces: list[Piece], num_workers: int, scheduler: str | None, fo
         raise KvsimError(f"--dask {scheduler}: {reason}; the finished cells are kept in {folder}") from None
 
 
-def _gather(
-    scenario: Scenario,
-    job: Job,
-    cells: Sequence[Cell | Refused],
-    outcomes: Sequence[FinishedCell],
-    sources: Sources,
-    num_simulated: int,
-    num_reused: int,
-    folder: Path,
-) -> Sweep:
+def _gathered(
+    scenario: Scenario, job: Job, cells: Sequence[Cell | Refused], outcomes: Sequence[FinishedCell], sources: Sources
+) -> tuple[RunResult, tuple[FailedCell, ...]]:
     """Return the cells that have figures as a result, and what became of the others."""
     failed: list[FailedCell] = []
-    done: list[tuple[Cell, dict[str, Any]]] = []
+    done: list[tuple[Cell, Entry]] = []
     for number, (cell, outcome) in enumerate(zip(cells, outcomes, strict=True)):
         if isinstance(cell, Cell) and outcome.entry is not None:
-            done.append((cell, dict(outcome.entry)))
+            done.append((cell, outcome.entry.copy()))
             continue
         failed.append(
             FailedCell(
@@ -208,18 +210,12 @@ def _gather(
     if not done:
         errors = list(dict.fromkeys(cell.error for cell in failed))
         raise KvsimError("\n".join([f"{scenario.name}: all {len(cells)} cells failed:", *errors]))
-    summary = simulated_summary(scenario, [cell for cell, _ in done], [entry for _, entry in done], sources.fit)
+    own = [cell for cell, _ in done]
+    summary = simulated_summary(scenario, own, [entry for _, entry in done], sources.fit)
     if failed:
         summary["failed"] = [
             {"cell": cell.number, "policy": cell.policy, **cell.swept, "error": cell.error} for cell in failed
         ]
-    own = [cell for cell, _ in done]
     manifest = manifest_of(scenario, job, seed=scenario.run.seed, more=own_inputs(own, None))
     manifest |= {"accesses": sources.digests()}
-    return Sweep(
-        result=RunResult(summary=summary, rows={}, manifest=manifest),
-        failed=tuple(failed),
-        num_reused=num_reused,
-        num_simulated=num_simulated,
-        folder=folder,
-    )
+    return RunResult(summary=summary, rows={}, manifest=manifest), tuple(failed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import ResultError, ScenarioError
+from kvsim.experiments.decode.entry import Entry
 from kvsim.experiments.decode.simulate import Progress, simulate
 from kvsim.experiments.provenance import REPLAYED_ROLES, changed_inputs
 from kvsim.experiments.types import Job, ignore
@@ -30,8 +31,13 @@ class Pair:
     policy: str
     swept: dict[str, Any]
     """The fields that still vary."""
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
+    before: Entry
+    after: Entry
+
+    @property
+    def tpot_ratio(self) -> float:
+        """Time per token after over before."""
+        return self.after["tpot_p50_s"] / self.before["tpot_p50_s"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
