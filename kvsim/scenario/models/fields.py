@@ -140,6 +140,10 @@ class Fields:
             return []
         return values
 
+    def wrong(self, problem: str) -> None:
+        """Note that keys do not go together."""
+        self._wrong.append(problem)
+
     def ignore(self, *keys: str) -> None:
         """Note that the family knows these keys and that they change nothing here."""
         self._read.update(keys)

@@ -65,6 +65,7 @@ def test_all_missing_and_wrong_keys_come_at_once() -> None:
         ({"hidden_size": 0}, "hidden_size should be a whole number from 1 to"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings should be true or false, is 'yes'"),
         ({"attention_bias": 1}, "attention_bias should be true or false, is 1"),
+        ({"num_key_value_heads": 3}, "num_attention_heads should be a multiple of num_key_value_heads, 3, is 4"),
     ],
 )
 def test_sizes_that_no_model_has_are_refused(changes: dict[str, Any], words: str) -> None:

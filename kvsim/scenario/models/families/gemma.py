@@ -53,7 +53,8 @@ def gemma3n(fields: Fields) -> ModelSpec:
     """Gemma 3n: per-layer inputs, several residual streams (AltUp), and last layers that read earlier ones' keys."""
     num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
     kinds = layer_kinds(fields, num_layers, full_every(5))
-    mixers = _shared(windowed(fields, attention(fields, norm="head"), kinds), fields)
+    bias = fields.flag("attention_bias", default=False)
+    mixers = _shared(windowed(fields, attention(fields, norm="head", qkv_bias=bias, out_bias=bias), kinds), fields)
     widths = fields.sizes("intermediate_size", num_layers)
     streams, rank, width = (
         fields.size(key) for key in ("altup_num_inputs", "laurel_rank", "hidden_size_per_layer_input")

@@ -28,8 +28,9 @@ def latent(fields: Fields) -> Latent:
 def deepseek_v2(fields: Fields) -> ModelSpec:
     """DeepSeek-V2: the router has no correction."""
     num_layers = fields.num_layers()
-    sparse = replace(corrected_experts(fields), router_bias_numbers=0)
-    dense = mlp(fields, bias=fields.flag("mlp_bias", default=False))
+    bias = fields.flag("mlp_bias", default=False)
+    dense = mlp(fields, bias=bias)
+    sparse = replace(corrected_experts(fields, shared_bias=bias), router_bias_numbers=0)
     parts = dense_first(fields, sparse, dense, num_layers)
     return decoder(fields, layers_of(fields, [latent(fields)] * num_layers, parts, num_norms=2))
 

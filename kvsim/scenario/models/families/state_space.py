@@ -35,8 +35,9 @@ def nemotron_h(fields: Fields) -> ModelSpec:
         elif kind == "mlp":
             blocks[kind] = Layer(mlps=(mlp(fields, bias=bias, is_gated=False),), norm_numbers=norm_numbers)
         else:
-            blocks[kind] = Layer(mlps=(_nemotron_experts(fields),), norm_numbers=norm_numbers)
-    return decoder(fields, tuple(blocks[kind] for kind in kinds), state_dtype=state_dtype(fields))
+            blocks[kind] = Layer(mlps=(_nemotron_experts(fields, bias=bias),), norm_numbers=norm_numbers)
+    spec = decoder(fields, tuple(blocks[kind] for kind in kinds), state_dtype=state_dtype(fields))
+    return replace(spec, tied_embeddings=False)  # its code has a head of its own, whatever tie_word_embeddings says
 
 
 def _nemotron_kinds(fields: Fields) -> list[str]:
@@ -66,15 +67,16 @@ def _nemotron_state(fields: Fields) -> State:
     )
 
 
-def _nemotron_experts(fields: Fields) -> Experts:
+def _nemotron_experts(fields: Fields, *, bias: bool) -> Experts:
     sparse = corrected_experts(fields)
     plain = replace(sparse.expert, is_gated=False)
     width = fields.size("moe_shared_expert_intermediate_size")
     return replace(
         sparse,
         expert=plain,
-        shared=replace(plain, intermediate_size=width),
+        shared=replace(plain, intermediate_size=width, up_bias=bias, down_bias=bias),
         expert_input_size=fields.optional_size("moe_latent_size"),
+        has_input_bias=bias,
     )
 
 
