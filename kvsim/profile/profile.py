@@ -288,7 +288,8 @@ def check_made_for(
     if profile.shape != shape:
         raise ScenarioError(
             f"{where}: profile {profile.name!r} was made for another model shape than the scenario's, in these fields: "
-            f"{differing_fields(profile.shape, shape)}; calibrate this shape, {way_out}"
+            f"{differing_fields(profile.shape, shape)}; set model.shape to the model that was calibrated, "
+            f"calibrate this shape, {way_out}"
         )
     if profile.quantisation != quantisation:
         raise ScenarioError(

@@ -166,6 +166,11 @@ def test_whether_tables_are_tied_may_stand_outside_the_text_part() -> None:
     outside = from_config({"model_type": "qwen3_vl", "text_config": text, "tie_word_embeddings": True})
     assert outside.tied_embeddings
     assert not from_config(text).tied_embeddings
+    text |= {"tie_word_embeddings": True}
+    assert from_config({"model_type": "qwen3_vl", "text_config": text}).tied_embeddings
+    assert not from_config(
+        {"model_type": "qwen3_vl", "text_config": text, "tie_word_embeddings": False}
+    ).tied_embeddings
     assert from_config(tiny("gemma")).tied_embeddings  # its code's own default
 
 
