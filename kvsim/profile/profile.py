@@ -192,13 +192,16 @@ class Profile(Strict):
         Raises
         ------
         CalibrationError
-            If the profile was made before there was such a segment.
+            If the profile was made before there was such a segment, or the model has none.
         """
         cost = self.segments.get(name)
         if cost is None:
+            advice = self.advice
+            if self.shape.paged_layers == 1:
+                advice = "its model has one layer with pages and none to predict: take another policy or channel"
             raise CalibrationError(
                 f"profile {self.name}: no cost of segment {name!r}, which predicting the next layer's scores takes; "
-                f"{self.advice}"
+                f"{advice}"
             )
         return cost
 
