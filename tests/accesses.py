@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from kvsim.profile.profile import SEGMENTS, SPECULATE, Link, LinkCost, Machine, 
 from kvsim.profile.tables import CostTable
 from kvsim.scenario.shapes import ModelShape
 from kvsim.sim import Replay, SimulationInput
-from kvsim.types import IntArray, Scores, pages_of
+from kvsim.types import IntArray, PageIds, Rows, Scores, pages_of
 
 PAGE_TOKENS = 16
 PAGE_BYTES = 1_000_000
@@ -63,6 +64,28 @@ class DriftingSource:
 
     def selection(self, step: int, layer: int, page_tokens: int) -> None:
         return None
+
+
+class OwnPolicy:
+    """What a policy of a test has besides `decide`: it attends to the selection, and keeps no books."""
+
+    attends: ClassVar[Literal["selection", "everything"]] = "selection"
+    holds: ClassVar[Literal["budget", "everything"]] = "budget"
+    reads_selection: ClassVar[bool] = True
+
+    def start(self, resident: PageIds) -> None:
+        pass
+
+    def page_opened(self, page: int) -> None:
+        pass
+
+
+def assert_same(first: Rows, second: Rows) -> None:
+    """Assert that two runs have the same rows, to the last digit."""
+    assert list(first) == list(second)
+    for name in first:
+        assert first[name].dtype == second[name].dtype, name
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 def constant(time_s: float) -> CostTable:

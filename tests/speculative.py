@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from kvsim.policies.base import Plan, Setting, View
 from kvsim.types import IntArray, PageIds
+from tests.accesses import OwnPolicy
 
 
-class Speculative:
+class Speculative(OwnPolicy):
     """Prefetch the next layer's pages of highest foretold score; evict the smallest ids that may leave."""
 
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
-    holds: ClassVar[Literal["budget", "everything"]] = "budget"
-    reads_selection: ClassVar[bool] = True
     reads_speculation: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
         self._grid = setting.grid
         self.seen: list[tuple[int, int, IntArray]] = []
         """Step, layer and best foretold page of each sequence, wherever something was foretold."""
-
-    def start(self, resident: PageIds) -> None:
-        """Nothing to keep."""
-
-    def page_opened(self, page: int) -> None:
-        """Nothing to keep."""
 
     def decide(self, view: View) -> Plan:
         """Return the likeliest pages of the next layer and as many victims as that takes."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.errors import CalibrationError, ScenarioError
+from kvsim.errors import CalibrationError, ResultError, ScenarioError
 from kvsim.experiments.provenance import manifest_of
 from kvsim.experiments.types import Job
 from kvsim.profile.choose import chosen_profile
@@ -16,11 +17,12 @@ from kvsim.profile.other_shape import adapted, call_problem, times_of, whose_tim
 from kvsim.profile.prefill import PrefillCost, prefill_cost
 from kvsim.profile.profile import Profile, check_made_for
 from kvsim.profile.tables import CostTable
-from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult
+from kvsim.report.results import SUMMARY_SCHEMA_VERSION, RunResult, joined
 from kvsim.scenario.decode import MODEL_INPUTS, YOUNGER_OF_PROFILE, ModelChoice, ProfileChoice
 from kvsim.scenario.file import AnyScenario, Role
 from kvsim.scenario.shapes import ModelShape
 from kvsim.scenario.shipped import near
+from kvsim.types import Rows
 
 
 class CacheScenario(AnyScenario):
@@ -35,7 +37,8 @@ class CacheScenario(AnyScenario):
     profile: ProfileChoice
 
 
-ScenarioT = TypeVar("ScenarioT", bound=CacheScenario)
+EntryT = TypeVar("EntryT", bound=Mapping[str, Any])
+"""The entry of a cell in the summary: a `TypedDict` of its experiment."""
 
 
 def shape_of(scenario: CacheScenario) -> ModelShape:
@@ -111,11 +114,6 @@ def check_calls(
         raise CalibrationError(f"{scenario.name}: {problem}")
 
 
-def cells_of(scenario: ScenarioT) -> list[tuple[ScenarioT, dict[str, Any]]]:
-    """Return one scenario for each cell with its swept values by their dotted field, in the file's order."""
-    return [(cell, cell.swept_values(scenario.sweep)) for cell in scenario.cells]
-
-
 def model_path_of(scenario: CacheScenario, beside: Path | None) -> str:
     """Return where the weights are: as the scenario says, or beside it where only that is there.
 
@@ -135,15 +133,21 @@ def make_result(
     job: Job,
     *,
     cells: Sequence[Mapping[str, Any]],
-    rows: Mapping[str, NDArray[Any]],
+    rows: Sequence[Rows],
     verdict: Sequence[str],
-    profile: Profile | None,
+    profile: Profile,
     seed: int = 0,
     is_measured: bool = False,
     extra: Mapping[str, Any] | None = None,
-    tables: Mapping[str, dict[str, NDArray[Any]]] | None = None,
+    tables: Mapping[str, Sequence[Rows]] | None = None,
 ) -> RunResult:
-    """Return a result in the form that all results share."""
+    """Return a result in the form that all results share.
+
+    Parameters
+    ----------
+    rows, tables
+        Columns of each cell, in the order of the cells.
+    """
     summary: dict[str, Any] = {
         "schema_version": SUMMARY_SCHEMA_VERSION,
         "kind": scenario.kind,
@@ -153,24 +157,48 @@ def make_result(
         "swept": list(scenario.sweep),
         "cells": [dict(cell) for cell in cells],
         "verdict": list(verdict),
+        "profile": {"name": profile.name, "kind": profile.kind, "emulated_link": profile.link.emulated},
     }
-    if profile is not None:
-        summary["profile"] = {
-            "name": profile.name,
-            "kind": profile.kind,
-            "emulated_link": profile.link.emulated,
-        }
-        if not is_measured:
-            summary = _with_times_of(scenario, job.base_dir, summary)
-    if is_measured:
-        summary["is_measured"] = True
-    manifest = manifest_of(scenario, job, seed=seed, is_measured=is_measured)
-    return RunResult(summary=summary | dict(extra or {}), rows=dict(rows), manifest=manifest, tables=dict(tables or {}))
+    summary = summary | {"is_measured": True} if is_measured else _with_times_of(scenario, job.base_dir, summary)
+    return RunResult(
+        summary=summary | dict(extra or {}),
+        rows=stacked(rows),
+        manifest=manifest_of(scenario, job, seed=seed, is_measured=is_measured),
+        tables={name: stacked(own) for name, own in (tables or {}).items()},
+    )
+
+
+def extended(entry: EntryT, *more: Mapping[str, Any]) -> EntryT:
+    """Return the entry of a cell with further fields: its values of swept ones, whose names only the scenario knows."""
+    fields: dict[str, Any] = dict(entry)
+    for part in more:
+        fields |= part
+    return cast("EntryT", fields)
+
+
+def stacked(tables: Sequence[Rows], *, by: str = "cell") -> dict[str, NDArray[Any]]:
+    """Return tables of equal columns as one, the number of its own in each row."""
+    sizes = [next(iter(table.values())).size for table in tables]
+    return {by: np.repeat(np.arange(len(tables)), sizes), **joined(tables)}
+
+
+def recorded_file(folder: Path, name: str) -> Path:
+    """Return a file that a measurement recorded.
+
+    Raises
+    ------
+    ResultError
+        If it is not there.
+    """
+    file = folder / name
+    if not file.is_file():
+        raise ResultError(f"{folder}: no {name}; give a folder that `kvsim measure` wrote of such a scenario")
+    return file
 
 
 def _with_times_of(scenario: CacheScenario, beside: Path | None, summary: Mapping[str, Any]) -> dict[str, Any]:
     noted: dict[str, str] = {}
-    for cell, _ in cells_of(scenario):
+    for cell in scenario.cells:
         if cell.profile.allow_other_shape or cell.profile.scale:
             profile = profile_of(cell, beside)
             note = whose_times(profile, shape_of(cell), profile.quantisation)

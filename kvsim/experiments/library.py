@@ -65,8 +65,7 @@ def run(
     KvsimError
         With a line for every error.
     """
-    loaded, job = _loaded(scenario, overrides, policies, trace)
-    job = replace(job, progress=progress)
+    loaded, job = _loaded(scenario, overrides, policies, trace, progress)
     return Result(run=simulate(loaded, job))
 
 
@@ -84,8 +83,7 @@ def measure(
     KvsimError
         With a line for every error.
     """
-    loaded, job = _loaded(scenario, overrides, policies, None)
-    job = replace(job, progress=progress)
+    loaded, job = _loaded(scenario, overrides, policies, None, progress)
     result, files = load_measurement(loaded.experiment).measure(loaded.scenario, job)
     return Result(run=result, files=files)
 
@@ -137,6 +135,7 @@ def _loaded(
     overrides: Overrides | None,
     policies: Policies | None,
     trace: Trace | Path | str | None,
+    progress: Callable[[float], None],
 ) -> tuple[LoadedScenario, Job]:
     """Return a scenario with everything that a call changes of it, and what its run needs besides."""
     changes = _changes(overrides)
@@ -157,7 +156,7 @@ def _loaded(
     if accesses is not None:
         loaded.of_type(Scenario, "a trace of arrays")
     job = loaded.job(recorded=recorded)
-    return loaded, replace(job, accesses=accesses, plug_ins=plug_ins)
+    return loaded, replace(job, accesses=accesses, plug_ins=plug_ins, progress=progress)
 
 
 def _changes(overrides: Overrides | None) -> dict[str, Any]:

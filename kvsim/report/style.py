@@ -16,6 +16,8 @@ WIDTH_INCHES = 12.0
 DOTS_PER_INCH = 100
 _EDGE_INCHES, _TITLE_INCHES, _FOOT_INCHES, _LEGEND_INCHES, _LEGEND_LINE_INCHES = 0.1, 0.32, 0.24, 0.16, 0.2
 _LETTER_INCHES = 0.083
+_BESIDE_INCHES, _BELOW_INCHES = 0.85, 0.7
+"""Room for the numbers and the label of an axis."""
 
 PALETTE = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#949494", "#D55E00")
 """Eight colours after Okabe and Ito (2008), as seaborn's ``colorblind`` has them."""
@@ -39,11 +41,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_figure(height_inches: float, title: str, foot: str = "") -> Figure:
+def new_figure(height_inches: float, title: str, foot: str = "", *, is_plain_grid: bool = False) -> Figure:
     """Return an empty figure 1200 pixels wide with a title line above and a small `foot` below.
 
     It belongs to no window and no global list: it is gone when nobody holds it. What is drawn between title and foot is
     laid out when the figure is saved, so that no text runs into another.
+
+    Parameters
+    ----------
+    is_plain_grid
+        Whether panels have short labels and nothing beside them: they are then placed by fixed margins, which saves
+        two thirds of the time of drawing a small picture.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH)
@@ -51,6 +59,7 @@ def new_figure(height_inches: float, title: str, foot: str = "") -> Figure:
         left, line = _EDGE_INCHES / WIDTH_INCHES, _EDGE_INCHES / height_inches
         figure.text(left, 1 - line, title, va="top", size=13, weight="bold")
         figure.text(left, line, foot, size=9, color="#555555")
+    figure.set_layout_engine("none" if is_plain_grid else "constrained")
     _leave_room(figure, _TITLE_INCHES + _LEGEND_INCHES / 2)
     return figure
 
@@ -58,14 +67,28 @@ def new_figure(height_inches: float, title: str, foot: str = "") -> Figure:
 def _leave_room(figure: Figure, above_inches: float) -> None:
     """Keep panels out of what stands above them, and of the foot."""
     height_inches = figure.get_figheight()
-    rect = (0, _FOOT_INCHES / height_inches, 1, 1 - (_FOOT_INCHES + above_inches) / height_inches)
-    figure.set_layout_engine("constrained", rect=rect, w_pad=0.08, h_pad=0.06, hspace=0.06, wspace=0.04)
+    foot, head = _FOOT_INCHES / height_inches, 1 - above_inches / height_inches
+    if figure.get_layout_engine() is None:
+        figure.subplots_adjust(top=head)
+    else:
+        figure.set_layout_engine(
+            "constrained", rect=(0, foot, 1, head - foot), w_pad=0.08, h_pad=0.06, hspace=0.06, wspace=0.04
+        )
 
 
 def add_panels(figure: Figure, num_rows: int, num_columns: int, **shared: Any) -> list[list[Any]]:
     """Return a grid of axes, ``[num_rows][num_columns]``, below title and legend and above the foot."""
     with rc_context(STYLE):
         axes = figure.subplots(num_rows, num_columns, squeeze=False, **shared)
+    if figure.get_layout_engine() is None:
+        height_inches, between_inches = figure.get_figheight(), 0.25 if shared.get("sharex") else _BELOW_INCHES
+        figure.subplots_adjust(
+            left=_BESIDE_INCHES / WIDTH_INCHES,
+            right=1 - 2 * _EDGE_INCHES / WIDTH_INCHES,
+            bottom=(_FOOT_INCHES + _BELOW_INCHES) / height_inches,
+            wspace=num_columns * _BESIDE_INCHES / WIDTH_INCHES,
+            hspace=num_rows * between_inches / height_inches,
+        )
     return [list(row) for row in axes]
 
 

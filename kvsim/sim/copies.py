@@ -89,24 +89,20 @@ class Copies:
             issued.popleft()
         count = 0
         while self._held_back and len(issued) < self._window_transfers:
-            transfer = self._held_back.popleft()
-            issued.append(transfer)
-            self.to_device.submit(transfer)
+            self._issue(self._held_back.popleft())
             count += 1
         return count
 
     def force(self, transfers: list[Transfer]) -> int:
         """Issue held-back prefetches that attention now waits for, in their order; return how many."""
         waited = {id(transfer) for transfer in transfers}
-        waiting: deque[Transfer] = deque()
-        count = 0
-        while self._held_back:
-            transfer = self._held_back.popleft()
-            if id(transfer) in waited:
-                self._issued_prefetches.append(transfer)
-                self.to_device.submit(transfer)
-                count += 1
-            else:
-                waiting.append(transfer)
-        self._held_back = waiting
-        return count
+        forced = [transfer for transfer in self._held_back if id(transfer) in waited]
+        if forced:
+            self._held_back = deque(transfer for transfer in self._held_back if id(transfer) not in waited)
+        for transfer in forced:
+            self._issue(transfer)
+        return len(forced)
+
+    def _issue(self, transfer: Transfer) -> None:
+        self._issued_prefetches.append(transfer)
+        self.to_device.submit(transfer)

@@ -116,8 +116,6 @@ class Device:
 
     def _in_flight(self, pages: PageIds) -> dict[int, int]:
         """Return the unfinished transfers that carry some of `pages`, with how many each; forget finished ones."""
-        if not self._transfers:
-            return {}
         transfers = self._transfers
         while transfers and transfers[oldest := next(iter(transfers))].done.triggered:
             del transfers[oldest]

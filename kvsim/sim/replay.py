@@ -79,7 +79,7 @@ class Replay:
             num_layers=source.num_layers,
             pages_per_layer=pages_of(last, page_tokens),
         )
-        self._readings: dict[tuple[int, int, bool], Reading] = {}
+        self._readings: dict[tuple[int, int], Reading] = {}
         self._cached_bytes = 0
         self._contexts: dict[int, IntArray] = {}
 
@@ -119,15 +119,15 @@ class Replay:
 
     def at(self, step: int, layer: int, *, everything: bool) -> Reading:
         """Return the reading of one layer; `everything`: of all pages, whatever the selector says."""
-        everything = everything or self._selector is None
-        key = (step, layer, everything)
-        reading = self._readings.get(key)
+        if everything or self._selector is None:
+            return self._read_all(step, layer)
+        reading = self._readings.get((step, layer))
         if reading is None:
-            reading = self._read_all(step, layer) if everything else self._read_chosen(step, layer)
-            size = 0 if everything else reading.selected.nbytes + reading.scores.nbytes
-            if not everything and self._cached_bytes + size <= MAX_CACHED_BYTES:
+            reading = self._read_chosen(step, layer)
+            size = reading.selected.nbytes + reading.scores.nbytes
+            if self._cached_bytes + size <= MAX_CACHED_BYTES:
                 self._cached_bytes += size
-                self._readings[key] = reading
+                self._readings[step, layer] = reading
         return reading
 
     def block(self, first_step: int, *, everything: bool) -> Block:

@@ -31,11 +31,6 @@ class Rules:
     lost_bits: NDArray[np.uint64]
     """Room for one decision, ``[num_sequences, words]``."""
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the policy is no kernel and has to be asked."""
-        return int(self.rules[decide.POLICY]) == decide.NO_POLICY
-
 
 def make_rules(policy: Policy, setting: Setting, resident: PageIds) -> Rules:
     """Return what a kernel needs to decide in the place of `policy`, which has just been started with `resident`.

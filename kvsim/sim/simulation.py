@@ -59,7 +59,7 @@ def simulate_decode(
 
 
 def decode_in_chunks(
-    run_input: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK, path: Path = "auto"
+    run_input: SimulationInput, *, chunk_steps: int = ROWS_IN_CHUNK
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
     """Yield the rows of a decode run in chunks, so that memory does not grow with the number of steps.
 
@@ -68,7 +68,7 @@ def decode_in_chunks(
     KvsimError
         If the run can only be simulated event by event, which keeps its rows.
     """
-    if not _takes_fast_path(run_input, None, path):
+    if not _takes_fast_path(run_input, None, "auto"):
         raise KvsimError("rows come in chunks from the fast path only; this run is simulated event by event")
     env = simpy.Environment()
     steps = FastPath(env, run_input, _ignore, chunk_steps)

@@ -8,6 +8,7 @@ import pytest
 
 from kvsim.cli import run_command
 from kvsim.experiments.registry import EXPERIMENTS
+from tests.experiments.running import printed, refused
 
 PACKAGE = {
     "__init__.py": '"""A toy."""',
@@ -69,21 +70,17 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_runs_and_is_shown_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run_command(["run", "throw.toml", "-o", "out"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("2 dice show 7.0\n4 dice show 14.0\n\nresult: out/throw/")
+    shown = "2 dice show 7.0\n4 dice show 14.0\n"
+    assert printed(capsys, "run", "throw.toml", "-o", "out").startswith(f"{shown}\nresult: out/throw/")
     (folder,) = (tmp_path / "out" / "throw").iterdir()
-    assert run_command(["show", str(folder)]) == 0
-    assert capsys.readouterr().out == "2 dice show 7.0\n4 dice show 14.0\n"
+    assert printed(capsys, "show", str(folder)) == shown
 
 
 def test_it_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["check", "throw.toml"]) == 0
-    assert capsys.readouterr().out == "throw.toml: fine, 2 cells\n"
-    assert run_command(["check", "throw.toml", "--set", "num_dice=13"]) == 2
-    assert capsys.readouterr().err == "throw: num_dice: 13 is unlucky\n"
-    assert run_command(["check", "throw.toml", "--set", "num_die=3"]) == 2
-    assert "unknown key 'num_die'; did you mean 'num_dice'?" in capsys.readouterr().err
+    assert printed(capsys, "check", "throw.toml") == "throw.toml: fine, 2 cells\n"
+    assert refused(capsys, "check", "throw.toml", "--set", "num_dice=13") == "throw: num_dice: 13 is unlucky\n"
+    told = refused(capsys, "check", "throw.toml", "--set", "num_die=3")
+    assert "unknown key 'num_die'; did you mean 'num_dice'?" in told
 
 
 def test_an_experiment_without_its_constant_is_our_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from kvsim.profile.profile import Profile
 from kvsim.sim import SimulationInput, simulate_decode
 from kvsim.sim.ledger import BYTES, COUNTS, TIMES
 from kvsim.types import Rows
-from tests.accesses import DriftingSource, make_input, make_profile, make_replay
+from tests.accesses import DriftingSource, assert_same, make_input, make_profile, make_replay
 
 MACHINES = {
     "cpu": {},
@@ -67,8 +67,7 @@ def test_one_device_of_all_layers_is_the_run_that_names_none(policy: str) -> Non
     share = DeviceShare(layers=range(NUM_LAYERS), setting=given.setting, policy=given.policy)
     alone = simulate_decode(run_input(policy, make_profile(), 1), path="events")
     rows = simulate_decode(replace(given, devices=(share,)), path="events")
-    for name in alone:
-        np.testing.assert_array_equal(rows[name], alone[name])
+    assert_same(rows, alone)
 
 
 @pytest.mark.parametrize("policy", ["lru", "arc", "lru+next-step"])
@@ -110,7 +109,4 @@ def test_links_of_their_own_are_faster_than_one_that_all_share() -> None:
 
 
 def test_steps_of_several_devices_are_simulated_event_by_event() -> None:
-    by_default = simulate_decode(run_input("lru", make_profile(), 2))
-    by_events = simulated("lru", make_profile(), 2)
-    for name in by_events:
-        np.testing.assert_array_equal(by_default[name], by_events[name])
+    assert_same(simulate_decode(run_input("lru", make_profile(), 2)), simulated("lru", make_profile(), 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +18,7 @@ from kvsim.sim import SimulationInput, Timeline, simulate_decode
 from kvsim.sim.fast_path import FastPath, can_run
 from kvsim.sim.ledger import TIMES
 from kvsim.sim.simulation import Path, decode_in_chunks
-from kvsim.types import PageIds
-from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
+from tests.accesses import DriftingSource, OwnPolicy, assert_same, make_input, make_profile, make_replay, make_setting
 
 NEXT_STEP = {"prefetch": "next-step", "window_steps": 5}
 PLAIN = {**NEXT_STEP, "compiled": False}
@@ -65,11 +64,11 @@ def rows_of(path: Path, policy: str, profile: Profile, **changes: Any) -> dict[s
     return dict(simulate_decode(given_run(policy, profile, **changes), path=path))
 
 
-def assert_same(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]]) -> None:
-    assert list(first) == list(second)
-    for name in first:
-        assert first[name].dtype == second[name].dtype, name
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+def same_rows(policy: str, profile: Profile, **changes: Any) -> dict[str, NDArray[Any]]:
+    """Return the rows of a run, which are the same in whole steps and event by event."""
+    whole, events = (rows_of(path, policy, profile, **changes) for path in ("auto", "events"))
+    assert_same(whole, events)
+    return events
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -77,8 +76,7 @@ def assert_same(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]])
 def test_the_fast_path_equals_events_to_the_last_digit(policy: str, machine: str) -> None:
     profile = make_profile(**MACHINES[machine])
     changes = {"num_steps": 36, "num_sequences": 2}  # two pages fill, and are written back
-    whole, events = (rows_of(path, policy, profile, **changes) for path in ("auto", "events"))
-    assert_same(whole, events)
+    same_rows(policy, profile, **changes)
 
 
 @settings(max_examples=60)
@@ -102,15 +100,12 @@ def test_the_fast_path_equals_events_whatever_is_run(
     profile = make_profile(**MACHINES[machine], bandwidth_bytes_per_s=bandwidth)
     changes = {"num_steps": 10, "start_tokens": 250, "seed": seed, "num_sequences": batch}
     changes |= {"frac": frac, "quota": quota, "partition": partition}
-    whole, events = (rows_of(path, policy, profile, **changes) for path in ("auto", "events"))
-    assert_same(whole, events)
+    same_rows(policy, profile, **changes)
 
 
 def test_a_prefetch_queue_that_is_never_empty_is_carried_from_step_to_step() -> None:
     profile = make_profile(bandwidth_bytes_per_s=2e7)
-    whole, events = (rows_of(path, "attention", profile, num_steps=20, frac=0.4) for path in ("auto", "events"))
-    assert events["late"].sum() > 0
-    assert_same(whole, events)
+    assert same_rows("attention", profile, num_steps=20, frac=0.4)["late"].sum() > 0
 
 
 def test_rings_grow_where_more_is_under_way_than_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +114,8 @@ def test_rings_grow_where_more_is_under_way_than_they_hold(monkeypatch: pytest.M
     monkeypatch.setattr(FastPath, "_grow", lambda self: (grown.append(1), grow(self))[1])
     monkeypatch.setattr("kvsim.sim.fast_path._FIRST_ROOM", 16)
     profile = make_profile(bandwidth_bytes_per_s=2e7, **FREE)
-    whole, events = (rows_of(path, "attention", profile, num_steps=40) for path in ("auto", "events"))
+    same_rows("attention", profile, num_steps=40)
     assert grown
-    assert_same(whole, events)
 
 
 def test_chunks_are_the_rows_in_pieces() -> None:
@@ -136,7 +130,7 @@ def test_copies_that_slow_a_stream_beside_the_host_and_timelines_take_events() -
     profile = make_profile(synchronous=False, compute_slowdown_frac=0.3)
     assert not can_run(profile)
     assert can_run(make_profile(compute_slowdown_frac=0.3))
-    assert_same(rows_of("auto", "lru", profile), rows_of("events", "lru", profile))
+    same_rows("lru", profile)
     with pytest.raises(KvsimError, match="event by event"):
         next(decode_in_chunks(given_run("lru", profile)))
     timeline = Timeline()
@@ -157,21 +151,11 @@ def test_parts_add_up_and_halving_bandwidth_never_speeds_anything_up(machine: st
         np.testing.assert_array_equal(slow_digest, fast_digest)
 
 
-class Faulty:
+class Faulty(OwnPolicy):
     """Evicts what is selected."""
-
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
-    holds: ClassVar[Literal["budget", "everything"]] = "budget"
-    reads_selection: ClassVar[bool] = True
 
     def __init__(self, fault: str) -> None:
         self._fault = fault
-
-    def start(self, resident: PageIds) -> None:
-        pass
-
-    def page_opened(self, page: int) -> None:
-        pass
 
     def decide(self, view: View) -> Plan:
         if self._fault == "selected leaves":

@@ -13,7 +13,7 @@ from kvsim.traces.access.arrays import Trace
 from kvsim.traces.access.ragged import Ragged
 from kvsim.traces.access.repeated import Repeated
 from kvsim.types import pages_of
-from tests.accesses import PAGE_BYTES, PAGE_TOKENS, DriftingSource, make_input, make_profile, make_replay
+from tests.accesses import PAGE_BYTES, PAGE_TOKENS, DriftingSource, assert_same, make_input, make_profile, make_replay
 
 NUM_STEPS = 20
 START_TOKENS = (400, 150, 271, 95)  # at the first step one more; 271 fills a page at once
@@ -72,8 +72,7 @@ def test_both_paths_give_the_same_rows(policy, arguments, machine):
         for path in ("events", "auto")
     )
     assert expected["misses"].sum() > 0 or policy in ("resident", "stream")
-    for name, column in expected.items():
-        np.testing.assert_array_equal(found[name], column, err_msg=name)
+    assert_same(found, expected)
 
 
 def test_pages_that_a_sequence_has_filled_are_written_back_once():
@@ -101,8 +100,7 @@ def test_equal_lengths_are_the_batch_as_it_was():
     for path in ("events", "auto"):
         plain = simulate_decode(given_run("lru", DriftingSource(num_sequences=3)), path=path)
         same = simulate_decode(given_run("lru", ragged((20,) * 3, tokens)), path=path)
-        for name, column in plain.items():
-            np.testing.assert_array_equal(same[name], column, err_msg=name)
+        assert_same(same, plain)
 
 
 def test_a_batch_may_repeat_sequences_of_unequal_length():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,7 @@ from kvsim.policies.base import NOTHING
 from kvsim.profile.profile import Profile
 from kvsim.sim import Replay, simulate_decode
 from kvsim.sim.ledger import TIMES
-from kvsim.types import PageIds
-from tests.accesses import DriftingSource, make_input, make_profile, make_replay, make_setting
+from tests.accesses import DriftingSource, OwnPolicy, assert_same, make_input, make_profile, make_replay, make_setting
 
 MACHINES = {
     "cpu": {},
@@ -89,22 +88,12 @@ def test_stream_with_infinite_budget_equals_resident_at_full_attention() -> None
     np.testing.assert_array_equal(streamed["step_s"], resident["step_s"])
 
 
-class Forgetful:
+class Forgetful(OwnPolicy):
     """Evicts, at every decision, pages whose scrambled id lies below `forget_frac`: larger shares forget supersets."""
-
-    attends: ClassVar[Literal["selection", "everything"]] = "selection"
-    holds: ClassVar[Literal["budget", "everything"]] = "budget"
-    reads_selection: ClassVar[bool] = True
 
     def __init__(self, setting: Setting, forget_frac: float) -> None:
         ids = np.arange(setting.grid.num_pages)
         self._forgets = (ids * 7919 % 1009) / 1009 < forget_frac
-
-    def start(self, resident: PageIds) -> None:
-        pass
-
-    def page_opened(self, page: int) -> None:
-        pass
 
     def decide(self, view: View) -> Plan:
         return Plan(victims=np.flatnonzero(view.evictable & self._forgets)) if view.free_slots > -1 else NOTHING
@@ -127,8 +116,7 @@ def test_superset_of_the_misses_never_costs_less_and_costs_more(machine: str) ->
 
 def test_same_input_gives_the_same_rows() -> None:
     first, second = (run("attention", make_profile(**MACHINES["gpu eager"])) for _ in range(2))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+    assert_same(first, second)
 
 
 @pytest.mark.parametrize("policy", ["lru", "attention"])

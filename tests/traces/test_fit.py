@@ -12,6 +12,7 @@ from kvsim.traces import (
     LayerParameters,
     SyntheticSource,
     TraceFile,
+    TraceHeader,
     TraceWriter,
     channel_of,
     compare_statistics,
@@ -23,6 +24,7 @@ from kvsim.traces import (
 )
 from kvsim.traces.generator.parameters import EstimateParameters
 from kvsim.traces.generator.recall import K_PAGES, attention_recall_frac, recall_at
+from tests.traces.calm import CALM
 
 QUEST = "estimate:quest"
 
@@ -46,6 +48,17 @@ TOLERANCES = {
 DISTINCT_TOLERANCE_FRAC = 0.25
 
 
+def one_sequence(header_of, num_layers: int, prompt_tokens: int, max_tokens: int) -> TraceHeader:
+    return header_of(
+        shape=header_of().shape.model_copy(update={"num_layers": num_layers}),
+        num_layers=num_layers,
+        num_sequences=1,
+        prompt_tokens=(prompt_tokens,),
+        max_tokens=max_tokens,
+        channels=(channel_of("mass", max_tokens), channel_of(f"{QUEST}@32", max_tokens)),
+    )
+
+
 def rambling_trace(path: Path, header_of) -> TraceFile:
     """Write accesses of quite another making than the generator's.
 
@@ -55,15 +68,7 @@ def rambling_trace(path: Path, header_of) -> TraceFile:
     rng = np.random.default_rng(11)
     layers, prompt, steps, max_tokens = 6, 2600, 96, 2704
     units = max_tokens // 16
-    shape = header_of().shape.model_copy(update={"num_layers": layers})
-    header = header_of(
-        shape=shape,
-        num_layers=layers,
-        num_sequences=1,
-        prompt_tokens=(prompt,),
-        max_tokens=max_tokens,
-        channels=(channel_of("mass", max_tokens), channel_of(f"{QUEST}@32", max_tokens)),
-    )
+    header = one_sequence(header_of, layers, prompt, max_tokens)
     chapter_of = np.arange(units) // 14
     love = 0.5 * rng.standard_t(4, units) + 0.5 * rng.standard_t(4, (layers, units))
     bias = rng.uniform(-1.2, 1.2, (layers, units // 2 + 1))
@@ -123,24 +128,10 @@ def test_a_generator_fitted_to_a_shipped_capture_has_its_statistics(path):
 
 
 def known_parameters(*, channel: str | None = QUEST, **changes: float) -> GeneratorParameters:
-    values = {
-        "sink_frac": 0.2,
-        "recent_frac": 0.4,
-        "recency_exponent": 1.2,
-        "near_exponent": 0.8,
-        "attraction_spread_nats": 1.0,
-        "dynamic_spread_nats": 1.0,
-        "persistence_per_step": 0.95,
-        "jitter_spread_nats": 0.5,
-        "shift_rate_per_step": 0.0,
-        "shift_redraw_frac": 0.0,
-        "burst_rate_per_step": 0.0,
-        "burst_size_nats": 0.0,
-        "burst_duration_steps": 1,
-        "layer_affinity_corr": 0.6,
-    } | changes
+    known = {"recency_exponent": 1.2, "near_exponent": 0.8, "persistence_per_step": 0.95, "jitter_spread_nats": 0.5}
     estimate = EstimateParameters(slope=0.8, noise_spread_nats=0.7, noise_persistence_per_step=0.6)
-    layer = LayerParameters(**values, estimate=estimate if channel else None)
+    known |= {"layer_affinity_corr": 0.6, "estimate": estimate if channel else None}
+    layer = LayerParameters(**(CALM | known | changes))
     return GeneratorParameters(page_tokens=32, context_tokens=6000, channel=channel, layers=(layer,) * 6)
 
 
@@ -193,16 +184,7 @@ def heavy_headed(path: Path, header_of, *, tail_frac: float) -> TraceFile:
     rng = np.random.default_rng(5)
     layers, prompt, steps, max_tokens = 4, 3000, 64, 3072
     units = max_tokens // 16
-    shape = header_of().shape.model_copy(update={"num_layers": layers})
-    channels = (channel_of("mass", max_tokens), channel_of(f"{QUEST}@32", max_tokens))
-    header = header_of(
-        shape=shape,
-        num_layers=layers,
-        num_sequences=1,
-        prompt_tokens=(prompt,),
-        max_tokens=max_tokens,
-        channels=channels,
-    )
+    header = one_sequence(header_of, layers, prompt, max_tokens)
     loved = rng.choice(np.arange(4, 160), 6, replace=False)
     has_mass = rng.random((layers, units)) < tail_frac
     with TraceWriter(path, header) as writer:

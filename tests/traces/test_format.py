@@ -344,7 +344,6 @@ def test_a_context_never_shrinks(tmp_path, header_of, step_of):
 
 
 def test_appending_outside_the_block_is_an_error(tmp_path, header_of, step_of):
-    header = header_of()
-    values = step_of(header, np.array([71, 41]), np.random.default_rng(0))
+    values = step_of(header_of(), np.array([71, 41]), np.random.default_rng(0))
     with pytest.raises(TraceError, match="with block"):
-        TraceWriter(tmp_path / "x.kvtrace", header).append([71, 41], values)
+        TraceWriter(tmp_path / "x.kvtrace", header_of()).append([71, 41], values)

@@ -15,25 +15,9 @@ from kvsim.errors import TraceError
 from kvsim.traces import GeneratorParameters, LayerParameters, SyntheticSource, measure_statistics
 from kvsim.traces.generator import generate
 from kvsim.traces.generator.parameters import EstimateParameters
+from tests.traces.calm import CALM
 
 QUEST = "estimate:quest"
-CALM: dict[str, Any] = {
-    "sink_frac": 0.2,
-    "recent_frac": 0.4,
-    "recency_exponent": 1.0,
-    "near_exponent": 0.0,
-    "attraction_spread_nats": 1.0,
-    "dynamic_spread_nats": 1.0,
-    "persistence_per_step": 0.9,
-    "jitter_spread_nats": 0.0,
-    "shift_rate_per_step": 0.0,
-    "shift_redraw_frac": 0.0,
-    "burst_rate_per_step": 0.0,
-    "burst_size_nats": 0.0,
-    "burst_duration_steps": 1,
-    "layer_affinity_corr": 0.5,
-    "estimate": EstimateParameters(slope=1.0, noise_spread_nats=0.5, noise_persistence_per_step=0.5),
-}
 
 
 def parameters_of(*changes: dict[str, Any], page_tokens: int = 32, **everywhere: Any) -> GeneratorParameters:
@@ -174,10 +158,6 @@ def test_recent_mass_falls_with_the_stated_power_of_age():
     np.testing.assert_allclose(mass[-4:], 0.4 * weights / weights.sum(), rtol=3e-3)
     assert mass[-5] / mass[-9] == pytest.approx((128 / 256) ** -0.5, rel=3e-3)
     assert mass[1] == mass[40]  # older than 1024 tokens
-
-
-def middle(source: SyntheticSource) -> Any:
-    return measure_statistics(source, 32)
 
 
 @pytest.mark.parametrize(

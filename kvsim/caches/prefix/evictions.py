@@ -74,8 +74,7 @@ class Ranked(_Open):
         self._uses[block] = 1
 
     def released(self, block: int) -> None:
-        """Rank the block."""
-        raise NotImplementedError
+        """Change nothing, where the rank does not depend on the release."""
 
     def victim(self, is_free: IsFree) -> int | None:
         """Return the free block of the lowest rank."""
@@ -106,9 +105,6 @@ class Fifo(Ranked):
         super().enter(block, next_use)
         self._ranks[block] = (self._tick(),)
 
-    def released(self, block: int) -> None:
-        """Change nothing."""
-
 
 class Lfu(Ranked):
     """Give up the leaf that was used least often since it came in; of equals, the one released longest ago."""
@@ -127,12 +123,6 @@ class Belady(Ranked):
     requests come one at a time.
     """
 
-    is_oracle = True
-
-    def __init__(self, budget_blocks: int) -> None:
-        super().__init__(budget_blocks)
-        self._next: dict[int, int] = {}
-
     def hit(self, block: int, next_use: int) -> None:
         """Rank by the next use."""
         super().hit(block, next_use)
@@ -142,9 +132,6 @@ class Belady(Ranked):
         """Rank by the next use."""
         super().enter(block, next_use)
         self._ranks[block] = (-next_use, block)
-
-    def released(self, block: int) -> None:
-        """Change nothing."""
 
     def outlives(self, block: int, next_use: int) -> bool:
         """Keep what is used before the new block is."""

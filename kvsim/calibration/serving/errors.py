@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kvsim.calibration.serving.fit import fit_serving, measured_s, predicted_s
+from kvsim.calibration.serving.fit import fit_serving
 from kvsim.calibration.serving.samples import StepSamples
 
 _HALF_WIDTH = 1.645
@@ -32,7 +32,7 @@ def run_errors(rounds: Sequence[Sequence[StepSamples]]) -> dict[str, float]:
     return {
         "error_frac": _HALF_WIDTH * float(np.sqrt(between)),
         "part_error_frac": _HALF_WIDTH * float(np.sqrt(within)),
-        "part_s": float(np.mean([measured_s(part).sum() for part in parts])),
+        "part_s": float(np.mean([part.step_s.sum() for part in parts])),
     }
 
 
@@ -41,6 +41,6 @@ def _errors(rounds: Sequence[Sequence[StepSamples]], left_out: int) -> list[floa
     others = [part for place, bursts in enumerate(rounds) if place != left_out for part in bursts]
     costs = fit_serving(StepSamples.together(others), "", "")
     return [
-        float(costs.mean_spread * predicted_s(costs, part).sum() / measured_s(part).sum()) - 1
+        float(costs.mean_spread * costs.steps_s(part.amounts).sum() / part.step_s.sum()) - 1
         for part in rounds[left_out]
     ]

@@ -8,37 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from kvsim.calibration.serving.samples import AMOUNTS, StepSamples
+from kvsim.calibration.serving.samples import StepSamples
 from kvsim.errors import CalibrationError
-from kvsim.profile.serving import ServingCosts
+from kvsim.profile.serving import PARTS, ServingCosts
 from kvsim.profile.tables import Amount, CostTable
 from kvsim.types import FloatArray
 
 NUM_QUANTILES = 41
 _GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-_TOKENS = (
-    *range(1, 17),
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-    56,
-    64,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    4096,
-    8192,
-)
+_TOKENS = (*range(1, 16), *range(16, 32, 4), *range(32, 64, 8), *(64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536))
+_TOKENS += (2048, 4096, 8192)
 """A matrix product of few rows takes a time of its own for each count: on a CPU, two rows take longer than three."""
 _LEAST_AT = 4
 """Steps that an amount of `_TOKENS` needs near it."""
@@ -109,7 +88,7 @@ def fit_serving(samples: StepSamples, engine: str, source: str) -> ServingCosts:
     """
     if samples.host_s.size < _LEAST_STEPS:
         raise CalibrationError(f"{samples.host_s.size} steps of vLLM were timed; at least {_LEAST_STEPS} are needed")
-    columns = dict(zip(AMOUNTS, samples.amounts.T, strict=True))
+    columns = dict(zip(PARTS, samples.amounts.T, strict=True))
     host = _Rising(amount="requests", amounts=_grid(columns["host"]), has_start=True)
     forward: dict[str, _Rising | _Free] = {
         "tokens": _Free(amount="tokens", amounts=_supported(columns["tokens"])),
@@ -123,18 +102,8 @@ def fit_serving(samples: StepSamples, engine: str, source: str) -> ServingCosts:
     for (name, table), values in zip(forward.items(), unknowns, strict=True):
         tables[name] = _table(table, values, count, source)
     costs = ServingCosts.model_validate({"engine": engine, **tables})
-    quantiles = np.quantile(measured_s(samples) / predicted_s(costs, samples) - 1, np.linspace(0, 1, NUM_QUANTILES))
+    quantiles = np.quantile(samples.step_s / costs.steps_s(samples.amounts) - 1, np.linspace(0, 1, NUM_QUANTILES))
     return costs.model_copy(update={"step_residuals_frac": tuple(np.round(quantiles, 5).tolist())})
-
-
-def measured_s(samples: StepSamples) -> FloatArray:
-    """Return what each step took, host and forward together."""
-    return samples.host_s + samples.forward_s
-
-
-def predicted_s(costs: ServingCosts, samples: StepSamples) -> FloatArray:
-    """Return what the tables say of each step, host and forward together."""
-    return costs.steps_s(samples.amounts)
 
 
 def _grid(amounts: FloatArray) -> FloatArray:

@@ -11,19 +11,21 @@ import numpy as np
 from kvsim.profile.serving import PARTS
 from kvsim.types import FloatArray
 
-AMOUNTS = PARTS
-"""What the tables of `kvsim.profile.serving.ServingCosts` count: of the host, requests."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSamples:
     """The steps of some runs."""
 
     amounts: FloatArray
-    """``[num_steps, len(AMOUNTS)]``."""
+    """``[num_steps, len(PARTS)]``: what the tables of `ServingCosts` count, of the host requests."""
     host_s: FloatArray
     """Everything of a step but the forward pass with its sampling."""
     forward_s: FloatArray
+
+    @property
+    def step_s(self) -> FloatArray:
+        """Seconds of each step, host and forward together."""
+        return self.host_s + self.forward_s
 
     @staticmethod
     def together(parts: Sequence[StepSamples]) -> StepSamples:
@@ -50,7 +52,7 @@ def step_samples(steps: Sequence[Mapping[str, Any]], prompt_tokens: Mapping[str,
     rows, host_s, forward_s = [], [], []
     for step in steps:
         computed |= dict(step["admitted"])
-        row = dict.fromkeys(AMOUNTS, 0)
+        row = dict.fromkeys(PARTS, 0)
         for name, tokens in step["scheduled"]:
             before = computed[name]
             computed[name] = after = before + tokens
@@ -62,7 +64,7 @@ def step_samples(steps: Sequence[Mapping[str, Any]], prompt_tokens: Mapping[str,
                 row["sampled"] += 1
                 known[name] += 1
         if row["tokens"]:
-            rows.append([row[name] for name in AMOUNTS])
+            rows.append([row[name] for name in PARTS])
             forward_s.append(step["execute_s"])
             host_s.append(step["end_s"] - step["start_s"] - step["execute_s"])
     return StepSamples(amounts=np.array(rows, dtype=float), host_s=np.array(host_s), forward_s=np.array(forward_s))

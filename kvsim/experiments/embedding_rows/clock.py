@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -65,54 +65,48 @@ def costs_of(scenario: EmbeddingRows, profile: Profile) -> RowCosts:
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class Timed:
-    """What the counted calls of one cell did, an entry a call."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedCall:
+    """What one counted call of a cell did."""
 
-    request: list[int] = field(default_factory=list)
-    step: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    distinct_rows: list[int] = field(default_factory=list)
-    hit_rows: list[int] = field(default_factory=list)
-    prefetched_rows: list[int] = field(default_factory=list)
-    embed_s: list[float] = field(default_factory=list)
+    request: int
+    step: int
+    tokens: int
+    distinct_rows: int
+    hit_rows: int
+    prefetched_rows: int
+    embed_s: float
     """From the call of the embedding to its rows; fetching ahead not included."""
-    wait_s: list[float] = field(default_factory=list)
+    wait_s: float
     """Of that, for rows that were missed or on their way."""
-    call_s: list[float] = field(default_factory=list)
+    call_s: float
     """The whole call of the model, and what fetching ahead takes of it."""
-    plain_s: list[float] = field(default_factory=list)
+    plain_s: float
     """The whole call with the table on the device."""
-    plain_embed_s: list[float] = field(default_factory=list)
+    plain_embed_s: float
     """Of that, the embedding."""
 
-    def add(self, **values: float) -> None:
-        """Add one call."""
-        for name, value in values.items():
-            getattr(self, name).append(value)
 
-    def columns(self) -> dict[str, FloatArray | IntArray]:
-        """Return the entries as arrays."""
-        return {each.name: np.array(getattr(self, each.name)) for each in fields(self)}
-
-
-def simulate_calls(scenario: EmbeddingRows, calls: list[EmbedCall], costs: RowCosts) -> tuple[Timed, RowCounts]:
-    """Return when every counted call happens, and what the cache state counts of these."""
-    timed, counts = Timed(), RowCounts()
+def simulate_calls(
+    scenario: EmbeddingRows, calls: list[EmbedCall], costs: RowCosts
+) -> tuple[dict[str, FloatArray | IntArray], RowCounts]:
+    """Return when every counted call happens, a column for each field of `TimedCall`, and what the state counts."""
+    timed: list[TimedCall] = []
+    counts = RowCounts()
     for episode in episodes(calls):
         state = state_of(scenario, episode)
         env = Environment()
         host = _Host(env, scenario, state, costs, timed)
         env.run(until=env.process(host.run(episode)))
         counts = counts.plus(state.counts)
-    return timed, counts
+    return {each.name: np.array([getattr(call, each.name) for call in timed]) for each in fields(TimedCall)}, counts
 
 
 class _Host:
     """The thread that carries out the calls of one cache from empty: its page table, the link and the clock."""
 
     def __init__(
-        self, env: Environment, scenario: EmbeddingRows, state: RowCacheState, costs: RowCosts, timed: Timed
+        self, env: Environment, scenario: EmbeddingRows, state: RowCacheState, costs: RowCosts, timed: list[TimedCall]
     ) -> None:
         self._env = env
         self._chunk_rows = scenario.prefetch.chunk_rows
@@ -147,18 +141,20 @@ class _Host:
         num_ahead = yield from self._fetch_ahead(call)
         compute_s, plain_s = self._costs.compute_s(call), self._costs.at_s(PLAIN, call.tokens.size)
         yield self._env.timeout(compute_s)
-        self._timed.add(
-            request=call.request,
-            step=call.step,
-            tokens=call.tokens.size,
-            distinct_rows=lookup.rows.size,
-            hit_rows=lookup.rows.size - num_missed,
-            prefetched_rows=num_ahead,
-            embed_s=embed_s,
-            wait_s=wait_s,
-            call_s=self._env.now - started_s,
-            plain_s=compute_s + plain_s,
-            plain_embed_s=plain_s,
+        self._timed.append(
+            TimedCall(
+                request=call.request,
+                step=call.step,
+                tokens=call.tokens.size,
+                distinct_rows=lookup.rows.size,
+                hit_rows=lookup.rows.size - num_missed,
+                prefetched_rows=num_ahead,
+                embed_s=embed_s,
+                wait_s=wait_s,
+                call_s=self._env.now - started_s,
+                plain_s=compute_s + plain_s,
+                plain_embed_s=plain_s,
+            )
         )
 
     def _settle(self, rows: IntArray) -> Process[float]:

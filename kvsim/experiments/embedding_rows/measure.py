@@ -12,16 +12,17 @@ from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.embedding_rows.calibrate import row_tables
 from kvsim.experiments.embedding_rows.calls import EmbedCall, calls_of, episodes, state_of
 from kvsim.experiments.embedding_rows.engine.run import RowRun, RowStep, run_cached, run_plain
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
-from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, digest_of, inputs_of, predicted, rows_of
+from kvsim.experiments.embedding_rows.simulate import RECORDED, cell_of, inputs_of, predicted_frac
 from kvsim.experiments.types import Job, Measurement
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.checks import check_length
+from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import stream_bytes
 from kvsim.types import FloatArray, IntArray
 
@@ -36,7 +37,7 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
     EngineError
         If the engine counted otherwise than the cache state.
     """
-    cells = [cell for cell, _ in cells_of(scenario)]
+    cells = scenario.cells
     _check(scenario)
     profile = profile_of(scenario, job.base_dir)
     path = model_path_of(scenario, job.base_dir)
@@ -46,7 +47,7 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
         _, requests, bigrams = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
         each = cell.run.prompt_tokens + cell.run.new_tokens
         check_length(each, context_limit_of(model), where=f"{cell.name}: run.prompt_tokens and run.new_tokens")
-        plans.append((calls_of(cell, requests, bigrams), predicted(bigrams, requests)))
+        plans.append((calls_of(cell, requests, bigrams), predicted_frac(bigrams, requests)))
     use_threads(profile.machine.num_threads)
     run_plain(model, plans[0][0][:2])  # the first call of a model is slower than any other
     repeats = scenario.measure.repeats
@@ -58,24 +59,24 @@ def measure(scenario: EmbeddingRows, job: Job) -> tuple[RunResult, dict[str, byt
             runs[number].append(_run(model, cell, plans[number][0], profile.link.stated_bandwidth_bytes_per_s))
             job.progress(1 / (len(cells) * repeats))
     entries, tables = [], []
-    for number, (cell, swept) in enumerate(cells_of(scenario)):
-        calls, predictions = plans[number]
+    for number, cell in enumerate(cells):
+        calls, expected_frac = plans[number]
         columns = _columns([call for call in calls if call.counts], runs[number], plain)
         served, _, _ = inputs_of(cell, replace(job, recorded=None), cell.measure.requests)
-        entry = cell_of(cell, profile, served, columns, runs[number][0].counts) | predictions
+        entry = cell_of(cell, profile, served, columns, runs[number][0].counts, expected_frac)
         same = [a.logits_digest == b.logits_digest for a, b in zip(runs[number][0].steps, plain[0], strict=True)]
         entry["same_logits_frac"] = float(np.mean(same))
-        entries.append(entry | swept)
-        tables.append(rows_of(number, columns))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
+        tables.append(columns)
     result = make_result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=verdict_of(entries),
         profile=profile,
         is_measured=True,
-        extra={"tokens_digest": digest_of(requests)},
+        extra={"tokens_digest": content_digest(requests)},
     )
     return result, {RECORDED: stream_bytes(served.header, list(requests.reshape(-1, requests.shape[-1])))}
 

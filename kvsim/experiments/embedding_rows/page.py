@@ -1,9 +1,6 @@
 """What the experiment adds to the page of a result."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from kvsim.experiments.embedding_rows.report import COLUMNS, COMPARED, LEGEND
+from kvsim.experiments.embedding_rows.report import COLUMNS, COMPARED, LEGEND, series_name
 from kvsim.report.html.parts import Parts, charts_of
 from kvsim.report.results import RunResult
 
@@ -27,11 +24,7 @@ def parts(result: RunResult) -> Parts:
             keys=result.summary["swept"],
             over="budget_rows",
             over_title="budget, rows",
-            series=_series,
+            series=series_name,
         ),
         legend=LEGEND,
     )
-
-
-def _series(cell: Mapping[str, Any]) -> str:
-    return f"{cell['mode']} {cell['policy']}"

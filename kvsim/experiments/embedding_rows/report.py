@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from kvsim.experiments.embedding_rows.cell import RowsCell
 from kvsim.report.comparison import Compared, Comparison, Fields
 from kvsim.report.results import RunResult
 from kvsim.report.style import add_panels, legend_above, new_figure, png, policy_looks
@@ -47,7 +48,7 @@ LEGEND = (
 )
 
 
-def verdict_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def verdict_of(cells: Sequence[RowsCell]) -> list[str]:
     """Return what the cells say in words, and what their figures leave out."""
     if not cells:
         return []
@@ -67,7 +68,7 @@ def verdict_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines + _reservations(cells)
 
 
-def _mode_text(mode: str, group: Sequence[Mapping[str, Any]]) -> str:
+def _mode_text(mode: str, group: Sequence[RowsCell]) -> str:
     own = [cell for cell in group if cell["mode"] == mode]
     if not own:
         return ""
@@ -76,7 +77,7 @@ def _mode_text(mode: str, group: Sequence[Mapping[str, Any]]) -> str:
     return f"{mode} {format_seconds(best['prompt_embed_mean_s'])}{policy}"
 
 
-def _reservations(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def _reservations(cells: Sequence[RowsCell]) -> list[str]:
     lines = []
     if any(cell["is_tied"] for cell in cells):
         lines.append(
@@ -105,20 +106,21 @@ def _reservations(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def rows_figure(summary: Mapping[str, Any]) -> Figure:
     """Return hit rate and time of a prompt's rows over the budget, and speed over what is saved, a line a policy."""
-    cells = summary["cells"]
+    cells: Sequence[RowsCell] = summary["cells"]
     foot = "Rows: from the call of the embedding to its rows. Dashed: the whole table on the device."
     if any(cell["is_tied"] for cell in cells):
         foot += " Saved: if the head had a table of its own; here it shares this one, and nothing is saved."
     figure = new_figure(5.4, f"{summary['scenario']}: a cache of embedding rows", foot)
     left, middle, right = add_panels(figure, 1, 3)[0]
-    looks = policy_looks(dict.fromkeys(_named(cell) for cell in cells))
+    looks = policy_looks(dict.fromkeys(series_name(cell) for cell in cells))
     handles: dict[str, Any] = {}
     for name, look in looks.items():
-        own = sorted((cell for cell in cells if _named(cell) == name), key=lambda cell: cell["budget_rows"])
+        own = sorted((cell for cell in cells if series_name(cell) == name), key=lambda cell: cell["budget_rows"])
         budgets = [cell["budget_rows"] for cell in own]
         handles[name] = left.plot(budgets, [cell["token_hit_frac"] for cell in own], **look)[0]
         middle.plot(budgets, [1e3 * cell["prompt_embed_mean_s"] for cell in own], **look)
-        right.plot([_would_save_mib(cell) for cell in own], [cell["tokens_per_s"] for cell in own], **look)
+        spared_mib = [(cell["table_bytes"] - cell["cache_bytes"]) / 2**20 for cell in own]
+        right.plot(spared_mib, [cell["tokens_per_s"] for cell in own], **look)
     if cells:
         middle.axhline(1e3 * cells[0]["prompt_plain_embed_mean_s"], color="0.5", linestyle="--", linewidth=1.5)
         right.axhline(cells[0]["resident_tokens_per_s"], color="0.5", linestyle="--", linewidth=1.5)
@@ -135,11 +137,8 @@ def rows_figure(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _would_save_mib(cell: Mapping[str, Any]) -> float:
-    return float(cell["table_bytes"] - cell["cache_bytes"]) / 2**20
-
-
-def _named(cell: Mapping[str, Any]) -> str:
+def series_name(cell: RowsCell) -> str:
+    """Return what a line of cells is called."""
     return f"{cell['mode']} {cell['policy']}"
 
 

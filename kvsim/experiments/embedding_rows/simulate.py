@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kvsim.caches import Cache
 from kvsim.caches.rows import RowCounts
-from kvsim.errors import ResultError, TraceError
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.errors import TraceError
+from kvsim.experiments.base import extended, make_result, profile_of, recorded_file, shape_of
 from kvsim.experiments.embedding_rows.bigrams import Bigrams
 from kvsim.experiments.embedding_rows.calls import (
     EmbedCall,
@@ -25,13 +24,14 @@ from kvsim.experiments.embedding_rows.calls import (
     row_bytes,
     served_of,
 )
+from kvsim.experiments.embedding_rows.cell import RowsCell
 from kvsim.experiments.embedding_rows.clock import costs_of, simulate_calls
 from kvsim.experiments.embedding_rows.report import verdict_of
 from kvsim.experiments.embedding_rows.scenario import EmbeddingRows
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.report.applies import mean, ratio
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.digest import content_digest
 from kvsim.traces.tokens.stream import read_token_stream
 from kvsim.types import FloatArray, IntArray
@@ -42,40 +42,36 @@ RECORDED = "served.jsonl"
 
 def check(scenario: EmbeddingRows, base_dir: Path | None) -> int:
     """Check profile, stream and sizes, and return the number of cells."""
-    cells = cells_of(scenario)
-    for cell, _ in cells:
+    for cell in scenario.cells:
         served = served_of(cell.stream, shape_of(cell).vocab_size, base_dir)
         requests_of(cell, served)
         bigrams_of(cell, served)
         budget_rows(cell)
         costs_of(cell, profile_of(cell, base_dir))
-    return len(cells)
+    return len(scenario.cells)
 
 
 def simulate(scenario: EmbeddingRows, job: Job) -> RunResult:
     """Simulate every cell, over the whole stream or over what a measured result recorded."""
-    swept_cells = cells_of(scenario)
     entries, tables, digests = [], [], set()
-    profile = profile_of(swept_cells[0][0], job.base_dir)
-    for number, (cell, swept) in enumerate(swept_cells):
+    for cell in scenario.cells:
         profile = profile_of(cell, job.base_dir)
         served, requests, bigrams = inputs_of(cell, job)
         calls = calls_of(cell, requests, bigrams)
         costs = costs_of(cell, profile)
-        timed, counts = simulate_calls(cell, calls, costs)
-        entry = cell_of(cell, profile, served, timed.columns(), counts)
-        entry |= predicted(bigrams, requests)
+        columns, counts = simulate_calls(cell, calls, costs)
+        entry = cell_of(cell, profile, served, columns, counts, predicted_frac(bigrams, requests))
         entry["bound_hit_frac"] = bound_hit_frac(cell, calls)
         entry["outside_frac"] = float(np.mean([costs.is_outside(call) for call in calls]))
-        entries.append(entry | swept)
-        tables.append(rows_of(number, timed.columns()))
-        digests.add(digest_of(requests))
-        job.progress(1 / len(swept_cells))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
+        tables.append(columns)
+        digests.add(content_digest(requests))
+        job.progress(1 / len(scenario.cells))
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=verdict_of(entries),
         profile=profile,
         extra={"tokens_digest": "-".join(sorted(digests))},
@@ -88,9 +84,7 @@ def inputs_of(cell: EmbeddingRows, job: Job, most: int | None = None) -> tuple[S
     bigrams = bigrams_of(cell, served)
     if job.recorded is None:
         return served, requests_of(cell, served, most), bigrams
-    file = job.recorded / RECORDED
-    if not file.is_file():
-        raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")
+    file = recorded_file(job.recorded, RECORDED)
     tokens = read_token_stream(file).tokens
     each = cell.run.batch * (cell.run.prompt_tokens + cell.run.new_tokens)
     if tokens.size % each:
@@ -105,7 +99,8 @@ def cell_of(
     served: Served,
     columns: Mapping[str, FloatArray | IntArray],
     counts: RowCounts,
-) -> dict[str, Any]:
+    predicted_frac: float | None,
+) -> RowsCell:
     """Return the cell's entry of the summary from its calls, simulated or measured."""
     shape = shape_of(cell)
     is_prompt = columns["step"] == 0
@@ -152,20 +147,15 @@ def cell_of(
         "is_drawn": served.is_drawn,
         "zipf_exponent": served.zipf_exponent,
         "computes_as": None if profile.shape == shape else profile.name,
+        "predicted_frac": predicted_frac,
     }
 
 
-def rows_of(number: int, columns: Mapping[str, FloatArray | IntArray]) -> dict[str, Any]:
-    """Return a row for each counted call of one cell."""
-    return {"cell": np.full(columns["step"].size, number), **columns}
-
-
-def predicted(bigrams: Bigrams | None, requests: IntArray) -> dict[str, float | None]:
+def predicted_frac(bigrams: Bigrams | None, requests: IntArray) -> float | None:
     """Return how often the next token of a request was among those that the predictor expected."""
     if bigrams is None:
-        return {"predicted_frac": None}
-    flat = requests.reshape(-1, requests.shape[-1])
-    return {"predicted_frac": float(np.mean([bigrams.recall_frac(tokens) for tokens in flat]))}
+        return None
+    return float(np.mean([bigrams.recall_frac(tokens) for tokens in requests.reshape(-1, requests.shape[-1])]))
 
 
 def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
@@ -177,8 +167,3 @@ def bound_hit_frac(cell: EmbeddingRows, calls: list[EmbedCall]) -> float:
         hits += int(cache.access(rows).hits[counts].sum())
         accesses += int(counts.sum())
     return hits / accesses
-
-
-def digest_of(requests: IntArray) -> str:
-    """Return a digest that differs between different requests."""
-    return content_digest(requests)

@@ -13,7 +13,7 @@ from kvsim.engine.model.generation import Generated, generate, peak_bytes, use_t
 from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.experiments.kv_on_off.simulate import add_speeds, cell_of, computed_tokens, rows_of, verdict_of
@@ -33,7 +33,7 @@ def measure(scenario: KvOnOff, job: Job) -> tuple[RunResult, dict[str, bytes]]:
     EngineError
         If two runs of one cell generate different tokens.
     """
-    cells = [cell for cell, _ in cells_of(scenario)]
+    cells = scenario.cells
     profile = profile_of(scenario, job.base_dir)
     path = model_path_of(scenario, job.base_dir)
     model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
@@ -78,31 +78,30 @@ def _prompt(model: Any, tokenizer: Any, cell: KvOnOff, text: str) -> NDArray[np.
 def _result(scenario: KvOnOff, job: Job, runs: list[list[Generated]], peaks: list[int]) -> RunResult:
     cells, tables = [], []
     tokens: dict[Any, np.ndarray[Any, Any]] = {}
-    for number, (cell, _) in enumerate(cells_of(scenario)):
+    for number, cell in enumerate(scenario.cells):
         own = runs[number]
         for other in own[1:]:
             if not np.array_equal(own[0].token_ids, other.token_ids):
                 raise EngineError(f"{cell.name}: cell {number}: two runs generated different tokens")
         step_s = np.median([run.step_s for run in own], axis=0)
         entry = cell_of(cell, step_s, peak_bytes=peaks[number])
-        entry |= {"kv_bytes": own[0].kv_bytes, "computed_tokens": own[0].computed_tokens}
+        entry["kv_bytes"], entry["computed_tokens"] = own[0].kv_bytes, own[0].computed_tokens
         entry["latency_repeats_s"] = [float(run.step_s.sum()) for run in own]
         place = (cell.run.batch, cell.run.prompt_tokens, cell.run.new_tokens)
         other_ids = tokens.setdefault(place, own[0].token_ids)
         entry["same_tokens_frac"] = float(np.mean(other_ids == own[0].token_ids))
         cells.append(entry)
-        tables += [rows_of(number, cell, run.step_s, repetition) for repetition, run in enumerate(own)]
+        tables.append(joined([rows_of(cell, run.step_s, repetition) for repetition, run in enumerate(own)]))
     add_speeds(cells)
-    rows = joined(tables)
     return make_result(
         scenario,
         job,
         cells=cells,
-        rows=rows,
+        rows=tables,
         verdict=verdict_of(cells),
         profile=profile_of(scenario, job.base_dir),
         is_measured=True,
-        extra={"growth": growth_of(cells, rows)},
+        extra={"growth": growth_of(cells, joined(tables))},
     )
 
 

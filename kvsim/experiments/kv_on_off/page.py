@@ -1,8 +1,8 @@
 """What the experiment adds to the page of a result."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
+from kvsim.experiments.kv_on_off.cell import KvCell
 from kvsim.experiments.kv_on_off.report import COLUMNS, COMPARED, GROWTH_COLUMNS, growth_rows
 from kvsim.report.html.parts import Parts, charts_of
 from kvsim.report.html.tables import Table
@@ -18,9 +18,19 @@ _OVER_PROMPT = {
 def parts(result: RunResult) -> Parts:
     """Return latency and memory over the prompt, tokens per second over the batch, and how they grow."""
     cells = result.summary["cells"]
-    charts = charts_of(cells, _OVER_PROMPT, keys=result.summary["swept"], over="prompt_tokens", series=_with_batch)
+    charts = charts_of(
+        cells,
+        _OVER_PROMPT,
+        keys=result.summary["swept"],
+        over="prompt_tokens",
+        series=_series("batch {batch}"),
+    )
     charts += charts_of(
-        cells, {"tokens_per_s": "tokens per second"}, keys=result.summary["swept"], over="batch", series=_with_prompt
+        cells,
+        {"tokens_per_s": "tokens per second"},
+        keys=result.summary["swept"],
+        over="batch",
+        series=_series("prompt of {prompt_tokens}"),
     )
     return Parts(
         columns=COLUMNS,
@@ -31,13 +41,6 @@ def parts(result: RunResult) -> Parts:
     )
 
 
-def _with_batch(cell: Mapping[str, Any]) -> str:
-    return f"{_cache(cell)}, batch {cell['batch']}"
-
-
-def _with_prompt(cell: Mapping[str, Any]) -> str:
-    return f"{_cache(cell)}, prompt of {cell['prompt_tokens']}"
-
-
-def _cache(cell: Mapping[str, Any]) -> str:
-    return f"cache {'on' if cell['use_cache'] else 'off'}"
+def _series(words: str) -> Callable[[KvCell], str]:
+    """Return what a line is called: whether there is a cache, and fields of its cells in words."""
+    return lambda cell: f"cache {'on' if cell['use_cache'] else 'off'}, {words.format(**cell)}"

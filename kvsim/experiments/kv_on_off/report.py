@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from kvsim.experiments.kv_on_off.cell import Growth, KvCell
 from kvsim.report.comparison import Compared, Comparison, Fields
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png
@@ -64,9 +65,9 @@ def exponent(amounts: ArrayLike, values: ArrayLike) -> float | None:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def growth_of(cells: Sequence[KvCell], rows: Mapping[str, NDArray[Any]]) -> list[Growth]:
     """Return the exponent of everything that grows, in ``summary["growth"]``; batch 1 but where the batch grows."""
-    entries = []
+    entries: list[Growth] = []
     for use_cache in (False, True):
         of_cache = [cell for cell in cells if cell["use_cache"] is use_cache]
         if not of_cache:
@@ -78,8 +79,12 @@ def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any
         chosen = (rows["use_cache"] == use_cache) & (rows["batch"] == batch) & (rows["step"] > 0)
         exponents = {
             "step time over context": exponent(rows["context_tokens"][chosen], rows["step_s"][chosen]),
-            "first token over prompt": _over(alone, "prompt_tokens", "first_token_s"),
-            "tokens per second over batch": _over(batched, "batch", "tokens_per_s"),
+            "first token over prompt": exponent(
+                [cell["prompt_tokens"] for cell in alone], [cell["first_token_s"] for cell in alone]
+            ),
+            "tokens per second over batch": exponent(
+                [cell["batch"] for cell in batched], [cell["tokens_per_s"] for cell in batched]
+            ),
         }
         if use_cache:
             contexts = [cell["prompt_tokens"] + cell["new_tokens"] - 1 for cell in alone]
@@ -87,32 +92,27 @@ def growth_of(cells: Sequence[Mapping[str, Any]], rows: Mapping[str, NDArray[Any
         for name, value in exponents.items():
             low, high, reason = _THEORY[name, use_cache]
             entries.append(
-                {
-                    "growth": name,
-                    "use_cache": use_cache,
-                    "exponent": value,
-                    "theory_low": low,
-                    "theory_high": high,
-                    "theory": reason,
-                }
+                Growth(
+                    growth=name,
+                    use_cache=use_cache,
+                    exponent=value,
+                    theory_low=low,
+                    theory_high=high,
+                    theory=reason,
+                )
             )
     return entries
 
 
-def growth_text(growth: Sequence[Mapping[str, Any]]) -> str:
-    """Return the exponents as a printed table."""
-    return table_text(growth_rows(growth), GROWTH_COLUMNS, left=(0, 4))
-
-
-def growth_rows(growth: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def growth_rows(growth: Sequence[Growth]) -> list[dict[str, Any]]:
     """Return the exponents with the range that theory allows, in words."""
-    ranges = (dict.fromkeys(f"{entry[f'theory_{end}']:g}" for end in ("low", "high")) for entry in growth)
-    return [dict(entry) | {"range": " to ".join(ends)} for entry, ends in zip(growth, ranges, strict=True)]
+    ranges = (dict.fromkeys(f"{end:g}" for end in (entry["theory_low"], entry["theory_high"])) for entry in growth)
+    return [{**entry, "range": " to ".join(ends)} for entry, ends in zip(growth, ranges, strict=True)]
 
 
 def growth_figure(result: RunResult) -> Figure:
     """Return latency and memory over the prompt, tokens a second over the batch, and a step over the context."""
-    cells = result.summary["cells"]
+    cells: Sequence[KvCell] = result.summary["cells"]
     kind = "measured" if result.summary.get("is_measured") else "simulated"
     figure = new_figure(7.6, f"Generation with and without a KV cache ({kind})")
     axes = [axis for row in add_panels(figure, 2, 2) for axis in row]
@@ -156,13 +156,10 @@ def growth_figure(result: RunResult) -> Figure:
     return figure
 
 
-def _over(cells: Sequence[Mapping[str, Any]], amount: str, value: str) -> float | None:
-    return exponent([cell[amount] for cell in cells], [cell[value] for cell in cells])
-
-
 def show(summary: Mapping[str, Any]) -> str:
     """Return the table of the cells, how they grow, and the verdict."""
-    return result_text(summary, table_text(summary["cells"], COLUMNS), growth_text(summary["growth"]))
+    growth = table_text(growth_rows(summary["growth"]), GROWTH_COLUMNS, left=(0, 4))
+    return result_text(summary, table_text(summary["cells"], COLUMNS), growth)
 
 
 def figures(result: RunResult) -> dict[str, bytes]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.experiments.base import cells_of, check_calls, make_result, profile_of, shape_of
+from kvsim.experiments.base import check_calls, make_result, profile_of, shape_of
+from kvsim.experiments.kv_on_off.cell import KvCell
 from kvsim.experiments.kv_on_off.report import growth_of
 from kvsim.experiments.kv_on_off.scenario import KvOnOff
 from kvsim.experiments.types import Job
@@ -25,15 +25,14 @@ _POSITION_BYTES = 8
 
 def check(scenario: KvOnOff, base_dir: Path | None) -> int:
     """Check profile and costs, and return the number of cells."""
-    cells = cells_of(scenario)
-    for cell, _ in cells:
+    for cell in scenario.cells:
         _table_of(cell, profile_of(cell, base_dir))
-    return len(cells)
+    return len(scenario.cells)
 
 
 def _table_of(cell: KvOnOff, profile: Profile) -> CostTable:
     """Return what the cell's calls of the model cost, refusing those that cannot be."""
-    run, table = cell.run, profile.cache_cost(_cost_name(cell))
+    run, table = cell.run, profile.cache_cost(f"forward@{cell.run.batch}")
     check_context(shape_of(cell), run.prompt_tokens + run.new_tokens - 1, cell.name)
     check_calls(cell, profile, table, [(run.prompt_tokens, 0), (1, run.prompt_tokens)], batch=run.batch)
     return table
@@ -42,24 +41,21 @@ def _table_of(cell: KvOnOff, profile: Profile) -> CostTable:
 def simulate(scenario: KvOnOff, job: Job) -> RunResult:
     """Return what each cell takes: its calls of the model one after the other, at the profile's cost of each."""
     cells, tables = [], []
-    swept_cells = cells_of(scenario)
-    profile = profile_of(swept_cells[0][0], job.base_dir)
-    for number, (cell, _) in enumerate(swept_cells):
+    for cell in scenario.cells:
         profile = profile_of(cell, job.base_dir)
         step_s = step_times_s(cell, profile)
         cells.append(cell_of(cell, step_s, peak_bytes=peak_bytes(cell, shape_of(cell))))
-        tables.append(rows_of(number, cell, step_s))
-        job.progress(1 / len(swept_cells))
+        tables.append(rows_of(cell, step_s))
+        job.progress(1 / len(scenario.cells))
     add_speeds(cells)
-    rows = joined(tables)
     return make_result(
         scenario,
         job,
         cells=cells,
-        rows=rows,
+        rows=tables,
         verdict=verdict_of(cells),
         profile=profile,
-        extra={"growth": growth_of(cells, rows)},
+        extra={"growth": growth_of(cells, joined(tables))},
     )
 
 
@@ -120,7 +116,7 @@ def pass_bytes(shape: ModelShape, num_sequences: int, num_tokens: int) -> int:
     return positions + tokens * _POSITION_BYTES + max(in_mlp, at_head)
 
 
-def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) -> dict[str, Any]:
+def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) -> KvCell:
     """Return the cell's entry of the summary."""
     run = scenario.run
     latency_s = float(step_s.sum())
@@ -139,12 +135,11 @@ def cell_of(scenario: KvOnOff, step_s: NDArray[np.float64], *, peak_bytes: int) 
     }
 
 
-def rows_of(number: int, scenario: KvOnOff, step_s: NDArray[np.float64], repetition: int = 0) -> dict[str, Any]:
+def rows_of(scenario: KvOnOff, step_s: NDArray[np.float64], repetition: int = 0) -> dict[str, NDArray[Any]]:
     """Return a row for each generated token of one cell."""
     run = scenario.run
     steps = np.arange(run.new_tokens)
     return {
-        "cell": np.full(steps.size, number),
         "use_cache": np.full(steps.size, run.use_cache),
         "batch": np.full(steps.size, run.batch),
         "prompt_tokens": np.full(steps.size, run.prompt_tokens),
@@ -155,15 +150,11 @@ def rows_of(number: int, scenario: KvOnOff, step_s: NDArray[np.float64], repetit
     }
 
 
-def _cost_name(scenario: KvOnOff) -> str:
-    return f"forward@{scenario.run.batch}"
-
-
-def _place(cell: Mapping[str, Any]) -> tuple[int, int, int]:
+def _place(cell: KvCell) -> tuple[int, int, int]:
     return cell["batch"], cell["prompt_tokens"], cell["new_tokens"]
 
 
-def add_speeds(cells: list[dict[str, Any]]) -> None:
+def add_speeds(cells: list[KvCell]) -> None:
     """Add ``speed_vs_off``: the time without a cache over the cell's own, where both were run."""
     off_s = {_place(cell): cell["latency_s"] for cell in cells if not cell["use_cache"]}
     for cell in cells:
@@ -171,15 +162,16 @@ def add_speeds(cells: list[dict[str, Any]]) -> None:
         cell["speed_vs_off"] = base_s / cell["latency_s"] if base_s is not None else None
 
 
-def verdict_of(cells: list[dict[str, Any]]) -> list[str]:
+def verdict_of(cells: list[KvCell]) -> list[str]:
     """Return what the cells say in words."""
-    pairs = [cell for cell in cells if cell["use_cache"] and cell["speed_vs_off"] is not None]
+    pairs = [(speed, cell) for cell in cells if cell["use_cache"] and (speed := cell["speed_vs_off"]) is not None]
     if not pairs:
         return []
-    least, most = min(pairs, key=lambda cell: cell["speed_vs_off"]), max(pairs, key=lambda cell: cell["speed_vs_off"])
-    prompts = "{prompt_tokens} tokens of prompt, batch {batch}"
+    least, most = (
+        "{:.1f} times ({prompt_tokens} tokens of prompt, batch {batch})".format(speed, **cell)
+        for speed, cell in (choose(pairs, key=lambda pair: pair[0]) for choose in (min, max))
+    )
     return [
-        f"Keeping keys and values makes generation {least['speed_vs_off']:.1f} times ({prompts.format(**least)}) to "
-        f"{most['speed_vs_off']:.1f} times ({prompts.format(**most)}) as fast, for at most "
-        f"{format_bytes(max(cell['kv_bytes'] for cell in pairs))} of cache."
+        f"Keeping keys and values makes generation {least} to {most} as fast, for at most "
+        f"{format_bytes(max(cell['kv_bytes'] for _, cell in pairs))} of cache."
     ]

@@ -22,7 +22,9 @@ def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options
     """Return a plan as `kvsim.plan` (`kvsim.experiments.plan.library`) documents it, without the data frames."""
     request = make_request(model, gpu, context_tokens=context_tokens, batch=batch, **options)
     memory = memory_of(request)
-    unsimulated = unpaged(request.spec, context_tokens) or _unpriced(request)
+    unsimulated = unpaged(request.spec, context_tokens)
+    if not unsimulated:
+        unsimulated = list(filter(None, [unpriced(shape_of_spec(request.spec, request.dtype))]))
     priced, scenario = (_roofline(request), None) if unsimulated else _simulated(request, memory)
     choice = recommended(request, priced)
     return Plan(
@@ -37,12 +39,6 @@ def plan(model: str, gpu: str, *, context_tokens: int, batch: int = 1, **options
         commands=commands_of(request, scenario),
         scenario=scenario,
     )
-
-
-def _unpriced(request: Request) -> list[str]:
-    """Return why no estimate has the times of a model in pages; empty where one has."""
-    reason = unpriced(shape_of_spec(request.spec, request.dtype))
-    return [reason] if reason else []
 
 
 def _simulated(request: Request, memory: Memory) -> tuple[list[Option], Scenario]:

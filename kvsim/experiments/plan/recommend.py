@@ -47,9 +47,8 @@ def recommended(request: Request, options: Sequence[Option]) -> Option | None:
 
 def is_enough(request: Request, option: Option) -> bool:
     """Return whether an option keeps the time and the recall that were asked for."""
-    recall_frac = 1.0 if option.recall_frac is None else option.recall_frac
     in_time = request.tpot_s is None or option.tpot_s <= request.tpot_s
-    return in_time and recall_frac >= (request.recall_frac or RECALL_FRAC)
+    return in_time and option.read_frac >= (request.recall_frac or RECALL_FRAC)
 
 
 def sentences(request: Request, options: Sequence[Option], choice: Option | None) -> tuple[str, str]:
@@ -58,9 +57,8 @@ def sentences(request: Request, options: Sequence[Option], choice: Option | None
 
 
 def _costs(option: Option) -> tuple[float, ...]:
-    recall_frac = 1.0 if option.recall_frac is None else option.recall_frac
     bits = weight_format(option.weights).bits, kv_format(option.kv).bits
-    return option.tpot_s, -recall_frac, option.num_cards, *(-number for number in bits)
+    return option.tpot_s, -option.read_frac, option.num_cards, *(-number for number in bits)
 
 
 def _concessions(request: Request, option: Option) -> tuple[int, ...]:

@@ -40,6 +40,11 @@ class Option:
     cell: int | None
     """Its place among the cells of the scenario; None where no scenario has it."""
 
+    @property
+    def read_frac(self) -> float:
+        """Share of the attention mass that is read, 1 where all of it is."""
+        return 1.0 if self.recall_frac is None else self.recall_frac
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

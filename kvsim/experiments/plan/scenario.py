@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -122,14 +123,7 @@ def _excluded(choices: Choices) -> list[dict[str, Any]]:
         "budget.bytes": list(choices.budgets_bytes[1:]),
         "selector.k_pages": list(choices.ks_pages[1:]),
     }
-    pairs = [
-        *(
-            (first, second)
-            for first in ("model.weights", "model.kv")
-            for second in ("budget.bytes", "selector.k_pages")
-        ),
-        ("budget.bytes", "selector.k_pages"),
-    ]
+    pairs = list(itertools.combinations(others, 2))[1:]  # both formats may differ at once
     return [
         {first: others[first], second: others[second]} for first, second in pairs if others[first] and others[second]
     ]

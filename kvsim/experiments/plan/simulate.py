@@ -57,6 +57,7 @@ def _is_shown(cell: Cell, choices: Choices) -> bool:
 def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) -> Option:
     device_bytes, host_bytes = entry["device_bytes"] + request.reserve_bytes, entry["host_bytes"]
     recall_frac = entry["mass_recall_frac"] if cell.choice.name == "lru" else None
+    host_fits = request.host_memory_bytes is None or host_bytes <= request.host_memory_bytes
     weights, kv = cell.shape.weights or cell.shape.dtype, cell.shape.kv or cell.shape.dtype
     return Option(
         name=_name(request, cell, weights, kv),
@@ -65,7 +66,7 @@ def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) ->
         num_cards=1,
         device_bytes=device_bytes,
         host_bytes=host_bytes,
-        fits=device_bytes <= request.usable_bytes and host_fits(request, host_bytes),
+        fits=device_bytes <= request.usable_bytes and host_fits,
         tpot_s=entry["tpot_mean_s"],
         tpot_interval_s=entry["tpot_interval_s"],
         tokens_per_s=entry["tokens_per_s"],
@@ -75,20 +76,15 @@ def _option(request: Request, cell: Cell, entry: dict[str, Any], number: int) ->
     )
 
 
-def host_fits(request: Request, host_bytes: int) -> bool:
-    """Return whether the host holds so many bytes, where its memory is known."""
-    return request.host_memory_bytes is None or host_bytes <= request.host_memory_bytes
-
-
 def _name(request: Request, cell: Cell, weights: str, kv: str) -> str:
     formats = format_words(request, weights, kv)
     if cell.holds_everything:
         return formats or "all on the card"
     if cell.choice.name == "stream":
-        return joined("exact attention, KV streamed from host", formats)
+        return ", ".join(filter(None, ("exact attention, KV streamed from host", formats)))
     tokens = (cell.scenario.selector.k_pages or 0) * PAGE_TOKENS
     held = format_bytes(cell.setting.capacity_pages * cell.page_bytes)
-    return joined(f"top {tokens:,} tokens, {held} of KV on the card", formats)
+    return ", ".join(filter(None, (f"top {tokens:,} tokens, {held} of KV on the card", formats)))
 
 
 def format_words(request: Request, weights: str, kv: str) -> str:
@@ -99,11 +95,6 @@ def format_words(request: Request, weights: str, kv: str) -> str:
     if kv != (request.kv or request.dtype):
         words.append(f"KV in {kv}")
     return ", ".join(words)
-
-
-def joined(what: str, formats: str) -> str:
-    """Return both, with a comma between where there are formats."""
-    return f"{what}, {formats}" if formats else what
 
 
 def _place(option: Option) -> tuple[int, float]:

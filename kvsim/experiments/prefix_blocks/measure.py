@@ -16,7 +16,7 @@ from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.engine.model.text import read_text
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prefix_blocks.engine.run import Answered, answer
 from kvsim.experiments.prefix_blocks.engine.store import BlockStore
 from kvsim.experiments.prefix_blocks.report import verdict_of
@@ -24,7 +24,7 @@ from kvsim.experiments.prefix_blocks.requests import digest_of
 from kvsim.experiments.prefix_blocks.scenario import PrefixBlocks, RealRequests
 from kvsim.experiments.prefix_blocks.simulate import RECORDED, budget_of, cell_of, rows_of
 from kvsim.experiments.types import Job, Measurement
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.checks import check_length
 from kvsim.scenario.shipped import near
 from kvsim.traces.requests.base import Request, RequestBlocks, gather
@@ -39,8 +39,8 @@ def measure(scenario: PrefixBlocks, job: Job) -> tuple[RunResult, dict[str, byte
     ScenarioError
         If the scenario says not what to send, or the model or the text does not suit it.
     """
-    cells = cells_of(scenario)
-    real = _checked(scenario, [cell for cell, _ in cells])
+    cells = scenario.cells
+    real = _checked(scenario)
     profile = profile_of(scenario, job.base_dir)
     path = model_path_of(scenario, job.base_dir)
     model, tokenizer = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
@@ -55,7 +55,7 @@ def measure(scenario: PrefixBlocks, job: Job) -> tuple[RunResult, dict[str, byte
     for _ in range(real.repeats):
         runs[-1].append([answer(model, prompt, chunk_tokens=scenario.prefill_chunk_tokens) for prompt in prompts])
         job.progress(share)
-        for number, (cell, _) in enumerate(cells):
+        for number, cell in enumerate(cells):
             runs[number].append(_run(model, cell, prompts, requests))
             job.progress(share)
     result = _result(scenario, job, requests, runs)
@@ -76,10 +76,10 @@ def make_prompts(real: RealRequests, token_ids: NDArray[np.int64]) -> list[NDArr
     ]
 
 
-def _checked(scenario: PrefixBlocks, cells: list[PrefixBlocks]) -> RealRequests:
+def _checked(scenario: PrefixBlocks) -> RealRequests:
     if scenario.measure is None:
         raise ScenarioError(f"{scenario.name}: no [measure] table; it says what to send, as in measure.sessions = 4")
-    if any(cell.cache.index == "radix" for cell in cells):
+    if any(cell.cache.index == "radix" for cell in scenario.cells):
         raise ScenarioError(f"{scenario.name}: cache.index 'radix' is simulated only; measure with 'hash'")
     if any(key.startswith(("trace", "measure", "prefill", "model", "profile")) for key in scenario.sweep):
         raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of cache only: all cells read one set")
@@ -130,22 +130,22 @@ def _result(scenario: PrefixBlocks, job: Job, requests: RequestBlocks, runs: lis
     full = runs[-1]
     full_s = medians(full, "ttft_s")
     entries, tables = [], []
-    for number, (cell, swept) in enumerate(cells_of(scenario)):
+    for number, cell in enumerate(scenario.cells):
         own = runs[number][0]
         done = Replayed(
             hits=np.array([one.num_hits for one in own]), evictions=np.array([one.num_evicted for one in own])
         )
         ttft_s = medians(runs[number], "ttft_s")
         entry = cell_of(cell, requests, done, ttft_s=ttft_s, full_s=full_s)
-        entries.append(entry | agreement_of(own, full[0]) | swept)
-        rows = rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s)
+        entries.append(extended(entry, agreement_of(own, full[0]), cell.swept_values(scenario.sweep)))
+        rows = rows_of(requests, done, ttft_s=ttft_s, full_s=full_s)
         tables.append(rows | {"processor_s": medians(runs[number], "processor_s")})
     profile = profile_of(scenario, job.base_dir)
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=verdict_of(entries, profile_kind=profile.kind, is_assumed=False),
         profile=profile,
         is_measured=True,

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kvsim.experiments.prefix_blocks.cell import BlocksCell
 from kvsim.report.comparison import PROCESSOR_NOTE, Compared, Comparison, Fields
 from kvsim.report.results import RunResult
 from kvsim.report.style import add_panels, legend_above, new_figure, png, policy_looks
@@ -43,21 +44,21 @@ _NOT_MEASURED = {
 }
 
 
-def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assumed: bool) -> list[str]:
+def verdict_of(cells: Sequence[BlocksCell], *, profile_kind: str, is_assumed: bool) -> list[str]:
     """Return what the cells say in words, and what their figures leave out."""
     lines = []
     for group in _by_budget(cells).values():
-        real = [cell for cell in group if cell["policy"] != "belady" and cell["block_hit_frac"] is not None]
-        if not real:
+        real = [cell for cell in group if cell["policy"] != "belady"]
+        hits = [(hit_frac, cell) for cell in real if (hit_frac := cell["block_hit_frac"]) is not None]
+        if not hits:
             continue
-        best = max(real, key=lambda cell: cell["block_hit_frac"])
+        hit_frac, best = max(hits, key=lambda pair: pair[0])
         budget = "no limit" if best["budget_blocks"] is None else f"{best['budget_blocks']:,} blocks"
         bound = best.get("bound_block_hit_frac")
-        of_bound = f", {percent(best['block_hit_frac'] / bound)} of the bound" if bound else ""
+        of_bound = f", {percent(hit_frac / bound)} of the bound" if bound else ""
         saved = best["ttft_saved_frac"]
         lines.append(
-            f"{budget} ({format_bytes(best['cache_bytes'])}): {series_name(best)} hits "
-            f"{best['block_hit_frac']:.3f} of the "
+            f"{budget} ({format_bytes(best['cache_bytes'])}): {series_name(best)} hits {hit_frac:.3f} of the "
             f"blocks{of_bound}" + (f", and saves {percent(saved)} of the time to first token." if saved else ".")
         )
     if any(cell["ttft_mean_s"] is not None for cell in cells):
@@ -79,22 +80,22 @@ def verdict_of(cells: Sequence[Mapping[str, Any]], *, profile_kind: str, is_assu
     return lines
 
 
-def _overload(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def _overload(cells: Sequence[BlocksCell]) -> list[str]:
     """Say so where the trace's requests come faster than they can be prefilled one at a time."""
-    loads = [cell["prefill_load_frac"] for cell in cells if cell.get("prefill_load_frac") is not None]
+    loads = [load for cell in cells if (load := cell.get("prefill_load_frac")) is not None]
     if not loads or max(loads) <= 1:
         return []
     least, most = min(loads), max(loads)
-    load = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
+    loads_text = f"{most:.3g}" if f"{least:.3g}" == f"{most:.3g}" else f"{least:.3g} to {most:.3g}"
     return [
-        f"The load is {load}: prefilling the requests one at a time takes that many times the span in which they "
+        f"The load is {loads_text}: prefilling the requests one at a time takes that many times the span in which they "
         "arrive. Above 1 a queue grows as long as requests come, and real times to first token are longer than these."
     ]
 
 
 def hit_figure(summary: Mapping[str, Any]) -> Figure:
     """Return block hit rate and mean time to first token over the budget, a line a policy, with the bound."""
-    cells = [cell for cell in summary["cells"] if cell["block_hit_frac"] is not None]
+    cells: list[BlocksCell] = [cell for cell in summary["cells"] if cell["block_hit_frac"] is not None]
     foot = "Time to first token: prefill of what was not hit, without a queue."
     figure = new_figure(5.0, f"{summary['scenario']}: what a prefix cache saves", foot)
     left, right = add_panels(figure, 1, 2)[0]
@@ -121,12 +122,12 @@ def hit_figure(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _budget(cell: Mapping[str, Any]) -> int:
+def _budget(cell: BlocksCell) -> int:
     """Return the budget of a cell; one without a limit holds every block."""
     return int(cell["budget_blocks"] or cell["distinct_blocks"])
 
 
-def series_name(cell: Mapping[str, Any]) -> str:
+def series_name(cell: BlocksCell) -> str:
     """Return what a line of cells is called: its policy, with admission and index unless default."""
     parts = [cell["policy"]]
     if cell["admission"] != "all":
@@ -136,8 +137,8 @@ def series_name(cell: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _by_budget(cells: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
+def _by_budget(cells: Sequence[BlocksCell]) -> dict[Any, list[BlocksCell]]:
+    groups: dict[Any, list[BlocksCell]] = {}
     for cell in cells:
         groups.setdefault(cell["budget_blocks"], []).append(cell)
     return groups

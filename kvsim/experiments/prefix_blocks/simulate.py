@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prefix import Replayed, replay, replay_radix
-from kvsim.errors import ResultError
-from kvsim.experiments.base import cells_of, make_result, prefill_or_reason, profile_of, shape_of
+from kvsim.experiments.base import extended, make_result, prefill_or_reason, profile_of, recorded_file, shape_of
+from kvsim.experiments.prefix_blocks.cell import BlocksCell
 from kvsim.experiments.prefix_blocks.report import verdict_of
 from kvsim.experiments.prefix_blocks.requests import digest_of, recorded_requests, requests_of
 from kvsim.experiments.prefix_blocks.scenario import BlockCache, PrefixBlocks
@@ -18,7 +18,7 @@ from kvsim.experiments.types import Job
 from kvsim.profile.prefill import PrefillCost
 from kvsim.profile.profile import Profile
 from kvsim.report.applies import mean, quantile, ratio
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import check_context
 from kvsim.traces.requests.base import RequestBlocks
 from kvsim.types import FloatArray, IntArray
@@ -29,18 +29,17 @@ RECORDED = "requests.jsonl"
 
 def check(scenario: PrefixBlocks, base_dir: Path | None) -> int:
     """Check profile and trace, and return the number of cells."""
-    cells = cells_of(scenario)
-    traces = {trace: requests_of(trace, base_dir) for trace in {cell.trace: None for cell, _ in cells}}
-    for cell, _ in cells:
+    traces = {trace: requests_of(trace, base_dir) for trace in {cell.trace: None for cell in scenario.cells}}
+    for cell in scenario.cells:
         profile_of(cell, base_dir)
         check_context(shape_of(cell), int(traces[cell.trace].input_tokens.max()), cell.name)
-    return len(cells)
+    return len(scenario.cells)
 
 
 def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
     """Return a line if times are not known, and one if times of arrival go backward."""
     lines: list[str | None] = []
-    for cell, _ in cells_of(scenario):
+    for cell in scenario.cells:
         requests = requests_of(cell.trace, beside)
         prefill = prefill_of(cell, profile_of(cell, beside), requests)
         lines += [prefill if isinstance(prefill, str) else None, backward_of(requests)]
@@ -49,11 +48,9 @@ def warnings(scenario: PrefixBlocks, beside: Path | None) -> list[str]:
 
 def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
     """Replay the trace through the cache of every cell, or what a measured result recorded."""
-    swept_cells = cells_of(scenario)
     entries, tables, traces, cases = [], [], {}, _Cases()
     notes: list[str | None] = []
-    profile = profile_of(swept_cells[0][0], job.base_dir)
-    for number, (cell, swept) in enumerate(swept_cells):
+    for cell in scenario.cells:
         profile = profile_of(cell, job.base_dir)
         if cell.trace not in traces:
             traces[cell.trace] = _requests(cell, job)
@@ -77,14 +74,14 @@ def simulate(scenario: PrefixBlocks, job: Job) -> RunResult:
         entry["bound_block_hit_frac"] = ratio(int(bound.hits.sum()), num_blocks)
         entry["unlimited_block_hit_frac"] = ratio(int(unlimited.hits.sum()), num_blocks)
         entry["ttft_outside_frac"] = outside_frac
-        entries.append(entry | swept)
-        tables.append(rows_of(number, requests, done, ttft_s=ttft_s, full_s=full_s))
-        job.progress(1 / len(swept_cells))
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
+        tables.append(rows_of(requests, done, ttft_s=ttft_s, full_s=full_s))
+        job.progress(1 / len(scenario.cells))
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=[
             *verdict_of(entries, profile_kind=profile.kind, is_assumed=scenario.trace.shared_tokens is not None),
             *dict.fromkeys(line for line in notes if line is not None),
@@ -172,7 +169,7 @@ def backward_of(requests: RequestBlocks) -> str | None:
 
 def cell_of(
     cell: PrefixBlocks, requests: RequestBlocks, done: Replayed, *, ttft_s: FloatArray, full_s: FloatArray
-) -> dict[str, Any]:
+) -> BlocksCell:
     """Return the cell's entry of the summary."""
     counts = requests.counts
     has_blocks = counts > 0
@@ -182,7 +179,7 @@ def cell_of(
     held = requests.num_distinct if budget is None else min(budget, requests.num_distinct)
     shape = shape_of(cell)
     saved_frac = ratio(float((full_s - ttft_s).mean()), float(full_s.mean()))
-    span_s = float(np.max(requests.arrival_s) - np.min(requests.arrival_s)) if _has_times(requests) else 0.0
+    has_times = bool(np.isfinite(requests.arrival_s).all())
     return {
         "policy": cell.cache.policy,
         "admission": cell.cache.admission,
@@ -205,22 +202,16 @@ def cell_of(
         "ttft_p90_s": quantile(ttft_s, 0.9),
         "ttft_full_mean_s": mean(full_s),
         "ttft_saved_frac": saved_frac,
-        "prefill_load_frac": ratio(float(ttft_s.sum()), span_s),
+        "prefill_load_frac": ratio(float(ttft_s.sum()), float(np.ptp(requests.arrival_s)) if has_times else 0.0),
     }
 
 
-def _has_times(requests: RequestBlocks) -> bool:
-    return bool(np.isfinite(requests.arrival_s).all())
-
-
 def rows_of(
-    number: int, requests: RequestBlocks, done: Replayed, *, ttft_s: FloatArray, full_s: FloatArray
+    requests: RequestBlocks, done: Replayed, *, ttft_s: FloatArray, full_s: FloatArray
 ) -> dict[str, NDArray[Any]]:
     """Return a row for each request of one cell."""
-    size = requests.num_requests
     return {
-        "cell": np.full(size, number),
-        "request": np.arange(size),
+        "request": np.arange(requests.num_requests),
         "arrival_s": requests.arrival_s,
         "input_tokens": requests.input_tokens,
         "blocks": requests.counts,
@@ -235,12 +226,4 @@ def rows_of(
 def _requests(cell: PrefixBlocks, job: Job) -> RequestBlocks:
     if job.recorded is None:
         return requests_of(cell.trace, job.base_dir)
-    file = job.recorded / RECORDED
-    if not file.is_file():
-        raise ResultError(f"{job.recorded}: no {RECORDED}; give a folder that `kvsim measure` wrote of such a scenario")
-    return recorded_requests(file, measured_block_tokens(cell))
-
-
-def measured_block_tokens(cell: PrefixBlocks) -> int:
-    """Return the tokens of a block of the requests that are really sent."""
-    return cell.trace.tokens_of_block
+    return recorded_requests(recorded_file(job.recorded, RECORDED), cell.trace.tokens_of_block)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.first_token import agreement_of, medians
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_cache.calibrate import restore_tables
+from kvsim.experiments.prompt_cache.cell import PromptsCell
 from kvsim.experiments.prompt_cache.costs import slower_s
 from kvsim.experiments.prompt_cache.engine.cache import PromptCache, PromptCacheReport
 from kvsim.experiments.prompt_cache.engine.run import Answered, answer
@@ -35,8 +37,10 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
     ScenarioError
         If the model is not of the scenario's shape or reads too few tokens, or more is swept than prompts and cache.
     """
-    cells = [cell for cell, _ in cells_of(scenario)]
-    _check_swept(scenario)
+    cells = scenario.cells
+    wrong = next((key for key in scenario.sweep if not key.startswith(("prompts.", "cache."))), None)
+    if wrong is not None:
+        raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of prompts and cache, not {wrong}")
     profile = profile_of(scenario, job.base_dir)
     streams = Streams(job.base_dir)
     for cell in cells:
@@ -45,10 +49,11 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
         check_vocabulary(cell.prompts, streams.of(cell), shape_of(cell).vocab_size)
     path = model_path_of(scenario, job.base_dir)
     model, _ = load_model_of(shape_of(scenario), path, profile.device, where=scenario.name)
-    _check_lengths(scenario, model, [prompt for cell in cells for prompt in streams.of(cell)])
+    longest = max((prompt for cell in cells for prompt in streams.of(cell)), key=len)
+    where = f"{scenario.name}: the longest prompt (prompts.max_tokens cuts them)"
+    check_length(longest.size, context_limit_of(model), where=where)
     use_threads(profile.machine.num_threads)
     chunk_tokens = scenario.prefill_chunk_tokens
-    longest = max((prompt for cell in cells for prompt in streams.of(cell)), key=len)
     answer(model, longest, chunk_tokens=chunk_tokens)  # the first call is slower than any other
     full: dict[Any, list[list[Answered]]] = {cell.prompts: [] for cell in cells}
     runs: list[list[list[Answered]]] = [[] for _ in cells]
@@ -63,23 +68,12 @@ def measure(scenario: PromptCacheScenario, job: Job) -> tuple[RunResult, dict[st
             runs[number].append(answered)
             job.progress(share)
     measured = [
-        _cell(number, cell, streams.of(cell), runs[number], full[cell.prompts], report)
-        for number, (cell, report) in enumerate(zip(cells, reports, strict=True))
+        _cell(cell, streams.of(cell), own, full[cell.prompts], report)
+        for cell, own, report in zip(cells, runs, reports, strict=True)
         if report is not None
     ]
     entries, tables = [entry for entry, _ in measured], [table for _, table in measured]
     return result_of(scenario, job, entries, tables, streams, profile=profile, is_measured=True), {}
-
-
-def _check_swept(scenario: PromptCacheScenario) -> None:
-    wrong = next((key for key in scenario.sweep if not key.startswith(("prompts.", "cache."))), None)
-    if wrong is not None:
-        raise ScenarioError(f"{scenario.name}: a measurement sweeps fields of prompts and cache, not {wrong}")
-
-
-def _check_lengths(scenario: PromptCacheScenario, model: Any, prompts: Sequence[IntArray]) -> None:
-    where = f"{scenario.name}: the longest prompt (prompts.max_tokens cuts them)"
-    check_length(max(map(len, prompts)), context_limit_of(model), where=where)
 
 
 def _through_cache(
@@ -97,13 +91,12 @@ def _through_cache(
 
 
 def _cell(
-    number: int,
     cell: PromptCacheScenario,
     prompts: Sequence[IntArray],
     runs: list[list[Answered]],
     full: list[list[Answered]],
     report: PromptCacheReport,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[PromptsCell, dict[str, NDArray[Any]]]:
     """Return a cell's entry and rows: times are medians over repeats; counts are those of the bytes handed over."""
     own = runs[0]
     sent = Sent(
@@ -124,19 +117,10 @@ def _cell(
             for run, alone in zip(runs, full, strict=True)
         ]
         busy_s, full_busy_s = (medians(each, "busy_s") for each in (runs, full))
-        entry |= {"gain_repeats_s": gains_s, "busy_gain_s": float((full_busy_s - busy_s)[is_hit].mean())}
-    entry |= {
-        "reused_tokens": report.reused_tokens,
-        "hits": report.hits,
-        "host_hits": report.host_hits,
-        "evicted": report.evicted,
-        "demoted": report.demoted,
-    } | agreement_of(own, full[0])
-    rows = rows_of(number, prompts, sent) | {
-        "reused_tokens": np.array(held),
-        "busy_s": medians(runs, "busy_s"),
-    }
-    return entry, rows
+        entry["gain_repeats_s"], entry["busy_gain_s"] = gains_s, float((full_busy_s - busy_s)[is_hit].mean())
+    counted = ("reused_tokens", "hits", "host_hits", "evicted", "demoted")
+    entry = extended(entry, {name: getattr(report, name) for name in counted}, agreement_of(own, full[0]))
+    return entry, rows_of(prompts, sent) | {"reused_tokens": np.array(held), "busy_s": medians(runs, "busy_s")}
 
 
 MEASUREMENT: Measurement[PromptCacheScenario] = Measurement(measure=measure, cost_tables=restore_tables)

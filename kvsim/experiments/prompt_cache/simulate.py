@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.caches.prompts.accounting import Keeping, PromptCacheState, Reuse
-from kvsim.experiments.base import cells_of, make_result, profile_of, shape_of
+from kvsim.experiments.base import make_result, profile_of, shape_of
+from kvsim.experiments.prompt_cache.cell import PromptsCell
 from kvsim.experiments.prompt_cache.costs import PromptCosts
 from kvsim.experiments.prompt_cache.prompts import digest_of, prompts_of
 from kvsim.experiments.prompt_cache.report.break_even import break_evens
@@ -20,7 +21,7 @@ from kvsim.experiments.prompt_cache.scenario import PromptCacheScenario, Prompts
 from kvsim.experiments.types import Job
 from kvsim.profile.profile import Profile
 from kvsim.report.applies import mean
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.scenario.shapes import check_context
 from kvsim.types import BoolArray, FloatArray, IntArray
 
@@ -42,19 +43,18 @@ class Sent:
 
 def check(scenario: PromptCacheScenario, base_dir: Path | None) -> int:
     """Check profile, costs, prompts and budgets, and return the number of cells."""
-    cells = cells_of(scenario)
     streams = Streams(base_dir)
-    for cell, _ in cells:
+    for cell in scenario.cells:
         prompts = streams.of(cell)
         PromptCosts(profile_of(cell, base_dir), cell, longest_of(cell, prompts))
         state_of(cell, prompts)
-    return len(cells)
+    return len(scenario.cells)
 
 
 def warnings(scenario: PromptCacheScenario, beside: Path | None) -> list[str]:
     """Return a line if times are not known."""
     streams, lines = Streams(beside), []
-    for cell, _ in cells_of(scenario):
+    for cell in scenario.cells:
         lines.append(PromptCosts(profile_of(cell, beside), cell, longest_of(cell, streams.of(cell))).unknown)
     return list(dict.fromkeys(line for line in lines if line is not None))
 
@@ -74,19 +74,19 @@ def longest_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> int:
 
 def simulate(scenario: PromptCacheScenario, job: Job) -> RunResult:
     """Send every cell's prompts through its cache state."""
-    swept_cells = cells_of(scenario)
     entries, tables, streams, unknown = [], [], Streams(job.base_dir), []
-    profile = profile_of(swept_cells[0][0], job.base_dir)
-    for number, (cell, _) in enumerate(swept_cells):
+    for cell in scenario.cells:
         profile = profile_of(cell, job.base_dir)
         prompts = streams.of(cell)
         costs = PromptCosts(profile, cell, longest_of(cell, prompts))
         unknown.append(costs.unknown)
         sent, is_outside = _send(cell, prompts, costs)
         outside_frac = None if costs.unknown else float(is_outside.mean())
-        entries.append(cell_of(cell, prompts, sent) | {"ttft_outside_frac": outside_frac})
-        tables.append(rows_of(number, prompts, sent))
-        job.progress(1 / len(swept_cells))
+        entry = cell_of(cell, prompts, sent)
+        entry["ttft_outside_frac"] = outside_frac
+        entries.append(entry)
+        tables.append(rows_of(prompts, sent))
+        job.progress(1 / len(scenario.cells))
     return result_of(scenario, job, entries, tables, streams, profile=profile, unknown=unknown)
 
 
@@ -153,12 +153,15 @@ def state_of(cell: PromptCacheScenario, prompts: Sequence[IntArray]) -> PromptCa
     return PromptCacheState(token_bytes(cell), tiers, least_tokens=cell.cache.least_tokens)
 
 
-def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) -> dict[str, Any]:
+def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) -> PromptsCell:
     """Return the cell's entry of the summary."""
     reused = np.array([reuse.tokens for reuse in sent.reuses])
     is_hit = reused > 0
     moves = [move for keeping in sent.keepings for move in keeping.moves]
-    figures: dict[str, Any] = {
+    prompt_tokens = sum(prompt.size for prompt in prompts)
+    hit_s, full_s = mean(sent.ttft_s[is_hit]), mean(sent.full_s[is_hit])
+    spared_s = float((sent.full_s - sent.ttft_s + sent.restore_s)[is_hit].sum())
+    return {
         "tier": cell.cache.tier,
         "policy": cell.cache.policy,
         "shared_tokens": cell.prompts.shared_tokens,
@@ -167,42 +170,29 @@ def cell_of(cell: PromptCacheScenario, prompts: Sequence[IntArray], sent: Sent) 
         "least_tokens": cell.cache.least_tokens,
         "link_bytes_per_s": cell.cache.link_bytes_per_s if cell.cache.tier != "device" else None,
         "num_requests": len(prompts),
-        "prompt_tokens": sum(prompt.size for prompt in prompts),
+        "prompt_tokens": prompt_tokens,
         "hits": int(is_hit.sum()),
         "host_hits": sum(reuse.tier == "host" for reuse in sent.reuses),
         "reused_tokens": int(reused.sum()),
-        "reused_frac": float(reused.sum() / sum(prompt.size for prompt in prompts)),
+        "reused_frac": float(reused.sum() / prompt_tokens),
         "evicted": sum(move.to is None and not move.is_replaced for move in moves),
         "demoted": sum(move.to is not None for move in moves),
         "kept_bytes": sent.kept_bytes,
         "ttft_mean_s": mean(sent.ttft_s),
         "ttft_full_mean_s": mean(sent.full_s),
         "keep_mean_s": mean(sent.keep_s),
-    }
-    return figures | _of_hits(sent, is_hit, int(reused.sum()) * token_bytes(cell))
-
-
-def _of_hits(sent: Sent, is_hit: NDArray[np.bool_], hit_bytes: int) -> dict[str, Any]:
-    """Return the figures of the prompts that reused something; None where none did."""
-    if not is_hit.any():
-        return dict.fromkeys(("ttft_hit_s", "ttft_hit_full_s", "speedup", "restore_hit_s", "least_link_bytes_per_s"))
-    hit_s, full_s = mean(sent.ttft_s[is_hit]), mean(sent.full_s[is_hit])
-    spared_s = float((sent.full_s - sent.ttft_s + sent.restore_s)[is_hit].sum())
-    return {
         "ttft_hit_s": hit_s,
         "ttft_hit_full_s": full_s,
         "speedup": full_s / hit_s if full_s is not None and hit_s is not None else None,
         "restore_hit_s": mean(sent.restore_s[is_hit]),
-        "least_link_bytes_per_s": hit_bytes / spared_s if spared_s > 0 else None,
+        "least_link_bytes_per_s": int(reused.sum()) * token_bytes(cell) / spared_s if spared_s > 0 else None,
     }
 
 
-def rows_of(number: int, prompts: Sequence[IntArray], sent: Sent) -> dict[str, NDArray[Any]]:
+def rows_of(prompts: Sequence[IntArray], sent: Sent) -> dict[str, NDArray[Any]]:
     """Return a row for each prompt of one cell."""
-    size = len(prompts)
     return {
-        "cell": np.full(size, number),
-        "request": np.arange(size),
+        "request": np.arange(len(prompts)),
         "prompt_tokens": np.array([prompt.size for prompt in prompts]),
         "reused_tokens": np.array([reuse.tokens for reuse in sent.reuses]),
         "from_host": np.array([reuse.tier == "host" for reuse in sent.reuses]),
@@ -217,7 +207,7 @@ def rows_of(number: int, prompts: Sequence[IntArray], sent: Sent) -> dict[str, N
 def result_of(
     scenario: PromptCacheScenario,
     job: Job,
-    entries: list[dict[str, Any]],
+    entries: list[PromptsCell],
     tables: list[dict[str, NDArray[Any]]],
     streams: Streams,
     *,
@@ -238,7 +228,7 @@ def result_of(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=[*list(filter(None, unknown))[-1:], *lines],
         profile=profile,
         is_measured=is_measured,

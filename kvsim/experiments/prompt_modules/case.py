@@ -38,16 +38,13 @@ class Case:
     layout: Layout
     assemblies: tuple[Assembly, ...]
     """Every prompt of the file, in its order."""
+    read_units: tuple[int, ...]
+    """Units that some prompt reads, by number."""
     requests: IntArray
     """Which of them arrives, ``[num_requests]``."""
     budget_units: int
     token_bytes: int
     """Bytes of one token's states, in all layers."""
-
-    @property
-    def read_units(self) -> tuple[int, ...]:
-        """Units that some prompt reads, by number."""
-        return tuple(sorted({unit for assembly in self.assemblies for unit in assembly.units}))
 
     @property
     def accesses(self) -> list[int]:
@@ -111,13 +108,14 @@ def case_of(cell: PromptModules, source: Source, length_of: LengthOf) -> Case:
     token_bytes = shape.num_layers * shape.page_bytes(1)
     for assembly in assemblies:
         check_context(shape, assembly.end + cell.measure.answer_tokens, f"{cell.name}: prompt {assembly.name!r}")
-    units = [layout.units[unit] for unit in sorted({unit for one in assemblies for unit in one.units})]
-    largest_bytes = token_bytes * max((unit.num_tokens for unit in units), default=1)
+    read_units = tuple(sorted({unit for assembly in assemblies for unit in assembly.units}))
+    largest_bytes = token_bytes * max((layout.units[unit].num_tokens for unit in read_units), default=1)
     return Case(
         layout=layout,
         assemblies=assemblies,
+        read_units=read_units,
         requests=requests_of(cell.stream, len(assemblies)),
-        budget_units=_budget(cell, max(1, len(units)), largest_bytes),
+        budget_units=_budget(cell, max(1, len(read_units)), largest_bytes),
         token_bytes=token_bytes,
     )
 

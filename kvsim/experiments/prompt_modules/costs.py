@@ -13,6 +13,7 @@ from kvsim.errors import CalibrationError
 from kvsim.experiments.base import prefill_or_reason
 from kvsim.experiments.prompt_modules.accounting import Served
 from kvsim.experiments.prompt_modules.case import Case
+from kvsim.experiments.prompt_modules.cell import ModulesCell, PromptEntry
 from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
 from kvsim.profile.prefill import PrefillCost
@@ -105,9 +106,6 @@ def counts_of(case: Case, cell: PromptModules) -> tuple[list[Served], dict[str, 
     return served, counts_table(rows)
 
 
-PROMPT_KEYS = ("prompt", "tier", "scaffolds", "seen")
-"""Fields that say which prompt it is, of which cells."""
-
 COUNTED = ("hits", "misses", "evictions", "hit_tokens", "encoded_tokens", "held_bytes")
 """Counts of a request: units found, encoded and evicted, tokens of those found and encoded, bytes held afterwards."""
 
@@ -120,7 +118,7 @@ def counts_table(rows: Sequence[tuple[int, ...]]) -> dict[str, NDArray[np.int64]
 
 def cell_of(
     cell: PromptModules, case: Case, counts: dict[str, NDArray[np.int64]], *, ttft_s: FloatArray, full_s: FloatArray
-) -> dict[str, Any]:
+) -> ModulesCell:
     """Return the cell's entry of the summary.
 
     Parameters
@@ -155,7 +153,12 @@ def cell_of(
     }
 
 
-def prompt_of(cell: PromptModules, assembly: Assembly, *, ttft_s: float, full_s: float) -> dict[str, Any]:
+def prompt_key(prompt: PromptEntry) -> tuple[Any, ...]:
+    """Return which prompt it is, of which cells."""
+    return prompt["prompt"], prompt["tier"], prompt["scaffolds"], prompt["seen"]
+
+
+def prompt_of(cell: PromptModules, assembly: Assembly, *, ttft_s: float, full_s: float) -> PromptEntry:
     """Return the entry of one prompt whose modules are all stored, on the tier of the cell."""
     return {
         "prompt": assembly.name,
@@ -173,9 +176,8 @@ def prompt_of(cell: PromptModules, assembly: Assembly, *, ttft_s: float, full_s:
 
 
 def rows_of(
-    number: int, case: Case, counts: dict[str, NDArray[np.int64]], *, ttft_s: FloatArray, full_s: FloatArray
+    case: Case, counts: dict[str, NDArray[np.int64]], *, ttft_s: FloatArray, full_s: FloatArray
 ) -> dict[str, NDArray[Any]]:
     """Return a row for each request of one cell."""
-    size = int(case.requests.size)
-    own = {"cell": np.full(size, number), "request": np.arange(size), "prompt": case.requests}
+    own = {"request": np.arange(case.requests.size), "prompt": case.requests}
     return {**own, **counts, "ttft_s": ttft_s, "ttft_full_s": full_s}

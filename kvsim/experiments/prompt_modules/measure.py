@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from kvsim.engine.links.states import StateLink, make_link
 from kvsim.engine.model.families import context_limit_of
 from kvsim.engine.model.generation import use_threads
 from kvsim.engine.model.loading import load_model_of
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of, shape_of
+from kvsim.experiments.base import extended, make_result, model_path_of, profile_of, shape_of
 from kvsim.experiments.prompt_modules.accounting import ModuleStoreState
 from kvsim.experiments.prompt_modules.case import Case, Source, case_of, check_positions, source_of
-from kvsim.experiments.prompt_modules.costs import cell_of, counts_table, prompt_of, rows_of
+from kvsim.experiments.prompt_modules.costs import COUNTED, cell_of, counts_table, prompt_key, prompt_of, rows_of
 from kvsim.experiments.prompt_modules.engine.divergence import Divergence, divergence_of
 from kvsim.experiments.prompt_modules.engine.run import Answered, ModuleRunner, ModuleStore
 from kvsim.experiments.prompt_modules.lengths import check_lengths, lengths_json, texts_of
@@ -25,7 +26,7 @@ from kvsim.experiments.prompt_modules.scenario import PromptModules
 from kvsim.experiments.prompt_modules.schema import Assembly
 from kvsim.experiments.types import Job, Measurement
 from kvsim.profile.profile import Profile
-from kvsim.report.results import RunResult, joined
+from kvsim.report.results import RunResult
 from kvsim.types import FloatArray
 
 LENGTHS = "lengths.json"
@@ -47,14 +48,12 @@ class _Bench:
         return len(self.ids[text])
 
     def runner(self, cell: PromptModules, case: Case) -> ModuleRunner:
-        token = next(
-            (token for token in (self.tokenizer.unk_token_id, self.tokenizer.eos_token_id) if token is not None), 0
-        )
+        tokens = self.tokenizer.unk_token_id, self.tokenizer.eos_token_id
         return ModuleRunner(
             self.model,
             case.layout,
             self.ids.__getitem__,
-            placeholder_id=token,
+            placeholder_id=next((token for token in tokens if token is not None), 0),
             link=self.link,
             chunk_tokens=cell.prefill_chunk_tokens,
             seen=cell.encoding.seen,
@@ -78,7 +77,7 @@ def measure(scenario: PromptModules, job: Job) -> tuple[RunResult, dict[str, byt
     ScenarioError
         If the model is not of the scenario's shape, reads too few positions, or counts other tokens than the scenario.
     """
-    cells = [cell for cell, _ in cells_of(scenario)]
+    cells = scenario.cells
     source, profile = source_of(scenario, job.base_dir), profile_of(scenario, job.base_dir)
     bench = _bench(scenario, job, source, profile)
     cases = [case_of(cell, source, bench.length_of) for cell in cells]
@@ -206,35 +205,30 @@ def _result(
     prices: dict[tuple[Any, ...], list[Divergence]],
 ) -> RunResult:
     entries, tables, prompts = [], [], {}
-    for number, (cell, swept) in enumerate(cells_of(scenario)):
+    for number, cell in enumerate(scenario.cells):
         case, own = cases[number], runs[number]
         times = timed[_key(cell)]
-        counts = counts_table([_counts(done) for done in own])
+        counts = counts_table([attrgetter(*COUNTED)(done) for done in own])
         ttft_s = np.array([done.ttft_s for done in own])
         full_s: FloatArray = np.array([times[request].full_s for request in case.requests])
-        entries.append(cell_of(cell, case, counts, ttft_s=ttft_s, full_s=full_s) | swept)
+        entry = cell_of(cell, case, counts, ttft_s=ttft_s, full_s=full_s)
+        entries.append(extended(entry, cell.swept_values(scenario.sweep)))
         processor_s = np.array([done.processor_s for done in own])
-        tables.append(rows_of(number, case, counts, ttft_s=ttft_s, full_s=full_s) | {"processor_s": processor_s})
+        tables.append(rows_of(case, counts, ttft_s=ttft_s, full_s=full_s) | {"processor_s": processor_s})
         for assembly, time, price in zip(case.assemblies, times, prices[_key(cell)[1:]], strict=True):
-            one = prompt_of(cell, assembly, ttft_s=time.stored_s, full_s=time.full_s) | asdict(price)
-            prompts[(*_key(cell), assembly.name)] = one | {"full_processor_s": time.full_processor_s}
+            one = prompt_of(cell, assembly, ttft_s=time.stored_s, full_s=time.full_s)
+            prompts[prompt_key(one)] = extended(one, asdict(price), {"full_processor_s": time.full_processor_s})
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=joined(tables),
+        rows=tables,
         verdict=verdict_of(entries, list(prompts.values())),
         profile=profile,
         seed=scenario.stream.seed,
         is_measured=True,
         extra={"prompts": list(prompts.values())},
     )
-
-
-def _counts(done: Answered) -> tuple[int, ...]:
-    return (
-        done.num_hits, done.num_encoded, done.num_evicted, done.hit_tokens, done.encoded_tokens, done.held_bytes,
-    )  # fmt: skip
 
 
 MEASUREMENT: Measurement[PromptModules] = Measurement(measure=measure)

@@ -38,31 +38,31 @@ def parts(result: RunResult) -> Parts:
 
 
 def _times(prompts: Sequence[Mapping[str, Any]]) -> Chart:
+    """Return times to first token, a bar for full attention and one for each tier that modules are stored on."""
     names = list(dict.fromkeys(str(prompt["prompt"]) for prompt in prompts))
-    series = {"full attention": ("ttft_full_s", prompts)}
+    series = {"full attention": [_milliseconds(prompts, name, "ttft_full_s") for name in names]}
     for tier in dict.fromkeys(prompt["tier"] for prompt in prompts):
-        series[f"stored on the {tier}"] = ("ttft_s", [prompt for prompt in prompts if prompt["tier"] == tier])
-    looks = palette_looks(series)
-    traces = [
-        rows_of_bars(label, names, [_milliseconds(own, name, figure) for name in names], looks[label].color)
-        for label, (figure, own) in series.items()
-    ]
-    view = View(name="all prompts", traces=traces, layout=bars_layout("time to first token, ms"))
+        own = [prompt for prompt in prompts if prompt["tier"] == tier]
+        series[f"stored on the {tier}"] = [_milliseconds(own, name, "ttft_s") for name in names]
     note = "All of a prompt's modules are in the store."
-    return Chart(title="Time to first token by prompt", views=[view], note=note, height_pixels=bars_height(len(names)))
+    return _bars("Time to first token by prompt", "time to first token, ms", names, series, note)
 
 
 def _divergence(prompts: Sequence[Mapping[str, Any]]) -> Chart:
     first = {str(prompt["prompt"]): prompt for prompt in reversed(prompts)}
     names = list(reversed(first))
-    series = {"first token": "kl_first_nats", "answer": "kl_mean_nats"}
+    figures = {"first token": "kl_first_nats", "answer": "kl_mean_nats"}
+    series = {label: [first[name].get(figure) for name in names] for label, figure in figures.items()}
+    return _bars("What reuse costs in quality", "KL divergence from full attention, nats", names, series)
+
+
+def _bars(
+    title: str, axis: str, names: Sequence[str], series: Mapping[str, Sequence[float | None]], note: str = ""
+) -> Chart:
     looks = palette_looks(series)
-    traces = [
-        rows_of_bars(label, names, [first[name].get(figure) for name in names], looks[label].color)
-        for label, figure in series.items()
-    ]
-    view = View(name="all prompts", traces=traces, layout=bars_layout("KL divergence from full attention, nats"))
-    return Chart(title="What reuse costs in quality", views=[view], height_pixels=bars_height(len(names)))
+    traces = [rows_of_bars(label, names, values, looks[label].color) for label, values in series.items()]
+    view = View(name="all prompts", traces=traces, layout=bars_layout(axis))
+    return Chart(title=title, views=[view], note=note, height_pixels=bars_height(len(names)))
 
 
 def _milliseconds(prompts: Sequence[Mapping[str, Any]], name: str, figure: str) -> float | None:

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvsim.errors import ResultError
-from kvsim.experiments.prompt_modules.costs import COUNTED, PROMPT_KEYS
+from kvsim.experiments.prompt_modules.cell import ModulesCell, PromptEntry
+from kvsim.experiments.prompt_modules.costs import COUNTED, prompt_key
 from kvsim.report.comparison import PROCESSOR_NOTE, Compared, Comparison, Fields, side_by_side
 from kvsim.report.results import RunResult
 from kvsim.report.style import PALETTE, add_panels, legend_above, new_figure, png, policy_looks
@@ -78,7 +79,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> 
     return table_text(rows, {name: column for name, column in columns.items() if name not in constant})
 
 
-def verdict_of(cells: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]]) -> list[str]:
+def verdict_of(cells: Sequence[ModulesCell], prompts: Sequence[PromptEntry]) -> list[str]:
     """Return what the cells and prompts say in words, and what their figures leave out."""
     lines = []
     for tier in dict.fromkeys(prompt["tier"] for prompt in prompts):
@@ -135,14 +136,14 @@ def modules_figure(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_times(axis: Any, prompts: Sequence[Mapping[str, Any]], tiers: list[str], names: list[str]) -> dict[str, Any]:
+def _draw_times(axis: Any, prompts: Sequence[PromptEntry], tiers: list[str], names: list[str]) -> dict[str, Any]:
     height = 0.8 / (len(tiers) + 1)
     places = np.arange(len(names))
-    full_s = [_first(prompts, "prompt", name)["ttft_full_s"] for name in names]
+    full_s = [_first(prompts, name)["ttft_full_s"] for name in names]
     handles = {"full attention": axis.barh(places, full_s, height, color="0.6")}
     for number, tier in enumerate(tiers):
         own = [prompt for prompt in prompts if prompt["tier"] == tier]
-        stored_s = [_first(own, "prompt", name)["ttft_s"] for name in names]
+        stored_s = [_first(own, name)["ttft_s"] for name in names]
         shift = (number + 1) * height
         handles[f"stored on the {tier}"] = axis.barh(places + shift, stored_s, height, color=PALETTE[number])
     axis.set(xlabel="time to first token (s)")
@@ -150,12 +151,15 @@ def _draw_times(axis: Any, prompts: Sequence[Mapping[str, Any]], tiers: list[str
     return handles
 
 
-def _draw_price(axis: Any, prompts: Sequence[Mapping[str, Any]], names: list[str]) -> dict[str, Any]:
+def _draw_price(axis: Any, prompts: Sequence[PromptEntry], names: list[str]) -> dict[str, Any]:
     places = np.arange(len(names))
-    chosen = [_first(prompts, "prompt", name) for name in names]
+    chosen = [_first(prompts, name) for name in names]
     handles = {}
-    for number, (name, label) in enumerate((("kl_first_nats", "KL, first token"), ("kl_mean_nats", "KL, answer"))):
-        values = [prompt[name] for prompt in chosen]
+    series = {
+        "KL, first token": [prompt["kl_first_nats"] for prompt in chosen],
+        "KL, answer": [prompt["kl_mean_nats"] for prompt in chosen],
+    }
+    for number, (label, values) in enumerate(series.items()):
         color = PALETTE[3 + number]
         handles[label] = axis.barh(places + 0.35 * number, values, 0.35, color=color)
     axis.set(xlabel="KL divergence (nats)")
@@ -163,7 +167,7 @@ def _draw_price(axis: Any, prompts: Sequence[Mapping[str, Any]], names: list[str
     return handles
 
 
-def _draw_hits(axis: Any, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _draw_hits(axis: Any, cells: Sequence[ModulesCell]) -> dict[str, Any]:
     handles: dict[str, Any] = {}
     tier = cells[0]["tier"]
     own = [cell for cell in cells if cell["tier"] == tier and cell["seen"] == cells[0]["seen"]]
@@ -177,13 +181,13 @@ def _draw_hits(axis: Any, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return handles
 
 
-def series_name(cell: Mapping[str, Any]) -> str:
+def series_name(cell: ModulesCell) -> str:
     """Return what a line of cells is called: the policy, and whether scaffolds are encoded."""
     return f"{cell['policy']}, scaffolds" if cell["scaffolds"] else str(cell["policy"])
 
 
-def _first(prompts: Sequence[Mapping[str, Any]], key: str, value: Any) -> Mapping[str, Any]:
-    return next(prompt for prompt in prompts if prompt[key] == value)
+def _first(prompts: Sequence[PromptEntry], name: str) -> PromptEntry:
+    return next(prompt for prompt in prompts if prompt["prompt"] == name)
 
 
 def _name_rows(axis: Any, names: list[str], shift: float) -> None:
@@ -235,10 +239,10 @@ def compare(simulated: RunResult, measured: RunResult) -> Compared:
 
 
 def _prompt_pairs(simulated: RunResult, measured: RunResult) -> list[dict[str, Any]]:
-    left = {tuple(prompt[key] for key in PROMPT_KEYS): prompt for prompt in simulated.summary["prompts"]}
+    left = {prompt_key(prompt): prompt for prompt in simulated.summary["prompts"]}
     pairs = []
     for real in measured.summary["prompts"]:
-        sim = left.get(tuple(real[key] for key in PROMPT_KEYS))
+        sim = left.get(prompt_key(real))
         if sim is None or sim["reused_tokens"] != real["reused_tokens"]:
             raise ResultError(f"prompt {real['prompt']!r} is another one in the simulated result; simulate again")
         pair = {name: value for name, value in real.items() if name not in ("ttft_s", "ttft_full_s")}

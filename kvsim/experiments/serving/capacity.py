@@ -16,6 +16,7 @@ from kvsim.experiments.serving.run import CellRun, run_cell
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic.make import make_turns, with_times
 from kvsim.experiments.serving.traffic.turns import Turns
+from kvsim.experiments.types import ignore
 from kvsim.profile.serving import ServingCosts
 
 MOST_DOUBLINGS = 12
@@ -67,7 +68,7 @@ def find_capacity(
     *,
     num_seeds: int = 5,
     tolerance_frac: float = 0.02,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = ignore,
 ) -> Capacity:
     """Return the highest rate at which the share of requests that `slo` names meets all of its limits.
 
@@ -88,12 +89,10 @@ def find_capacity(
     rates: list[float] = []
     for seed in range(first, first + num_seeds):
         rates.append(search.highest(seed, start=rates[0] if rates else None))
-        if progress is not None:
-            progress(1 / (num_seeds + 2))
+        progress(1 / (num_seeds + 2))
     low_frac, high_frac = interval_frac(search.costs, search.run(rates[0], first, 1.0).parts_s)
     edges = [search.highest(first, start=rates[0], scale=1 + share) for share in (high_frac, low_frac)]
-    if progress is not None:
-        progress(2 / (num_seeds + 2))
+    progress(2 / (num_seeds + 2))
     return Capacity(
         field=search.field,
         rates=tuple(rates),

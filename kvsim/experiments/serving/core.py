@@ -62,21 +62,16 @@ def make_core(
     blocks, offload
         Tiers below the device, and the block tables that they know; only the plain core has tiers.
     """
-    made = make_scheduler(
-        scheduler, {**(vllm_arguments(parameters) if scheduler == "vllm" else {}), **(arguments or {})}
-    )
-    budget, num_blocks, is_async = (
-        budget_of(parameters),
-        parameters.num_gpu_blocks_override,
-        parameters.async_scheduling,
-    )
+    own = vllm_arguments(parameters) if scheduler == "vllm" else {}
+    made = make_scheduler(scheduler, own | dict(arguments or {}))
+    budget, is_async = budget_of(parameters), parameters.async_scheduling
     keys = chains if parameters.enable_prefix_caching else None
     if compiled and offload is None and type(made) is Vllm:
         return CompiledCore(
             made,
             budget,
             requests,
-            num_blocks=num_blocks,
+            num_blocks=parameters.num_gpu_blocks_override,
             block_tokens=parameters.block_size,
             keys=keys.keys if keys else None,
             key_starts=keys.starts if keys else None,

@@ -49,7 +49,7 @@ def request_rows(
 
 def latency_figures(
     rows: Mapping[str, NDArray[Any]], gap_s: FloatArray, gap_counts: IntArray, slo: Slo | None
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Return the figures of one cell.
 
     Throughput is over the time from the first arrival to the last token, goodput the share of it that met the SLO.
@@ -59,7 +59,7 @@ def latency_figures(
     gap_s, gap_counts
         Times between tokens in increasing order, and how often each occurred.
     """
-    figures: dict[str, Any] = {}
+    figures: dict[str, float] = {}
     for name in LATENCIES:
         if name == "itl":
             figures |= _weighted_figures(name, gap_s, gap_counts)

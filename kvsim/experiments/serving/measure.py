@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 
 from kvsim.engine.vllm import VllmProcess
 from kvsim.errors import ScenarioError
-from kvsim.experiments.base import cells_of, make_result, model_path_of, profile_of
+from kvsim.experiments.base import make_result, model_path_of, profile_of, stacked
 from kvsim.experiments.serving.costs import memory_of, parameters_of
 from kvsim.experiments.serving.fresh_profile import fresh_profile
 from kvsim.experiments.serving.latency import latency_figures, meets, request_rows
 from kvsim.experiments.serving.parameters import EngineParameters
 from kvsim.experiments.serving.probes import Probes, probe_rows
 from kvsim.experiments.serving.real import Row, place_of, recorded_workload, rows_of, with_tokens
-from kvsim.experiments.serving.run import FIGURES
+from kvsim.experiments.serving.run import FIGURES, ServedCell
 from kvsim.experiments.serving.scenario import RealEngine, Serving, Slo
-from kvsim.experiments.serving.simulate import stacked, traffic_entry
+from kvsim.experiments.serving.simulate import traffic_entry
 from kvsim.experiments.serving.speed import PROBES
 from kvsim.experiments.serving.traffic import Traffic, make_traffic
 from kvsim.experiments.types import Job, Measurement
-from kvsim.types import FloatArray, IntArray
 
 SCHEDULE = "schedule-{cell}-{repeat}.json.gz"
 """What vLLM did in one run of one cell, as a workload file."""
@@ -42,18 +41,19 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
         If vLLM is not there or does not start.
     """
     real = _real_of(scenario)
-    cells = [(cell, swept, make_traffic(cell, job.base_dir)) for cell, swept in cells_of(scenario)]
+    cells = [(cell, make_traffic(cell, job.base_dir)) for cell in scenario.cells]
     profile = profile_of(scenario, job.base_dir)
     model = str(Path(model_path_of(scenario, job.base_dir)).resolve())
-    runs: list[list[_Run]] = [[] for _ in cells]
+    runs: list[list[ServedCell]] = [[] for _ in cells]
     around: list[list[dict[str, NDArray[Any]]]] = [[] for _ in cells]
     files: dict[str, bytes] = {}
     plans = [
         (number, cell, traffic, parameters_of(cell, memory_of(cell, profile).num_blocks))
-        for number, (cell, _, traffic) in enumerate(cells)
+        for number, (cell, traffic) in enumerate(cells)
     ]
     for parameters in dict.fromkeys(plan[-1] for plan in plans):
-        with VllmProcess(model, _vllm_parameters(parameters), num_threads=real.threads) as vllm:
+        stated = parameters.model_dump(mode="python", exclude_none=True, exclude={"kv_cache_memory_bytes"})
+        with VllmProcess(model, stated, num_threads=real.threads) as vllm:
             _check_resolved(scenario, parameters, vllm.resolved)
             _warm_up(vllm)
             probes = Probes(parameters, partial(vllm.serve, clock="steps"))
@@ -71,18 +71,18 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
                         files[name] = recorded_workload(f"{scenario.name}-{number}", rows, parameters, trace)
                         job.progress(1 / (len(cells) * real.repeats))
     entries = [
-        traffic_entry(cell, traffic, memory_of(cell, profile)) | _entry_of(own) | swept
-        for (cell, swept, traffic), own in zip(cells, runs, strict=True)
+        traffic_entry(cell, traffic, memory_of(cell, profile)) | _entry_of(own) | cell.swept_values(scenario.sweep)
+        for (cell, traffic), own in zip(cells, runs, strict=True)
     ]
     result = make_result(
         scenario,
         job,
         cells=entries,
-        rows=stacked([_with_repeats([run.rows for run in own]) for own in runs]),
+        rows=[stacked([run.rows for run in own], by="repeat") for own in runs],
         tables={
-            "timeline": stacked([_with_repeats([run.timeline for run in own[:1]]) for own in runs]),
-            "itl": stacked([_with_repeats([run.gaps for run in own]) for own in runs]),
-            PROBES: stacked([_with_repeats(own) for own in around]),
+            "timeline": [stacked([own[0].timeline], by="repeat") for own in runs],
+            "itl": [stacked([run.gaps for run in own], by="repeat") for own in runs],
+            PROBES: [stacked(own, by="repeat") for own in around],
         },
         verdict=[_verdict(real)],
         profile=profile,
@@ -90,19 +90,6 @@ def measure(scenario: Serving, job: Job) -> tuple[Any, dict[str, bytes]]:
         is_measured=True,
     )
     return result, files
-
-
-class _Run:
-    """One run of one cell."""
-
-    def __init__(
-        self,
-        rows: dict[str, NDArray[Any]],
-        gaps: dict[str, NDArray[Any]],
-        timeline: dict[str, NDArray[Any]],
-        figures: dict[str, Any],
-    ) -> None:
-        self.rows, self.gaps, self.timeline, self.figures = rows, gaps, timeline, figures
 
 
 def _verdict(real: RealEngine) -> str:
@@ -116,12 +103,6 @@ def _real_of(scenario: Serving) -> RealEngine:
     if scenario.engine.scheduler != "vllm":
         raise ScenarioError(f"{scenario.name}: engine.scheduler {scenario.engine.scheduler!r}: only 'vllm' is measured")
     return scenario.measure
-
-
-def _vllm_parameters(parameters: EngineParameters) -> dict[str, Any]:
-    """Return the parameters that vLLM is started with."""
-    stated = parameters.model_dump(mode="python", exclude_none=True)
-    return {name: value for name, value in stated.items() if name != "kv_cache_memory_bytes"}
 
 
 def _check_resolved(scenario: Serving, parameters: EngineParameters, resolved: Mapping[str, Any]) -> None:
@@ -156,7 +137,7 @@ def _warm_up(vllm: VllmProcess) -> None:
     vllm.serve(with_tokens(rows), clock="steps")
 
 
-def _run_of(traffic: Traffic, rows: Sequence[Row], trace: Mapping[str, Any], slo: Slo | None) -> _Run:
+def _run_of(traffic: Traffic, rows: Sequence[Row], trace: Mapping[str, Any], slo: Slo | None) -> ServedCell:
     """Return what one run recorded, in the traffic's order of requests."""
     count = len(traffic.requests)
     times = {name: np.full(count, np.nan) for name in ("arrival_s", "scheduled_s", "first_token_s", "last_token_s")}
@@ -175,22 +156,17 @@ def _run_of(traffic: Traffic, rows: Sequence[Row], trace: Mapping[str, Any], slo
     columns = request_rows(
         **times, prompt_tokens=traffic.requests.prompt_tokens, output_tokens=traffic.requests.max_tokens
     ) | {"hit_tokens": hits, "preemptions": preemptions}
-    gap_s, counts = _gaps(trace["token_s"])
+    gap_s = np.sort(np.concatenate([np.diff(times) for times in trace["token_s"].values()]))
+    gaps = {"itl_s": gap_s, "count": np.ones(gap_s.size, dtype=np.int64)}
     met = meets(columns, slo)
-    figures = latency_figures(columns, gap_s, counts, slo) | {
+    figures = latency_figures(columns, gap_s, gaps["count"], slo) | {
         "steps": sum(bool(step["scheduled"]) for step in trace["steps"]),
         "preemptions": int(preemptions.sum()),
         "hit_tokens": int(hits.sum()),
         "hit_frac": float(hits.sum() / traffic.requests.prompt_tokens.sum()),
     }
     columns |= {} if met is None else {"met": met}
-    return _Run(columns, {"itl_s": gap_s, "count": counts}, _timeline(trace["steps"]), figures)
-
-
-def _gaps(token_s: Mapping[str, Sequence[float]]) -> tuple[FloatArray, IntArray]:
-    """Return all times between tokens in increasing order, each counted once."""
-    gaps = np.sort(np.concatenate([np.diff(times) for times in token_s.values()]))
-    return gaps, np.ones(gaps.size, dtype=np.int64)
+    return ServedCell(rows=columns, gaps=gaps, timeline=_timeline(trace["steps"]), figures=figures)
 
 
 def _timeline(steps: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
@@ -213,16 +189,11 @@ def _timeline(steps: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
     }
 
 
-def _entry_of(runs: Sequence[_Run]) -> dict[str, Any]:
+def _entry_of(runs: Sequence[ServedCell]) -> dict[str, Any]:
     """Return medians over the runs, and what each run gave."""
     names = runs[0].figures
     medians = {name: type(names[name])(np.median([run.figures[name] for run in runs])) for name in names}
     return medians | {"repeats": {name: [run.figures[name] for run in runs] for name in FIGURES if name in names}}
-
-
-def _with_repeats(tables: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return the tables of all runs of a cell as one, the number of its run in each row."""
-    return stacked(list(tables), by="repeat")
 
 
 MEASUREMENT: Measurement[Serving] = Measurement(measure=measure, fresh_profile=fresh_profile)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from kvsim.experiments.serving.costs import Platform
-from kvsim.experiments.serving.latency import QUANTILES, latency_figures
+from kvsim.experiments.serving.latency import TIMES, latency_figures
 from kvsim.experiments.serving.run import run_cell
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.experiments.serving.traffic import Traffic
@@ -17,7 +16,7 @@ _APART_S = 1e5
 """Longer than any request takes."""
 
 
-def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[str, dict[str, Any]]:
+def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[str, dict[str, float]]:
     r"""Return figures of latency by predictors that know costs but no batches.
 
     ``alone``: each request has the engine for itself. ``m_d_1``: one server that takes as long for each as the mean
@@ -29,7 +28,7 @@ def null_figures(cell: Serving, traffic: Traffic, platform: Platform) -> dict[st
     )
     run = run_cell(cell, replace(traffic, sessions=apart), platform)
     alone = latency_figures(run.rows, run.gaps["itl_s"], run.gaps["count"], None)
-    names = [f"{name}_{figure}_s" for name in ("ttft", "tpot", "itl", "e2e") for figure in ("mean", *QUANTILES)]
+    names = [name for name in TIMES if not name.startswith("queue")]
     figures = {"alone": {name: alone[name] for name in names}}
     start_s = traffic.sessions.start_s
     if start_s is None:

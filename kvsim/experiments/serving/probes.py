@@ -52,6 +52,6 @@ def probe_rows(before: StepSamples, after: StepSamples) -> dict[str, NDArray[Any
     both = StepSamples.together([before, after])
     return {
         "is_after": np.arange(both.host_s.size) >= before.host_s.size,
-        "time_s": both.host_s + both.forward_s,
+        "time_s": both.step_s,
         **dict(zip(PARTS, both.amounts.astype(np.int64).T, strict=True)),
     }

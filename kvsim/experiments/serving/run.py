@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from kvsim.experiments.serving.core import make_blocks, make_core
 from kvsim.experiments.serving.costs import Platform, interval_frac, parameters_of
 from kvsim.experiments.serving.latency import RATES, TIMES, latency_figures, meets, request_rows
 from kvsim.experiments.serving.scenario import Serving
-from kvsim.experiments.serving.tiers import make_offload, tier_figures, tier_setup
+from kvsim.experiments.serving.tiers import make_offload, tier_figures, transfer_times
 from kvsim.experiments.serving.traffic import Traffic
 from kvsim.experiments.serving.traffic.make import random_of
-from kvsim.sim.serving import Served, StepCosts, simulate_serving
+from kvsim.sim.serving import Served, StepCosts, TierSetup, simulate_serving
 from kvsim.sim.serving.monitor import COLUMNS
 
 FIGURES = (*TIMES, *RATES, "met_frac")
@@ -25,16 +25,22 @@ FIGURES = (*TIMES, *RATES, "met_frac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellRun:
-    """What one simulation of one cell gave."""
+class ServedCell:
+    """What serving one cell once gave, simulated or for real."""
 
-    figures: dict[str, Any]
+    figures: dict[str, float]
     rows: dict[str, NDArray[Any]]
     """A row a request."""
     timeline: dict[str, NDArray[Any]]
     """Means over stretches of time: requests that run and wait, the share of blocks in use, tokens."""
     gaps: dict[str, NDArray[Any]]
     """Times between tokens, and how often each occurred."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRun(ServedCell):
+    """What one simulation of one cell gave."""
+
     parts_s: dict[str, float]
     """Seconds of each part of all steps."""
     most: dict[str, float]
@@ -48,7 +54,6 @@ def run_cell(
     *,
     scale: float = 1.0,
     draw: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> CellRun:
     """Serve the traffic of one cell.
 
@@ -79,8 +84,7 @@ def run_cell(
         traffic.sessions,
         step_costs,
         is_async=engine.async_scheduling,
-        tiers=tier_setup(scenario, platform, offload) if offload else None,
-        progress=progress,
+        tiers=TierSetup(offload=offload, transfer_s=transfer_times(scenario, platform)) if offload else None,
     )
     return _cell_run(scenario, traffic, served, step_costs, offload)
 

@@ -7,10 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kvsim.experiments.base import cells_of, make_result
+from kvsim.experiments.base import make_result
 from kvsim.experiments.serving.costs import Memory, Platform, platform_of
 from kvsim.experiments.serving.draws import drawn_figures
 from kvsim.experiments.serving.nulls import null_figures
@@ -30,12 +27,11 @@ from kvsim.report.results import RunResult
 def check(scenario: Serving, base_dir: Path | None) -> int:
     """Check profile, memory, scheduler and requests of every cell, and return the number of cells."""
     traffics = _Traffics(base_dir)
-    cells = cells_of(scenario)
-    for cell, _ in cells:
+    for cell in scenario.cells:
         check_tiers(cell, platform_of(cell, base_dir).memory)
         make_scheduler(cell.engine.scheduler, cell.engine.arguments)
         traffics.of(cell)
-    return len(cells)
+    return len(scenario.cells)
 
 
 def simulate(scenario: Serving, job: Job) -> RunResult:
@@ -43,13 +39,12 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
 
     Figures of a scenario that is measured are medians over draws, as the engine's are over its runs.
     """
-    cells = cells_of(scenario)
     traffics = _Traffics(job.base_dir)
     entries, runs = [], []
-    platform = platform_of(cells[0][0], job.base_dir)
+    platform = platform_of(scenario.cells[0], job.base_dir)
     schedules = check_schedules(job.recorded) if job.recorded is not None else None
     speeds = _speeds(scenario, job, platform)
-    for number, (cell, swept) in enumerate(cells):
+    for number, cell in enumerate(scenario.cells):
         platform, traffic = platform_of(cell, job.base_dir), traffics.of(cell)
         if (speed := speeds.get(number)) is not None:
             platform = replace(platform, costs=speed.costs(platform.costs))
@@ -67,18 +62,15 @@ def simulate(scenario: Serving, job: Job) -> RunResult:
             entry["step_time_ratio"] = speed.step_time_ratio
         if scenario.measure is not None:
             entry["nulls"] = null_figures(cell, traffic, platform)
-        entries.append(entry | swept)
+        entries.append(entry | cell.swept_values(scenario.sweep))
         runs.append(run)
-        job.progress(1 / len(cells))
+        job.progress(1 / len(scenario.cells))
     return make_result(
         scenario,
         job,
         cells=entries,
-        rows=stacked([run.rows for run in runs]),
-        tables={
-            "timeline": stacked([run.timeline for run in runs]),
-            "itl": stacked([run.gaps for run in runs]),
-        },
+        rows=[run.rows for run in runs],
+        tables={"timeline": [run.timeline for run in runs], "itl": [run.gaps for run in runs]},
         verdict=verdict_of(
             entries,
             profile_kind=platform.profile.kind,
@@ -106,22 +98,15 @@ class _Traffics:
 
     def __init__(self, base_dir: Path | None) -> None:
         self._base_dir = base_dir
-        self._made: dict[Any, Traffic] = {}
+        self._made: dict[str, Traffic] = {}
 
     def of(self, cell: Serving) -> Traffic:
         """Return the traffic of a cell."""
-        key = (
-            cell.trace,
-            cell.generated,
-            cell.arrivals,
-            cell.run.seed,
-            cell.engine.block_size,
-            cell.engine.max_model_len,
-        )
-        text = repr(key)
-        if text not in self._made:
-            self._made[text] = make_traffic(cell, self._base_dir)
-        return self._made[text]
+        engine = cell.engine
+        key = repr((cell.trace, cell.generated, cell.arrivals, cell.run.seed, engine.block_size, engine.max_model_len))
+        if key not in self._made:
+            self._made[key] = make_traffic(cell, self._base_dir)
+        return self._made[key]
 
     @property
     def readings(self) -> list[str]:
@@ -153,10 +138,3 @@ def outside_of(costs: ServingCosts, most: Mapping[str, float]) -> dict[str, floa
     """Return by how many times the largest step went beyond what each table covers, where it did."""
     ends = {name: table.amounts[-1] for name, table in costs.tables().items()}
     return {name: most[name] / end for name, end in ends.items() if most[name] > end > 0}
-
-
-def stacked(tables: list[dict[str, NDArray[Any]]], *, by: str = "cell") -> dict[str, NDArray[Any]]:
-    """Return tables as one, the number of its own in each row."""
-    sizes = [next(iter(table.values())).size for table in tables]
-    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return {by: np.repeat(np.arange(len(tables)), sizes), **columns}

@@ -15,7 +15,7 @@ from kvsim.experiments.base import shape_of
 from kvsim.experiments.serving.costs import Memory, Platform
 from kvsim.experiments.serving.scenario import Serving, TierChoice
 from kvsim.profile.serving import ServingCosts
-from kvsim.sim.serving import Served, TierSetup
+from kvsim.sim.serving import Served
 from kvsim.units import format_bytes
 
 
@@ -65,11 +65,6 @@ def num_chunks(scenario: Serving, memory: Memory, size_bytes: int) -> int:
     return size_bytes // (_choice_of(scenario).chunk_blocks * memory.block_bytes)
 
 
-def tier_setup(scenario: Serving, platform: Platform, offload: Offload) -> TierSetup:
-    """Return the tiers with the links between them."""
-    return TierSetup(offload=offload, transfer_s=transfer_times(scenario, platform))
-
-
 def transfer_times(scenario: Serving, platform: Platform) -> dict[Kind, Callable[[int], float]]:
     """Return the seconds of so many blocks for each kind of transfer.
 
@@ -93,12 +88,12 @@ def transfer_times(scenario: Serving, platform: Platform) -> dict[Kind, Callable
     return times
 
 
-def tier_figures(served: Served, rows: Mapping[str, NDArray[Any]], prompt_tokens: int) -> dict[str, Any]:
+def tier_figures(served: Served, rows: Mapping[str, NDArray[Any]], prompt_tokens: int) -> dict[str, float]:
     """Return what the tiers and their links did; nothing where there are none."""
     if "loaded_tokens" not in rows:
         return {}
     loaded = int(rows["loaded_tokens"].sum())
-    figures = {
+    figures: dict[str, float] = {
         "device_hit_frac": (int(rows["hit_tokens"].sum()) - loaded) / prompt_tokens,
         "loaded_frac": loaded / prompt_tokens,
     }

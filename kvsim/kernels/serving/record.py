@@ -1,23 +1,43 @@
-"""Writes down when tokens come: the first and the last one of each request, and a histogram of the gaps between them.
+"""Writes down what becomes of requests: when each leaves the queue and what it hits, its preemptions and its tokens.
 
-The histogram has bins of one width in the logarithm, so that its size does not depend on how long a run is.
+A histogram holds the gaps between tokens. It has bins of one width in the logarithm, so that its size does not depend
+on how long a run is.
 """
 
 from __future__ import annotations
 
 import math
 
-from kvsim.kernels.arrays import compiled, float_rows, floats, ints
+from kvsim.kernels.arrays import compiled, float_rows, floats, int_rows, ints
 
-(REQUESTS, GAPS, SCALE) = range(3)
-NUM_ARRAYS = 3
+(REQUESTS, COUNTS, GAPS, SCALE) = range(4)
+NUM_ARRAYS = 4
 
-# columns of `REQUESTS`, a line a request
-(FIRST_S, LAST_S, LONGEST_GAP_S) = range(3)
-NUM_COLUMNS = 3
+# columns of `REQUESTS`, a line a request: NaN for what has not happened
+(SCHEDULED_S, FIRST_S, LAST_S, LONGEST_GAP_S) = range(4)
+NUM_COLUMNS = 4
+
+# columns of `COUNTS`, a line a request
+(HIT_TOKENS, PREEMPTIONS) = range(2)
+NUM_COUNTS = 2
 
 # `SCALE`: the lower edge of bin 0, and how wide bins are in the natural logarithm
 (LEAST_S, WIDTH) = range(2)
+
+
+@compiled
+def admitted(record, request, hit_tokens, now_s):
+    """Write down that a request left the queue, if it is the first time."""
+    line = float_rows(record, REQUESTS)[request]
+    if math.isnan(line[SCHEDULED_S]):
+        line[SCHEDULED_S] = now_s
+        int_rows(record, COUNTS)[request, HIT_TOKENS] = hit_tokens
+
+
+@compiled
+def preempted(record, request):
+    """Write down that a request lost its blocks."""
+    int_rows(record, COUNTS)[request, PREEMPTIONS] += 1
 
 
 @compiled

@@ -82,7 +82,7 @@ class CompiledOutcome:
     @property
     def finished(self) -> list[int]:
         """Those for which it was the last one."""
-        return self._core.section(self._number, at.FINISHED, self.num_finished) if self.num_finished else []
+        return self._core.finished(self._number, self.num_finished) if self.num_finished else []
 
 
 class CompiledCore:
@@ -118,7 +118,7 @@ class CompiledCore:
         is_async: bool = False,
         records_keys: bool = False,
     ) -> None:
-        self._num_unfinished, self._has_arrived = 0, bytearray(len(requests))
+        self._has_arrived = bytearray(len(requests))
         starts = np.zeros(len(requests) + 1, dtype=np.int64) if key_starts is None else key_starts
         flat = np.zeros(0, dtype=np.int64) if keys is None else keys
         self._check(requests, budget, None if keys is None else np.diff(starts), block_tokens)
@@ -139,7 +139,8 @@ class CompiledCore:
             at.STEPS: self._steps,
         }
         self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self._address = int(self._table.ctypes.data)
+        self.address = int(self._table.ctypes.data)
+        """Of its arrays, for compiled code."""
 
     def _check(self, requests: RequestTable, budget: StepBudget, num_keys: IntArray | None, block_tokens: int) -> None:
         """Refuse what compiled code would take for memory of its own: it checks no index."""
@@ -151,7 +152,7 @@ class CompiledCore:
     @property
     def num_unfinished(self) -> int:
         """Requests that were added and are not finished."""
-        return self._num_unfinished
+        return self.num_running + self.num_waiting
 
     @property
     def num_running(self) -> int:
@@ -180,19 +181,20 @@ class CompiledCore:
         if self._has_arrived[request]:
             raise ValueError(f"request {request} has arrived already")
         self._has_arrived[request] = True
-        arrive(self._address, request)
-        self._num_unfinished += 1
+        arrive(self.address, request)
 
     def schedule(self) -> CompiledStep:
         """Decide the next step."""
-        number, num_admitted, num_preempted, *work = schedule(self._address)
+        number, num_admitted, num_preempted, *work = schedule(self.address)
         return CompiledStep(self, number, num_admitted, num_preempted, StepWork._make(work))
 
     def update(self) -> CompiledOutcome:
         """Take in what the forward pass sampled of the oldest step that was scheduled and not updated yet."""
-        number, num_sampled, num_finished = update(self._address)
-        self._num_unfinished -= num_finished
-        return CompiledOutcome(self, number, num_sampled, num_finished)
+        return CompiledOutcome(self, *update(self.address))
+
+    def finished(self, number: int, num_finished: int) -> list[int]:
+        """Return the requests for which the token of a step was the last one."""
+        return self.section(number, at.FINISHED, num_finished)
 
     def section(self, number: int, section: int, length: int | None = None) -> list[int]:
         """Return one section of a step, for `CompiledStep` and `CompiledOutcome`."""

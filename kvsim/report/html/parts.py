@@ -56,7 +56,7 @@ def charts_of(
     keys: Sequence[str],
     over: str | None = None,
     over_title: str = "",
-    series: Callable[[Mapping[str, Any]], str] | None = None,
+    series: Callable[[Any], str] | None = None,
 ) -> list[Chart]:
     """Return an interactive figure for each of `figures`, titles by field.
 

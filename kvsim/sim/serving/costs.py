@@ -45,12 +45,13 @@ class StepCosts:
             at.FACTORS: scale * _factors(costs.step_residuals_frac, random),
         }
         self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self._address = int(self._table.ctypes.data)
+        self.address = int(self._table.ctypes.data)
+        """Of its arrays, for compiled code."""
 
     def step_s(self, work: StepWork) -> tuple[float, float]:
         """Return the seconds of the host and of the forward pass of one step, and count them."""
         requests, tokens, sampled, context_tokens, pairs, _ = work
-        host_s, forward_s = step_s(self._address, requests, tokens, sampled, context_tokens, pairs)
+        host_s, forward_s = step_s(self.address, requests, tokens, sampled, context_tokens, pairs)
         return host_s, forward_s
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import simpy
 
@@ -68,7 +68,8 @@ class Engine:
         self._monitor = monitor
         self._wake = env.event()
         self._is_asleep = False
-        env.process(self._run_ahead() if is_async else self._run())
+        self._is_async = is_async
+        env.process(self._steps())
 
     def submit(self, request: int) -> None:
         """Take a request into the queue."""
@@ -78,6 +79,9 @@ class Engine:
         if self._is_asleep:
             self._is_asleep = False
             self._wake.succeed()
+
+    def _steps(self) -> Process[None]:
+        return self._run_ahead() if self._is_async else self._run()
 
     def _run(self) -> Process[None]:
         """Schedule, run, take in, and again."""
@@ -102,9 +106,10 @@ class Engine:
         in_flight: deque[tuple[float, bool]] = deque()  # when each step ends, and whether it does anything
         device_free_s = 0.0
         while True:
+            if core.num_unfinished == 0 and in_flight:
+                yield from self._end(in_flight.popleft()[0])
+                continue  # a request may have arrived meanwhile
             if core.num_unfinished == 0:
-                while in_flight:
-                    yield from self._finish(in_flight.popleft()[0])
                 yield self._sleep()
             step = self._schedule()
             if self._tiers is not None:
@@ -120,7 +125,7 @@ class Engine:
             end_s, had_work = in_flight.popleft()
             if not (has_work or had_work):
                 self._check_progress(step)
-            yield from self._finish(end_s)
+            yield from self._end(end_s)
             if not has_work and core.num_unfinished:  # what came of the step may be scheduled after a pause
                 yield env.timeout(EMPTY_STEP_S) if had_work else self._pass_empty_steps()
 
@@ -132,7 +137,7 @@ class Engine:
         self._monitor.step(now_s, step.work, core.num_running, core.num_waiting, core.num_free_blocks)
         return step
 
-    def _finish(self, end_s: float) -> Process[None]:
+    def _end(self, end_s: float) -> Process[None]:
         """Wait for the end of the oldest step and take in what came of it."""
         if end_s > self._env.now:
             yield self._env.timeout(end_s - self._env.now)
@@ -168,7 +173,10 @@ class Engine:
 
     def _check_progress(self, step: Step) -> None:
         if not step.preempted and not self._core.num_transfers:
-            raise PolicyError(
-                f"the scheduler leaves {self._core.num_unfinished} requests waiting for ever: none runs and none is "
-                "scheduled; a request may need more blocks than there are"
-            )
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise PolicyError(
+            f"the scheduler leaves {self._core.num_unfinished} requests waiting for ever: none runs and none is "
+            "scheduled; a request may need more blocks than there are"
+        )

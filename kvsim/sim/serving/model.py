@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import simpy
 
 from kvsim.caches.tiers.offload import Kind
 from kvsim.policies.schedulers import Core
+from kvsim.policies.schedulers.compiled import CompiledCore
 from kvsim.sim.serving.arrivals import Arrivals, Sessions
 from kvsim.sim.serving.costs import StepCosts
 from kvsim.sim.serving.engine import Engine
+from kvsim.sim.serving.fast_path import FastEngine
 from kvsim.sim.serving.link import BlockLink
 from kvsim.sim.serving.monitor import Monitor
 from kvsim.sim.serving.sink import Sink
@@ -38,7 +39,6 @@ def simulate_serving(
     *,
     is_async: bool = False,
     tiers: TierSetup | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Served:
     """Serve every request, and return what became of it.
 
@@ -50,8 +50,6 @@ def simulate_serving(
         Whether steps are scheduled one ahead, as the core does.
     tiers
         Tiers below the device, which the core must know too.
-    progress
-        Called with 1 for each request that is done.
 
     Raises
     ------
@@ -62,8 +60,6 @@ def simulate_serving(
     done = env.event()
 
     def finished(request: int) -> None:
-        if progress is not None:
-            progress(1)
         arrivals.finished(request)
         if sink.num_finished == sessions.num_requests:
             done.succeed()
@@ -71,7 +67,11 @@ def simulate_serving(
     sink = Sink(sessions.num_requests, finished)
     monitor = Monitor(core.num_free_blocks)
     links = None if tiers is None else Tiers(env, tiers)
-    engine = Engine(env, core, costs, sink, monitor, is_async=is_async, tiers=links)
+    engine = (
+        FastEngine(env, core, costs, sink, monitor, is_async=is_async)
+        if isinstance(core, CompiledCore)  # which knows no tiers
+        else Engine(env, core, costs, sink, monitor, is_async=is_async, tiers=links)
+    )
     arrivals = Arrivals(env, sessions, engine.submit)
     env.run(until=done)
     monitor.idle(env.now, core.num_free_blocks)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from kvsim.kernels.arrays import table_of
+from kvsim.kernels.serving import monitor as at
+from kvsim.kernels.serving.monitor import note_arrival, note_idle, note_step, write_state
 from kvsim.policies.schedulers import StepWork
-from kvsim.types import FloatArray
+from kvsim.types import FloatArray, IntArray
 
 COLUMNS = ("time_s", "running", "waiting", "used_blocks", "tokens", "prefill_tokens", "steps")
 """The time, three integrals over it, and three counts since the start."""
@@ -19,85 +22,52 @@ class Monitor:
     The difference of two samples is exact for the time between them, however many were dropped.
     """
 
-    __slots__ = (
-        "_free_blocks",
-        "_prefill_tokens",
-        "_running",
-        "_running_s",
-        "_samples",
-        "_stride",
-        "_time_s",
-        "_tokens",
-        "_until_sample",
-        "_used_s",
-        "_waiting",
-        "_waiting_s",
-        "num_blocks",
-        "num_steps",
-        "peak_running",
-        "peak_used_blocks",
-        "peak_waiting",
-    )
-
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         """Blocks that can be used."""
-        self.num_steps = 0
-        self.peak_running = self.peak_waiting = self.peak_used_blocks = 0
-        self._free_blocks = num_blocks
-        self._running = self._waiting = 0
-        self._time_s = self._running_s = self._waiting_s = self._used_s = 0.0
-        self._tokens = self._prefill_tokens = 0
-        self._stride = self._until_sample = 1
-        self._samples: list[tuple[float, ...]] = [(0.0,) * len(COLUMNS)]
+        self._numbers: IntArray = np.zeros(at.NUM_NUMBERS, dtype=np.int64)
+        self._numbers[[at.NUM_BLOCKS, at.FREE_BLOCKS]] = num_blocks
+        self._numbers[[at.STRIDE, at.UNTIL_SAMPLE, at.NUM_SAMPLES]] = 1  # the first sample is all zeros
+        self._samples: FloatArray = np.zeros((_MOST_SAMPLES + 1, at.WIDTH))
+        self._arrays = {at.NUMBERS: self._numbers, at.TIMES: np.zeros(at.NUM_TIMES), at.SAMPLES: self._samples}
+        self._table = table_of(self._arrays, at.NUM_ARRAYS)
+        self.address = int(self._table.ctypes.data)
+        """Of its arrays, for compiled code."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that computed something."""
+        return int(self._numbers[at.NUM_STEPS])
+
+    @property
+    def peak_running(self) -> int:
+        """Most requests that ran at a time."""
+        return int(self._numbers[at.PEAK_RUNNING])
+
+    @property
+    def peak_waiting(self) -> int:
+        """Most requests that waited at a time."""
+        return int(self._numbers[at.PEAK_WAITING])
+
+    @property
+    def peak_used_blocks(self) -> int:
+        """Most blocks that were held at a time."""
+        return int(self._numbers[at.PEAK_USED])
 
     def arrived(self, now_s: float) -> None:
         """Note that one more request waits."""
-        self._pass(now_s)
-        self._waiting += 1
-        self.peak_waiting = max(self.peak_waiting, self._waiting)
+        note_arrival(self.address, now_s)
 
     def step(self, now_s: float, work: StepWork, running: int, waiting: int, free_blocks: int) -> None:
         """Note a step as it begins."""
-        self._pass(now_s)
-        self._running, self._waiting, self._free_blocks = running, waiting, free_blocks
-        if running > self.peak_running:
-            self.peak_running = running
-        if self.num_blocks - free_blocks > self.peak_used_blocks:
-            self.peak_used_blocks = self.num_blocks - free_blocks
-        if work.requests:
-            self.num_steps += 1
-            self._tokens += work.tokens
-            self._prefill_tokens += work.prefill_tokens
-        self._until_sample -= 1
-        if self._until_sample == 0:
-            self._sample()
+        note_step(self.address, now_s, work.requests, work.tokens, work.prefill_tokens, running, waiting, free_blocks)
 
     def idle(self, now_s: float, free_blocks: int) -> None:
         """Note that nothing runs or waits from now on."""
-        self._pass(now_s)
-        self._running = self._waiting = 0
-        self._free_blocks = free_blocks
+        note_idle(self.address, now_s, free_blocks)
 
     def samples(self) -> FloatArray:
         """Return the samples so far and the present state, ``[num_samples, len(COLUMNS)]``."""
-        return np.array([*self._samples, self._state()])
-
-    def _pass(self, now_s: float) -> None:
-        elapsed_s = now_s - self._time_s
-        if elapsed_s > 0:
-            self._running_s += elapsed_s * self._running
-            self._waiting_s += elapsed_s * self._waiting
-            self._used_s += elapsed_s * (self.num_blocks - self._free_blocks)
-            self._time_s = now_s
-
-    def _sample(self) -> None:
-        self._samples.append(self._state())
-        if len(self._samples) > _MOST_SAMPLES:
-            del self._samples[1::2]
-            self._stride *= 2
-        self._until_sample = self._stride
-
-    def _state(self) -> tuple[float, ...]:
-        integrals = (self._running_s, self._waiting_s, self._used_s)
-        return (self._time_s, *integrals, self._tokens, self._prefill_tokens, self.num_steps)
+        num_samples = int(self._numbers[at.NUM_SAMPLES])
+        write_state(self.address, num_samples)
+        return self._samples[: num_samples + 1].copy()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from kvsim.kernels.arrays import table_of
 from kvsim.kernels.serving import record as at
-from kvsim.kernels.serving.record import delivered
+from kvsim.kernels.serving.record import admitted, delivered, preempted
 from kvsim.policies.schedulers import Outcome, Step
 from kvsim.types import FloatArray, IntArray
 
@@ -28,23 +28,21 @@ class Sink:
     def __init__(self, num_requests: int, finished: Callable[[int], None]) -> None:
         self._finished = finished
         self.arrival_s: FloatArray = np.full(num_requests, np.nan)
-        self.scheduled_s: FloatArray = np.full(num_requests, np.nan)
-        """When a request first left the queue."""
-        self.hit_tokens: IntArray = np.zeros(num_requests, dtype=np.int64)
-        """Tokens that the prefix cache had when a request first left the queue."""
-        self.preemptions: IntArray = np.zeros(num_requests, dtype=np.int64)
         self.num_finished = 0
         num_bins = int(np.log(GREATEST_GAP_S / LEAST_GAP_S) / GAP_WIDTH_FRAC) + 1
-        self._tokens: FloatArray = np.full((num_requests, at.NUM_COLUMNS), np.nan)
-        self._tokens[:, at.LONGEST_GAP_S] = 0.0
+        self._times: FloatArray = np.full((num_requests, at.NUM_COLUMNS), np.nan)
+        self._times[:, at.LONGEST_GAP_S] = 0.0
+        self._counts: IntArray = np.zeros((num_requests, at.NUM_COUNTS), dtype=np.int64)
         self._gaps: IntArray = np.zeros(num_bins, dtype=np.int64)
         self._arrays = {
-            at.REQUESTS: self._tokens,
+            at.REQUESTS: self._times,
+            at.COUNTS: self._counts,
             at.GAPS: self._gaps,
             at.SCALE: np.array([LEAST_GAP_S, GAP_WIDTH_FRAC]),
         }
         self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self._address = int(self._table.ctypes.data)
+        self.address = int(self._table.ctypes.data)
+        """Of its arrays, for compiled code."""
 
     def arrived(self, request: int, now_s: float) -> None:
         """Note that a request entered the queue."""
@@ -53,33 +51,50 @@ class Sink:
     def scheduled(self, step: Step, now_s: float) -> None:
         """Note who left the queue and who was preempted."""
         for request, hit_tokens in step.admitted:
-            if np.isnan(self.scheduled_s[request]):
-                self.scheduled_s[request] = now_s
-                self.hit_tokens[request] = hit_tokens
+            admitted(self.address, request, hit_tokens, now_s)
         for request in step.preempted:
-            self.preemptions[request] += 1
+            preempted(self.address, request)
 
     def delivered(self, outcome: Outcome, now_s: float) -> None:
         """Note the tokens of a step, and pass on who is done."""
-        delivered(self._address, outcome.sampled_array, now_s)
-        for request in outcome.finished:
+        delivered(self.address, outcome.sampled_array, now_s)
+        self.finish(outcome.finished)
+
+    def finish(self, requests: Sequence[int]) -> None:
+        """Note and pass on who is done, in order."""
+        for request in requests:
             self.num_finished += 1
             self._finished(request)
 
     @property
+    def scheduled_s(self) -> FloatArray:
+        """When each request first left the queue."""
+        return self._times[:, at.SCHEDULED_S]
+
+    @property
+    def hit_tokens(self) -> IntArray:
+        """Tokens that the prefix cache had when each request first left the queue."""
+        return self._counts[:, at.HIT_TOKENS]
+
+    @property
+    def preemptions(self) -> IntArray:
+        """How often each request lost its blocks."""
+        return self._counts[:, at.PREEMPTIONS]
+
+    @property
     def first_token_s(self) -> FloatArray:
         """When the first token of each request came."""
-        return self._tokens[:, at.FIRST_S]
+        return self._times[:, at.FIRST_S]
 
     @property
     def last_token_s(self) -> FloatArray:
         """When the latest token of each request came."""
-        return self._tokens[:, at.LAST_S]
+        return self._times[:, at.LAST_S]
 
     @property
     def longest_gap_s(self) -> FloatArray:
         """The longest time between two tokens of each request."""
-        return self._tokens[:, at.LONGEST_GAP_S]
+        return self._times[:, at.LONGEST_GAP_S]
 
     def gap_histogram(self) -> tuple[FloatArray, IntArray]:
         """Return times between tokens, all requests together: the middle of each bin, and how many fell into it."""

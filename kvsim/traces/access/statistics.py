@@ -26,6 +26,11 @@ RECENT_TOKENS = 128
 """The recent window: what is newer is no part of the middle."""
 
 
+def recent_pages(page_tokens: int) -> int:
+    """Return how many pages the last 128 tokens are counted as, the open one included."""
+    return max(1, RECENT_TOKENS // page_tokens)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceStatistics:
     """Means over steps and sequences, by layer; a value that says nothing there is nan.
@@ -197,20 +202,14 @@ class _Totals:
         for frac in MASS_FRACS:
             target = frac * reached[..., -1:]
             self._add(f"pages_for_{frac}", 1.0 + (reached < target * (1 - 1e-9)).sum(axis=-1))
-        column = np.arange(mass.shape[-1])
-        recent_pages = max(1, RECENT_TOKENS // self.page_tokens)
-        is_recent = column >= (own_pages - recent_pages)[:, None, None]
+        is_recent = np.arange(mass.shape[-1]) >= (own_pages - recent_pages(self.page_tokens))[:, None, None]
         self._add("sink", mass[..., 0])
         self._add("recent", (mass * is_recent).sum(axis=-1))
         self._add("middle", (mass * self._is_middle(mass)).sum(axis=-1))
 
     def _add_middle(self, step: int, mass: NDArray[np.float32], best: IntArray) -> None:
-        inside = mass * (
-            (np.arange(mass.shape[-1]) >= 1) & (np.arange(mass.shape[-1]) < self.middle_end[:, None, None])
-        )
-        total = inside.sum(axis=-1)
-        top = np.take_along_axis(inside, best, axis=-1).sum(axis=-1)
-        self._add("middle_top", top / np.where(total > 0, total, 1), total > 0)
+        inside = mass * self._is_middle(mass)
+        self._add_top("middle_top", inside, best)
         self._add_recalls("middle_", MASS, best)
         np.put_along_axis(self.seen, best, True, axis=-1)
         if len(self.lately) == RECALL_GAP_STEPS:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from kvsim.traces.access.statistics import RECALL_PAGES
-from kvsim.types import FloatArray
+from kvsim.types import BoolArray, FloatArray
 
 _ROWS = 384
 """Fields drawn; one set for every point of a curve, so that the curves are smooth."""
@@ -69,9 +70,7 @@ def normal_scores(num_pages: int) -> FloatArray:
     return scores
 
 
-def _is_best(
-    field: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _is_best(field: NDArray[np.float32]) -> BoolArray:
     best = np.argpartition(-field, RECALL_PAGES - 1, axis=1)[:, :RECALL_PAGES]
     marked = np.zeros(field.shape, dtype=np.bool_)
     np.put_along_axis(marked, best, True, axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -28,6 +28,8 @@ _GAIN = 0.8
 """Part of a difference that a round corrects; the whole of it overshoots on noise."""
 _SEED = 20_240_229
 _MAX_PERSISTENCE = 0.9995
+_MOST = {"near": MAX_EXPONENT, "estimate_spread": MAX_SPREAD_NATS}
+"""Of the settings that are no angles."""
 _LEAST_SHARE = 1e-6
 """Of a mass of which the logarithm is taken."""
 
@@ -53,22 +55,11 @@ class _Settings:
 
     def turned(self, target: _Settings, measured: _Settings) -> _Settings:
         """Return these moved by what `found` lacks of `wanted`."""
-
-        def turn(name: str, most: float) -> FloatArray:
+        turned = {}
+        for name in (each.name for each in fields(self)):
             moved = getattr(self, name) + _GAIN * (getattr(target, name) - getattr(measured, name))
-            turned: FloatArray = np.clip(moved, 0, most)
-            return turned
-
-        return _Settings(
-            near=turn("near", MAX_EXPONENT),
-            step=turn("step", MAX_ANGLE),
-            gap=turn("gap", MAX_ANGLE),
-            lasting=turn("lasting", MAX_ANGLE),
-            layer=turn("layer", MAX_ANGLE),
-            estimate_spread=turn("estimate_spread", MAX_SPREAD_NATS),
-            estimate=turn("estimate", MAX_ANGLE),
-            estimate_step=turn("estimate_step", MAX_ANGLE),
-        )
+            turned[name] = np.clip(moved, 0, _MOST.get(name, MAX_ANGLE))
+        return _Settings(**turned)
 
 
 def fit_generator(
@@ -103,15 +94,20 @@ def fit_generator(
     curves = rank_curves(real.middle_pages)
     context_tokens = int(source.context_tokens(0).max())
     target = _settings_of(real, curves, channel)
+
+    def parameters_of(settings: _Settings) -> GeneratorParameters:
+        return GeneratorParameters(
+            fitted_to=name,
+            page_tokens=page_tokens,
+            context_tokens=context_tokens,
+            channel=channel,
+            layers=_layers(settings, moments, profile, real, channel),
+        )
+
     settings = replace(target, near=moments.near_exponent)
     for _ in range(_ROUNDS):
         trial = SyntheticSource(
-            GeneratorParameters(
-                page_tokens=page_tokens,
-                context_tokens=context_tokens,
-                channel=channel,
-                layers=_layers(settings, moments, profile, real, channel),
-            ),
+            parameters_of(settings),
             context_tokens=context_tokens,
             num_steps=num_steps,
             num_sequences=_SEQUENCES,
@@ -119,13 +115,7 @@ def fit_generator(
         )
         measured = _settings_of(measure_statistics(trial, page_tokens), curves, channel)
         settings = settings.turned(target, measured)
-    fitted = GeneratorParameters(
-        fitted_to=name,
-        page_tokens=page_tokens,
-        context_tokens=context_tokens,
-        channel=channel,
-        layers=_layers(settings, moments, profile, real, channel),
-    )
+    fitted = parameters_of(settings)
     return fitted.model_copy(update={"recall": compare_recall(source, fitted, num_steps)})
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from kvsim.errors import TraceError
 from kvsim.traces.access.base import MASS
-from kvsim.traces.access.statistics import RECENT_TOKENS
+from kvsim.traces.access.statistics import RECENT_TOKENS, recent_pages
 from kvsim.traces.generator.parameters import GeneratorParameters
-from kvsim.traces.generator.process import Process, columns_of, estimates, masses, recent_pages, shares_at
+from kvsim.traces.generator.process import Process, columns_of, estimates, masses, shares_at
 from kvsim.types import BoolArray, IntArray, Scores, pages_of
 
 _CACHED_STEPS = 2

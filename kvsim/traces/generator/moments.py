@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvsim.traces.access.base import MASS, AccessSource
-from kvsim.traces.access.statistics import step_scores
-from kvsim.traces.generator.process import NEAR_TOKENS, recency_weights, recent_pages
-from kvsim.types import FloatArray, IntArray, pages_of
+from kvsim.traces.access.statistics import recent_pages, step_scores
+from kvsim.traces.generator.process import NEAR_TOKENS, recency_weights
+from kvsim.types import BoolArray, FloatArray, IntArray, pages_of
 
 _FLOOR = 2.0**-25
 """Half of the smallest f16: what stands for a mass that was rounded away."""
@@ -49,7 +49,7 @@ def measure_moments(source: AccessSource, page_tokens: int, num_steps: int, midd
     threshold = max(_SHIFT_RATIO, 1 + 5 * (2 / moves.shape[-1]) ** 0.5)
     is_shift = (calm**2).mean(axis=-1) > threshold * spread[:, 0] ** 2
     is_start &= ~is_shift[..., None]  # a jump of everything is no needle
-    shifts = is_shift.sum(axis=(0, 1))
+    shifts, starts = is_shift.sum(axis=(0, 1)), is_start.sum(axis=(0, 1, 3))
     at_shift = np.where(is_shift, (moves**2).mean(axis=-1), 0).sum(axis=(0, 1)) / np.maximum(shifts, 1)
     contexts = [source.context_tokens(step).tolist() for step in range(0, num_steps, _EVERY_STEPS)]
     ages = [_ages(context, page_tokens) for batch in contexts for context in batch]
@@ -58,8 +58,8 @@ def measure_moments(source: AccessSource, page_tokens: int, num_steps: int, midd
         near_exponent=_near_exponent(ages, page_tokens, middle_end, seen.between_ratio),
         shift_rate_per_step=shifts / (is_shift.shape[0] * is_shift.shape[1]),
         shift_ratio=np.where(shifts > 0, at_shift / spread[:, 0] ** 2, 1.0),
-        burst_rate_per_step=is_start.sum(axis=(0, 1, 3)) / (moves.shape[0] * moves.shape[1]),
-        burst_size_nats=_mean_where(moves, is_start),
+        burst_rate_per_step=starts / (moves.shape[0] * moves.shape[1]),
+        burst_size_nats=np.where(is_start, moves, 0).sum(axis=(0, 1, 3)) / np.maximum(starts, 1),
         burst_duration_steps=_durations(seen.logs, moves, is_start),
     )
 
@@ -160,14 +160,7 @@ def _solve(rising: Callable[[FloatArray], FloatArray], target: FloatArray) -> Fl
     return exponent
 
 
-def _mean_where(values: FloatArray, is_in: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> FloatArray:
-    mean: FloatArray = np.where(is_in, values, 0).sum(axis=(0, 1, 3)) / np.maximum(is_in.sum(axis=(0, 1, 3)), 1)
-    return mean
-
-
-def _durations(
-    logs: FloatArray, moves: FloatArray, is_start: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-) -> IntArray:
+def _durations(logs: FloatArray, moves: FloatArray, is_start: BoolArray) -> IntArray:
     """Return how many steps a needle stays above half its rise, in the mean, at least 1."""
     total = np.zeros(logs.shape[2])
     count = np.zeros(logs.shape[2])

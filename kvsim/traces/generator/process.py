@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.traces.access.statistics import RECENT_TOKENS
+from kvsim.scenario.toml import Strict
+from kvsim.traces.access.statistics import recent_pages
 from kvsim.traces.generator.parameters import PROFILE_SCORES, EstimateParameters, LayerParameters
 from kvsim.traces.generator.profile import profile_at
 from kvsim.types import FloatArray, pages_of
@@ -55,31 +56,30 @@ def columns_of(layers: Sequence[LayerParameters]) -> Columns:
     """Return the parameters of `layers` as columns."""
     estimates = [layer.estimate or _NO_ESTIMATE for layer in layers]
 
-    def double(values: list[float]) -> FloatArray:
-        return np.array(values, dtype=np.float64)[:, None]
+    def column(name: str, dtype: type, of: Sequence[Strict] = layers) -> NDArray[Any]:
+        return np.array([getattr(each, name) for each in of], dtype=dtype)[:, None]
 
-    def single(values: list[float]) -> Field:
-        return np.array(values, dtype=np.float32)[:, None]
-
+    affinity = column("layer_affinity_corr", np.float32)
+    affinity[0] = 0
     return Columns(
-        sink=double([layer.sink_frac for layer in layers]),
-        recent=double([layer.recent_frac for layer in layers]),
-        recency_exponent=double([layer.recency_exponent for layer in layers]),
-        near_exponent=double([layer.near_exponent for layer in layers]),
-        attraction=single([layer.attraction_spread_nats for layer in layers]),
-        dynamic=single([layer.dynamic_spread_nats for layer in layers]),
-        persistence=single([layer.persistence_per_step for layer in layers]),
-        jitter=single([layer.jitter_spread_nats for layer in layers]),
-        shift_rate=double([layer.shift_rate_per_step for layer in layers]),
-        shift_correlation=single([(1 - layer.shift_redraw_frac) ** 0.5 for layer in layers]),
-        burst_rate=double([layer.burst_rate_per_step for layer in layers]),
-        burst_size=double([layer.burst_size_nats for layer in layers]),
-        burst_steps=double([layer.burst_duration_steps for layer in layers]),
+        sink=column("sink_frac", np.float64),
+        recent=column("recent_frac", np.float64),
+        recency_exponent=column("recency_exponent", np.float64),
+        near_exponent=column("near_exponent", np.float64),
+        attraction=column("attraction_spread_nats", np.float32),
+        dynamic=column("dynamic_spread_nats", np.float32),
+        persistence=column("persistence_per_step", np.float32),
+        jitter=column("jitter_spread_nats", np.float32),
+        shift_rate=column("shift_rate_per_step", np.float64),
+        shift_correlation=((1 - column("shift_redraw_frac", np.float64)) ** 0.5).astype(np.float32),
+        burst_rate=column("burst_rate_per_step", np.float64),
+        burst_size=column("burst_size_nats", np.float64),
+        burst_steps=column("burst_duration_steps", np.float64),
         profile=np.array([layer.mass_profile_nats or _NO_PROFILE for layer in layers]),
-        affinity=single([layer.layer_affinity_corr if depth else 0.0 for depth, layer in enumerate(layers)]),
-        slope=single([estimate.slope for estimate in estimates]),
-        noise=single([estimate.noise_spread_nats for estimate in estimates]),
-        noise_persistence=single([estimate.noise_persistence_per_step for estimate in estimates]),
+        affinity=affinity,
+        slope=column("slope", np.float32, estimates),
+        noise=column("noise_spread_nats", np.float32, estimates),
+        noise_persistence=column("noise_persistence_per_step", np.float32, estimates),
         has_estimate=np.array([layer.estimate is not None for layer in layers])[:, None],
     )
 
@@ -233,11 +233,6 @@ def recency_weights(newest_tokens: NDArray[Any], oldest_tokens: NDArray[Any], ex
     power = np.where(np.abs(1 - exponent) < 1e-6, 1e-6, 1 - exponent)
     weights: FloatArray = ((1 + oldest_tokens) ** power - (1 + newest_tokens) ** power) / power
     return weights
-
-
-def recent_pages(page_tokens: int) -> int:
-    """Return how many pages the last 128 tokens are counted as, the open one included."""
-    return max(1, RECENT_TOKENS // page_tokens)
 
 
 def masses(log_weights: Field, shares: Shares, recent: int) -> tuple[Field, Field]:

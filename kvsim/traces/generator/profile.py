@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kvsim.traces.access.base import MASS, AccessSource
-from kvsim.traces.access.statistics import RECENT_TOKENS, step_scores
+from kvsim.traces.access.statistics import recent_pages, step_scores
 from kvsim.traces.generator.curves import normal_scores
 from kvsim.traces.generator.parameters import PROFILE_SCORES
 from kvsim.types import FloatArray, pages_of
@@ -25,7 +25,7 @@ def measure_profile(source: AccessSource, page_tokens: int, num_steps: int) -> F
     Shares are averaged over steps and sequences, not their logarithms: the generated mass in the best k pages is then
     the trace's, for every k.
     """
-    recent = max(1, RECENT_TOKENS // page_tokens)
+    recent = recent_pages(page_tokens)
     total = np.zeros((source.num_layers, len(PROFILE_SCORES)))
     count = 0
     for step in range(0, num_steps, _EVERY_STEPS):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from kvsim.traces.access.base import MASS, AccessSource
-from kvsim.traces.access.statistics import RECENT_TOKENS, step_scores
+from kvsim.traces.access.statistics import recent_pages, step_scores
 from kvsim.traces.generator.generate import SyntheticSource
 from kvsim.traces.generator.parameters import GeneratorParameters, RecallAt
 from kvsim.types import pages_of
@@ -25,7 +25,7 @@ def attention_recall_frac(source: AccessSource, page_tokens: int, channel: str, 
 
     The best by `channel`; means over layers, sequences and every fourth step.
     """
-    recent = max(1, RECENT_TOKENS // page_tokens)
+    recent = recent_pages(page_tokens)
     total = np.zeros(len(K_PAGES))
     count = 0
     for step in range(0, num_steps, _EVERY_STEPS):

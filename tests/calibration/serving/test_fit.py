@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvsim.calibration.serving.errors import run_errors
-from kvsim.calibration.serving.fit import fit_serving, measured_s, predicted_s
+from kvsim.calibration.serving.fit import fit_serving
 from kvsim.calibration.serving.plan import FULL, QUICK, requests_of
 from kvsim.calibration.serving.samples import StepSamples, step_samples
 from kvsim.errors import CalibrationError
@@ -27,7 +27,7 @@ def random_samples(seed=0, *, count=400, noise_frac=0.0):
 def test_a_known_sum_is_found_again():
     costs = fit_serving(random_samples(), "test", "test")
     held_out = random_samples(seed=1)
-    assert predicted_s(costs, held_out) == pytest.approx(held_out.host_s + held_out.forward_s, rel=0.02)
+    assert costs.steps_s(held_out.amounts) == pytest.approx(held_out.step_s, rel=0.02)
     assert costs.host.at_s(16) == pytest.approx(2e-4 + 2e-5 * 16, rel=0.01)
     assert costs.pairs.at_s(1e4) == pytest.approx(1e-2, rel=0.1)
     assert costs.tokens.at_s(400) - costs.tokens.at_s(300) == pytest.approx(0.1, rel=0.05)
@@ -50,7 +50,7 @@ def test_steps_far_off_do_not_move_the_tables():
     forward_s[::20] *= 5
     disturbed = StepSamples(amounts=clean.amounts, host_s=clean.host_s, forward_s=forward_s)
     costs = fit_serving(disturbed, "test", "test")
-    assert np.median(predicted_s(costs, clean) / (clean.host_s + clean.forward_s)) == pytest.approx(1, abs=0.02)
+    assert np.median(costs.steps_s(clean.amounts) / clean.step_s) == pytest.approx(1, abs=0.02)
     assert costs.step_residuals_frac[-1] > 3
 
 
@@ -109,7 +109,7 @@ def test_what_rounds_share_does_not_average_out_and_what_bursts_differ_by_does()
     assert 0.04 < by_round["error_frac"] < 0.17 and by_round["part_error_frac"] < 0.02
     assert 0.04 < by_burst["part_error_frac"] < 0.13 and by_burst["error_frac"] < by_burst["part_error_frac"] / 2
     part = random_samples(count=100)
-    assert by_burst["part_s"] == pytest.approx(measured_s(part).sum(), rel=0.3)
+    assert by_burst["part_s"] == pytest.approx(part.step_s.sum(), rel=0.3)
     costs = fit_serving(random_samples(), "test", "test").model_copy(update=by_burst)
     short, long = (costs.run_error_frac(parts * by_burst["part_s"]) for parts in (1, 16))
     assert short == pytest.approx(np.hypot(by_burst["error_frac"], by_burst["part_error_frac"]))

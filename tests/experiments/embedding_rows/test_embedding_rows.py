@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from kvsim.cli import run_command
 from kvsim.errors import CalibrationError, ResultError, ScenarioError
 from kvsim.experiments.embedding_rows.calls import calls_of, requests_of, served_of
 from kvsim.experiments.embedding_rows.clock import COSTS
-from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
-from kvsim.experiments.types import Job
-from kvsim.profile.profile import load_profile, write_profile
+from kvsim.experiments.registry import compare_results
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import RunResult
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream, zipf_tokens
 from tests.experiments.named import load_named
+from tests.experiments.running import check, measure, printed, printed_json, refused, settings, simulate
 from tests.experiments.tiny import forward_table, write_tiny
 
 SCENARIO = """
@@ -57,34 +54,26 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("embedding_rows")
     caches = {name: row_table(row_s) for name, row_s in EACH_S.items()}
     caches |= {f"forward@{batch}": forward_table() for batch in (1, 2)}
-    (folder / "tiny.toml").write_text(SCENARIO.format(ground=write_tiny(tiny_model_path, folder, caches)))
-    profile = load_profile(folder / "p.toml")
-    link = profile.link.model_copy(update={"emulated": True, "stated_bandwidth_bytes_per_s": 2e8})
-    write_profile(profile.model_copy(update={"link": link}), folder / "p.toml")
+    ground = write_tiny(tiny_model_path, folder, caches, stated_bytes_per_s=2e8)
+    (folder / "tiny.toml").write_text(SCENARIO.format(ground=ground))
     header = StreamHeader(vocab_size=256, tokenizer="", source="", licence="", recipe="")
     tokens = zipf_tokens(1.1, vocab_size=80, num_tokens=600, seed=1)
     write_token_stream(folder / "tokens.jsonl", header, [tokens[:100], tokens[100:]])
     return folder / "tiny.toml"
 
 
-def run(file: Path, *overrides: str) -> RunResult:
-    name, scenario = load_named(file, overrides)
-    return load_experiment(name).simulate(scenario, Job(base_dir=file.parent))
-
-
-def measure(file: Path, folder: Path, *overrides: str) -> tuple[RunResult, RunResult]:
+def both(file: Path, folder: Path, *overrides: str) -> tuple[RunResult, RunResult]:
     """Return a measured result, and one simulated on what it recorded."""
-    name, scenario = load_named(file, overrides)
-    measured, files = load_measurement(name).measure(scenario, Job(base_dir=file.parent))
+    measured, files = measure(file, *overrides)
     for name_of_file, content in files.items():
         (folder / name_of_file).write_bytes(content)
-    return measured, load_experiment(name).simulate(scenario, Job(base_dir=file.parent, recorded=folder))
+    return measured, simulate(file, *overrides, recorded=folder)
 
 
 @pytest.mark.parametrize("policy", ["lru", "s3-fifo", "random", "belady", "second-touch"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_engine_and_simulator_count_alike_and_no_bit_of_a_logit_changes(scenario_file, tmp_path, policy, batch) -> None:
-    measured, simulated = measure(scenario_file, tmp_path, f"cache.policy={policy}", f"run.batch={batch}")
+    measured, simulated = both(scenario_file, tmp_path, f"cache.policy={policy}", f"run.batch={batch}")
     contents = compare_results(simulated, measured).contents
     assert contents["counts_equal"], contents.get("divergence")
     assert contents["calls_equal"]
@@ -97,14 +86,14 @@ def test_a_bit_that_differs_is_told(scenario_file, tmp_path, tiny_model_path, mo
     cache = pytest.importorskip("kvsim.experiments.embedding_rows.engine.cache").RowCache
     embed = cache.embed
     monkeypatch.setattr(cache, "embed", lambda self, ids: embed(self, ids) * 1.001)
-    measured, simulated = measure(scenario_file, tmp_path, "run.mode=steady", "cache.budget_rows=6")
+    measured, simulated = both(scenario_file, tmp_path, "run.mode=steady", "cache.budget_rows=6")
     compared = compare_results(simulated, measured)
     assert compared.contents["same_logits_frac"] < 1.0
     assert "equal to the last bit in 0% of the calls" in compared.text
 
 
 def test_a_call_takes_the_sum_of_its_parts(scenario_file) -> None:
-    rows = run(scenario_file, "run.mode=cold", "cache.budget_rows=40").rows
+    rows = simulate(scenario_file, "run.mode=cold", "cache.budget_rows=40").rows
     missed = rows["distinct_rows"] - rows["hit_rows"]
     look_up, state, fetch, merge = (
         sum(EACH_S[f"rows.{name}"] for name in names)
@@ -120,7 +109,7 @@ def test_a_call_takes_the_sum_of_its_parts(scenario_file) -> None:
 
 
 def test_modes_order_as_they_must(scenario_file) -> None:
-    cells = {cell["mode"]: cell for cell in run(scenario_file, "cache.budget_rows=40").summary["cells"]}
+    cells = {cell["mode"]: cell for cell in simulate(scenario_file, "cache.budget_rows=40").summary["cells"]}
     assert cells["warm"]["row_hit_frac"] == 1.0
     times = [cells[mode]["prompt_embed_mean_s"] for mode in ("warm", "prefetch", "steady", "cold")]
     assert times == sorted(times)
@@ -134,7 +123,7 @@ def test_cold_misses_each_distinct_row_of_a_request_once_where_all_fit(scenario_
     served = served_of(scenario.stream, 256, scenario_file.parent)
     requests = requests_of(scenario, served)
     expected = sum(len(set(request[:-1].tolist())) for batch in requests for request in batch)
-    (cell,) = run(scenario_file, "run.mode=cold", "cache.budget_rows=100").summary["cells"]
+    (cell,) = simulate(scenario_file, "run.mode=cold", "cache.budget_rows=100").summary["cells"]
     assert cell["missed_rows"] == expected
     assert cell["tokens"] == requests.size - requests.shape[0]  # the last token is never fed back
 
@@ -142,7 +131,7 @@ def test_cold_misses_each_distinct_row_of_a_request_once_where_all_fit(scenario_
 @pytest.mark.parametrize("mode", ["cold", "warm", "steady", "prefetch"])
 def test_no_policy_beats_the_bound(scenario_file, mode) -> None:
     policies = 'cache.policy=["lru", "lfu", "fifo", "arc", "s3-fifo", "sieve", "random", "belady"]'
-    for cell in run(scenario_file, f"run.mode={mode}", policies).summary["cells"]:
+    for cell in simulate(scenario_file, f"run.mode={mode}", policies).summary["cells"]:
         assert cell["row_hit_frac"] <= cell["bound_hit_frac"] + 1e-12 or mode == "prefetch", cell
         assert cell["policy"] != "belady" or cell["row_hit_frac"] == pytest.approx(cell["bound_hit_frac"])
 
@@ -173,22 +162,18 @@ def test_one_cache_serves_all_requests_and_the_predictor_learns_only_what_is_not
     ],
 )
 def test_what_a_scenario_cannot_mean_is_told_in_one_line(scenario_file, tmp_path, capsys, overrides, error) -> None:
-    given = [word for override in ["run.mode=cold", "cache.budget_rows=6", *overrides] for word in ("--set", override)]
-    assert run_command(["run", str(scenario_file), *given, "-o", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert error in told
-    assert told.count("\n") == 1
+    given = settings(["run.mode=cold", "cache.budget_rows=6", *overrides])
+    assert error in refused(capsys, "run", str(scenario_file), *given, "-o", str(tmp_path))
 
 
 def test_a_profile_without_rows_says_to_calibrate_again(tiny_model_path, scenario_file, tmp_path) -> None:
     (tmp_path / "tiny.toml").write_text(SCENARIO.format(ground=write_tiny(tiny_model_path, tmp_path)))
     (tmp_path / "tokens.jsonl").write_bytes((scenario_file.parent / "tokens.jsonl").read_bytes())
-    name, scenario = load_named(tmp_path / "tiny.toml")
     with pytest.raises(
         CalibrationError,
         match=r"no cost 'rows.plain'; it has .*; it is exact, not measured: take one that `kvsim calibrate` wrote",
     ):
-        load_experiment(name).check(scenario, tmp_path)
+        check(tmp_path / "tiny.toml")
 
 
 def test_tokens_beyond_the_vocabulary_are_refused_and_can_be_drawn_instead(scenario_file) -> None:
@@ -198,13 +183,13 @@ def test_tokens_beyond_the_vocabulary_are_refused_and_can_be_drawn_instead(scena
     _, drawn = load_named(scenario_file, ["stream.drawn=zipf", "stream.drawn_tokens=500"])
     served = served_of(drawn.stream, 5000, scenario_file.parent)
     assert served.is_drawn and served.tokens.size == 250
-    (cell, *_) = run(scenario_file, "stream.drawn=zipf").summary["cells"]
+    (cell, *_) = simulate(scenario_file, "stream.drawn=zipf").summary["cells"]
     assert cell["is_drawn"] and cell["zipf_exponent"] == pytest.approx(served.zipf_exponent)
 
 
 def test_memory_saved_is_none_where_the_head_shares_the_table(scenario_file) -> None:
     tied, untied = (
-        run(scenario_file, "run.mode=cold", "cache.budget_rows=6", *more).summary["cells"][0]
+        simulate(scenario_file, "run.mode=cold", "cache.budget_rows=6", *more).summary["cells"][0]
         for more in ([], ["model.shape.tied_embeddings=false", "profile.allow_other_shape=true"])
     )
     assert tied["saved_bytes"] == -tied["cache_bytes"]
@@ -215,30 +200,26 @@ def test_memory_saved_is_none_where_the_head_shares_the_table(scenario_file) -> 
 
 def test_budgets_of_bytes_and_of_the_vocabulary_are_rows(scenario_file) -> None:
     for budget in ("cache.budget_bytes=10 KiB", "cache.budget_frac=0.15625"):
-        (cell,) = run(scenario_file, "run.mode=cold", budget).summary["cells"]
+        (cell,) = simulate(scenario_file, "run.mode=cold", budget).summary["cells"]
         assert cell["budget_rows"] == 40
 
 
-def test_results_of_other_tokens_are_not_compared(scenario_file, tmp_path) -> None:
-    measured, _ = measure(scenario_file, tmp_path, "run.mode=cold")
+def test_results_of_other_tokens_are_not_compared(scenario_file) -> None:
+    measured, _ = measure(scenario_file, "run.mode=cold")
     with pytest.raises(ResultError, match="of different tokens; replay the measured ones"):
-        compare_results(run(scenario_file, "run.mode=cold"), measured)
+        compare_results(simulate(scenario_file, "run.mode=cold"), measured)
 
 
-def test_a_measurement_that_would_read_other_tokens_in_each_cell_is_refused(scenario_file, tmp_path) -> None:
+def test_a_measurement_that_would_read_other_tokens_in_each_cell_is_refused(scenario_file) -> None:
     with pytest.raises(ScenarioError, match=r"sweeps run\.mode, cache and prefetch"):
-        measure(scenario_file, tmp_path, "run.prompt_tokens=[4, 8]")
+        measure(scenario_file, "run.prompt_tokens=[4, 8]")
 
 
 def test_the_commands_walk_through(scenario_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["crosscheck", str(scenario_file), "-o", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+    out = printed(capsys, "crosscheck", str(scenario_file), "-o", str(tmp_path))
     assert "counts equal: yes" in out and "equal to the last bit in 100% of the calls" in out
-    simulated = Path(out.rpartition("simulated: ")[2].strip())
-    assert run_command(["show", str(simulated)]) == 0
-    shown = capsys.readouterr().out
+    shown = printed(capsys, "show", out.rpartition("simulated: ")[2].strip())
     assert "nothing is saved" in shown and "prefetch" in shown
-    assert run_command(["run", str(scenario_file), "-o", str(tmp_path), "--json"]) == 0
-    cells = json.loads(capsys.readouterr().out)["cells"]
+    cells = printed_json(capsys, "run", str(scenario_file), "-o", str(tmp_path))["cells"]
     assert {"token_hit_frac", "row_hit_frac", "saved_bytes", "tokens_per_s", "prompt_embed_mean_s"} <= set(cells[0])
     assert list(tmp_path.rglob("embedding_rows.png"))

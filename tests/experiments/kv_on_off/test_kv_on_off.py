@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from kvsim.cli import run_command
 from kvsim.engine.model.generation import generate, peak_bytes
 from kvsim.engine.model.loading import load_model
 from kvsim.errors import CalibrationError, ScenarioError
-from kvsim.experiments.base import cells_of, shape_of
+from kvsim.experiments.base import shape_of
 from kvsim.experiments.kv_on_off import simulate as kv_on_off
 from kvsim.experiments.kv_on_off.report import exponent
-from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
-from kvsim.experiments.types import Job
+from kvsim.experiments.registry import compare_results, load_experiment
 from kvsim.report.results import RunResult
 from kvsim.scenario.shipped import find_scenario
 from tests.experiments.named import load_named
+from tests.experiments.running import check, measure, printed, settings, simulate
 from tests.experiments.tiny import write_tiny
 
 SCENARIO = """
@@ -49,14 +49,12 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def simulated(scenario_file: Path) -> RunResult:
-    name, scenario = load_named(scenario_file)
-    return load_experiment(name).simulate(scenario, Job(base_dir=scenario_file.parent))
+    return simulate(scenario_file)
 
 
 @pytest.fixture(scope="module")
 def measured(scenario_file: Path) -> RunResult:
-    name, scenario = load_named(scenario_file)
-    result, files = load_measurement(name).measure(scenario, Job(base_dir=scenario_file.parent))
+    result, files = measure(scenario_file)
     assert not files
     return result
 
@@ -72,8 +70,7 @@ def test_counts_of_the_engine_are_those_of_the_simulator(simulated: RunResult, m
 def test_a_count_that_differs_is_told(simulated: RunResult, measured: RunResult) -> None:
     cells = [dict(cell) for cell in measured.summary["cells"]]
     cells[5]["kv_bytes"] += 1
-    other = RunResult(summary=measured.summary | {"cells": cells}, rows=measured.rows, manifest=measured.manifest)
-    contents = compare_results(simulated, other).contents
+    contents = compare_results(simulated, replace(measured, summary=measured.summary | {"cells": cells})).contents
     assert not contents["counts_equal"]
     assert str(contents["divergence"]).startswith("cell 5: kv_bytes is ")
 
@@ -120,7 +117,7 @@ def test_the_memory_of_the_trained_model_is_prediction(model_path: Path, new_tok
     model, _ = load_model(model_path, "bf16", "cpu")
     changes = ["run.batch=2", "run.prompt_tokens=12", f"run.new_tokens={new_tokens}"]
     _, scenario = load_named(find_scenario("kv_on_off"), changes)
-    for cell, _ in cells_of(scenario):
+    for cell in scenario.cells:
         taken = peak_bytes(model, np.arange(24).reshape(2, 12), new_tokens, use_cache=cell.run.use_cache)
         predicted = kv_on_off.peak_bytes(cell, shape_of(cell))
         assert taken - 100_000 <= predicted <= taken, "but for scratch memory that torch hands out as tensors"
@@ -151,25 +148,20 @@ def test_growth_is_fitted_in_log_space(simulated: RunResult) -> None:
 
 
 def test_a_profile_without_the_cost_is_refused(scenario_file: Path) -> None:
-    name, scenario = load_named(scenario_file, ["run.batch=3"])
     line = (
         "no cost 'forward@3'; it has forward@1, forward@2; it is exact, not measured: take one that `kvsim calibrate`"
     )
     with pytest.raises(CalibrationError, match=line):
-        load_experiment(name).check(scenario, scenario_file.parent)
+        check(scenario_file, "run.batch=3")
 
 
 def test_a_text_too_short_says_how_much_is_needed(scenario_file: Path) -> None:
-    name, scenario = load_named(scenario_file, ["run.prompt_tokens=480", "run.batch=2"])
     with pytest.raises(ScenarioError, match=r"has 900 tokens; 2 prompts of 480 need 960"):
-        load_measurement(name).measure(scenario, Job(base_dir=scenario_file.parent))
+        measure(scenario_file, "run.prompt_tokens=480", "run.batch=2")
 
 
 def test_the_commands_walk_through(scenario_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--set", "run.repeats=1", "--set", "run.prompt_tokens=20", "-o", str(tmp_path)]
-    assert run_command(["crosscheck", str(scenario_file), *options]) == 0
-    out = capsys.readouterr().out
+    options = [*settings(["run.repeats=1", "run.prompt_tokens=20"]), "-o", str(tmp_path)]
+    out = printed(capsys, "crosscheck", str(scenario_file), *options)
     assert "counts equal: yes" in out
-    simulated = Path(out.rpartition("simulated: ")[2].strip())
-    assert run_command(["show", str(simulated)]) == 0
-    assert "every token again" in capsys.readouterr().out
+    assert "every token again" in printed(capsys, "show", out.rpartition("simulated: ")[2].strip())

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.experiments.plan.memory import BLOCK_TOKENS, Memory, memory_of
-from kvsim.experiments.plan.request import make_request
+from kvsim.experiments.plan.memory import BLOCK_TOKENS, memory_of
+from kvsim.experiments.plan.request import Request, make_request
 from kvsim.scenario.models.memory import kv_bytes
 
 GIB = 2**30
+
+
+def on_3090(context_tokens: int, reserve_gib: float) -> Request:
+    """Return llama-3.1-8b on an RTX 3090, in an engine that profiles a step as long as its context."""
+    return make_request(
+        "llama-3.1-8b",
+        "rtx-3090",
+        context_tokens=context_tokens,
+        step_tokens=context_tokens,
+        reserve_bytes=round(reserve_gib * GIB),
+    )
 
 
 def test_llama_3_1_8b_on_an_rtx_3090_has_the_blocks_that_vllm_reported() -> None:
@@ -16,26 +27,15 @@ def test_llama_3_1_8b_on_an_rtx_3090_has_the_blocks_that_vllm_reported() -> None
 
     2.89 GiB were left for KV: 1,478 blocks of 16, 23,648 tokens. The rest, 1.27 GiB, is the runtime's.
     """
-
-    def memory(reserve_gib: float) -> Memory:
-        request = make_request(
-            "llama-3.1-8b",
-            "rtx-3090",
-            context_tokens=20_000,
-            step_tokens=20_000,
-            reserve_bytes=round(reserve_gib * GIB),
-        )
-        assert kv_bytes(request.spec, BLOCK_TOKENS, "bf16") == 2 * 2**20
-        return memory_of(request)
-
+    assert kv_bytes(on_3090(20_000, 1.27).spec, BLOCK_TOKENS, "bf16") == 2 * 2**20
     runtime_gib = 0.9 * 23.58 - 14.99 - 2.07 - 2.89
-    ours = memory(runtime_gib)
+    ours = memory_of(on_3090(20_000, runtime_gib))
     assert ours.card_bytes / GIB == pytest.approx(23.58, abs=0.005)
     assert ours.weights_bytes / GIB == pytest.approx(14.99, abs=0.04)
     assert ours.activation_bytes / GIB == pytest.approx(2.07, abs=0.02)
     assert ours.max_kv_tokens == pytest.approx(23_648, rel=0.02)
     counted_gib = (ours.weights_bytes + ours.activation_bytes) / GIB
-    as_reported = memory(runtime_gib + 14.99 + 2.07 - counted_gib)
+    as_reported = memory_of(on_3090(20_000, runtime_gib + 14.99 + 2.07 - counted_gib))
     assert as_reported.max_kv_bytes / GIB == pytest.approx(2.89, abs=0.001)
     blocks = as_reported.max_kv_tokens // BLOCK_TOKENS
     assert abs(blocks - 1_478) <= 2  # the log's two digits after the point are 2.5 blocks
@@ -43,18 +43,8 @@ def test_llama_3_1_8b_on_an_rtx_3090_has_the_blocks_that_vllm_reported() -> None
 
 def test_a_longer_step_leaves_less_so_that_20k_start_and_29k_do_not() -> None:
     """The same issue: an engine that profiles a step as long as its context starts at 20,000 tokens, not at 29,000."""
-
-    def starts(context_tokens: int) -> bool:
-        request = make_request(
-            "llama-3.1-8b",
-            "rtx-3090",
-            context_tokens=context_tokens,
-            step_tokens=context_tokens,
-            reserve_bytes=round(1.27 * GIB),
-        )
-        return memory_of(request).fits
-
-    assert [starts(tokens) for tokens in (20_000, 29_000, 35_000)] == [True, False, False]
+    fits = [memory_of(on_3090(tokens, 1.27)).fits for tokens in (20_000, 29_000, 35_000)]
+    assert fits == [True, False, False]
 
 
 @pytest.mark.parametrize(

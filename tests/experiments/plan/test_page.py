@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 import kvsim
 from kvsim.cli import run_command
 from kvsim.report.html.tables import value_text
+from tests.experiments.running import printed_json, refused
 from tests.report.html.reading import PageReader
 
 SIMULATED = ["plan", "--model", "qwen3-8b", "--gpu", "rtx-4090", "--context", "32k", "--batch", "4"]
@@ -19,8 +19,8 @@ ROOFLINE = ["plan", "--model", "deepseek-v3", "--gpu", "h200", "--context", "64k
 
 def answered(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict, PageReader, str]:
     page = folder / "plan.html"
-    assert run_command([*command, "--json", "--report", str(page)]) == 0
-    return json.loads(capsys.readouterr().out), PageReader(page.read_bytes()), page.read_text(encoding="utf-8")
+    answer = printed_json(capsys, *command, "--report", str(page))
+    return answer, PageReader(page.read_bytes()), page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", [SIMULATED, ROOFLINE], ids=["simulated", "roofline"])
@@ -86,5 +86,4 @@ def test_csv_and_parquet_have_the_numbers_of_the_json(tmp_path: Path, capsys: py
     assert {file.name for file in tmp_path.iterdir()} == {"plan.html", *tables}
     for frame in (pd.read_csv(tmp_path / "plan-options.csv"), pd.read_parquet(tmp_path / "plan-options.parquet")):
         assert frame["tpot_s"].tolist() == [option["tpot_s"] for option in answer["options"]]
-    assert run_command([*ROOFLINE, "--csv"]) == 2
-    assert "add --report FILE.html" in capsys.readouterr().err
+    assert "add --report FILE.html" in refused(capsys, *ROOFLINE, "--csv")

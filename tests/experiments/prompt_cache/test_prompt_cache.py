@@ -11,18 +11,17 @@ import pytest
 
 from kvsim.caches.prefix import replay
 from kvsim.caches.prompts.accounting import PromptCacheState, TierBudget
-from kvsim.cli import run_command
 from kvsim.experiments.prompt_cache.prompts import prompts_of
 from kvsim.experiments.prompt_cache.report.break_even import break_evens, crossing
 from kvsim.experiments.prompt_cache.scenario import PromptsChoice
 from kvsim.experiments.registry import load_experiment
-from kvsim.experiments.types import Job
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.traces.requests.base import gather
 from kvsim.traces.requests.registry import open_requests
 from kvsim.traces.tokens.stream import StreamHeader, write_token_stream
-from tests.experiments.named import load_named
+from tests.experiments.running import printed, printed_json, refused, settings
+from tests.experiments.running import simulate as run
 from tests.experiments.tiny import forward_table, write_tiny
 
 WEIGHTS_S, TOKEN_S, CACHED_S = 1e-3, 1e-5, 1e-7
@@ -62,16 +61,8 @@ def scenario(tiny_model_path, tmp_path) -> Path:
     header = StreamHeader(vocab_size=256, tokenizer="letters", source="drawn", licence="", recipe="")
     write_token_stream(tmp_path / "s.jsonl", header, [np.random.default_rng(0).integers(3, 256, 1500)])
     path = tmp_path / "s.toml"
-    path.write_text(PROMPTS + write_tiny(tiny_model_path, tmp_path, TABLES))
-    profile = load_profile(tmp_path / "p.toml")
-    link = profile.link.model_copy(update={"emulated": True, "stated_bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S})
-    write_profile(profile.model_copy(update={"link": link}), tmp_path / "p.toml")
+    path.write_text(PROMPTS + write_tiny(tiny_model_path, tmp_path, TABLES, stated_bytes_per_s=BANDWIDTH_BYTES_PER_S))
     return path
-
-
-def run(path: Path, *overrides: str):
-    _, found = load_named(path, overrides)
-    return load_experiment("prompt-cache").simulate(found, Job(base_dir=path.parent))
 
 
 def test_a_prompt_takes_its_transfer_and_the_computing_of_what_it_did_not_share(scenario) -> None:
@@ -162,11 +153,7 @@ def test_tokens_that_stand_in_for_blocks_are_shared_as_the_blocks_are() -> None:
     ],
 )
 def test_what_a_scenario_cannot_mean_is_told_in_a_line(scenario, overrides, error, capsys) -> None:
-    words = [word for given in overrides for word in ("--set", given)]
-    assert run_command(["run", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
-    told = capsys.readouterr().err
-    assert error in told, told
-    assert told.count("\n") == 1
+    assert error in refused(capsys, "run", str(scenario), *settings(overrides), "-o", str(scenario.parent / "results"))
 
 
 @pytest.mark.parametrize(
@@ -182,8 +169,7 @@ def test_a_profile_without_a_cost_says_which_and_still_counts(
 ) -> None:
     whole = run(scenario, f"cache.tier={tier}").summary["cells"][0]
     write_tiny(tiny_model_path, scenario.parent, {name: table for name, table in TABLES.items() if name != missing})
-    assert run_command(["check", str(scenario), "--set", f"cache.tier={tier}"]) == 0
-    output = capsys.readouterr().out
+    output = printed(capsys, "check", str(scenario), "--set", f"cache.tier={tier}")
     assert f"no cost {name}" in output
     summary = run(scenario, f"cache.tier={tier}").summary
     (cell,) = summary["cells"]
@@ -213,58 +199,47 @@ def test_a_real_link_has_the_bandwidth_it_has(scenario, capsys) -> None:
     link = profile.link.model_copy(update={"emulated": False})
     write_profile(profile.model_copy(update={"link": link}), scenario.parent / "p.toml")
     for command in ("check", "measure"):
-        words = ["--set", "cache.tier=host", "--set", "cache.link_bytes_per_s=1 GB"]
-        assert run_command([command, str(scenario), *words]) == 2
-        assert "cache.link_bytes_per_s is of a CPU's emulated link; test's is real" in capsys.readouterr().err
+        words = settings(["cache.tier=host", "cache.link_bytes_per_s=1 GB"])
+        told = refused(capsys, command, str(scenario), *words)
+        assert "cache.link_bytes_per_s is of a CPU's emulated link; test's is real" in told
 
 
 def test_tokens_of_another_tokenizer_are_simulated_and_not_measured(scenario, capsys) -> None:
     """A simulation asks only which tokens are equal."""
     words = ["--set", "prompts.stream=python-docs", "-o", str(scenario.parent / "results")]
-    assert run_command(["run", str(scenario), *words, "--no-figures"]) == 0
-    capsys.readouterr()
-    assert run_command(["measure", str(scenario), *words]) == 2
-    line = capsys.readouterr().err
-    assert "is none of the model's 256: prompts.stream = 'python-docs' was made with another tokenizer" in line
-    assert line.count("\n") == 1
+    printed(capsys, "run", str(scenario), *words, "--no-figures")
+    told = refused(capsys, "measure", str(scenario), *words)
+    assert "is none of the model's 256: prompts.stream = 'python-docs' was made with another tokenizer" in told
 
 
 def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_measured(scenario, capsys) -> None:
-    words = ["--set", "prompts.document_tokens=600", "--set", "prompts.num_requests=2"]
-    assert run_command(["measure", str(scenario), *words, "-o", str(scenario.parent / "results")]) == 2
-    err = capsys.readouterr().err
-    assert "the longest prompt (prompts.max_tokens cuts them): 608 tokens, the model reads 512" in err
+    words = settings(["prompts.document_tokens=600", "prompts.num_requests=2"])
+    told = refused(capsys, "measure", str(scenario), *words, "-o", str(scenario.parent / "results"))
+    assert "the longest prompt (prompts.max_tokens cuts them): 608 tokens, the model reads 512" in told
 
 
 def test_table_and_picture_show_every_cell_and_both_say_where_loading_begins_to_pay(scenario, capsys) -> None:
     folder = scenario.parent / "results"
-    words = ["--set", 'cache.tier=["device","host"]', "--set", "prompts.document_tokens=[8,32,128]"]
-    assert run_command(["run", str(scenario), *words, "-o", str(folder)]) == 0
-    text = capsys.readouterr().out
+    words = settings(['cache.tier=["device","host"]', "prompts.document_tokens=[8,32,128]"])
+    text = printed(capsys, "run", str(scenario), *words, "-o", str(folder))
     assert [text.count(f"\n{tier} ") for tier in ("device", "host")] == [4, 4]  # three cells and a break-even
     assert "loading beats computing" in text
     (picture,) = folder.rglob("prompt_cache.png")
-    assert run_command(["show", str(picture.parent)]) == 0
-    assert capsys.readouterr().out.splitlines()[0] in text
-    assert run_command(["run", str(scenario), "--set", "cache.budget_frac=[0.2,0.5]", "-o", str(folder)]) == 0
+    assert printed(capsys, "show", str(picture.parent)).splitlines()[0] in text
+    printed(capsys, "run", str(scenario), "--set", "cache.budget_frac=[0.2,0.5]", "-o", str(folder))
     assert len(list(folder.rglob("prompt_cache.png"))) == 2
 
 
 def test_equal_runs_give_equal_summaries(scenario, capsys) -> None:
-    texts = []
-    for _ in range(2):
-        words = ["run", str(scenario), "-o", str(scenario.parent / "results"), "--json", "--no-figures"]
-        assert run_command([*words, "--set", "prompts.documents=3"]) == 0
-        texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1]
+    words = ["run", str(scenario), "-o", str(scenario.parent / "results"), "--json", "--no-figures"]
+    first, second = (printed(capsys, *words, "--set", "prompts.documents=3") for _ in range(2))
+    assert first == second
 
 
 def test_a_real_run_reuses_and_gives_up_what_the_simulator_says(scenario, capsys) -> None:
     sets = ['cache.tier=["device", "host", "both"]', 'cache.policy=["lru", "lfu"]', "cache.budget_frac=0.15"]
     sets += ["prompts.documents=3", "prompts.num_requests=10", "cache.link_bytes_per_s=2 GB", "measure.repeats=2"]
-    words = [word for given in sets for word in ("--set", given)]
-    assert run_command(["crosscheck", str(scenario), *words, "-o", str(scenario.parent / "r"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = printed_json(capsys, "crosscheck", str(scenario), *settings(sets), "-o", str(scenario.parent / "r"))
     assert found["counts_equal"], found.get("divergence")
     assert found["requests_equal"]
     assert found["next_token_agreement_frac"] == 1
@@ -280,9 +255,8 @@ def test_a_real_run_reuses_and_gives_up_what_the_simulator_says(scenario, capsys
 
 def test_break_evens_stand_beside_each_other(scenario, capsys) -> None:
     sets = ["cache.tier=host", "prompts.document_tokens=[4, 64, 256]", "cache.link_bytes_per_s=3 MB"]
-    words = [word for given in sets for word in ("--set", given)]
-    assert run_command(["crosscheck", str(scenario), *words, "-o", str(scenario.parent / "r"), "--json"]) == 0
-    (entry,) = json.loads(capsys.readouterr().out)["break_evens"]
+    found = printed_json(capsys, "crosscheck", str(scenario), *settings(sets), "-o", str(scenario.parent / "r"))
+    (entry,) = found["break_evens"]
     assert entry["verdict"] == "never"  # a transfer of 3 MB/s lasts: 65 ms for 256 tokens of a model of three layers
     assert entry["simulated_verdict"] == "never" and entry["agrees"]
     assert entry["busy_verdict"] == "never" and entry["lengths"] == [4, 64, 256]
@@ -295,10 +269,8 @@ def test_the_trained_model_answers_alike_and_reuses_what_the_simulator_says(mode
         profile.model_copy(update={"caches": TABLES, "kind": "exact"}), tmp_path / "p.toml"
     )  # counts ask for no cost
     sets = ["prompts.document_tokens=[8, 128]", f'model.path="{model_path}"', "measure.repeats=1", "cache.tier=host"]
-    words = [word for given in sets for word in ("--set", given)]
-    words += ["--set", "cache.link_bytes_per_s=200 MB", "--set", f'profile.path="{tmp_path / "p.toml"}"']
-    assert run_command(["crosscheck", "prompt_cache", *words, "-o", str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    sets += ["cache.link_bytes_per_s=200 MB", f'profile.path="{tmp_path / "p.toml"}"']
+    found = printed_json(capsys, "crosscheck", "prompt_cache", *settings(sets), "-o", str(tmp_path))
     assert found["counts_equal"] and found["requests_equal"]
     assert found["next_token_agreement_frac"] == 1
     assert found["max_logit_difference"] < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,18 @@ pytest.importorskip("torch")
 
 import torch
 
-from kvsim.cli import run_command
 from kvsim.errors import CalibrationError, CapacityError, KvsimError, ResultError, ScenarioError
 from kvsim.experiments.prompt_modules.case import case_of, requests_of, source_of
 from kvsim.experiments.prompt_modules.engine.divergence import divergence_of
 from kvsim.experiments.prompt_modules.lengths import lengths_of
 from kvsim.experiments.prompt_modules.scenario import Stream
-from kvsim.experiments.registry import compare_results, load_experiment, load_measurement
-from kvsim.experiments.types import Job
+from kvsim.experiments.registry import compare_results, load_experiment
 from kvsim.profile.profile import load_profile, write_profile
 from kvsim.profile.tables import CostTable
 from kvsim.report.results import RunResult
 from kvsim.scenario.shipped import shipped_folder
 from tests.experiments.named import load_named
+from tests.experiments.running import check, measure, refused, simulate
 from tests.experiments.tiny import forward_table, write_tiny
 
 SCHEMA = """<schema name="trip">
@@ -79,10 +79,8 @@ TABLES = {"restore.device": table(1e-4), "restore.host": table(3e-3), "store.dev
 def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompt_modules")
     file = folder / "tiny.toml"
-    file.write_text(SCENARIO.format(ground=write_tiny(tiny_model_path, folder, TABLES)))
-    profile = load_profile(folder / "p.toml")
-    (folder / "p.toml").unlink()
-    write_profile(profile.model_copy(update={"prefill": forward_table()}), folder / "p.toml")
+    ground = write_tiny(tiny_model_path, folder, TABLES, prefill=forward_table())
+    file.write_text(SCENARIO.format(ground=ground))
     (folder / "s.xml").write_text(SCHEMA)
     (folder / "p.xml").write_text(PROMPTS)
     return file
@@ -90,14 +88,12 @@ def scenario_file(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def simulated(scenario_file: Path) -> RunResult:
-    name, scenario = load_named(scenario_file)
-    return load_experiment(name).simulate(scenario, Job(base_dir=scenario_file.parent))
+    return simulate(scenario_file)
 
 
 @pytest.fixture(scope="module")
 def measured(scenario_file: Path) -> tuple[RunResult, dict[str, bytes]]:
-    name, scenario = load_named(scenario_file)
-    return load_measurement(name).measure(scenario, Job(base_dir=scenario_file.parent))
+    return measure(scenario_file)
 
 
 def loaded(scenario_file: Path, *overrides: str):
@@ -119,20 +115,17 @@ def test_a_count_that_differs_is_told(simulated, measured) -> None:
     result = measured[0]
     cells = [dict(cell) for cell in result.summary["cells"]]
     cells[3]["peak_bytes"] += 1
-    other = RunResult(summary=result.summary | {"cells": cells}, rows=result.rows, manifest=result.manifest)
-    contents = compare_results(simulated, other).contents
+    contents = compare_results(simulated, replace(result, summary=result.summary | {"cells": cells})).contents
     assert str(contents["divergence"]).startswith("cell 3: peak_bytes is ")
     rows = result.rows | {"hits": result.rows["hits"] + np.eye(result.rows["hits"].size, dtype=int)[0]}
-    other = RunResult(summary=result.summary, rows=rows, manifest=result.manifest)
-    assert not compare_results(simulated, other).contents["requests_equal"]
+    assert not compare_results(simulated, replace(result, rows=rows)).contents["requests_equal"]
 
 
 def test_results_of_other_prompts_are_not_compared(simulated, measured) -> None:
     result = measured[0]
     prompts = [prompt | {"reused_tokens": 1} for prompt in result.summary["prompts"]]
-    other = RunResult(summary=result.summary | {"prompts": prompts}, rows=result.rows, manifest=result.manifest)
     with pytest.raises(ResultError, match="prompt 'where' is another one"):
-        compare_results(simulated, other)
+        compare_results(simulated, replace(result, summary=result.summary | {"prompts": prompts}))
 
 
 def test_every_prompt_has_a_price_and_one_that_is_read_like_full_attention_has_none(measured) -> None:
@@ -159,10 +152,11 @@ def test_divergence_is_that_of_its_formula() -> None:
 
 def test_times_are_those_of_the_tables(scenario_file: Path) -> None:
     overrides = ['cache.tier="host"', "cache.budget_modules=5", "encoding.scaffolds=false", "stream.num_requests=3"]
-    scenario = loaded(scenario_file, *overrides, 'stream.draw="in-turn"')
+    overrides.append('stream.draw="in-turn"')
+    scenario = loaded(scenario_file, *overrides)
     source = source_of(scenario, scenario_file.parent)
     case = case_of(scenario, source, lengths_of(scenario, source, scenario_file.parent))
-    rows = load_experiment("prompt-modules").simulate(scenario, Job(base_dir=scenario_file.parent)).rows
+    rows = simulate(scenario_file, *overrides).rows
     forward, store, restore = forward_table(), TABLES["store.device"], TABLES["restore.host"]
     seen: set[int] = set()
     for assembly, ttft_s, full_s in zip(case.assemblies, rows["ttft_s"], rows["ttft_full_s"], strict=True):
@@ -185,16 +179,15 @@ def test_prompts_longer_than_what_was_measured_are_told(scenario_file: Path) -> 
     )
     write_profile(short, scenario_file.parent / "short.toml")
     overrides = ["profile.path=short.toml", "encoding.scaffolds=false", "cache.budget_modules=5"]
-    kind, job = load_experiment("prompt-modules"), Job(base_dir=scenario_file.parent)
-    summary = kind.simulate(loaded(scenario_file, *overrides), job).summary
+    summary = simulate(scenario_file, *overrides).summary
     assert [cell["ttft_outside_frac"] for cell in summary["cells"]] == [0.0, 1.0]
-    assert "100.0% of the requests have prompts longer than the profile measured" in kind.show(summary)
+    shown = load_experiment("prompt-modules").show(summary)
+    assert "100.0% of the requests have prompts longer than the profile measured" in shown
 
 
 def test_a_larger_budget_never_hits_less_and_equal_runs_are_equal(scenario_file: Path) -> None:
-    scenario = loaded(scenario_file, "cache.budget_modules=[1,2,3,4]", "stream.num_requests=60", "cache.tier=device")
-    kind, job = load_experiment("prompt-modules"), Job(base_dir=scenario_file.parent)
-    first, second = kind.simulate(scenario, job), kind.simulate(scenario, job)
+    overrides = ["cache.budget_modules=[1,2,3,4]", "stream.num_requests=60", "cache.tier=device"]
+    first, second = (simulate(scenario_file, *overrides) for _ in range(2))
     assert first.summary == second.summary
     for folds in (False, True):
         hits = [cell["module_hits"] for cell in first.summary["cells"] if cell["scaffolds"] is folds]
@@ -206,9 +199,8 @@ def test_budgets_in_modules_shares_and_bytes_mean_what_they_say(scenario_file: P
     token_bytes = 3 * 2 * 2 * 16 * 4
     found = {}
     for override in ("cache.budget_frac=0.5", "cache.budget_bytes=100000", "cache.budget_modules=99"):
-        scenario = loaded(scenario_file, override, "cache.tier=device", "encoding.scaffolds=false")
-        summary = load_experiment("prompt-modules").simulate(scenario, Job(base_dir=scenario_file.parent)).summary
-        (found[override],) = summary["cells"]
+        result = simulate(scenario_file, override, "cache.tier=device", "encoding.scaffolds=false")
+        (found[override],) = result.summary["cells"]
     largest = len("You plan trips for people who like trains and walks.\n")
     assert found["cache.budget_frac=0.5"]["budget_modules"] == round(0.5 * 5)
     assert found["cache.budget_bytes=100000"]["budget_modules"] == 100_000 // (token_bytes * largest)
@@ -216,10 +208,6 @@ def test_budgets_in_modules_shares_and_bytes_mean_what_they_say(scenario_file: P
     assert found["cache.budget_modules=99"]["budget_modules"] == 5
     with pytest.raises(CapacityError, match="the largest module has"):
         check(scenario_file, "cache.budget_bytes=10")
-
-
-def check(scenario_file: Path, *overrides: str) -> int:
-    return load_experiment("prompt-modules").check(loaded(scenario_file, *overrides), scenario_file.parent)
 
 
 def test_prompts_arrive_in_turn_or_by_zipfs_law() -> None:
@@ -250,10 +238,7 @@ def test_what_a_scenario_cannot_mean_is_told_in_one_line(scenario_file: Path, ov
 def test_a_schema_at_fault_stops_the_command_with_line_and_tag(scenario_file: Path, tmp_path, capsys) -> None:
     (tmp_path / "bad.xml").write_text('<schema name="trip">\n<modul name="a">x</modul></schema>')
     words = ["run", str(scenario_file), "--set", f"prompts.schema_file={tmp_path}/bad.xml", "-o", str(tmp_path)]
-    assert run_command(words) == 2
-    told = capsys.readouterr().err
-    assert "bad.xml:2: <modul>: unknown tag in <schema>; did you mean 'module'?" in told
-    assert told.count("\n") == 1
+    assert "bad.xml:2: <modul>: unknown tag in <schema>; did you mean 'module'?" in refused(capsys, *words)
 
 
 def test_a_profile_without_the_tables_is_asked_for_again(scenario_file: Path, tmp_path) -> None:
@@ -268,16 +253,13 @@ def test_recorded_lengths_take_the_place_of_a_tokenizer_and_wrong_ones_are_refus
 ) -> None:
     lengths = tmp_path / "lengths.json"
     lengths.write_bytes(measured[1]["lengths.json"])
-    scenario = loaded(scenario_file, f"prompts.lengths_file={lengths}", "model.path=nowhere")
-    again = load_experiment("prompt-modules").simulate(scenario, Job(base_dir=scenario_file.parent))
+    again = simulate(scenario_file, f"prompts.lengths_file={lengths}", "model.path=nowhere")
     assert again.summary["cells"] == simulated.summary["cells"]
     content = json.loads(lengths.read_text())
     key = next(iter(content["tokens"]))
     lengths.write_text(json.dumps(content | {"tokens": content["tokens"] | {key: 1}}))
     with pytest.raises(ScenarioError, match=r"tokens there, .* by the model's tokenizer"):
-        load_measurement("prompt-modules").measure(
-            loaded(scenario_file, f"prompts.lengths_file={lengths}"), Job(base_dir=scenario_file.parent)
-        )
+        measure(scenario_file, f"prompts.lengths_file={lengths}")
     lengths.write_text(json.dumps({"tokens": {}}))
     with pytest.raises(ScenarioError, match="has no length of the text"):
         check(scenario_file, f"prompts.lengths_file={lengths}")
@@ -300,9 +282,7 @@ def test_table_and_pictures_show_every_cell_and_prompt(simulated, measured) -> N
 
 def test_a_prompt_beyond_the_models_positions_is_refused(scenario_file: Path) -> None:
     with pytest.raises(ScenarioError, match=r"and measure.answer_tokens: 678 tokens, the model reads 512"):
-        load_measurement("prompt-modules").measure(
-            loaded(scenario_file, "measure.answer_tokens=500"), Job(base_dir=scenario_file.parent)
-        )
+        measure(scenario_file, "measure.answer_tokens=500")
 
 
 @pytest.mark.model
@@ -325,9 +305,8 @@ def test_the_real_model_reads_what_the_simulator_says(model_path, tmp_path) -> N
     sets = ["cache.tier=host", "cache.policy=lru", "cache.budget_modules=4", "stream.num_requests=2"]
     sets += ["measure.repeats=1", "measure.answer_tokens=8", f'model.path="{model_path}"']
     sets.append(f'prompts.prompts_file="{tmp_path}/two.xml"')
-    scenario, job = loaded(folder / "prompt_modules.toml", *sets), Job(base_dir=folder)
-    measured, _ = load_measurement("prompt-modules").measure(scenario, job)
-    found = compare_results(load_experiment("prompt-modules").simulate(scenario, job), measured).contents
+    measured, _ = measure(folder / "prompt_modules.toml", *sets)
+    found = compare_results(simulate(folder / "prompt_modules.toml", *sets), measured).contents
     assert found["counts_equal"] and found["requests_equal"]
     assert 0 < found["kl_first_mean"] < 1
     assert found["greedy_agreement_mean"] > 0.5

@@ -22,6 +22,10 @@ def profile(name="rtx-4090-llama-3-8b-estimated"):
     return load_profile(find_profile(name))
 
 
+def step_of(made: ServingCosts, **amounts: float) -> float:
+    return sum(made.tables()[name].at_s(amount) for name, amount in amounts.items())
+
+
 @pytest.mark.parametrize("name", ["rtx-4090-llama-3-8b-estimated", "cpu-smollm2-135m"])
 def test_costs_from_segments_give_prefill_back(name):
     measured = profile(name)
@@ -29,15 +33,7 @@ def test_costs_from_segments_give_prefill_back(name):
     new, cached = measured.prefill.amounts[-1], measured.prefill.columns[-1]
     for context in (0.0, cached):
         pairs = new * context + new * (new + 1) / 2
-        step_s = sum(
-            table.at_s(amount)
-            for table, amount in (
-                (made.tokens, new),
-                (made.keys, new + context),
-                (made.pairs, pairs),
-                (made.sampled, 1),
-            )
-        )
+        step_s = step_of(made, tokens=new, keys=new + context, pairs=pairs, sampled=1)
         assert step_s == pytest.approx(measured.prefill.at_s(new, cached_tokens=context), rel=0.03)
 
 
@@ -52,15 +48,7 @@ def test_costs_from_segments_give_a_decode_step_back():
     expected_s = measured.shape.num_layers * layer_s + sum(
         measured.segments[name].device.at_s(0, sequences=batch) for name in ("embed", "head")
     )
-    step_s = sum(
-        table.at_s(amount)
-        for table, amount in (
-            (made.tokens, batch),
-            (made.keys, batch * context),
-            (made.pairs, batch * context),
-            (made.sampled, batch),
-        )
-    )
+    step_s = step_of(made, tokens=batch, keys=batch * context, pairs=batch * context, sampled=batch)
     assert step_s == pytest.approx(expected_s, rel=1e-6)
 
 
@@ -99,35 +87,31 @@ def test_a_table_of_two_columns_is_refused():
         ServingCosts(engine="test", **(tables | {"keys": wide}))
 
 
-def card_scenario(**changes):
-    return scenario(
-        model__shape="llama-3-8b",
-        profile__path="rtx-4090-llama-3-8b-estimated",
-        engine__num_gpu_blocks_override=None,
-        engine__gpu_memory_utilization=0.92,
-        engine__max_model_len=16384,
-        engine__max_num_batched_tokens=2048,
-        engine__max_num_seqs=128,
-        **changes,
-    )
+CARD = {
+    "model__shape": "llama-3-8b",
+    "profile__path": "rtx-4090-llama-3-8b-estimated",
+    "engine__num_gpu_blocks_override": None,
+    "engine__gpu_memory_utilization": 0.92,
+    "engine__max_model_len": 16384,
+    "engine__max_num_batched_tokens": 2048,
+    "engine__max_num_seqs": 128,
+}
 
 
 def test_the_pool_is_what_weights_and_a_step_leave_of_the_memory():
-    memory = memory_of(card_scenario(), profile())
+    memory = memory_of(scenario(**CARD), profile())
     shape = SHAPES["llama-3-8b"]
     assert memory.block_bytes == 32 * 2 * 8 * 128 * 2 * 16
     left = 0.92 * profile().device_memory_bytes - shape.weights_bytes - memory.activation_bytes
     assert memory.num_blocks == int(left // memory.block_bytes)
     assert memory.activation_bytes > 2048 * 2 * shape.intermediate_size * 2
-    stated = memory_of(card_scenario(engine__activation_memory="2 GiB"), profile())
+    stated = memory_of(scenario(**CARD, engine__activation_memory="2 GiB"), profile())
     assert stated.activation_bytes == 2 * GIB and stated.num_blocks < memory.num_blocks
 
 
 def test_a_pool_that_does_not_hold_one_request_is_refused_in_one_line():
     with pytest.raises(CapacityError, match=r"engine.max_model_len = 65536 needs 4097") as refusal:
-        memory_of(card_scenario() .model_copy(
-            update={"engine": card_scenario().engine.model_copy(update={"max_model_len": 65536})}
-        ), profile())  # fmt: skip
+        memory_of(scenario(**(CARD | {"engine__max_model_len": 65536})), profile())
     assert "\n" not in str(refusal.value)
     with pytest.raises(CapacityError, match="20 blocks of 16 tokens"):
         memory_of(scenario(engine__num_gpu_blocks_override=20), profile("cpu-smollm2-135m"))

@@ -1,5 +1,7 @@
 """Measuring serving and comparing with it, on a stand-in that schedules as vLLM does and has a clock of its own."""
 
+import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +59,12 @@ def calibrated(costs, stand_in, tmp_path):  # noqa: F811
     return scenario(**MEASURED, profile__path=str(path))
 
 
+@pytest.fixture
+def folder(calibrated, tmp_path):
+    measured, files = measure(calibrated, Job())
+    return write_result(measured, tmp_path / "measured", files)
+
+
 def test_calibrated_measured_and_simulated_agree_where_the_engine_has_our_clock(calibrated, tmp_path):
     measured, files = measure(calibrated, Job())
     assert len(files) == 4 and measured.summary["is_measured"]
@@ -98,9 +106,7 @@ def test_a_machine_that_became_slower_is_simulated_at_the_speed_of_the_requests_
     assert (high_s - low_s) / cells[0]["itl_mean_s"] == pytest.approx(2 * half_frac, rel=0.5)
 
 
-def test_the_speed_leaves_out_what_the_spread_of_steps_adds(calibrated, costs, tmp_path):
-    measured, files = measure(calibrated, Job())
-    folder = write_result(measured, tmp_path / "measured", files)
+def test_the_speed_leaves_out_what_the_spread_of_steps_adds(folder, costs):
     skewed = costs.model_copy(update={"step_residuals_frac": (0.0, 0.0, 0.4)})
     with_spread, without = (speeds_of(folder, skewed, has_spread=has)[0].step_time_ratio for has in (True, False))
     assert without == pytest.approx(1.0, rel=0.01) and with_spread == pytest.approx(without / 1.1)
@@ -132,22 +138,15 @@ def test_nine_of_ten_draws_have_costs_within_the_interval_and_all_take_time(low_
     assert low == pytest.approx(1 + low_frac, rel=0.1) and high == pytest.approx(1 + high_frac, rel=0.1)
 
 
-def test_a_profile_put_together_from_other_tables_is_not_scaled_to_the_machine(calibrated, tmp_path):
-    measured, files = measure(calibrated, Job())
-    folder = write_result(measured, tmp_path / "measured", files)
+def test_a_profile_put_together_from_other_tables_is_not_scaled_to_the_machine(folder):
     shipped = scenario(**MEASURED)
     assert load_profile(find_profile("cpu-smollm2-135m")).serving is None
     cells = simulate(shipped, Job(recorded=folder)).summary["cells"]
     assert not any("step_time_ratio" in cell for cell in cells)
 
 
-def test_a_schedule_that_was_changed_is_located(calibrated, tmp_path):
-    measured, files = measure(calibrated, Job())
-    folder = write_result(measured, tmp_path / "measured", files)
+def test_a_schedule_that_was_changed_is_located(calibrated, folder):
     name = "schedule-0-0.json.gz"
-    import gzip  # noqa: PLC0415
-    import json  # noqa: PLC0415
-
     content = json.loads(gzip.decompress((folder / name).read_bytes()))
     content["steps"][3]["free_blocks"] += 1
     (folder / name).write_bytes(gzip.compress(json.dumps(content).encode()))

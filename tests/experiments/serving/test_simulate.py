@@ -1,7 +1,5 @@
 """Serving end to end on small traffic."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,14 @@ from kvsim.experiments.serving.report.tables import show
 from kvsim.experiments.serving.simulate import check, simulate
 from kvsim.experiments.types import Job
 from kvsim.report.results import load_result, write_result
-from tests.experiments.serving.tiny import scenario
+from kvsim.scenario.shipped import find_scenario
+from tests.experiments.running import check as check_named
+from tests.experiments.serving.tiny import scenario, sessions
+
+
+def one_cell(**changes):
+    return simulate(scenario(**changes), Job()).summary["cells"][0]
+
 
 SLO = {"ttft_s": 2.0, "tpot_s": 0.5, "met_frac": 0.9}
 
@@ -67,8 +72,7 @@ def test_equal_scenarios_give_equal_results_and_other_seeds_others():
 def test_a_smaller_pool_preempts_and_is_no_faster():
     def run(num_blocks):
         changes = {"generated__output": {"mean": 120.0}, "arrivals__rate_hz": 20.0}
-        made = simulate(scenario(engine__num_gpu_blocks_override=num_blocks, **changes), Job())
-        return made.summary["cells"][0]
+        return one_cell(engine__num_gpu_blocks_override=num_blocks, **changes)
 
     roomy, tight = run(2000), run(70)
     assert roomy["preemptions"] == 0 and tight["preemptions"] > 0
@@ -79,14 +83,8 @@ def test_hits_of_the_prefix_cache_move_latency():
     """Peers raised the hit rate and saw no latency change; here the same requests with caching are faster."""
 
     def run(caching):
-        generated = {
-            "num_sessions": 60,
-            "prompt": {"mean": 600.0},
-            "output": {"mean": 8.0},
-            "shared_tokens": 512,
-        }
-        changes = {"generated": generated, "engine__enable_prefix_caching": caching, "arrivals__rate_hz": 1.0}
-        return simulate(scenario(**changes), Job()).summary["cells"][0]
+        generated = sessions(60, prompt=600.0, output=8.0) | {"shared_tokens": 512}
+        return one_cell(generated=generated, engine__enable_prefix_caching=caching, arrivals__rate_hz=1.0)
 
     without, cached = run(False), run(True)
     assert without["hit_tokens"] == 0 and cached["hit_frac"] > 0.8
@@ -95,22 +93,20 @@ def test_hits_of_the_prefix_cache_move_latency():
 
 def test_a_queue_of_prompts_predicts_nothing_beyond_its_capacity():
     for rate_hz, names in ((0.05, {"alone", "m_d_1"}), (1e4, {"alone"})):
-        cell = simulate(scenario(measure={"repeats": 1}, arrivals__rate_hz=rate_hz), Job()).summary["cells"][0]
+        cell = one_cell(measure={"repeats": 1}, arrivals__rate_hz=rate_hz)
         assert set(cell["nulls"]) == names
         assert cell["nulls"]["alone"]["ttft_mean_s"] <= cell["ttft_mean_s"]
 
 
 def test_continuous_batching_serves_sooner_than_static_batches():
     changes = {"generated__output": {"mean": 30.0, "cv": 1.0}, "arrivals__rate_hz": 2.0}
-    static, vllm = (
-        simulate(scenario(engine__scheduler=name, **changes), Job()).summary["cells"][0] for name in ("static", "vllm")
-    )
+    static, vllm = (one_cell(engine__scheduler=name, **changes) for name in ("static", "vllm"))
     assert vllm["ttft_mean_s"] < static["ttft_mean_s"] and vllm["e2e_mean_s"] < static["e2e_mean_s"]
 
 
 def test_a_closed_loop_never_has_more_requests_than_users():
     arrivals = {"process": "closed-loop", "users": 3, "think_mean_s": 0.1}
-    cell = simulate(scenario(arrivals=arrivals), Job()).summary["cells"][0]
+    cell = one_cell(arrivals=arrivals)
     assert cell["running_peak"] <= 3 and cell["running_mean"] > 1.5
 
 
@@ -169,8 +165,4 @@ def test_users_are_whole_numbers():
 
 
 def test_the_scenario_that_ships_is_fine():
-    from kvsim.experiments.registry import load_scenario  # noqa: PLC0415
-    from kvsim.scenario.shipped import find_scenario  # noqa: PLC0415
-
-    loaded = load_scenario(find_scenario("serving"))
-    assert check(loaded.scenario, Path(find_scenario("serving")).parent) == 5
+    assert check_named(find_scenario("serving")) == 5

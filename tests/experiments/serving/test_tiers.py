@@ -9,16 +9,10 @@ from kvsim.experiments.serving.run import run_cell
 from kvsim.experiments.serving.simulate import check, simulate
 from kvsim.experiments.serving.traffic import make_traffic
 from kvsim.experiments.types import Job
-from tests.experiments.serving.tiny import scenario
+from tests.experiments.serving.tiny import scenario, sessions
 
 BLOCK_BYTES = 30 * 2 * 3 * 64 * 2 * 16
-SESSIONS = {
-    "num_sessions": 30,
-    "prompt": {"mean": 300.0},
-    "output": {"mean": 6.0},
-    "turns": {"mean": 6.0},
-    "turn": {"mean": 60.0},
-}
+SESSIONS = sessions(30, prompt=300.0, output=6.0, turns=6.0, turn=60.0)
 
 
 def cell(tiers=None, **changes):

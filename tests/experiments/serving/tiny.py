@@ -8,6 +8,20 @@ from kvsim.errors import ScenarioError
 from kvsim.experiments.serving.scenario import Serving
 from kvsim.scenario.toml import validate
 
+SMALL_ENGINE = {
+    "block_size": 4,
+    "num_gpu_blocks_override": 9,
+    "max_model_len": 32,
+    "max_num_batched_tokens": 16,
+    "max_num_seqs": 2,
+}
+"""An engine of eight blocks that can be used, as a workload states it."""
+
+
+def sessions(num_sessions: int, **means: float) -> dict[str, Any]:
+    """Return the table of sessions to generate, all of whose lengths are these."""
+    return {"num_sessions": num_sessions, **{name: {"mean": mean} for name, mean in means.items()}}
+
 
 def tables(**changes: Any) -> dict[str, Any]:
     """Return the tables of a scenario file; a change is a dotted field with ``__`` for its dots; None leaves it out."""

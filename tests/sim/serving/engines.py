@@ -35,13 +35,13 @@ def costs(
     )
 
 
-def table(lengths: list[tuple[int, int]]) -> RequestTable:
-    """Return requests of these prompts and outputs."""
+def table(lengths: list[tuple[int, int]], *, unused_tokens: int = 0) -> RequestTable:
+    """Return requests of these prompts and outputs, which end so many tokens before they must."""
     prompts, outputs = (np.array(column, dtype=np.int64) for column in zip(*lengths, strict=True))
     places = np.arange(prompts.size)
     return RequestTable(
         prompt_tokens=prompts,
-        max_tokens=outputs,
+        max_tokens=outputs + unused_tokens,
         stop_tokens=prompts + outputs,
         priority=0 * places,
         arrival=places,
@@ -57,9 +57,10 @@ def make_core(
     sequences: int = 64,
     is_async: bool = False,
     scheduler: Scheduler | None = None,
+    unused_tokens: int = 0,
 ) -> Core:
     """Return a core without prefix caching; the compiled one unless a scheduler is given."""
-    requests = table(lengths)
+    requests = table(lengths, unused_tokens=unused_tokens)
     budget = StepBudget(tokens=tokens, sequences=sequences, model_tokens=8192)
     if scheduler is not None:
         blocks = BlockTables(BlockPool(num_blocks), BLOCK_TOKENS, None)

@@ -100,6 +100,13 @@ def test_the_compiled_core_and_the_plain_one_are_served_alike(is_async):
     assert np.array_equal(compiled.monitor.samples(), plain.monitor.samples())
 
 
+def test_a_request_that_arrives_while_the_last_step_runs_is_not_left_waiting():
+    """With steps scheduled ahead and an end that nobody knew of, a step is in flight when no request is left."""
+    core = make_core([(5, 2), (5, 2)], scheduler=Vllm(), is_async=True, unused_tokens=1)
+    served = simulate_serving(core, open_sessions([0.0, 2.5]), StepCosts(costs(step_s=1.0)), is_async=True)
+    assert served.requests.last_token_s.tolist() == [2.0, 5.0]
+
+
 def test_samples_stay_few_and_their_differences_exact():
     monitor = Monitor(num_blocks=10)
     work = StepWork(2, 7, 1, 1, 1, 6)
@@ -145,3 +152,43 @@ def test_a_scheduler_that_lets_everybody_wait_is_named_and_not_waited_for(is_asy
     core = make_core([(5, 2)], scheduler=Lazy(), is_async=is_async)
     with pytest.raises(PolicyError, match="leaves 1 requests waiting for ever"):
         simulate_serving(core, open_sessions([0.0]), StepCosts(costs(step_s=1.0)), is_async=is_async)
+
+
+@st.composite
+def drawn_traffic(draw):
+    """Draw requests and sessions: open or closed, with arrivals and pauses that coincide."""
+    num_requests = draw(st.integers(1, 25))
+    numbers = st.lists(st.integers(1, 120), min_size=num_requests, max_size=num_requests)
+    lengths = list(zip(draw(numbers), draw(numbers), strict=True))
+    pauses = st.sampled_from([0.0, 1e-3, 0.004, 0.1])
+    pause_s = np.array(draw(st.lists(pauses, min_size=num_requests, max_size=num_requests)))
+    cuts = draw(st.sets(st.integers(1, num_requests), max_size=8)) | {0, num_requests}
+    first = np.array(sorted(cuts))
+    if draw(st.booleans()):
+        return lengths, Sessions(first=first, start_s=None, pause_s=pause_s, num_users=draw(st.integers(1, 4)))
+    starts = st.lists(st.sampled_from([0.0, 0.005, 0.01, 0.1, 0.5]), min_size=first.size - 1, max_size=first.size - 1)
+    return lengths, Sessions(first=first, start_s=np.cumsum(draw(starts)), pause_s=pause_s)
+
+
+@given(traffic=drawn_traffic(), data=st.data())
+def test_the_fast_path_serves_as_the_events_do(traffic, data):
+    """To the last digit, with costs that make ends and arrivals coincide, and pools so small that requests wait."""
+    lengths, sessions = traffic
+    is_async = data.draw(st.booleans())
+    limits = {"num_blocks": data.draw(st.integers(17, 60)), "sequences": data.draw(st.integers(1, 6)), "tokens": 64}
+    limits["unused_tokens"] = data.draw(st.integers(0, 3))
+    seconds = st.sampled_from([0.0, 1e-3, 0.0037])
+    step = costs(step_s=data.draw(seconds), token_s=data.draw(seconds) / 10, host_s=data.draw(seconds))
+    fast, plain = (
+        simulate_serving(
+            make_core(lengths, scheduler=scheduler, is_async=is_async, **limits),
+            sessions,
+            StepCosts(step),
+            is_async=is_async,
+        )
+        for scheduler in (None, Vllm())
+    )
+    assert fast.end_s == plain.end_s
+    for name in ("arrival_s", "scheduled_s", "first_token_s", "last_token_s", "longest_gap_s", "preemptions"):
+        assert np.array_equal(getattr(fast.requests, name), getattr(plain.requests, name)), name
+    assert np.array_equal(fast.monitor.samples(), plain.monitor.samples())

@@ -36,7 +36,7 @@ def plan_figure(plan: Plan) -> Figure:
     memory.axvline(request.usable_bytes / 2**30, color="#333333", linestyle="--", linewidth=1.2)
     title_panel(memory, f"GiB of a card; dashed: {format_bytes(request.usable_bytes)} usable")
     _draw_times(times, options, colors)
-    recall.barh(places, [100 * (option.recall_frac or 1.0) for option in options], color=colors)
+    recall.barh(places, [100 * option.read_frac for option in options], color=colors)
     recall.set_xlim(0, 100)
     title_panel(recall, "attention recall, %")
     memory.set_yticks(places, [option.name for option in options], fontsize=9)

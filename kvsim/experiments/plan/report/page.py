@@ -155,7 +155,7 @@ def _recall_chart(plan: Plan) -> Chart:
         dots(
             state,
             [one.tpot_s / factor for one in own],
-            [_recall_percent(one) for one in own],
+            [100 * one.read_frac for one in own],
             LOOKS[state],
             texts=[one.name for one in own],
         )
@@ -184,10 +184,6 @@ def _rows_layout(plan: Plan, title: str) -> dict[str, Any]:
     layout = bars_layout(title, is_stacked=True)
     names = [escaped(option.name) for option in plan.options]
     return layout | {"yaxis": layout["yaxis"] | {"categoryorder": "array", "categoryarray": names}}
-
-
-def _recall_percent(option: Option) -> float:
-    return 100.0 if option.recall_frac is None else 100 * option.recall_frac
 
 
 def _provenance(plan: Plan, answer: Mapping[str, Any], command: str) -> Iterator[Provenance]:

@@ -102,7 +102,7 @@ def row_of(plan: Plan, option: Option) -> tuple[str, ...]:
         f"{'>= ' if option.basis == 'roofline' else ''}{format_seconds(option.tpot_s)}",
         f"{format_seconds(low_s)} to {format_seconds(high_s)}",
         f"{option.tokens_per_s:,.0f}" if option.tokens_per_s >= 100 else f"{option.tokens_per_s:.3g}",
-        "100%" if option.recall_frac is None else f"{100 * option.recall_frac:.0f}%",
+        f"{100 * option.read_frac:.0f}%",
         "recommended" if option.name == plan.recommended else "Pareto front" if option.name in plan.front else "",
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from kvsim.experiments.prompt_cache.cell import PromptsCell
 from kvsim.experiments.prompt_cache.report.break_even import GROUP, groups_of
 from kvsim.experiments.prompt_cache.report.tables import rate_text
 from kvsim.report.results import RunResult
@@ -85,7 +86,7 @@ def _over_budget(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
     left, right = add_panels(figure, 1, 2)[0]
     handles: dict[str, Any] = {}
     for kind, cells in _kinds(summary, simulated):
-        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        groups: dict[tuple[Any, ...], list[PromptsCell]] = {}
         for cell in cells:
             groups.setdefault((cell["tier"], cell["policy"], None, cell["link_bytes_per_s"]), []).append(cell)
         for place, (key, group) in enumerate(groups.items()):
@@ -144,9 +145,7 @@ def _looks(place: int) -> dict[str, Any]:
     }
 
 
-def _kinds(
-    summary: Mapping[str, Any], simulated: Mapping[str, Any] | None
-) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
+def _kinds(summary: Mapping[str, Any], simulated: Mapping[str, Any] | None) -> list[tuple[str, Sequence[PromptsCell]]]:
     if simulated is None:
         return [("both", summary["cells"])]
     return [("line", simulated["cells"]), ("marks", summary["cells"])]

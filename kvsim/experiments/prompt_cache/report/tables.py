@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kvsim.experiments.prompt_cache.cell import BreakEven, PromptsCell
 from kvsim.report.tables import Column, percent, result_text, signed_percent, table_text
 from kvsim.units import format_bytes, format_seconds
 
@@ -48,7 +49,7 @@ def show(summary: Mapping[str, Any]) -> str:
     return result_text(summary, *parts)
 
 
-def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
+def break_evens_text(entries: Sequence[BreakEven]) -> str:
     """Return break-evens as a table, simulated and measured ones beside each other where both are known."""
     columns: dict[str, Column] = {
         "tier": COLUMNS["tier"],
@@ -63,7 +64,8 @@ def break_evens_text(entries: Sequence[Mapping[str, Any]]) -> str:
     }
     rows = []
     for entry in entries:
-        row = {name: entry[name] for name in ("tier", "policy", "link_bytes_per_s")}
+        row: dict[str, Any] = {"tier": entry["tier"], "policy": entry["policy"]}
+        row["link_bytes_per_s"] = entry["link_bytes_per_s"]
         row["break_even"] = _break_even_text(entry["verdict"], entry["from_tokens"], entry["lengths"])
         if "busy_verdict" in entry:
             row["busy"] = _break_even_text(entry["busy_verdict"], entry["busy_from_tokens"], entry["lengths"])
@@ -86,8 +88,8 @@ def _break_even_text(verdict: str, from_tokens: float | None, lengths: Sequence[
 
 
 def verdict_of(
-    cells: Sequence[Mapping[str, Any]],
-    crossings: Sequence[Mapping[str, Any]],
+    cells: Sequence[PromptsCell],
+    crossings: Sequence[BreakEven],
     *,
     is_emulated: bool,
     stands_in: str | None,
@@ -99,14 +101,14 @@ def verdict_of(
         answer = _break_even_text(entry["verdict"], entry["from_tokens"], entry["lengths"])
         beats = "loading beats computing at" if entry["verdict"] == "never" else "loading beats computing from"
         lines.append(f"Tier {entry['tier']}{link}: {beats} {answer}{' on' if entry['verdict'] == 'from' else ''}.")
-    hit = [cell for cell in cells if cell["speedup"] is not None]
+    hit = [(speedup, cell) for cell in cells if (speedup := cell["speedup"]) is not None]
     if hit:
-        best = max(hit, key=lambda cell: cell["speedup"])
+        speedup, best = max(hit, key=lambda pair: pair[0])
+        with_s, without_s = (format_seconds(time_s or 0.0) for time_s in (best["ttft_hit_s"], best["ttft_hit_full_s"]))
         shared = "" if best["shared_tokens"] is None else f" of which {best['shared_tokens']:,} tokens are shared"
         lines.append(
             f"At best (tier {best['tier']}, {best['policy']}) the first token of a prompt{shared} comes after "
-            f"{format_seconds(best['ttft_hit_s'])} in place of {format_seconds(best['ttft_hit_full_s'])}: "
-            f"{best['speedup']:.1f} times as fast."
+            f"{with_s} in place of {without_s}: {speedup:.1f} times as fast."
         )
     if is_emulated and any(cell["tier"] != "device" for cell in cells):
         lines.append("The link to the host is emulated: its bandwidth is stated, not found.")

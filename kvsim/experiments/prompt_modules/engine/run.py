@@ -31,11 +31,11 @@ _TOGETHER_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answered(FirstToken):
-    """The first token of one prompt, and what it took from the store; counted where it happened."""
+    """The first token of one prompt, and what it took from the store (`COUNTED`); counted where it happened."""
 
-    num_hits: int = 0
-    num_encoded: int = 0
-    num_evicted: int = 0
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
     hit_tokens: int = 0
     encoded_tokens: int = 0
     held_bytes: int = 0
@@ -144,15 +144,17 @@ class ModuleRunner:
         watch = Stopwatch()
         served = state.serve(assembly.units)
         states: dict[int, KVStates] = {}
-        num_evicted, hits, misses = 0, [0], [0]
+        hit_sizes: list[int] = []
+        missed_sizes: list[int] = []
+        evictions = 0
         for number, is_hit, victim, enters in zip(
             served.units, served.is_hit, served.victims, served.is_let_in, strict=True
         ):
             states[number] = store.get(number) if is_hit else self.encode(self._layout.units[number])
-            (hits if is_hit else misses).append(states[number].num_tokens)
+            (hit_sizes if is_hit else missed_sizes).append(states[number].num_tokens)
             if victim is not None:
                 store.drop(victim)
-                num_evicted += 1
+                evictions += 1
             if enters and not is_hit:
                 store.put(number, states[number])
         logits, _ = self.first(assembly, states)
@@ -160,11 +162,11 @@ class ModuleRunner:
         store.settle()
         return Answered(
             **timed,
-            num_hits=len(hits) - 1,
-            num_encoded=len(misses) - 1,
-            num_evicted=num_evicted,
-            hit_tokens=sum(hits),
-            encoded_tokens=sum(misses),
+            hits=len(hit_sizes),
+            misses=len(missed_sizes),
+            evictions=evictions,
+            hit_tokens=sum(hit_sizes),
+            encoded_tokens=sum(missed_sizes),
             held_bytes=store.nbytes,
         )
 

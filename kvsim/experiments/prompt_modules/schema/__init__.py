@@ -6,23 +6,17 @@ knows a model: texts are measured by a function that returns their number of tok
 
 from __future__ import annotations
 
-from kvsim.experiments.prompt_modules.accounting import ModuleStoreState, Served
-from kvsim.experiments.prompt_modules.schema.assembly import Assembly, Fresh, Part, assemble
-from kvsim.experiments.prompt_modules.schema.layout import Layout, LengthOf, Span, Unit, lay_out
+from kvsim.experiments.prompt_modules.schema.assembly import Assembly, assemble
+from kvsim.experiments.prompt_modules.schema.layout import Layout, LengthOf, Unit, lay_out
 from kvsim.experiments.prompt_modules.schema.prompts import Prompt, parse_prompts
 from kvsim.experiments.prompt_modules.schema.schema import Schema, parse_schema
 
 __all__ = [
     "Assembly",
-    "Fresh",
     "Layout",
     "LengthOf",
-    "ModuleStoreState",
-    "Part",
     "Prompt",
     "Schema",
-    "Served",
-    "Span",
     "Unit",
     "assemble",
     "lay_out",

@@ -55,12 +55,12 @@ class Tag:
             raise self.error(f'has no {name}; write {name}="..."')
         return self.attributes[name]
 
-    def own_name(self, attribute: str = "name") -> str:
-        """Return an attribute that must be a name: a letter or '_' first, then letters, digits, '_', '.' and '-'."""
-        value = self.attribute(attribute)
+    def own_name(self) -> str:
+        """Return attribute `name`, which must be one: a letter or '_' first, then letters, digits, '_', '.' and '-'."""
+        value = self.attribute("name")
         if not _NAME.fullmatch(value):
             raise self.error(
-                f"{attribute}={value[:60]!r} is no name; up to 64 letters, digits, '_', '.' and '-' are, a letter first"
+                f"name={value[:60]!r} is no name; up to 64 letters, digits, '_', '.' and '-' are, a letter first"
             )
         return value
 

@@ -27,18 +27,6 @@ def causal_mask(num_tokens: int) -> FloatArray:
     return _mask(places[None, :] <= places[:, None])
 
 
-def padding_mask(is_padding: ArrayLike) -> FloatArray:
-    """Return the mask of a padded batch, ``[num_sequences, 1, num_tokens]``: 0 where token j is no padding.
-
-    Parameters
-    ----------
-    is_padding
-        ``[num_sequences, num_tokens]``.
-    """
-    array = np.asarray(is_padding, dtype=np.bool_)
-    return _mask(~array[:, None, :])
-
-
 def module_mask(owners: ArrayLike) -> FloatArray:
     """Return the mask under which modules are encoded side by side, ``[num_tokens, num_tokens]``.
 

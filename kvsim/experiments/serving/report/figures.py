@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from kvsim.experiments.serving.report.tables import text_of
 from kvsim.report.results import RunResult
@@ -34,7 +34,7 @@ def rate_field(summary: Mapping[str, Any]) -> str | None:
 def cdf_figure(result: RunResult) -> Figure:
     """Return the distribution of each latency, a line a cell."""
     summary, rows, gaps = result.summary, result.rows, result.tables["itl"]
-    figure = new_figure(7.6, f"{summary['scenario']}: latency of requests", _foot(summary))
+    figure = new_figure(7.6, f"{summary['scenario']}: latency of requests", _foot(summary), is_plain_grid=True)
     axes = add_panels(figure, 2, 2)
     panels = {"ttft_s": "time to first token (s)", "tpot_s": "time per output token (s)", "e2e_s": "end to end (s)"}
     handles: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def timeline_figure(result: RunResult) -> Figure:
                    result.tables["timeline"].items()})  # fmt: skip
     label = _label(summary, cells[number])
     title = f"{summary['scenario']}: the engine over time" + (f", {label}" if label else "")
-    figure = new_figure(7.6, title, _foot(summary))
+    figure = new_figure(7.6, title, _foot(summary), is_plain_grid=True)
     top, middle, bottom = (row[0] for row in add_panels(figure, 3, 1, sharex=True))
     start_s = own["start_s"]
     handles = {
@@ -142,7 +142,7 @@ def mark_plainly(side: Any, low: float, high: float) -> None:
     """Put numbers that people write on a logarithmic axis."""
     side.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    side.set_minor_formatter(NullFormatter())
+    side.set_minor_locator(NullLocator())
 
 
 def _groups(summary: Mapping[str, Any], others: list[str]) -> dict[str, list[Mapping[str, Any]]]:

@@ -41,14 +41,10 @@ def first_difference(recorded: Workload, steps: Iterable[RecordedStep]) -> str |
             return f"step {number}: only the {'recorded' if right is None else 'other'} schedule has it"
         for field in FIELDS:
             values = getattr(left, field), getattr(right, field)
-            view = views.get(field, _same)
+            view = views.get(field, lambda value: value)
             if None not in values and view(values[0]) != view(values[1]):
                 return f"step {number}: {field}: recorded {_short(values[0])}, other {_short(values[1])}"
     return None
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _short(value: Sequence[Any] | int) -> str:

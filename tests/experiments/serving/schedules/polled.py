@@ -8,9 +8,7 @@ from kvsim.caches.blocks import BlockPool, BlockTables
 from kvsim.caches.tiers import ChunkCache
 from kvsim.caches.tiers.offload import Offload, Transfer
 from kvsim.experiments.serving.core import budget_of, vllm_arguments
-from kvsim.experiments.serving.schedules.compare import first_difference
 from kvsim.experiments.serving.schedules.prepare import prepare
-from kvsim.experiments.serving.schedules.replay import drive
 from kvsim.experiments.serving.schedules.workload import Workload
 from kvsim.policies.schedulers import PlainCore
 from kvsim.policies.schedulers.vllm import Vllm
@@ -63,9 +61,3 @@ def core_of(workload: Workload, tier: dict[str, Any], **parts: Any) -> tuple[Pol
         polls=tier["polls"],
     )
     return core, replayable
-
-
-def difference_with_tier(workload: Workload, tier: dict[str, Any], **parts: Any) -> str | None:
-    """Return where the schedule of such a core leaves the recorded one."""
-    core, replayable = core_of(workload, tier, **parts)
-    return first_difference(workload, drive(core, workload, replayable))

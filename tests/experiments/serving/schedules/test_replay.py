@@ -12,14 +12,9 @@ from kvsim.experiments.serving.schedules.replay import replay
 from kvsim.experiments.serving.schedules.workload import Workload, read_workload
 from kvsim.experiments.serving.schedules.write import write_schedule
 from tests.experiments.serving.schedules.recorded import load
+from tests.experiments.serving.tiny import SMALL_ENGINE
 
-ENGINE = {
-    "block_size": 4,
-    "num_gpu_blocks_override": 17,
-    "max_model_len": 32,
-    "max_num_batched_tokens": 16,
-    "max_num_seqs": 2,
-}
+ENGINE = SMALL_ENGINE | {"num_gpu_blocks_override": 17}
 
 
 def workload(*requests, **fields):

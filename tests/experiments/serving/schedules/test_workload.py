@@ -10,19 +10,13 @@ from kvsim.errors import TraceError
 from kvsim.experiments.serving.schedules.prepare import prepare
 from kvsim.experiments.serving.schedules.tokens import output_ids, prompt_ids, token_ids
 from kvsim.experiments.serving.schedules.workload import Workload, read_workload
+from tests.experiments.serving.tiny import SMALL_ENGINE
 
-ENGINE = {
-    "block_size": 4,
-    "num_gpu_blocks_override": 9,
-    "max_model_len": 32,
-    "max_num_batched_tokens": 16,
-    "max_num_seqs": 2,
-}
 REQUEST = {"id": "a", "segments": [[1, 6]], "max_tokens": 3, "arrival_step": 0}
 
 
 def workload(*requests, engine=(), **fields):
-    return {"engine": ENGINE | dict(engine), "requests": list(requests) or [REQUEST], **fields}
+    return {"engine": SMALL_ENGINE | dict(engine), "requests": list(requests) or [REQUEST], **fields}
 
 
 @pytest.mark.parametrize("is_gzip", [True, False])

@@ -10,7 +10,7 @@ from kvsim.errors import ScenarioError, TraceError
 from kvsim.experiments.serving.traffic import make_traffic
 from kvsim.experiments.serving.traffic.generate import draw
 from kvsim.experiments.serving.traffic.turns import engine_keys
-from tests.experiments.serving.tiny import scenario
+from tests.experiments.serving.tiny import scenario, sessions
 
 
 def chains(traffic):
@@ -138,15 +138,7 @@ def test_drawn_numbers_have_the_mean_and_the_spread_asked_for(distribution):
 
 
 def test_generated_sessions_grow_by_answers_and_by_what_users_add():
-    generated = {
-        "num_sessions": 3,
-        "prompt": {"mean": 100.0},
-        "output": {"mean": 20.0},
-        "turns": {"mean": 3.0},
-        "turn": {"mean": 10.0},
-        "shared_tokens": 48,
-        "shared_by": 2,
-    }
+    generated = sessions(3, prompt=100.0, output=20.0, turns=3.0, turn=10.0) | {"shared_tokens": 48, "shared_by": 2}
     traffic = make_traffic(scenario(generated=generated), None)
     assert traffic.requests.prompt_tokens.tolist() == [100, 130, 160] * 3
     texts = chains(traffic)
@@ -156,13 +148,7 @@ def test_generated_sessions_grow_by_answers_and_by_what_users_add():
 
 
 def test_a_session_ends_before_the_turn_that_the_engine_does_not_take_and_long_prompts_are_cut():
-    generated = {
-        "num_sessions": 1,
-        "prompt": {"mean": 900.0},
-        "output": {"mean": 20.0},
-        "turns": {"mean": 5.0},
-        "turn": {"mean": 40.0},
-    }
+    generated = sessions(1, prompt=900.0, output=20.0, turns=5.0, turn=40.0)
     traffic = make_traffic(scenario(generated=generated), None)
     assert traffic.requests.prompt_tokens.tolist() == [900, 960]
     cut = make_traffic(scenario(generated=generated | {"prompt": {"mean": 5000.0}}), None)
