@@ -192,13 +192,16 @@ class Profile(Strict):
         Raises
         ------
         CalibrationError
-            If the profile was made before there was such a segment.
+            If the profile was made before there was such a segment, or the model has none.
         """
         cost = self.segments.get(name)
         if cost is None:
+            advice = self.advice
+            if self.shape.paged_layers == 1:
+                advice = "its model has one layer with pages and none to predict: take another policy or channel"
             raise CalibrationError(
                 f"profile {self.name}: no cost of segment {name!r}, which predicting the next layer's scores takes; "
-                f"{self.advice}"
+                f"{advice}"
             )
         return cost
 
@@ -288,7 +291,8 @@ def check_made_for(
     if profile.shape != shape:
         raise ScenarioError(
             f"{where}: profile {profile.name!r} was made for another model shape than the scenario's, in these fields: "
-            f"{differing_fields(profile.shape, shape)}; calibrate this shape, {way_out}"
+            f"{differing_fields(profile.shape, shape)}; set model.shape to the model that was calibrated, "
+            f"calibrate this shape, {way_out}"
         )
     if profile.quantisation != quantisation:
         raise ScenarioError(

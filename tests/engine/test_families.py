@@ -89,6 +89,18 @@ def test_a_gpt2_that_attends_otherwise_is_refused(tiny_gpt2, changes):
         check_config(config, "mine")
 
 
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3"])
+@pytest.mark.parametrize("width", [None, 64])
+def test_a_latent_model_whose_head_dim_is_not_the_rotated_width_is_refused(model_type, width):
+    """transformers makes its rotation of `head_dim`, of the hidden size over the heads where that is null."""
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "qk_rope_head_dim": 8}
+    config = transformers.AutoConfig.for_model(model_type, **sizes)
+    check_config(config, "m")
+    config.head_dim = width
+    with pytest.raises(KvsimError, match=r"^m: head_dim, .*should be qk_rope_head_dim, 8, is (32|64)$"):
+        check_config(config, "m")
+
+
 def test_the_parts_of_a_gpt2_step_add_up(tiny_gpt2, ids):
     snapshot = prefill(tiny_gpt2, ids, room_tokens=NUM_STEPS)
     selector = TopK(k_pages=2, sink_pages=1, recent_pages=1)

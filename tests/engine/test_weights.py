@@ -303,6 +303,13 @@ def without(folder, key):
             "weights are packed by 'gptq' .*take a checkpoint in bf16",
         ),
         (lambda folder: change_config(folder, quantization_config={"quant_method": "mxfp4"}), "packed by 'mxfp4'"),
+        (lambda folder: change_config(folder, quantization_config={"bits": 4}), "packed by 'an unnamed method'"),
+        (lambda folder: change_config(folder, quantization_config=[]), "packed by 'an unnamed method'"),
+        (lambda folder: change_config(folder, quantization={"bits": 4}), "packed by 'an unnamed method'"),
+        (lambda folder: without(folder, "model_type"), r"no model_type, which every config\.json has"),
+        (lambda folder: change_config(folder, hidden_act="swish2"), "transformers has no 'swish2'"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a table of keys, as a config"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": '), "not valid JSON"),
     ],
 )
 def test_what_of_a_folder_cannot_be_read_is_named_in_one_line_and_exits_with_2(folder, damage, message, tmp_path):

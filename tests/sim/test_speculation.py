@@ -83,6 +83,10 @@ def test_a_profile_without_that_cost_is_one_line() -> None:
         CalibrationError, match=r"^profile test: no cost of segment 'speculate'.*take one that `kvsim calibrate` wrote$"
     ):
         run(make_replay(DriftingSource()), Speculative, without_cost())
+    profile = without_cost()
+    single = profile.model_copy(update={"shape": profile.shape.model_copy(update={"num_layers": 1})})
+    with pytest.raises(CalibrationError, match="one layer with pages and none to predict: take another policy or"):
+        single.segment(SPECULATE)
 
 
 def test_where_everything_is_read_nothing_is_prediction() -> None:

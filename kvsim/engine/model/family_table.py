@@ -66,6 +66,13 @@ def _bidirectional(config: Any) -> str | None:
     return None
 
 
+def _other_rotation(config: Any) -> str | None:
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if width != config.qk_rope_head_dim:
+        return f"head_dim, the width that is rotated, should be qk_rope_head_dim, {config.qk_rope_head_dim}, is {width}"
+    return None
+
+
 _LATENT = "one latent a token for all heads, which pages hold; experts"
 
 FAMILIES: dict[str, Family] = {
@@ -91,8 +98,8 @@ FAMILIES: dict[str, Family] = {
     "cohere2": Family(
         query=queries.rotated_in_windows, note="attention and MLP side by side; no rotation where there is no window"
     ),
-    "deepseek_v2": Family(query=latent.query_v2, has_latent=True, note=_LATENT),
-    "deepseek_v3": Family(query=latent.query_v3, has_latent=True, note=_LATENT),
+    "deepseek_v2": Family(query=latent.query_v2, has_latent=True, refused=_other_rotation, note=_LATENT),
+    "deepseek_v3": Family(query=latent.query_v3, has_latent=True, refused=_other_rotation, note=_LATENT),
     "qwen3_next": Family(query=queries.gated, note="three delta nets to one attention with a gate; experts"),
     "qwen3_5_text": Family(query=queries.gated, note="three delta nets to one attention with a gate"),
     "qwen3_5_moe_text": Family(query=queries.gated, note="as qwen3_5_text, with experts"),

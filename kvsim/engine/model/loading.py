@@ -40,7 +40,8 @@ from kvsim.engine.model.sdpa import leave_cudnn_out
 from kvsim.engine.model.source import source_of
 from kvsim.errors import KvsimError
 from kvsim.scenario.checks import check_shape
-from kvsim.scenario.models.config import from_config
+from kvsim.scenario.models.config import from_config, read_keys
+from kvsim.scenario.models.quantised import packing_of
 from kvsim.scenario.shapes import DType, ModelShape, Quantisation
 from kvsim.scenario.whole_files import temporary_name
 
@@ -196,9 +197,13 @@ def main(arguments: list[str]) -> int:
 def _read_config(path_or_id: Path | str, source: str, arguments: Mapping[str, Any]) -> Any:
     """Return the configuration of a model that kvsim reads; a model of another type is refused by its name alone."""
     named = path_or_id if "local_files_only" in arguments else f"{path_or_id}: no folder here, and as a hub id"
+    if "local_files_only" in arguments and "gguf_file" not in arguments and Path(source).is_dir():
+        read_keys(Path(source) / "config.json")
     with _one_line_errors(named), _quiet():
         tables, _ = PreTrainedConfig.get_config_dict(source, **arguments)
-        check_model_type(str(tables.get("model_type")), path_or_id)
+        if not isinstance(tables.get("model_type"), str):
+            raise KvsimError(f"{path_or_id}: no model_type, which every config.json has")
+        check_model_type(tables["model_type"], path_or_id)
         _check_packing(tables, path_or_id)
         if "gguf_file" not in arguments:
             from_config({key: tables[key] for key in tables if key != "quantization_config"}, name=str(path_or_id))
@@ -209,9 +214,13 @@ def _read_config(path_or_id: Path | str, source: str, arguments: Mapping[str, An
 
 def _check_packing(tables: Mapping[str, Any], path_or_id: Path | str) -> None:
     """Refuse checkpoints whose weights are packed in a format that is not unpacked as they load."""
-    packing = tables.get("quantization_config")
-    method = packing.get("quant_method") if isinstance(packing, Mapping) else None
-    if method not in (None, "bitsandbytes", "gguf"):
+    packing = packing_of(tables, {})
+    if packing is None:
+        return
+    table = packing if isinstance(packing, Mapping) else {}
+    unnamed = "bitsandbytes" if table.get("load_in_8bit") or table.get("load_in_4bit") else "an unnamed method"
+    method = table.get("quant_method") or unnamed
+    if method not in ("bitsandbytes", "gguf"):
         raise KvsimError(
             f"{path_or_id}: its weights are packed by {method!r} (quantization_config), which kvsim does not read; "
             "take a checkpoint in bf16, fp16 or fp32, and pack it as it loads with a quantisation of 8bit or 4bit"
@@ -254,7 +263,8 @@ def _one_line_errors(name: Path | str) -> Iterator[None]:
     except KvsimError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
-        reason = " ".join(str(error).split()) or type(error).__name__
+        text = f"transformers has no {error}" if isinstance(error, KeyError) else str(error)
+        reason = " ".join(text.split()) or type(error).__name__
         raise KvsimError(f"{name}: cannot load this model: {reason}") from error
 
 

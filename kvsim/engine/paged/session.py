@@ -197,7 +197,12 @@ class Session:
     @torch.no_grad()
     def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor | None:
         """Return a decode step's attention, ``[num_sequences, 1, num_heads, head_dim]``; None while in the prompt."""
+        is_last = layer == self.run_input.setting.grid.num_layers - 1
         if self._run is None:
+            if is_last:  # not before: a model may have one layer with pages, whose pass is checked in its attention
+                self._held_tokens += query.shape[2]
+                self.prompt_tokens += query.shape[2]
+                self._is_midway = False
             return None
         self._check_open()
         if layer == 0:
@@ -210,7 +215,7 @@ class Session:
             self._run.speculation.hear(*heard)
         with cudnn_left_out():
             output = self._run.attend(layer, query)
-        if layer == self.run_input.setting.grid.num_layers - 1:
+        if is_last:
             self._run.end()
             self._finished = self._finished.after_step(self._run)
             self._stepping, self._is_midway = None, False
@@ -355,10 +360,6 @@ class Session:
             with torch.inference_mode(False):
                 self._tokens = torch.zeros(shape, dtype=key.dtype, pin_memory=key.is_cuda)
         self._tokens[:, layer, start:end] = planes
-        if layer == grid.num_layers - 1:
-            self._held_tokens = end
-            self.prompt_tokens += end - start
-            self._is_midway = False
         if start == 0:
             return key, value
         return self._held.parts(self._tokens[:, layer, :end].to(key.device))

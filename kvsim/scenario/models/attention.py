@@ -79,7 +79,7 @@ class Attention:
         own = () if self.reuses_keys else linear("attention", keys, hidden_size, has_bias=self.qkv_bias)
         if not self.reuses_keys and not self.values_are_keys:
             own += linear("attention", values, hidden_size, has_bias=self.qkv_bias)
-        gate = linear("attention", self.gate_numbers, hidden_size) if self.gate_numbers else ()
+        gate = linear("attention", self.gate_numbers, hidden_size, has_bias=self.qkv_bias) if self.gate_numbers else ()
         return (
             *linear("attention", queries, hidden_size, has_bias=self.qkv_bias),
             *own,

@@ -78,6 +78,8 @@ class Experts:
     expert: Mlp
     expert_input_size: int | None = None
     """Width of the experts' input and output where it is not the hidden size; projections lead there and back."""
+    has_input_bias: bool = False
+    """Whether those projections have biases."""
     router_bias_numbers: int = 0
     """Biases, corrections and scales of the router."""
     shared: Mlp | None = None
@@ -92,7 +94,11 @@ class Experts:
     def tensors(self, hidden_size: int) -> tuple[Tensor, ...]:
         """Return the weights."""
         width = hidden_size if self.expert_input_size is None else self.expert_input_size
-        ways = (*linear("mlp", width, hidden_size), *linear("mlp", hidden_size, width))
+        has_bias = self.has_input_bias
+        ways = (
+            *linear("mlp", width, hidden_size, has_bias=has_bias),
+            *linear("mlp", hidden_size, width, has_bias=has_bias),
+        )
         return (
             *linear("router", self.num_experts, hidden_size),
             *vector("router", self.router_bias_numbers),

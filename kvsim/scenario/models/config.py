@@ -44,16 +44,22 @@ def from_config(source: Mapping[str, Any] | Path | str, *, name: str | None = No
         return _read(source, name or str(source.get("_name_or_path") or source.get("model_type") or "model"))
     path = Path(source)
     file = path / "config.json" if path.is_dir() else path
-    config = dict(_load(file))
+    config = dict(read_keys(file))
     packing = file.parent / "hf_quant_config.json"
     if file.name == "config.json" and "quantization_config" not in config and packing.is_file():
-        table = _load(packing).get("quantization")  # as modelopt writes it
+        table = read_keys(packing).get("quantization")  # as modelopt writes it
         config["quantization_config"] = {**table, "quant_method": "modelopt"} if isinstance(table, Mapping) else table
     return _read(config, name or (file.parent.name if file.name == "config.json" else file.stem) or str(file))
 
 
-def _load(file: Path) -> Mapping[str, Any]:
-    """Return the keys of a file, anything that is none in one line."""
+def read_keys(file: Path) -> Mapping[str, Any]:
+    """Return the keys of a file.
+
+    Raises
+    ------
+    ScenarioError
+        If there is no such file, or it holds no keys.
+    """
     try:
         if not file.is_file():
             what = "not a file" if file.exists() else "no such file"

@@ -141,6 +141,10 @@ class Fields:
             return []
         return values
 
+    def wrong(self, problem: str) -> None:
+        """Note that keys do not go together."""
+        self._wrong.append(problem)
+
     def ignore(self, *keys: str) -> None:
         """Note that the family knows these keys and that they change nothing here."""
         self._read.update(keys)
@@ -157,8 +161,12 @@ class Fields:
         return self._outer.get(key) if value is None else value
 
     def tied(self, *, default: bool) -> bool:
-        """Return whether head and embedding table are one; the default is the one of the family's own code."""
-        value = self.shared("tie_word_embeddings")
+        """Return whether head and embedding table are one; the default is the one of the family's own code.
+
+        As in transformers 5, what stands outside the text part comes before what stands in it.
+        """
+        inner, outer = self.raw("tie_word_embeddings"), self._outer.get("tie_word_embeddings")
+        value = inner if outer is None else outer
         if value is not None and not isinstance(value, bool):
             self._wrong.append(f"tie_word_embeddings should be true or false, is {value!r}"[:120])
         return default if value is None else bool(value)

@@ -20,8 +20,8 @@ def read_quantisation(config: Mapping[str, Any], keys: Mapping[str, Any], spec: 
     UnsupportedError
         If the format, or a layer that it leaves alone, is none that kvsim knows.
     """
-    table = config.get("quantization_config") or keys.get("quantization_config")
-    if not table:
+    table = packing_of(config, keys)
+    if table is None:
         return None
     if not isinstance(table, Mapping):
         raise UnsupportedError("a quantization_config that is no table")
@@ -31,6 +31,16 @@ def read_quantisation(config: Mapping[str, Any], keys: Mapping[str, Any], spec: 
     form = _READERS[method](table)
     ignored = [word for key in _IGNORED_KEYS for word in _words(table, key)]
     return _with_ignored(form, ignored, spec, only_experts=method == "mxfp4")
+
+
+def packing_of(config: Mapping[str, Any], keys: Mapping[str, Any]) -> Any:
+    """Return what a configuration, or its text part, says of packed weights; None where that is nothing."""
+    tables = [part[key] for part in (config, keys) for key in _TABLES if part.get(key) is not None]
+    return next((table for table in tables if table != {}), None)
+
+
+_TABLES = ("quantization_config", "compression_config", "quantization")
+"""Keys under which tools say how weights are packed: all, older compressed-tensors, and MLX."""
 
 
 def _words(table: Mapping[str, Any], key: str) -> list[str]:

@@ -65,6 +65,7 @@ def test_all_missing_and_wrong_keys_come_at_once() -> None:
         ({"hidden_size": 0}, "hidden_size should be a whole number from 1 to"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings should be true or false, is 'yes'"),
         ({"attention_bias": 1}, "attention_bias should be true or false, is 1"),
+        ({"num_key_value_heads": 3}, "num_attention_heads should be a multiple of num_key_value_heads, 3, is 4"),
     ],
 )
 def test_sizes_that_no_model_has_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -165,6 +166,11 @@ def test_whether_tables_are_tied_may_stand_outside_the_text_part() -> None:
     outside = from_config({"model_type": "qwen3_vl", "text_config": text, "tie_word_embeddings": True})
     assert outside.tied_embeddings
     assert not from_config(text).tied_embeddings
+    text |= {"tie_word_embeddings": True}
+    assert from_config({"model_type": "qwen3_vl", "text_config": text}).tied_embeddings
+    assert not from_config(
+        {"model_type": "qwen3_vl", "text_config": text, "tie_word_embeddings": False}
+    ).tied_embeddings
     assert from_config(tiny("gemma")).tied_embeddings  # its code's own default
 
 

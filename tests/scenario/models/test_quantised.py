@@ -118,6 +118,16 @@ def test_what_cannot_be_expressed_is_named(table: Any, words: str) -> None:
         packed(table)
 
 
+@pytest.mark.parametrize("key", ["quantization", "compression_config"])
+def test_other_keys_that_say_how_weights_are_packed_are_seen(key: str) -> None:
+    """MLX writes ``quantization`` and names no method; compressed-tensors once had a key of its own."""
+    with pytest.raises(UnsupportedError, match="weights packed by 'an unnamed method'"):
+        from_config({**LLAMA, key: {"bits": 4, "group_size": 64}})
+    by_key = from_config({**LLAMA, "torch_dtype": "bfloat16", key: {"quant_method": "fp8"}})
+    assert weight_bytes(by_key) == weight_bytes(packed({"quant_method": "fp8"}))
+    assert by_key.unread == ()
+
+
 def test_modelopts_file_next_to_a_configuration_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "torch_dtype": "bfloat16"}))
     unpacked = weight_bytes(from_config(tmp_path))

@@ -65,6 +65,32 @@ def test_every_family_has_exactly_the_parameters_of_transformers(model_type: str
     assert num_parameters(on_meta(config_of(TINY[model_type], model_type))) == spec.num_parameters
 
 
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("deepseek_v2", {"mlp_bias": True}),
+        ("ernie4_5_moe", {"use_bias": True}),
+        ("ernie4_5_moe", {"moe_layer_end_index": 2}),
+        ("ernie4_5_moe", {"moe_layer_end_index": 4}),  # behind the last layer
+        ("falcon", {"num_ln_in_parallel_attn": 1}),
+        ("falcon", {"num_ln_in_parallel_attn": 4}),  # one: there are two only where it is 2
+        ("gemma3n_text", {"attention_bias": True}),
+        ("lfm2", {"layer_types": None}),
+        ("lfm2", {"layer_types": None, "full_attn_idxs": [2]}),
+        ("nemotron_h", {"mlp_bias": True}),
+        ("nemotron_h", {"tie_word_embeddings": True}),
+        ("qwen3_5_text", {"attention_bias": True}),
+        ("qwen3_next", {"attention_bias": True}),
+    ],
+)
+def test_a_family_has_the_parameters_of_transformers_with_other_features(
+    model_type: str, changes: dict[str, Any]
+) -> None:
+    config = {**TINY[model_type], **changes}
+    spec = from_config(config)
+    assert num_parameters(on_meta(config_of(config, model_type))) == spec.num_parameters
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_family_holds_the_bytes_of_transformers_cache(model_type: str) -> None:
     """40 tokens, windows of 16. Between steps sliding layers there hold a token less, convolutions an input more."""

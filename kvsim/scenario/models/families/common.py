@@ -29,6 +29,8 @@ def attention(
     """Return full attention from the usual keys; heads share the hidden size where `head_dim` is missing."""
     num_heads = fields.size("num_attention_heads")
     num_kv_heads = fields.size("num_key_value_heads", default=num_heads)
+    if num_heads % num_kv_heads and num_heads == fields.raw("num_attention_heads"):  # else that is what is wrong
+        fields.wrong(f"num_attention_heads should be a multiple of num_key_value_heads, {num_kv_heads}, is {num_heads}")
     width = fields.size("head_dim", default=max(fields.size("hidden_size") // num_heads, 1))
     norm_numbers = {None: 0, "head": 2 * width}.get(norm, (num_heads + num_kv_heads) * width)
     return Attention(

@@ -46,7 +46,8 @@ def gemma3(fields: Fields) -> ModelSpec:
 def gemma3n(fields: Fields) -> ModelSpec:
     """Gemma 3n: per-layer inputs, several residual streams (AltUp), and last layers that read earlier ones' keys."""
     hidden = fields.size("hidden_size")
-    mixers = _shared(windowed(fields, attention(fields, norm="head"), layer_kinds(fields, full_every(5))), fields)
+    mixer = biased_attention(fields, norm="head")
+    mixers = _shared(windowed(fields, mixer, layer_kinds(fields, full_every(5))), fields)
     widths = fields.sizes("intermediate_size")
     streams, rank, width = (
         fields.size(key) for key in ("altup_num_inputs", "laurel_rank", "hidden_size_per_layer_input")

@@ -113,7 +113,9 @@ def falcon(fields: Fields) -> ModelSpec:
     elif fields.flag("multi_query", default=True):
         mixer = replace(mixer, num_kv_heads=1)
     is_parallel = fields.flag("parallel_attn", default=True)
-    num_norms = fields.size("num_ln_in_parallel_attn", default=2 if is_new else 1) if is_parallel else 2
+    num_norms = 2
+    if is_parallel and fields.size("num_ln_in_parallel_attn", default=2 if is_new else 1) != 2:
+        num_norms = 1
     width = fields.size("ffn_hidden_size", default=4 * fields.size("hidden_size"))
     part = Mlp(intermediate_size=width, is_gated=False, up_bias=bias, down_bias=bias)
     return decoder(

@@ -165,7 +165,7 @@ def lfm2(fields: Fields) -> ModelSpec:
     """LFM2: gated short convolutions, and attention in some layers."""
     num_layers, hidden = fields.num_layers(), fields.size("hidden_size")
     kinds = fields.words("layer_types", _KINDS)
-    full_layers = set(fields.indices("full_attn_idxs"))
+    full_layers = set(fields.indices("full_attn_idxs") if "full_attn_idxs" in fields else range(num_layers))
     if kinds is None:
         kinds = ["full" if index in full_layers else "state" for index in range(num_layers)]
     full = attention(fields, norm="head")

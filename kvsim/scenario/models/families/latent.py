@@ -27,9 +27,9 @@ def latent(fields: Fields) -> Latent:
 
 def deepseek_v2(fields: Fields) -> ModelSpec:
     """DeepSeek-V2: the router has no correction."""
-    sparse = replace(corrected_experts(fields), router_bias_numbers=0)
-    dense = mlp(fields, bias=fields.flag("mlp_bias", default=False))
-    parts = dense_first(fields, sparse, dense)
+    bias = fields.flag("mlp_bias", default=False)
+    sparse = replace(corrected_experts(fields, shared_bias=bias), router_bias_numbers=0)
+    parts = dense_first(fields, sparse, mlp(fields, bias=bias))
     return decoder(fields, layers_of(fields, latent(fields), parts))
 
 

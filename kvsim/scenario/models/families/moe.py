@@ -119,11 +119,12 @@ def dense_first(fields: Fields, sparse: Experts, dense: Mlp) -> Sequence[Experts
     return [dense if word == "dense" else sparse for word in listed]
 
 
-def corrected_experts(fields: Fields) -> Experts:
+def corrected_experts(fields: Fields, *, shared_bias: bool = False) -> Experts:
     """Return DeepSeek's mixture: shared experts as one MLP, and a correction of the router."""
     sparse = experts(fields, width_key="moe_intermediate_size")
     num_shared = fields.size("n_shared_experts", least=0)
-    shared = Mlp(intermediate_size=num_shared * sparse.expert.intermediate_size) if num_shared else None
+    width = num_shared * sparse.expert.intermediate_size
+    shared = Mlp(intermediate_size=width, up_bias=shared_bias, down_bias=shared_bias) if num_shared else None
     return replace(sparse, shared=shared, router_bias_numbers=sparse.num_experts)
 
 
@@ -136,24 +137,26 @@ def glm4_moe(fields: Fields) -> ModelSpec:
 
 
 def ernie_moe(fields: Fields) -> ModelSpec:
-    """ERNIE 4.5 with experts in a range of layers."""
+    """ERNIE 4.5 with experts in a range of layers; biases are everywhere but in experts."""
     bias = fields.flag("use_bias", default=False)
     num_layers = fields.num_layers()
     sparse = Experts(
         num_experts=fields.size("moe_num_experts"),
         num_active=fields.size("moe_k"),
-        expert=mlp(fields, bias=bias, key="moe_intermediate_size"),
+        expert=mlp(fields, key="moe_intermediate_size"),
         router_bias_numbers=fields.size("moe_num_experts"),
     )
     num_shared = fields.size("moe_num_shared_experts", default=0, least=0)
     if num_shared:
         width = num_shared * sparse.expert.intermediate_size
-        sparse = replace(sparse, shared=replace(sparse.expert, intermediate_size=width))
+        sparse = replace(sparse, shared=Mlp(intermediate_size=width, up_bias=bias, down_bias=bias))
     first, period = fields.size("moe_layer_start_index", least=0), fields.size("moe_layer_interval", default=1)
-    last = fields.size("moe_layer_end_index", default=-1, least=-1) % num_layers
+    last = fields.size("moe_layer_end_index", default=-1, least=-1)
+    last = num_layers - 1 if last == -1 else last
     dense = mlp(fields, bias=bias)
     parts = [sparse if (index + 1) % period == 0 and first <= index <= last else dense for index in range(num_layers)]
-    return decoder(fields, layers_of(fields, attention(fields, qkv_bias=bias, out_bias=bias), parts), tied=True)
+    layers = layers_of(fields, attention(fields, qkv_bias=bias, out_bias=bias), parts)
+    return decoder(fields, layers, tied=True, has_head_bias=bias)
 
 
 def llama4(fields: Fields) -> ModelSpec:

@@ -33,10 +33,11 @@ def nemotron_h(fields: Fields) -> ModelSpec:
             layer, mixers=(_mamba2(fields, heads="mamba_num_heads", width="mamba_head_dim", state="ssm_state_size"),)
         ),
         "mlp": lambda: replace(layer, mlps=(mlp(fields, bias=bias, is_gated=False),)),
-        "moe": lambda: replace(layer, mlps=(_nemotron_experts(fields),)),
+        "moe": lambda: replace(layer, mlps=(_nemotron_experts(fields, bias=bias),)),
     }
     layers = {kind: blocks[kind]() for kind in dict.fromkeys(kinds)}  # only those that are there read their keys
-    return decoder(fields, tuple(layers[kind] for kind in kinds), state_dtype=state_dtype(fields))
+    spec = decoder(fields, tuple(layers[kind] for kind in kinds), state_dtype=state_dtype(fields))
+    return replace(spec, tied_embeddings=False)  # its code has a head of its own, whatever tie_word_embeddings says
 
 
 def _nemotron_kinds(fields: Fields) -> list[str]:
@@ -66,15 +67,16 @@ def _mamba2(fields: Fields, *, heads: str, width: str, state: str) -> State:
     )
 
 
-def _nemotron_experts(fields: Fields) -> Experts:
+def _nemotron_experts(fields: Fields, *, bias: bool) -> Experts:
     sparse = corrected_experts(fields)
     plain = replace(sparse.expert, is_gated=False)
     width = fields.size("moe_shared_expert_intermediate_size")
     return replace(
         sparse,
         expert=plain,
-        shared=replace(plain, intermediate_size=width),
+        shared=replace(plain, intermediate_size=width, up_bias=bias, down_bias=bias),
         expert_input_size=fields.optional_size("moe_latent_size"),
+        has_input_bias=bias,
     )
 
 
