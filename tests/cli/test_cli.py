@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from kvsim import __version__
-from kvsim.cli import run_command
+from kvsim.cli import run_command, use_one_thread
 from kvsim.profile.profile import load_profile
 from kvsim.scenario.shipped import find_profile, find_scenario
 from tests.cli.typed import refusal
@@ -374,3 +375,18 @@ def test_what_a_terminal_would_obey_is_written_out(
     printed = capsys.readouterr().out
     assert control not in printed
     assert {cell["policy"] for cell in json.loads(printed)["cells"]} == {f"my{control}"}
+
+
+def test_a_simulation_starts_no_threads_for_linear_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, stated, expected in [
+        (["run", "smollm2_cpu"], None, "1"),
+        (["run", "smollm2_cpu"], "4", "4"),
+        (["measure", "smollm2_cpu"], None, None),
+        ([], None, "1"),
+    ]:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        if stated is not None:
+            monkeypatch.setenv("OPENBLAS_NUM_THREADS", stated)
+        use_one_thread(arguments)
+        assert os.environ.get("OPENBLAS_NUM_THREADS") == expected, arguments
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
