@@ -83,12 +83,13 @@ def add_panels(figure: Figure, num_rows: int, num_columns: int, **shared: Any) -
         axes = figure.subplots(num_rows, num_columns, squeeze=False, **shared)
     if figure.get_layout_engine() is None:
         height_inches, between_inches = figure.get_figheight(), 0.25 if shared.get("sharex") else _BELOW_INCHES
+        bottom, left, right = _FOOT_INCHES + _BELOW_INCHES, _BESIDE_INCHES, WIDTH_INCHES - 2 * _EDGE_INCHES
         figure.subplots_adjust(
-            left=_BESIDE_INCHES / WIDTH_INCHES,
-            right=1 - 2 * _EDGE_INCHES / WIDTH_INCHES,
-            bottom=(_FOOT_INCHES + _BELOW_INCHES) / height_inches,
-            wspace=num_columns * _BESIDE_INCHES / WIDTH_INCHES,
-            hspace=num_rows * between_inches / height_inches,
+            left=left / WIDTH_INCHES,
+            right=right / WIDTH_INCHES,
+            bottom=bottom / height_inches,
+            wspace=_gap_frac(_BESIDE_INCHES, right - left, num_columns),
+            hspace=_gap_frac(between_inches, figure.subplotpars.top * height_inches - bottom, num_rows),
         )
     return [list(row) for row in axes]
 
@@ -107,6 +108,11 @@ def log_ticks(side: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
     side.set_major_locator(LogLocator(subs=subs))
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     side.set_minor_formatter(NullFormatter())
+
+
+def _gap_frac(gap_inches: float, length_inches: float, num_panels: int) -> float:
+    """Return a gap between panels as a share of a panel's length, as matplotlib takes it."""
+    return gap_inches * num_panels / (length_inches - gap_inches * (num_panels - 1))
 
 
 def title_panel(axis: Any, title: str, labels: Iterable[str] = ()) -> None:
