@@ -27,8 +27,8 @@ app = typer.Typer(
 _GARBAGE_THRESHOLDS = (100_000, 20, 20)
 """New objects before young ones are searched for garbage, and how often before older ones are (Python: 700, 10, 10)."""
 
-_RUN_A_MODEL = ("capture", "calibrate", "measure", "crosscheck")
-"""Commands that load torch, which may share its threads with numpy's linear algebra."""
+_RUN_A_MODEL = ("capture", "calibrate", "measure", "crosscheck", "timeline")
+"""Commands that may load torch, which may share its threads with numpy's linear algebra."""
 
 
 def main() -> None:

@@ -3,12 +3,12 @@
 Numba unpacks every array that it is handed and counts who holds it, at each call, slice and view: for a run of twenty
 arrays that cost more than half of all its time. So a run is the address of a table with a line an array
 (`step.layout` names them): where it is, its rows, its columns. Functions fetch what they need by name. Nothing
-here keeps an array alive: who makes the table (`kvsim.sim.run_arrays`) does, and sees to types and contiguity.
+compiled keeps an array alive: `ArrayTable` does, for as long as its owner keeps the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,10 +77,23 @@ masks: Any = intrinsic(_fetch(types.boolean, 2))
 """Return truth values, ``[rows, columns]``."""
 
 
-def table_of(arrays: dict[int, NDArray[Any]], num_arrays: int) -> NDArray[np.int64]:
-    """Return the table of these arrays, by whose address kernels find them; the caller keeps all of them alive."""
-    table = np.zeros((num_arrays, 3), dtype=np.int64)
-    for name, array in arrays.items():
-        table[name, ADDRESS] = array.ctypes.data
-        table[name, NUM_ROWS], table[name, NUM_COLUMNS] = array.shape[0] if array.ndim == 2 else 1, array.shape[-1]
-    return table
+class ArrayTable:
+    """Arrays by name, kept alive, and the address by which kernels find them."""
+
+    def __init__(self, num_arrays: int, arrays: Mapping[int, NDArray[Any]] | None = None) -> None:
+        self._table = np.zeros((num_arrays, 3), dtype=np.int64)
+        self._arrays: dict[int, NDArray[Any]] = {}
+        self.address = int(self._table.ctypes.data)
+        for name, array in (arrays or {}).items():
+            self[name] = array
+
+    def __setitem__(self, name: int, array: NDArray[Any]) -> None:
+        if array.ndim > 2 or not array.flags.c_contiguous:
+            raise TypeError(f"array {name} should have two axes at most, in one piece")
+        self._arrays[name] = array
+        line = self._table[name]
+        line[ADDRESS], line[NUM_COLUMNS] = array.ctypes.data, array.shape[-1]
+        line[NUM_ROWS] = array.shape[0] if array.ndim == 2 else 1
+
+    def __getitem__(self, name: int) -> NDArray[Any]:
+        return self._arrays[name]

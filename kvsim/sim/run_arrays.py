@@ -1,4 +1,4 @@
-"""The table of a run's arrays, which kernels are given in their place (`kvsim.kernels.arrays`): it keeps them alive."""
+"""The table of a run's arrays, which kernels are given in their place (`kvsim.kernels.arrays`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.kernels.arrays import ADDRESS, NUM_COLUMNS, NUM_ROWS
+from kvsim.kernels.arrays import ArrayTable
 from kvsim.kernels.step import layout
-from kvsim.types import IntArray
 
 _DTYPES: dict[int, Any] = {
     **dict.fromkeys((layout.CLOCK, layout.DONE, layout.WORKS, layout.TABLES), np.float64),
@@ -21,22 +20,14 @@ _DTYPES: dict[int, Any] = {
 """What arrays consist of that are not of int64."""
 
 
-class RunArrays:
-    """Arrays by the names of `kvsim.kernels.step.layout`, and the address by which kernels find them."""
+class RunArrays(ArrayTable):
+    """Arrays by the names of `kvsim.kernels.step.layout`, each of the type that it must have."""
 
     def __init__(self) -> None:
-        self._table: IntArray = np.zeros((layout.NUM_ARRAYS, 3), dtype=np.int64)
-        self._arrays: dict[int, NDArray[Any]] = {}
-        self.address = int(self._table.ctypes.data)
+        super().__init__(layout.NUM_ARRAYS)
 
     def __setitem__(self, name: int, array: NDArray[Any]) -> None:
         expected = _DTYPES.get(name, np.int64)
-        if array.dtype != expected or array.ndim > 2 or not array.flags.c_contiguous:
-            raise TypeError(f"array {name} of a run: {expected.__name__} in one piece, found {array.dtype}")
-        self._arrays[name] = array
-        line = self._table[name]
-        line[ADDRESS], line[NUM_COLUMNS] = array.ctypes.data, array.shape[-1]
-        line[NUM_ROWS] = array.shape[0] if array.ndim == 2 else 1
-
-    def __getitem__(self, name: int) -> NDArray[Any]:
-        return self._arrays[name]
+        if array.dtype != expected:
+            raise TypeError(f"array {name} of a run should be of {expected.__name__}, is of {array.dtype}")
+        super().__setitem__(name, array)

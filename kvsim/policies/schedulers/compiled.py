@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvsim.kernels.arrays import table_of
+from kvsim.kernels.arrays import ArrayTable
 from kvsim.kernels.serving import layout as at
 from kvsim.kernels.serving.step import arrive, schedule, update
 from kvsim.policies.schedulers.plan import StepBudget, StepWork
@@ -127,7 +127,7 @@ class CompiledCore:
         self._numbers[[at.IS_ASYNC, at.CACHING, at.RECORDING]] = is_async, keys is not None, records_keys
         self._steps = np.empty((3 * at.NUM_SECTIONS, width), dtype=np.int64)
         self._counts = np.zeros((3, at.NUM_COUNTS), dtype=np.int64)
-        self._arrays = {
+        arrays = {
             at.NUMBERS: self._numbers,
             at.REQUESTS: _request_rows(requests, starts),
             at.BLOCKS: _block_rows(num_blocks),
@@ -138,8 +138,8 @@ class CompiledCore:
             at.COUNTS: self._counts,
             at.STEPS: self._steps,
         }
-        self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self.address = int(self._table.ctypes.data)
+        self._arrays = ArrayTable(at.NUM_ARRAYS, arrays)
+        self.address = self._arrays.address
         """Of its arrays, for compiled code."""
 
     def _check(self, requests: RequestTable, budget: StepBudget, num_keys: IntArray | None, block_tokens: int) -> None:

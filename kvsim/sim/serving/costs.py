@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvsim.kernels.arrays import table_of
+from kvsim.kernels.arrays import ArrayTable
 from kvsim.kernels.serving import costs as at
 from kvsim.kernels.serving.costs import step_s
 from kvsim.policies.schedulers import StepWork
@@ -37,15 +37,15 @@ class StepCosts:
             packed += _packed(table)
         self._totals: FloatArray = np.zeros(at.NUM_PARTS)
         self._most: FloatArray = np.zeros(at.NUM_PARTS)
-        self._arrays = {
+        arrays = {
             at.TABLES: np.array(packed),
             at.NUMBERS: numbers,
             at.TOTALS: self._totals,
             at.MOST: self._most,
             at.FACTORS: scale * _factors(costs.step_residuals_frac, random),
         }
-        self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self.address = int(self._table.ctypes.data)
+        self._arrays = ArrayTable(at.NUM_ARRAYS, arrays)
+        self.address = self._arrays.address
         """Of its arrays, for compiled code."""
 
     def step_s(self, work: StepWork) -> tuple[float, float]:

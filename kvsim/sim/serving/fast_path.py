@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import simpy
 
-from kvsim.kernels.arrays import table_of
+from kvsim.kernels.arrays import ArrayTable
 from kvsim.kernels.serving import engine as at
 from kvsim.kernels.serving.engine import run
 from kvsim.policies.schedulers.compiled import CompiledCore
@@ -38,8 +38,8 @@ class FastEngine(Engine):
         self._numbers: IntArray = np.zeros(at.NUM_NUMBERS, dtype=np.int64)
         self._numbers[at.IS_ASYNC] = is_async
         self._times_s: FloatArray = np.zeros(at.NUM_TIMES)
-        self._table = table_of({at.NUMBERS: self._numbers, at.TIMES: self._times_s}, at.NUM_ARRAYS)
-        self._addresses = (int(self._table.ctypes.data), core.address, costs.address, sink.address, monitor.address)
+        self._arrays = ArrayTable(at.NUM_ARRAYS, {at.NUMBERS: self._numbers, at.TIMES: self._times_s})
+        self._addresses = (self._arrays.address, core.address, costs.address, sink.address, monitor.address)
         self._compiled, self._sink = core, sink
         super().__init__(env, core, costs, sink, monitor, is_async=is_async)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvsim.kernels.arrays import table_of
+from kvsim.kernels.arrays import ArrayTable
 from kvsim.kernels.serving import monitor as at
 from kvsim.kernels.serving.monitor import note_arrival, note_idle, note_step, write_state
 from kvsim.policies.schedulers import StepWork
@@ -29,9 +29,9 @@ class Monitor:
         self._numbers[[at.NUM_BLOCKS, at.FREE_BLOCKS]] = num_blocks
         self._numbers[[at.STRIDE, at.UNTIL_SAMPLE, at.NUM_SAMPLES]] = 1  # the first sample is all zeros
         self._samples: FloatArray = np.zeros((_MOST_SAMPLES + 1, at.WIDTH))
-        self._arrays = {at.NUMBERS: self._numbers, at.TIMES: np.zeros(at.NUM_TIMES), at.SAMPLES: self._samples}
-        self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self.address = int(self._table.ctypes.data)
+        arrays = {at.NUMBERS: self._numbers, at.TIMES: np.zeros(at.NUM_TIMES), at.SAMPLES: self._samples}
+        self._arrays = ArrayTable(at.NUM_ARRAYS, arrays)
+        self.address = self._arrays.address
         """Of its arrays, for compiled code."""
 
     @property

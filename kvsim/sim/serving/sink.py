@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kvsim.kernels.arrays import table_of
+from kvsim.kernels.arrays import ArrayTable
 from kvsim.kernels.serving import record as at
 from kvsim.kernels.serving.record import admitted, delivered, preempted
 from kvsim.policies.schedulers import Outcome, Step
@@ -34,14 +34,14 @@ class Sink:
         self._times[:, at.LONGEST_GAP_S] = 0.0
         self._counts: IntArray = np.zeros((num_requests, at.NUM_COUNTS), dtype=np.int64)
         self._gaps: IntArray = np.zeros(num_bins, dtype=np.int64)
-        self._arrays = {
+        arrays = {
             at.REQUESTS: self._times,
             at.COUNTS: self._counts,
             at.GAPS: self._gaps,
             at.SCALE: np.array([LEAST_GAP_S, GAP_WIDTH_FRAC]),
         }
-        self._table = table_of(self._arrays, at.NUM_ARRAYS)
-        self.address = int(self._table.ctypes.data)
+        self._arrays = ArrayTable(at.NUM_ARRAYS, arrays)
+        self.address = self._arrays.address
         """Of its arrays, for compiled code."""
 
     def arrived(self, request: int, now_s: float) -> None:

@@ -42,5 +42,5 @@ def test_a_kernel_reads_the_arrays_of_a_run_by_name() -> None:
     "array", [np.zeros(3), np.zeros(3, dtype=np.int32), np.zeros((2, 2, 2), dtype=np.int64), np.arange(6)[::2]]
 )
 def test_an_array_that_a_kernel_would_misread_is_refused(array: np.ndarray) -> None:
-    with pytest.raises(TypeError, match="int64 in one piece"):
+    with pytest.raises(TypeError, match=r"of int64|in one piece"):
         RunArrays()[layout.COUNTS] = array
